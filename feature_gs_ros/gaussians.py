@@ -1,0 +1,157 @@
+"""GaussianMap: the pretrained splat map, validated once on entry and never changed afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from feature_gs_ros.errors import MapError
+
+# A scale beyond this many times the median distance of the Gaussians from their centre fills the whole view.
+ABSURD_SCALE_RATIO = 1e3
+SH_COEFFICIENTS = (1, 4, 9, 16)  # of degrees 0..3
+
+
+@dataclass(frozen=True)
+class DroppedGaussians:
+    """How many rows of a file were left out on entry, by reason."""
+
+    not_finite: int = 0
+    zero_quaternion: int = 0
+    absurd_scale: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.not_finite + self.zero_quaternion + self.absurd_scale
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total} dropped ({self.not_finite} not finite, {self.zero_quaternion} zero quaternion, "
+            f"{self.absurd_scale} absurd scale)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMap:
+    """N Gaussians in the splat's own frame and scale; float32 on the CPU, linear values.
+
+    Build one by `GaussianMap.from_tensors`, which validates; the fields are trusted from there on.
+    """
+
+    means: Tensor  # [N, 3] splat frame, splat units
+    quats_wxyz: Tensor  # [N, 4] unit
+    scales: Tensor  # [N, 3] standard deviations along the axes, splat units, > 0
+    opacities: Tensor  # [N] in (0, 1]
+    sh: Tensor  # [N, K, 3] spherical harmonics, K = (degree + 1)², coefficient-major, RGB last
+    kept_rows: Tensor | None = None  # [N] int64 rows of the file that were kept; None where all were
+    dropped: DroppedGaussians = field(default_factory=DroppedGaussians)
+
+    @staticmethod
+    def from_tensors(
+        means: Tensor,  # [N, 3]
+        quats_wxyz: Tensor,  # [N, 4] any length but zero
+        scales: Tensor,  # [N, 3] linear
+        opacities: Tensor,  # [N] linear
+        sh: Tensor,  # [N, K, 3]
+        source: str = "the map",
+    ) -> GaussianMap:
+        """Validate and keep what can be rasterised.
+
+        Rows with NaN or Inf, a zero quaternion, or a scale that is not positive or more than
+        `ABSURD_SCALE_RATIO` times the map's radius are dropped and counted in `dropped`.
+
+        Raises:
+            MapError: the shapes disagree, or nothing is left.
+        """
+        count = _check_shapes(means, quats_wxyz, scales, opacities, sh, source)
+        means, quats_wxyz, scales, opacities, sh = (
+            tensor.detach().to("cpu", torch.float32) for tensor in (means, quats_wxyz, scales, opacities, sh)
+        )
+        finite = torch.ones(count, dtype=torch.bool)
+        for tensor in (means, quats_wxyz, scales, opacities, sh):
+            finite &= torch.isfinite(tensor.reshape(count, -1)).all(dim=1)
+        norms = quats_wxyz.norm(dim=1)
+        turned = norms > 1e-8
+        sane = _sane_scales(means, scales, finite & turned)
+        keep = finite & turned & sane
+        if not bool(keep.any()):
+            raise MapError(f"none of the {count} Gaussians of {source} can be used; export the map again")
+        dropped = DroppedGaussians(
+            not_finite=int((~finite).sum()),
+            zero_quaternion=int((finite & ~turned).sum()),
+            absurd_scale=int((finite & turned & ~sane).sum()),
+        )
+        rows = None if dropped.total == 0 else keep.nonzero()[:, 0]
+        if rows is not None:
+            means, quats_wxyz, scales, opacities, sh, norms = (
+                tensor[rows] for tensor in (means, quats_wxyz, scales, opacities, sh, norms)
+            )
+        return GaussianMap(
+            means=means.contiguous(),
+            quats_wxyz=(quats_wxyz / norms.unsqueeze(1)).contiguous(),
+            scales=scales.contiguous(),
+            opacities=opacities.clamp(0.0, 1.0).contiguous(),
+            sh=sh.contiguous(),
+            kept_rows=rows,
+            dropped=dropped,
+        )
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the spherical harmonics, 0 to 3."""
+        return SH_COEFFICIENTS.index(self.sh.shape[1])
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 (hex) of geometry and opacity: what W depends on, so what a field belongs to."""
+        digest = hashlib.sha256()
+        for tensor in (self.means, self.quats_wxyz, self.scales, self.opacities):
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+    def select(self, mask: Tensor) -> GaussianMap:
+        """The Gaussians where ``mask`` [N] (bool, or row indices) says so, in the same order."""
+        rows = mask.nonzero()[:, 0] if mask.dtype == torch.bool else mask
+        return GaussianMap(
+            means=self.means[rows],
+            quats_wxyz=self.quats_wxyz[rows],
+            scales=self.scales[rows],
+            opacities=self.opacities[rows],
+            sh=self.sh[rows],
+            kept_rows=rows if self.kept_rows is None else self.kept_rows[rows],
+        )
+
+
+def _check_shapes(means: Tensor, quats_wxyz: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor, source: str) -> int:
+    count = means.shape[0]
+    wanted = {"means": (count, 3), "quats_wxyz": (count, 4), "scales": (count, 3), "opacities": (count,)}
+    given = {"means": means, "quats_wxyz": quats_wxyz, "scales": scales, "opacities": opacities}
+    for name, shape in wanted.items():
+        if tuple(given[name].shape) != shape:
+            raise MapError(f"{name} of {source} has shape {tuple(given[name].shape)}, expected {shape}")
+    if sh.dim() != 3 or sh.shape[0] != count or sh.shape[1] not in SH_COEFFICIENTS or sh.shape[2] != 3:
+        raise MapError(
+            f"sh of {source} has shape {tuple(sh.shape)}, expected ({count}, K, 3) with K in {SH_COEFFICIENTS}"
+        )
+    if count == 0:
+        raise MapError(f"{source} holds no Gaussians; export the map again")
+    return count
+
+
+def _sane_scales(means: Tensor, scales: Tensor, usable: Tensor) -> Tensor:
+    """Positive scales that are not far larger than the map itself, [N] bool."""
+    sane = (scales > 0).all(dim=1)
+    if not bool(usable.any()):
+        return sane
+    offsets = means[usable] - means[usable].median(dim=0).values
+    radius = float(offsets.norm(dim=1).median())
+    if radius > 0:
+        sane &= scales.amax(dim=1) <= ABSURD_SCALE_RATIO * radius
+    return sane
