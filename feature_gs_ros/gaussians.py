@@ -6,14 +6,18 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.errors import MapError
+from feature_gs_ros.sorting import morton_order
 
 # A scale beyond this many times the median distance of the Gaussians from their centre fills the whole view.
 ABSURD_SCALE_RATIO = 1e3
 SH_COEFFICIENTS = (1, 4, 9, 16)  # of degrees 0..3
+SH_C0 = 0.28209479177387814  # Y₀₀ = ½ √(1/π): the colour without view dependence is SH_C0 · sh[:, 0] + ½
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,18 @@ class DroppedGaussians:
 
 
 @dataclass(frozen=True, eq=False)
+class SpatialOrder:
+    """Geometry of a map in another order of its rows; arrays shared with nobody."""
+
+    rows: NDArray[np.int32]  # [N] the map's row at each place
+    places: NDArray[np.int32]  # [N] the place of each row
+    means: NDArray[np.float32]  # [N, 3]
+    quats_wxyz: NDArray[np.float32]  # [N, 4]
+    scales: NDArray[np.float32]  # [N, 3]
+    opacities: NDArray[np.float32]  # [N]
+
+
+@dataclass(frozen=True, eq=False)
 class GaussianMap:
     """N Gaussians in the splat's own frame and scale; float32 on the CPU, linear values.
 
@@ -45,7 +61,7 @@ class GaussianMap:
     means: Tensor  # [N, 3] splat frame, splat units
     quats_wxyz: Tensor  # [N, 4] unit
     scales: Tensor  # [N, 3] standard deviations along the axes, splat units, > 0
-    opacities: Tensor  # [N] in (0, 1]
+    opacities: Tensor  # [N] in [0, 1]
     sh: Tensor  # [N, K, 3] spherical harmonics, K = (degree + 1)², coefficient-major, RGB last
     kept_rows: Tensor | None = None  # [N] int64 rows of the file that were kept; None where all were
     dropped: DroppedGaussians = field(default_factory=DroppedGaussians)
@@ -67,14 +83,16 @@ class GaussianMap:
         Raises:
             MapError: the shapes disagree, or nothing is left.
         """
-        count = _check_shapes(means, quats_wxyz, scales, opacities, sh, source)
+        _check_shapes(means, quats_wxyz, scales, opacities, sh, source)
+        count = means.shape[0]
         means, quats_wxyz, scales, opacities, sh = (
             tensor.detach().to("cpu", torch.float32) for tensor in (means, quats_wxyz, scales, opacities, sh)
         )
         finite = torch.ones(count, dtype=torch.bool)
         for tensor in (means, quats_wxyz, scales, opacities, sh):
-            finite &= torch.isfinite(tensor.reshape(count, -1)).all(dim=1)
-        norms = quats_wxyz.norm(dim=1)
+            smallest, largest = tensor.reshape(count, -1).aminmax(dim=1)  # both are NaN where a row holds one
+            finite &= torch.isfinite(smallest) & torch.isfinite(largest)
+        norms = quats_wxyz.double().norm(dim=1)  # float32 squares of large values overflow
         turned = norms > 1e-8
         sane = _sane_scales(means, scales, finite & turned)
         keep = finite & turned & sane
@@ -92,7 +110,7 @@ class GaussianMap:
             )
         return GaussianMap(
             means=means.contiguous(),
-            quats_wxyz=(quats_wxyz / norms.unsqueeze(1)).contiguous(),
+            quats_wxyz=(quats_wxyz / norms.unsqueeze(1)).float().contiguous(),
             scales=scales.contiguous(),
             opacities=opacities.clamp(0.0, 1.0).contiguous(),
             sh=sh.contiguous(),
@@ -100,8 +118,37 @@ class GaussianMap:
             dropped=dropped,
         )
 
+    @staticmethod
+    def from_parameters(
+        means: Tensor,  # [N, 3]
+        quats_wxyz: Tensor,  # [N, 4] any length but zero
+        log_scales: Tensor,  # [N, 3]
+        opacity_logits: Tensor,  # [N]
+        sh: Tensor,  # [N, K, 3]
+        source: str = "the map",
+    ) -> GaussianMap:
+        """From what trainers optimise and files hold: logarithms of scales and logits of opacities.
+
+        Raises:
+            MapError: as `from_tensors`.
+        """
+        # In double precision: float32 exp and sigmoid differ between processors, and with them `checksum`.
+        return GaussianMap.from_tensors(
+            means,
+            quats_wxyz,
+            log_scales.detach().double().exp().float(),
+            opacity_logits.detach().double().sigmoid().float(),
+            sh,
+            source,
+        )
+
     def __len__(self) -> int:
         return self.means.shape[0]
+
+    @property
+    def file_rows(self) -> Tensor:
+        """Rows [N] (int64) of the file, or of the map it was selected from, that hold these Gaussians."""
+        return torch.arange(len(self)) if self.kept_rows is None else self.kept_rows
 
     @property
     def sh_degree(self) -> int:
@@ -110,11 +157,31 @@ class GaussianMap:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 (hex) of geometry and opacity: what W depends on, so what a field belongs to."""
-        digest = hashlib.sha256()
-        for tensor in (self.means, self.quats_wxyz, self.scales, self.opacities):
-            digest.update(tensor.numpy().tobytes())
+        """SHA-256 (hex) of geometry and opacity: what W depends on, so what a field belongs to.
+
+        Means count to the last bit. The other values went through exp, a logistic or a square root, whose last
+        bit is the processor's: they count to 16 bits of their mantissa, so that a robot reads its workstation's field.
+        """
+        digest = hashlib.sha256(self.means.numpy().tobytes())
+        for tensor in (self.quats_wxyz, self.scales, self.opacities):
+            digest.update(((tensor.view(torch.int32) + 0x40) >> 7).numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def along_curve(self) -> SpatialOrder:
+        """The geometry sorted along a Z-curve: neighbours in space are neighbours in memory, and on screen."""
+        rows = morton_order(self.means.numpy())
+        order = torch.from_numpy(rows)
+        places = np.empty_like(rows)
+        places[rows] = np.arange(len(rows), dtype=rows.dtype)
+        return SpatialOrder(
+            rows,
+            places,
+            self.means[order].numpy(),
+            self.quats_wxyz[order].numpy(),
+            self.scales[order].numpy(),
+            self.opacities[order].numpy(),
+        )
 
     def select(self, mask: Tensor) -> GaussianMap:
         """The Gaussians where ``mask`` [N] (bool, or row indices) says so, in the same order."""
@@ -125,12 +192,18 @@ class GaussianMap:
             scales=self.scales[rows],
             opacities=self.opacities[rows],
             sh=self.sh[rows],
-            kept_rows=rows if self.kept_rows is None else self.kept_rows[rows],
+            kept_rows=self.file_rows[rows],
         )
 
 
-def _check_shapes(means: Tensor, quats_wxyz: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor, source: str) -> int:
+def _check_shapes(
+    means: Tensor, quats_wxyz: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor, source: str
+) -> None:
+    if means.dim() != 2:
+        raise MapError(f"means of {source} has shape {tuple(means.shape)}, expected (N, 3)")
     count = means.shape[0]
+    if count == 0:
+        raise MapError(f"{source} holds no Gaussians; export the map again")
     wanted = {"means": (count, 3), "quats_wxyz": (count, 4), "scales": (count, 3), "opacities": (count,)}
     given = {"means": means, "quats_wxyz": quats_wxyz, "scales": scales, "opacities": opacities}
     for name, shape in wanted.items():
@@ -140,9 +213,6 @@ def _check_shapes(means: Tensor, quats_wxyz: Tensor, scales: Tensor, opacities: 
         raise MapError(
             f"sh of {source} has shape {tuple(sh.shape)}, expected ({count}, K, 3) with K in {SH_COEFFICIENTS}"
         )
-    if count == 0:
-        raise MapError(f"{source} holds no Gaussians; export the map again")
-    return count
 
 
 def _sane_scales(means: Tensor, scales: Tensor, usable: Tensor) -> Tensor:
@@ -150,7 +220,7 @@ def _sane_scales(means: Tensor, scales: Tensor, usable: Tensor) -> Tensor:
     sane = (scales > 0).all(dim=1)
     if not bool(usable.any()):
         return sane
-    offsets = means[usable] - means[usable].median(dim=0).values
+    offsets = means[usable].double() - means[usable].median(dim=0).values
     radius = float(offsets.norm(dim=1).median())
     if radius > 0:
         sane &= scales.amax(dim=1) <= ABSURD_SCALE_RATIO * radius

@@ -1,0 +1,81 @@
+"""The operator W and its transpose: `view` gives one view's, `render` is W, `backproject` is Wᵀ.
+
+w_i(p) = α_i(p) · T_i(p),   T_i(p) = Π_{j in front of i} (1 − α_j(p))                      Eq. (1)–(3)
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros.cameras import Camera, check_pose
+from feature_gs_ros.errors import BackendError, CameraError
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.rasterizer.cpu import CpuView
+from feature_gs_ros.rasterizer.grid import FeatureGrid
+
+Backend = Literal["auto", "cpu", "cuda"]
+
+
+class View(Protocol):
+    """One view of a map. `render` and `backproject` are adjoint: ``⟨render(v), M U F⟩ = ⟨v, backproject(F)⟩``."""
+
+    camera: Camera
+
+    def render(self, values: Tensor) -> Tensor:
+        """W v: values [N, C] to an image [H, W, C], zero background."""
+        ...
+
+    def render_color(self) -> Tensor:
+        """Colour [H, W, 3] from the spherical harmonics, zero background, not clipped at 1."""
+        ...
+
+    def render_depth(self) -> Tensor:
+        """Σ w z in splat units and Σ w, [H, W, 2]."""
+        ...
+
+    def backproject(self, grid: FeatureGrid, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Wᵀ M U F [N, D] and Wᵀ m [N]; ``valid`` [H, W] is m(p), all pixels count by default."""
+        ...
+
+
+def view(
+    gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64], backend: Backend = "auto"
+) -> View:
+    """Project, cull and sort the map for one camera.
+
+    Args:
+        camera: pinhole; rectify a distorted image first.
+        camera_from_splat: rigid pose [4, 4], splat units; `Sim3.camera_from_splat` gives it.
+
+    Raises:
+        CameraError: the camera is distorted, or the pose is not rigid and finite.
+        BackendError: ``backend`` can't run here.
+    """
+    if camera.distortion is not None:
+        raise CameraError(
+            f"the rasteriser needs a pinhole camera, this one has {camera.distortion.model}: rectify first"
+        )
+    choose_backend(backend)
+    return CpuView(gaussians, camera, check_pose(camera_from_splat, "the view"))
+
+
+def choose_backend(backend: Backend) -> Literal["cpu"]:
+    """The backend that runs here.
+
+    Raises:
+        BackendError: ``backend`` is unknown, or is "cuda".
+    """
+    if backend not in ("auto", "cpu", "cuda"):
+        raise BackendError(f"backend '{backend}' is unknown; choose auto, cpu or cuda")
+    if backend == "cuda":
+        card = "this machine has an NVIDIA GPU, but" if torch.cuda.is_available() else "torch sees no NVIDIA GPU, and"
+        raise BackendError(f"{card} this version rasterises on the CPU only: use --backend auto or cpu")
+    return "cpu"
+
+
+__all__ = ["Backend", "FeatureGrid", "View", "choose_backend", "view"]

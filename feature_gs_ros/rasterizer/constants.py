@@ -1,0 +1,21 @@
+"""The rasteriser's conventions, each in one place; those of gsplat 1.5.3 in classic mode unless said."""
+
+from __future__ import annotations
+
+import numpy as np
+
+NEAR_PLANE = np.float32(0.01)  # splat units
+EPS2D = np.float32(0.3)  # px², added to the diagonal of the 2D covariance
+ALPHA_MIN = np.float32(1.0 / 255.0)  # smaller alphas are skipped
+ALPHA_MAX = np.float32(0.999)  # larger ones are clipped; 0.99 in Inria's code and gsplat 1.6
+TRANSMITTANCE_MIN = np.float32(1e-4)  # a ray ends before the Gaussian that would bring it this low
+TANGENT_MARGIN = 0.15  # of the image's width: the Jacobian's tangents are clamped to bounds widened by it
+WIDEST = np.float32(3.34)  # standard deviations at which an opacity of 1 has fallen under ALPHA_MIN
+
+# Columns of Projection.splats.
+MEAN_X, MEAN_Y, CONIC_A, CONIC_B, CONIC_C, OPACITY, RADIUS_X, RADIUS_Y = range(8)
+
+TILE = 16  # pixels a side at most: the lanes of one row in every kernel
+LANES = TILE * TILE
+CHECK_EVERY = 16  # Gaussians between two looks whether all of a tile's rays have ended
+BUFFER = 64  # (cell, weight) pairs collected before they are multiplied

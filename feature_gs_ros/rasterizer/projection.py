@@ -1,0 +1,49 @@
+"""EWA projection of Gaussians onto an image, as gsplat 1.5.3 does it in classic mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_gs_ros.cameras import Camera
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.kernels import parallel_for
+from feature_gs_ros.rasterizer.kernels import projection as kernels
+from feature_gs_ros.sorting import argsort_positive
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The V Gaussians that can touch the image, along the map's Z-curve (`GaussianMap.along_curve`)."""
+
+    places: Ints  # [V] places on the curve, ascending
+    rows: Ints  # [V] rows of the map
+    splats: Floats  # [V, 8] mean x, y (px); conic a, b, c (1/px²); opacity; half width and height of the footprint (px)
+    depths: Floats  # [V] camera z, splat units
+    order: Ints  # [V] indices into the arrays above, front to back
+
+
+def project(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
+    """Project, cull and sort front to back; ``camera_from_splat`` is a rigid [4, 4] pose in splat units."""
+    count = len(gaussians)
+    geometry = gaussians.along_curve
+    splats = np.empty((count, 8), np.float32)
+    depths = np.empty(count, np.float32)
+    visible = np.empty(count, np.bool_)
+    arrays = (
+        geometry.means,
+        geometry.quats_wxyz,
+        geometry.scales,
+        geometry.opacities,
+        np.ascontiguousarray(camera_from_splat[:3, :4], dtype=np.float32),
+        np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height], np.float32),
+    )
+    parallel_for(count, 16384, lambda i, j: kernels.project(i, j, *arrays, splats, depths, visible))
+    places = np.flatnonzero(visible).astype(np.int32)
+    depths = depths[places]
+    return Projection(places, geometry.rows[places], splats[places], depths, argsort_positive(depths))

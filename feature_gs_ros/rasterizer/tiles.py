@@ -1,0 +1,163 @@
+"""Tiles of an image whose corners follow a grid's cell centres, and which Gaussians touch which tile.
+
+Between two cell centres bilinear interpolation is linear, so a tile that never crosses a centre touches
+2×2 cells and needs four sums per Gaussian (coarse cells). Where cells are smaller than a tile, a tile holds
+many cells and a Gaussian touches a small block of them (fine cells).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_gs_ros.kernels import parallel_for
+from feature_gs_ros.rasterizer.constants import TILE
+from feature_gs_ros.rasterizer.grid import FeatureGrid, Interpolation
+from feature_gs_ros.rasterizer.kernels import binning as kernels
+from feature_gs_ros.rasterizer.projection import Projection
+
+COARSE_CELL = 9.0  # pixels; cells at least as large get tiles between their centres
+SNAP = 1e-5  # of a cell: closer to a centre is on it
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One side of the separable resampling U: how pixels mix cells, and where tiles end."""
+
+    cells: int
+    lower: Ints  # [pixels] the cell at or before each pixel's centre
+    fraction: Floats  # [pixels] share of cell lower + 1; the rest is of lower
+    edges: Ints  # [tiles + 1] first pixel of each tile, and the end
+    tile_of: Ints  # [pixels] the tile of each pixel
+    coarse: bool  # every tile lies between two neighbouring centres
+
+    @property
+    def tiles(self) -> int:
+        return len(self.edges) - 1
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any pixel lies between two cells."""
+        return bool(self.fraction.any())
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The tiles of an image for one kind of grid."""
+
+    x: Axis
+    y: Axis
+
+    @property
+    def coarse(self) -> bool:
+        return self.x.coarse
+
+    @property
+    def tiles(self) -> int:
+        return self.x.tiles * self.y.tiles
+
+
+def grid_layout(grid: FeatureGrid, width: int, height: int) -> Layout:
+    """Tiles for back-projecting ``grid`` over an image of width × height pixels."""
+    coarse = (
+        min((grid.right - grid.left) * width / grid.columns, (grid.bottom - grid.top) * height / grid.rows)
+        >= COARSE_CELL
+    )
+    return Layout(
+        _axis(width, grid.columns, grid.left, grid.right, grid.interpolation, coarse),
+        _axis(height, grid.rows, grid.top, grid.bottom, grid.interpolation, coarse),
+    )
+
+
+def pixel_layout(width: int, height: int) -> Layout:
+    """Plain square tiles, a cell a pixel."""
+    return Layout(_axis(width, width, 0.0, 1.0, "nearest", False), _axis(height, height, 0.0, 1.0, "nearest", False))
+
+
+@lru_cache(maxsize=64)
+def _axis(pixels: int, cells: int, begin: float, end: float, interpolation: Interpolation, coarse: bool) -> Axis:
+    position = ((np.arange(pixels) + 0.5) / pixels - begin) / (end - begin) * cells - 0.5
+    if interpolation == "nearest":
+        position = np.floor(position + 0.5)
+    position = np.clip(position, 0, cells - 1)  # beyond the outer centres: the border cell
+    lower = np.floor(position + SNAP)
+    fraction = np.maximum(position - lower, 0.0)
+    fraction[fraction < SNAP] = 0.0
+    lower, fraction = lower.astype(np.int32), fraction.astype(np.float32)
+    cuts = np.flatnonzero(np.diff(lower)) + 1 if coarse else np.zeros(0, np.int64)
+    spans = np.concatenate([[0], cuts, [pixels]])
+    edges = [0]
+    for start, stop in itertools.pairwise(spans):
+        parts = -(-(stop - start) // TILE)
+        edges += (
+            [int(start + (stop - start) * (part + 1) // parts) for part in range(parts)]
+            if coarse
+            else [int(min(start + TILE * (part + 1), stop)) for part in range(parts)]
+        )
+    tile_of = np.repeat(np.arange(len(edges) - 1), np.diff(edges)).astype(np.int32)
+    return Axis(cells, lower, fraction, np.array(edges, np.int32), tile_of, coarse)
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """Pairs of a tile and a Gaussian that may touch it.
+
+    A pair has a slot, counted by Gaussian (so that all pairs of a Gaussian lie side by side, its tiles
+    row by row), and an entry, counted by tile and there front to back.
+    """
+
+    rects: Ints  # [V, 4] first tile column and row, tile columns and rows of each Gaussian
+    slots: NDArray[np.int64]  # [V + 1] first slot of each Gaussian
+    entries: NDArray[np.int64]  # [tiles + 1] first entry of each tile
+    gaussians: Ints  # [pairs] index into the projection, by entry
+    pair_slots: Ints  # [pairs] slot, by entry
+
+    @property
+    def pairs(self) -> int:
+        return len(self.gaussians)
+
+
+def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_row: int | None = None) -> Bins:
+    """Which Gaussians may touch which tiles, limited to the tile rows ``first_row <= row < last_row``."""
+    last_row = layout.y.tiles if last_row is None else last_row
+    count = len(projection.rows)
+    rects = np.empty((count, 4), np.int32)
+    sizes = np.empty(count + 1, np.int64)
+    sizes[0] = 0
+    tiles, columns = layout.tiles, layout.x.tiles
+    step = max(1, -(-count // 16))
+    counts = np.zeros((17, tiles), np.int64)
+    parallel_for(
+        count,
+        step,
+        lambda i, j: kernels.tile_rects(
+            i, j, projection.splats, layout.x.tile_of, layout.y.tile_of, first_row, last_row, rects, sizes
+        ),
+    )
+    slots = np.cumsum(sizes)
+    if slots[-1] >= 2**31:
+        raise OverflowError(f"{slots[-1]} pairs of tile and Gaussian")  # 2³¹ pairs would need 32 GB
+    # Chunks of the front-to-back order fill their own stretch of every tile's list: parallel, and the same list.
+    parallel_for(
+        count, step, lambda i, j: kernels.count_pairs(i, j, projection.order, rects, columns, counts[i // step + 1])
+    )
+    totals = counts.sum(axis=0)
+    entries = np.concatenate([[0], np.cumsum(totals)])
+    starts = np.cumsum(counts[:-1], axis=0) + entries[:-1]
+    gaussians = np.empty(entries[-1], np.int32)
+    pair_slots = np.empty(entries[-1], np.int32)
+    parallel_for(
+        count,
+        step,
+        lambda i, j: kernels.fill_pairs(
+            i, j, projection.order, rects, slots, columns, starts[i // step], gaussians, pair_slots
+        ),
+    )
+    return Bins(rects, slots, entries, gaussians, pair_slots)

@@ -1,0 +1,57 @@
+"""Shared by all tests: the dense oracle's random scenes, and where the real recording stands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from feature_gs_ros.cameras import Camera
+from feature_gs_ros.gaussians import GaussianMap
+
+
+@pytest.fixture(scope="session")
+def tabletop() -> Path:
+    """Folder of the recorded tabletop; its tests are skipped where it isn't."""
+    folder = os.environ.get("FEATURE_GS_TABLETOP", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FEATURE_GS_TABLETOP names no folder: no recorded tabletop here")
+    return Path(folder)
+
+
+def random_map(seed: int, count: int = 200, degree: int = 0) -> GaussianMap:
+    """Gaussians around the origin; some behind any camera, some larger than the image, some below a pixel."""
+    rng = np.random.default_rng(seed)
+    scales = np.exp(rng.normal(-2.5, 0.8, (count, 3)))
+    scales[: count // 20] *= 30
+    scales[count // 20 : count // 8] *= 0.02
+    return GaussianMap.from_tensors(
+        torch.from_numpy(rng.normal(0, 1, (count, 3))),
+        torch.from_numpy(rng.normal(size=(count, 4))),
+        torch.from_numpy(scales),
+        torch.from_numpy(rng.beta(2, 1, count)),
+        torch.from_numpy(rng.normal(0, 0.3, (count, (degree + 1) ** 2, 3))),
+    )
+
+
+def random_camera(seed: int, width: int = 70, height: int = 45) -> tuple[Camera, np.ndarray]:
+    """Off-centre, fx ≠ fy, looking at the origin from about two units away: some Gaussians lie behind it."""
+    rng = np.random.default_rng(seed + 1000)
+    camera = Camera(
+        width,
+        height,
+        fx=float(rng.uniform(0.6, 1.4)) * width,
+        fy=float(rng.uniform(0.6, 1.4)) * width,
+        cx=float(rng.uniform(0.2, 0.8)) * width,
+        cy=float(rng.uniform(0.2, 0.8)) * height,
+    )
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    if np.linalg.det(rotation) < 0:
+        rotation[:, 0] *= -1
+    pose = np.eye(4)
+    pose[:3, :3] = rotation
+    pose[:3, 3] = [0.1, -0.2, float(rng.uniform(1.2, 2.5))]
+    return camera, pose
