@@ -5,12 +5,11 @@ w_i(p) = α_i(p) · T_i(p),   T_i(p) = Π_{j in front of i} (1 − α_j(p))     
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from feature_gs_ros.cameras import Camera, check_pose
 from feature_gs_ros.errors import BackendError, CameraError
@@ -21,26 +20,9 @@ from feature_gs_ros.rasterizer.grid import FeatureGrid
 Backend = Literal["auto", "cpu", "cuda"]
 
 
-class View(Protocol):
-    """One view of a map. `render` and `backproject` are adjoint: ``⟨render(v), M U F⟩ = ⟨v, backproject(F)⟩``."""
-
-    camera: Camera
-
-    def render(self, values: Tensor) -> Tensor:
-        """W v: values [N, C] to an image [H, W, C], zero background."""
-        ...
-
-    def render_color(self) -> Tensor:
-        """Colour [H, W, 3] from the spherical harmonics, zero background, not clipped at 1."""
-        ...
-
-    def render_depth(self) -> Tensor:
-        """Σ w z in splat units and Σ w, [H, W, 2]."""
-        ...
-
-    def backproject(self, grid: FeatureGrid, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Wᵀ M U F [N, D] and Wᵀ m [N]; ``valid`` [H, W] is m(p), all pixels count by default."""
-        ...
+# What every backend's view offers: render, render_color, render_depth and backproject, with
+# ``⟨render(v), M U F⟩ = ⟨v, backproject(F)⟩``.
+View = CpuView
 
 
 def view(

@@ -91,17 +91,18 @@ def backproject_views(
     numerator: Tensor,  # [N, D] float32, added to
     weight: Tensor,  # [N] float32, added to
     view_count: Tensor | None = None,  # [N] int32, added to: views in which the Gaussian has weight
+    sign: int = 1,
 ) -> None:
     """Add Σ_v Wᵀ M U F to accumulators along the map's Z-curve (`GaussianMap.along_curve`).
 
-    Several views a call touch each row of the accumulators once, not once a view.
+    Several views a call touch each row of the accumulators once, not once a view. ``sign`` −1 takes them out.
     """
     coarse: list[tuple[CpuView, CoarseWeights, NDArray[np.float32], NDArray[np.float32]]] = []
     sums = [np.zeros(len(weight), np.float32) for _ in views]
     for view, grid, valid, total in zip(views, grids, valids, sums, strict=True):
         layout = grid_layout(grid, view.camera.width, view.camera.height)
         mask = _mask(valid, view.camera)
-        cells = grid.values.reshape(-1, grid.dimension).to("cpu", torch.float32).contiguous().numpy()
+        cells = sign * grid.values.reshape(-1, grid.dimension).to("cpu", torch.float32).contiguous().numpy()
         if layout.coarse:
             coarse.append((view, coarse_weights(view.projection, layout, mask), cells, total))
         else:
@@ -112,9 +113,9 @@ def backproject_views(
         _add_coarse_batch(coarse, numerator)
     for total in sums:
         seen = torch.from_numpy(total)
-        weight += seen
+        weight += sign * seen
         if view_count is not None:
-            view_count += (seen > 0).to(view_count.dtype)
+            view_count += sign * (seen > 0).to(view_count.dtype)
 
 
 def _add_coarse_batch(
@@ -157,11 +158,15 @@ def _bands(view: CpuView, layout: Layout) -> list[tuple[int, int]]:
     return [(rows * band // bands, rows * (band + 1) // bands) for band in range(bands)]
 
 
-def _mask(valid: Tensor | None, camera: Camera) -> NDArray[np.float32]:
-    if valid is None:
-        return NO_MASK
-    if tuple(valid.shape) != (camera.height, camera.width):
+def check_valid(valid: Tensor | None, camera: Camera) -> Tensor | None:
+    """The mask of pixels that count, or a GridError if its size isn't the image's."""
+    if valid is not None and tuple(valid.shape) != (camera.height, camera.width):
         raise GridError(
             f"the mask of pixels that count is {tuple(valid.shape)}, the image {camera.height}×{camera.width}"
         )
-    return np.ascontiguousarray(valid.to("cpu", torch.float32).numpy())
+    return valid
+
+
+def _mask(valid: Tensor | None, camera: Camera) -> NDArray[np.float32]:
+    valid = check_valid(valid, camera)
+    return NO_MASK if valid is None else np.ascontiguousarray(valid.to("cpu", torch.float32).numpy())

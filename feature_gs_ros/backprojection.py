@@ -1,0 +1,193 @@
+"""BackProjector: features of views go in one by one, or several at once, and come out as a field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feature_gs_ros.codecs import Codec
+from feature_gs_ros.errors import FieldError, GridError
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.field import FeatureField, Provenance, expected_features
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.memory import check_budget
+from feature_gs_ros.rasterizer.cpu import CpuView, backproject_views, check_valid
+from feature_gs_ros.rasterizer.grid import FeatureGrid
+
+# What a view holds beside the accumulators: two arrays of splats and the lists of tiles.
+WORKSPACE_BYTES = 160  # a Gaussian
+
+
+class BackProjector:
+    """Streaming accumulators ``Σ_v Wᵀ M U F``, ``Σ_v Wᵀ m`` and the count of views, for one map and one teacher.
+
+    They are linear: views can be added, subtracted again, and accumulators of two runs merged.
+    """
+
+    def __init__(
+        self,
+        gaussians: GaussianMap,
+        teacher: ExtractorIdentity,
+        dimension: int,
+        *,
+        codec: Codec | None = None,
+        batch: int = 4,
+        budget: int | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            dimension: D of the teacher's grids.
+            codec: encode grids before accumulation.
+            batch: views accumulated at once: each row of the accumulators is then touched once for all of them.
+            budget: bytes that accumulators and field may take; most of the free memory by default.
+
+        Raises:
+            BudgetError: it would take more.
+            FieldError: the codec is for another dimension.
+        """
+        if codec is not None and codec.teacher_dimension != dimension:
+            raise FieldError(f"the codec is for {codec.teacher_dimension} dimensions, the teacher has {dimension}")
+        self.gaussians = gaussians
+        self.teacher = teacher
+        self.dimension = dimension
+        self.codec = codec
+        self.batch = max(1, batch)
+        self.provenance = provenance or Provenance(gaussians.checksum)
+        stored = codec.dimension if codec else dimension
+        check_budget(
+            memory_needed(len(gaussians), stored),
+            budget,
+            f"a field of {len(gaussians)} Gaussians × {stored} numbers",
+            "store fewer numbers with a codec (--codec pca:64) or raise the budget",
+        )
+        # Along the map's Z-curve, as the kernels walk it.
+        self._numerator = torch.zeros(len(gaussians), stored)
+        self._weight = torch.zeros(len(gaussians))
+        self._view_count = torch.zeros(len(gaussians), dtype=torch.int32)
+        self._queue: list[tuple[CpuView, FeatureGrid, Tensor | None]] = []
+
+    @staticmethod
+    def resume(gaussians: GaussianMap, field: FeatureField, batch: int = 4, budget: int | None = None) -> BackProjector:
+        """Go on where a saved field stopped.
+
+        Raises:
+            FieldError: the field belongs to another map.
+            BudgetError: as for a new one.
+        """
+        field.check_map(gaussians)
+        projector = BackProjector(
+            gaussians,
+            field.teacher,
+            field.dimension,
+            codec=field.codec,
+            batch=batch,
+            budget=budget,
+            provenance=field.provenance,
+        )
+        rows = torch.from_numpy(gaussians.along_curve.rows)
+        torch.mul(field.features[rows].to(torch.float32), field.weight[rows].unsqueeze(1), out=projector._numerator)
+        projector._weight[:] = field.weight[rows]
+        projector._view_count[:] = field.view_count[rows]
+        return projector
+
+    def add(self, view: CpuView, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+        """Add a view's features.
+
+        Args:
+            grid: [rows, columns, D] of this teacher.
+            valid: m(p) [H, W], the share in which each pixel counts; all by default.
+            name: the frame's, remembered in the field.
+
+        Raises:
+            GridError: another dimension than the teacher's, values that are not finite, or a mask of another size.
+        """
+        self._queue.append((view, self._encoded(grid), check_valid(valid, view.camera)))
+        if name:
+            self.provenance = replace(self.provenance, frames=(*self.provenance.frames, name))
+        if len(self._queue) >= self.batch:
+            self.flush()
+
+    def subtract(self, view: CpuView, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+        """Take a view out again, as if it had not been added (to float accuracy; the view count exactly).
+
+        Raises:
+            GridError: as for `add`.
+            FieldError: no view of this name was added.
+        """
+        if name and name not in self.provenance.frames:
+            raise FieldError(f"no view '{name}' was added, so it can't be subtracted")
+        entry = (view, self._encoded(grid), check_valid(valid, view.camera))
+        self.flush()
+        self._accumulate([entry], sign=-1)
+        # What no view is left for is empty, not a rounding error that a division would blow up.
+        gone = self._view_count <= 0
+        self._numerator[gone] = 0
+        self._weight[gone] = 0
+        if name:
+            frames = list(self.provenance.frames)
+            frames.remove(name)
+            self.provenance = replace(self.provenance, frames=tuple(frames))
+
+    def merge(self, other: BackProjector) -> None:
+        """Add another projector's accumulators, of the same map, teacher and codec.
+
+        Raises:
+            FieldError: they differ.
+        """
+        if other.gaussians.checksum != self.gaussians.checksum or other.teacher != self.teacher:
+            raise FieldError("accumulators of another map or teacher can't be merged")
+        if not (self.codec.same_as(other.codec) if self.codec else other.codec is None):
+            raise FieldError("accumulators with another codec can't be merged")
+        self.flush()
+        other.flush()
+        self._numerator += other._numerator
+        self._weight += other._weight
+        self._view_count += other._view_count
+        self.provenance = replace(self.provenance, frames=self.provenance.frames + other.provenance.frames)
+
+    def flush(self) -> None:
+        """Accumulate what is queued."""
+        queue, self._queue = self._queue, []
+        if queue:
+            self._accumulate(queue, sign=1)
+
+    def field(self) -> FeatureField:
+        """A snapshot in the map's row order: a copy that later views don't change."""
+        self.flush()
+        places = torch.from_numpy(self.gaussians.along_curve.places)
+        features = torch.empty_like(self._numerator)
+        for rows in torch.split(torch.arange(len(places)), 65536):
+            at = places[rows]
+            features[rows] = expected_features(self._numerator[at], self._weight[at])
+        return FeatureField(
+            features,
+            self._weight[places],
+            self._view_count[places],
+            self.teacher,
+            self.provenance,
+            self.codec,
+        )
+
+    def _encoded(self, grid: FeatureGrid) -> FeatureGrid:
+        if grid.dimension != self.dimension:
+            raise GridError(
+                f"the grid has {grid.dimension} channels, the teacher '{self.teacher.name}' {self.dimension}"
+            )
+        if not bool(torch.isfinite(grid.values).all()):
+            raise GridError(f"the grid of the teacher '{self.teacher.name}' holds NaN or Inf; this view is left out")
+        return replace(grid, values=self.codec.encode(grid.values)) if self.codec else grid
+
+    def _accumulate(self, entries: list[tuple[CpuView, FeatureGrid, Tensor | None]], sign: int) -> None:
+        views, grids, valids = zip(*entries, strict=True)
+        backproject_views(views, grids, valids, self._numerator, self._weight, self._view_count, sign=sign)
+
+
+def memory_needed(gaussians: int, stored: int) -> int:
+    """Bytes of accumulators, of the field made of them, and of a view's work."""
+    row = stored * np.dtype(np.float32).itemsize
+    return gaussians * (2 * row + 2 * (4 + 4) + WORKSPACE_BYTES)

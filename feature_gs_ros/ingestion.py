@@ -1,0 +1,183 @@
+"""From a recorded stream to a field: every posed image through the teacher and back onto the map."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.backprojection import BackProjector
+from feature_gs_ros.cameras import Camera, Frame, Image, rectified
+from feature_gs_ros.errors import CameraError, ExtractorError, GridError, StreamError
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.io.streams import Stream
+
+LOOKED_AT = 5  # first views after which a stream that misses the map is refused
+SEES_NOTHING = 0.02  # of a view's pixels covered by the map, on average over these
+
+Progress = Callable[[int, int, str], bool | None]  # views done, views in all, name; True cancels
+
+
+@dataclass
+class Report:
+    """What became of a stream's images, and where the time went."""
+
+    used: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)  # by reason
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    map_in_view: list[float] = field(default_factory=list)  # per view, the share of pixels that the map covers
+    cancelled: bool = False
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of the block under ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def table(self) -> str:
+        """Stages with their seconds, seconds a view and share."""
+        total = sum(self.seconds.values()) or 1.0
+        views = max(1, len(self.used))
+        lines = [f"{'stage':<16}{'seconds':>9}{'s/view':>9}{'share':>8}"]
+        for name, seconds in sorted(self.seconds.items(), key=lambda item: -item[1]):
+            lines.append(f"{name:<16}{seconds:>9.2f}{seconds / views:>9.3f}{seconds / total:>8.0%}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class PinholeView:
+    """A frame as the operator takes it: rectified, and posed in the splat's frame."""
+
+    image: Image
+    camera: Camera
+    camera_from_splat: NDArray[np.float64]  # [4, 4]
+    valid: Tensor | None  # [H, W] bool, None where every pixel counts
+
+
+def pinhole_view(frame: Frame, splat_from_map: Sim3) -> PinholeView:
+    """Rectify a frame's image and take its pose into the splat's frame.
+
+    Raises:
+        StreamError: the image can't be decoded.
+        CameraError: the lens can't be rectified.
+    """
+    image, camera, valid = rectified(frame.image, frame.camera)
+    return PinholeView(
+        image,
+        camera,
+        splat_from_map.camera_from_splat(frame.camera_from_world),
+        None if valid.all() else torch.from_numpy(valid),
+    )
+
+
+def ingest(
+    stream: Stream,
+    names: Sequence[str],
+    extractor: Extractor,
+    projector: BackProjector,
+    *,
+    backend: rasterizer.Backend = "auto",
+    progress: Progress | None = None,
+) -> Report:
+    """Add the named frames of a stream to a projector; the alignment is the projector's.
+
+    Single images that can't be used are skipped and counted by reason.
+
+    Raises:
+        CameraError: the first views see almost nothing of the map.
+        StreamError: the stream is damaged.
+    """
+    report = Report()
+    for done, frame in enumerate(_timed(stream.frames(names), report), start=1):
+        try:
+            with report.stage("decode"):
+                pinhole = pinhole_view(frame, projector.provenance.splat_from_map)
+            with report.stage("network"):
+                grid = extractor.extract(pinhole.image, frame.name)
+            with report.stage("back-projection"):
+                view = rasterizer.view(projector.gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
+                report.map_in_view.append(_coverage(view))
+                _refuse_blind_stream(report.map_in_view, min(LOOKED_AT, len(names)), stream.source)
+                projector.add(view, grid, pinhole.valid, frame.name)
+            report.used.append(frame.name)
+        except (StreamError, GridError, ExtractorError) as error:
+            report.skipped[str(error)] += 1
+        if progress is not None and progress(done, len(names), frame.name):
+            report.cancelled = True
+            break
+    with report.stage("back-projection"):
+        projector.flush()
+    report.skipped.update(stream.skipped)
+    return report
+
+
+def choose_frames(stream: Stream, every: int = 1, skip: Sequence[str] = ()) -> list[str]:
+    """Names of every n-th frame, without the skipped ones.
+
+    Raises:
+        StreamError: ``every`` is below 1, a skipped name matches nothing, or nothing is left.
+    """
+    names = stream.names()
+    unknown = [name for name in skip if name not in names]
+    if unknown:
+        raise StreamError(f"--skip {', '.join(unknown)} matches no frame of '{stream.source}'; frames: {some(names)}")
+    if every < 1:
+        raise StreamError(f"every {every}-th frame makes no sense; give 1 or more")
+    chosen = [name for name in names if name not in set(skip)][::every]
+    if not chosen:
+        raise StreamError(f"no frame of '{stream.source}' is left after --skip and --every")
+    return chosen
+
+
+def sample_grids(stream: Stream, names: Sequence[str], extractor: Extractor, count: int = 8) -> list[Tensor]:
+    """Values [rows, columns, D] of a few grids spread over the stream, to fit a codec on."""
+    picked = [names[round(k * (len(names) - 1) / max(1, count - 1))] for k in range(min(count, len(names)))]
+    return [extractor.extract(rectified(f.image, f.camera)[0], f.name).values for f in stream.frames(set(picked))]
+
+
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """A few names for a message."""
+    return ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
+
+
+def counted(skipped: Mapping[str, int]) -> str:
+    """Reasons with their counts, for a message."""
+    return "; ".join(f"{count} × {reason}" for reason, count in skipped.items())
+
+
+def _timed(frames: Iterator[Frame], report: Report) -> Iterator[Frame]:
+    while True:
+        with report.stage("read"):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield frame
+
+
+def _coverage(view: rasterizer.View) -> float:
+    """Share of the pixels that the map covers, seen at every eighth pixel's cost."""
+    camera = view.camera
+    width, height = max(1, camera.width // 8), max(1, camera.height // 8)
+    small = rasterizer.view(view.gaussians, camera.resized(width, height), view.camera_from_splat)
+    return float((small.render_depth()[:, :, 1] > 0.5).float().mean())
+
+
+def _refuse_blind_stream(shares: Sequence[float], enough: int, source: str) -> None:
+    if len(shares) == enough and sum(shares) / enough < SEES_NOTHING:
+        raise CameraError(
+            f"the first {enough} cameras of '{source}' see the map in {100 * sum(shares) / enough:.1f}% of their "
+            "pixels: stream and map are in different frames. Give the transform between them (--alignment FILE with "
+            "splat_from_map, or nerfstudio's dataparser_transforms.json)"
+        )

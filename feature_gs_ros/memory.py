@@ -1,0 +1,45 @@
+"""How much memory work will take, and how much there is: large work is announced, or refused, before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from feature_gs_ros.errors import BudgetError
+
+SHARE = 0.8  # of the free memory that work may take unless told otherwise
+
+
+def available_bytes() -> int | None:
+    """Memory that this process may still take, by the kernel and the container's limit; None where neither says."""
+    found = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        if limit != "max":
+            found.append(int(limit) - int(used))
+    except (OSError, ValueError):
+        pass
+    return min(found) if found else None
+
+
+def check_budget(needed: int, budget: int | None, work: str, mend: str) -> None:
+    """Refuse work over its budget (bytes; None: `SHARE` of what is free).
+
+    Raises:
+        BudgetError: with the need, the limit and the mend.
+    """
+    limit = budget
+    if limit is None:
+        free = available_bytes()
+        if free is None:
+            return
+        limit = int(free * SHARE)
+    if needed > limit:
+        raise BudgetError(f"{work} needs {gigabytes(needed)}, the limit is {gigabytes(limit)}: {mend}")
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"

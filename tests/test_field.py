@@ -1,0 +1,130 @@
+"""Fields on disk: whole or not at all, and never for another map or teacher."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_map
+from safetensors.torch import save_file
+
+from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.codecs import random_projection
+from feature_gs_ros.errors import FieldError
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.field import FeatureField, Provenance
+
+MAP = random_map(21, 50)
+ALIGNMENT = Sim3(2.5, np.array([0.5, 0.5, 0.5, -0.5]), np.array([1.0, -2.0, 3.0]))
+
+
+def some_field(seed: int = 0) -> FeatureField:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.rand(50, generator=generator)
+    weight[:10] = 0
+    return FeatureField(
+        torch.randn(50, 4, generator=generator) * (weight > 0)[:, None],
+        weight,
+        (weight > 0).int() * 3,
+        ExtractorIdentity("imagenet", "ab" * 32, {"size": [640, 480], "scales": [1.0, 2.0]}),
+        Provenance(MAP.checksum, "map.ply", "bag", ALIGNMENT, ("a", "b")),
+    )
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    for field in (some_field(), replace(some_field(), codec=random_projection(9, 4))):
+        field.save(tmp_path / "field")
+        loaded = FeatureField.load(tmp_path / "field")
+        for name in ("features", "weight", "view_count"):
+            assert torch.equal(getattr(loaded, name), getattr(field, name))
+        assert loaded.teacher == field.teacher
+        assert loaded.provenance.frames == ("a", "b")
+        assert np.allclose(loaded.provenance.splat_from_map.matrix, ALIGNMENT.matrix)
+        assert (loaded.codec is None) == (field.codec is None)
+        if field.codec:
+            assert field.codec.same_as(loaded.codec)
+            assert torch.equal(loaded.decoded(), field.decoded())
+    assert [path.name for path in tmp_path.iterdir()] == ["field"]
+
+
+def test_another_map_or_teacher_is_refused() -> None:
+    field = some_field()
+    field.check_map(MAP)
+    with pytest.raises(FieldError, match=r"50 features for the map 'map.ply'.*not for this one \(50 Gaussians"):
+        field.check_map(random_map(22, 50))
+    field.check_teacher(field.teacher)
+    with pytest.raises(FieldError, match=r"made by the teacher 'imagenet' \(abababababab.*not by 'color'"):
+        field.check_teacher(ExtractorIdentity("color"))
+    with pytest.raises(FieldError, match="different maps"):
+        field.merge(replace(field, provenance=Provenance("other")))
+    with pytest.raises(FieldError, match="different codecs"):
+        field.merge(replace(field, codec=random_projection(4, 4)))
+
+
+def test_the_checksum_is_of_geometry_and_opacity() -> None:
+    assert MAP.checksum == random_map(21, 50).checksum
+    assert replace(MAP, sh=MAP.sh + 1).checksum == MAP.checksum
+    assert replace(MAP, opacities=MAP.opacities * 0.5).checksum != MAP.checksum
+
+
+def test_prune_and_coverage() -> None:
+    field = some_field()
+    opacity = MAP.opacities
+    assert field.coverage(MAP) == pytest.approx(float(opacity[10:].sum() / opacity.sum()))
+    among = torch.zeros(50, dtype=torch.bool)
+    among[5:15] = True
+    assert field.coverage(MAP, among) == pytest.approx(float(opacity[10:15].sum() / opacity[5:15].sum()))
+    assert field.coverage(MAP, torch.zeros(50, dtype=torch.bool)) == 0.0
+    pruned, kept = field.prune(MAP)
+    assert len(kept) == 40
+    assert torch.equal(pruned.features, field.features[10:])
+    pruned.check_map(kept)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 900])
+def test_truncated_files(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "field"
+    some_field().save(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(FieldError, match="is no field"):
+        FeatureField.load(path)
+
+
+def test_files_of_something_else(tmp_path: Path) -> None:
+    with pytest.raises(FieldError, match=r"there is no field .*feature-gs backproject"):
+        FeatureField.load(tmp_path / "missing")
+    save_file({"x": torch.zeros(2)}, tmp_path / "other")
+    with pytest.raises(FieldError, match="holds format 'None'"):
+        FeatureField.load(tmp_path / "other")
+    field = some_field()
+    save_file({"features": field.features}, tmp_path / "half", metadata=field._metadata())
+    with pytest.raises(FieldError, match="is damaged: KeyError\\('weight'\\)"):
+        FeatureField.load(tmp_path / "half")
+    with pytest.raises(FieldError, match="can't write"):
+        field.save("/proc/nowhere/field")
+
+
+def test_killed_while_saving_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    """A real process, killed with SIGKILL somewhere in its saves: what stands there is always a whole field."""
+    path = tmp_path / "field"
+    some_field().save(path)
+    code = (
+        "import torch\nfrom dataclasses import replace\nfrom feature_gs_ros.field import FeatureField\n"
+        f"field = FeatureField.load({str(path)!r})\n"
+        "big = replace(field, features=torch.rand(50, 400_000))\nprint('ready', flush=True)\n"
+        f"while True: big.save({str(path)!r})\n"
+    )
+    for delay in (0.02, 0.13):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        assert FeatureField.load(path).features.shape[0] == 50
