@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike, NDArray
 
 from feature_gs_ros.errors import AlignmentError
+from feature_gs_ros.io.structured import number, numbers, read_structured
 
 Array = NDArray[np.float64]
 
@@ -144,12 +144,7 @@ def load_alignment(path: str | Path) -> Sim3:
         AlignmentError: the file is missing or says something else.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
-    except OSError as error:
-        raise AlignmentError(f"can't read the alignment file '{path}': {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AlignmentError(f"'{path}' is not YAML or JSON: {str(error).splitlines()[0]}") from error
+    content = read_structured(path, AlignmentError)
     if isinstance(content, Mapping) and "transform" in content and "scale" in content:
         return _from_dataparser(content, path)
     if isinstance(content, Mapping) and isinstance(content.get("splat_from_map"), Mapping):
@@ -166,32 +161,31 @@ def sim3_from_mapping(values: Mapping[str, object], source: str) -> Sim3:
     Raises:
         AlignmentError: a value is missing, not a number, or out of range.
     """
-    try:
-        scale = float(values.get("scale", 1.0))  # type: ignore[arg-type]
-        quat = np.asarray(values["rotation_wxyz"], dtype=np.float64)
-        translation = np.asarray(values["translation"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise AlignmentError(f"splat_from_map in '{source}' is incomplete: {error!r}") from error
+    named = f"splat_from_map in '{source}'"
+    scale = number(values, "scale", named, AlignmentError) if "scale" in values else 1.0
+    quat = np.array(numbers(values.get("rotation_wxyz"), f"rotation_wxyz of {named}", AlignmentError))
+    translation = np.array(numbers(values.get("translation"), f"translation of {named}", AlignmentError))
     if quat.shape != (4,) or translation.shape != (3,):
         raise AlignmentError(
-            f"splat_from_map in '{source}' needs 4 numbers in rotation_wxyz and 3 in translation, "
-            f"got {quat.shape} and {translation.shape}"
+            f"{named} needs 4 numbers in rotation_wxyz and 3 in translation, got {len(quat)} and {len(translation)}"
         )
+    if scale <= 0:
+        raise AlignmentError(f"scale of {named} is {scale}, expected a positive number")
     norm = float(np.linalg.norm(quat))
-    if not (np.isfinite([scale, norm]).all() and np.isfinite(translation).all() and scale > 0):
-        raise AlignmentError(f"splat_from_map in '{source}' is not finite or its scale {scale} is not positive")
     if abs(norm - 1) > 1e-2:
         raise AlignmentError(f"rotation_wxyz in '{source}' has length {norm:.4g}, expected 1; the order is w x y z")
     return Sim3(scale, quat / norm, translation)
 
 
 def _from_dataparser(content: Mapping[str, object], path: Path) -> Sim3:
+    transform = numbers(content["transform"], f"transform of '{path}'", AlignmentError)
+    if len(transform) not in (12, 16):
+        raise AlignmentError(f"transform of '{path}' has {len(transform)} numbers, expected 3×4")
+    scale = number(content, "scale", f"'{path}'", AlignmentError)
+    if scale <= 0:
+        raise AlignmentError(f"scale of '{path}' is {scale}, expected a positive number")
     try:
-        transform = np.asarray(content["transform"], dtype=np.float64)
-        scale = float(content["scale"])  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise AlignmentError(f"'{path}' holds a transform that is not numbers: {error}") from error
-    rigid = Sim3.from_matrix(transform)
-    if not (np.isfinite(scale) and scale > 0):
-        raise AlignmentError(f"scale in '{path}' is {scale}, expected a positive number")
+        rigid = Sim3.from_matrix(np.reshape(transform, (-1, 4)))
+    except AlignmentError as error:
+        raise AlignmentError(f"'{path}': {error}") from error
     return Sim3(scale * rigid.scale, rigid.quat_wxyz, scale * rigid.translation)

@@ -27,6 +27,14 @@ class StreamError(FeatureGsError):
     """A recorded stream of posed images can't be read."""
 
 
+class ImageError(StreamError):
+    """One image of a stream can't be decoded, or isn't what its camera says; the others may be fine."""
+
+
+class NoTransformError(StreamError):
+    """The tf tree has no transform between two frames at a stamp; the message is short, to count by."""
+
+
 class GridError(FeatureGsError):
     """A feature grid, or the mask that goes with it, doesn't fit its image."""
 
@@ -61,3 +69,7 @@ class PromptError(FeatureGsError):
 
 class EvaluationError(FeatureGsError):
     """Masks, labels and stream don't fit together."""
+
+
+class ParameterError(FeatureGsError):
+    """A parameter of a ROS node can't be used."""

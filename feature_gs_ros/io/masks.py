@@ -1,0 +1,105 @@
+"""Label images by frame name, and the names of their classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_gs_ros.cameras import Camera
+from feature_gs_ros.errors import EvaluationError
+from feature_gs_ros.io.frame_names import listed_names
+from feature_gs_ros.io.images import MAX_PIXELS
+from feature_gs_ros.io.structured import read_mapping
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_GREY = 0  # PNG's colour type
+
+
+class MaskFolder:
+    """Label images ``<folder>/<frame name>.png``, 8 or 16 bit, one channel: a pixel's value is its class.
+
+    Raises:
+        EvaluationError: the folder is missing or holds no PNG.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise EvaluationError(f"'{self.folder}' is not a folder of masks")
+        self._names = sorted(path.stem for path in self.folder.glob("*.png"))
+        if not self._names:
+            raise EvaluationError(f"'{self.folder}' holds no masks; expected <frame name>.png")
+
+    def names(self) -> list[str]:
+        """Names of the frames that have a mask, sorted."""
+        return list(self._names)
+
+    def load(self, name: str, camera: Camera | None = None) -> NDArray[np.uint16]:
+        """Labels [H, W] of a frame.
+
+        Args:
+            name: of the frame.
+            camera: of the frame, to check the size by.
+
+        Raises:
+            EvaluationError: no such mask, not one channel of 8 or 16 bits, damaged, or not the camera's size.
+        """
+        path = self.folder / f"{name}.png"
+        if name not in self._names:
+            raise EvaluationError(f"no mask '{path}'; there are {listed_names(self._names)}")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise EvaluationError(f"can't read the mask '{path}': {error.strerror}") from error
+        width, height = _check_header(data, path)
+        if camera is not None and (width, height) != (camera.width, camera.height):
+            raise EvaluationError(
+                f"mask '{path}' is {width}×{height} pixels, its frame {camera.width}×{camera.height}; "
+                "resize it to the frame with nearest neighbours"
+            )
+        labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if labels is None:
+            raise EvaluationError(f"mask '{path}' is damaged")
+        return labels.astype(np.uint16)
+
+
+def load_labels(path: str | Path) -> dict[int, str]:
+    """Names of the classes by pixel value, from a YAML file of either ``1: mug`` or ``mug: 1`` lines.
+
+    Raises:
+        EvaluationError: the file is missing or damaged, a value is no number from 0 to 65535 or no name, or
+            occurs twice.
+    """
+    path = Path(path)
+    labels: dict[int, str] = {}
+    for key, value in read_mapping(path, EvaluationError).items():
+        label, name = (key, value) if isinstance(key, int) else (value, key)
+        if isinstance(label, bool) or not isinstance(label, int) or not isinstance(name, str):
+            raise EvaluationError(f"'{path}' holds '{key}: {value}', expected a number and a name")
+        if not 0 <= label <= 65535:
+            raise EvaluationError(f"'{path}' gives '{name}' the value {label}, masks hold 0 to 65535")
+        if label in labels or name in labels.values():
+            raise EvaluationError(f"'{path}' holds '{key}: {value}' beside another line with that name or value")
+        labels[label] = name
+    if not labels:
+        raise EvaluationError(f"'{path}' names no classes")
+    return labels
+
+
+def _check_header(data: bytes, path: Path) -> tuple[int, int]:
+    """(width, height) of a PNG with one channel of 8 or 16 bits."""
+    if not data.startswith(_PNG) or len(data) < 26:
+        raise EvaluationError(f"mask '{path}' is no PNG, or damaged")
+    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
+    depth, colour_type = data[24], data[25]
+    if colour_type != _GREY or depth not in (8, 16):
+        kind = {2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}.get(colour_type, f"{depth}-bit grey")
+        raise EvaluationError(f"mask '{path}' is a {kind} image; save the labels as one channel of 8 or 16 bits")
+    if not 0 < width * height <= MAX_PIXELS:
+        raise EvaluationError(
+            f"the header of mask '{path}' names {width}×{height} pixels, at most {MAX_PIXELS} are read"
+        )
+    return width, height
