@@ -71,6 +71,11 @@ class BackProjector:
         self._view_count = torch.zeros(len(gaussians), dtype=torch.int32)
         self._queue: list[tuple[CpuView, FeatureGrid, Tensor | None]] = []
 
+    @property
+    def stored(self) -> int:
+        """Numbers accumulated per Gaussian: the codec's, or the teacher's."""
+        return self._numerator.shape[1]
+
     @staticmethod
     def resume(gaussians: GaussianMap, field: FeatureField, batch: int = 4, budget: int | None = None) -> BackProjector:
         """Go on where a saved field stopped.
@@ -155,6 +160,12 @@ class BackProjector:
         queue, self._queue = self._queue, []
         if queue:
             self._accumulate(queue, sign=1)
+
+    def coverage(self) -> float:
+        """Opacity-weighted share of the map that was seen by the views accumulated so far."""
+        seen = (self._view_count > 0)[torch.from_numpy(self.gaussians.along_curve.places)]
+        total = float(self.gaussians.opacities.sum())
+        return float((self.gaussians.opacities * seen).sum()) / total if total > 0 else 0.0
 
     def field(self) -> FeatureField:
         """A snapshot in the map's row order: a copy that later views don't change."""

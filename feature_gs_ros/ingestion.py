@@ -6,7 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,14 +16,28 @@ from torch import Tensor
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.backprojection import BackProjector
 from feature_gs_ros.cameras import Camera, Frame, Image, rectified
 from feature_gs_ros.errors import CameraError, ExtractorError, GridError, StreamError
 from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.field import KnownView, Provenance
+from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.streams import Stream
+from feature_gs_ros.rasterizer import FeatureGrid
 
 LOOKED_AT = 5  # first views after which a stream that misses the map is refused
 SEES_NOTHING = 0.02  # of a view's pixels covered by the map, on average over these
+
+
+class Accumulator(Protocol):
+    """What takes a stream's views: a `BackProjector`, or one behind a lock."""
+
+    @property
+    def gaussians(self) -> GaussianMap: ...
+    @property
+    def provenance(self) -> Provenance: ...
+    def add(self, view: rasterizer.View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None: ...
+    def flush(self) -> None: ...
+
 
 Progress = Callable[[int, int, str], bool | None]  # views done, views in all, name; True cancels
 
@@ -86,7 +101,7 @@ def ingest(
     stream: Stream,
     names: Sequence[str],
     extractor: Extractor,
-    projector: BackProjector,
+    projector: Accumulator,
     *,
     backend: rasterizer.Backend = "auto",
     progress: Progress | None = None,
@@ -141,10 +156,29 @@ def choose_frames(stream: Stream, every: int = 1, skip: Sequence[str] = ()) -> l
     return chosen
 
 
+def known_views(stream: Stream, names: Sequence[str], splat_from_map: Sim3, count: int = 32) -> tuple[KnownView, ...]:
+    """Cameras of up to ``count`` of the named frames, spread over them, as a field remembers them."""
+    picked = _spread(names, count)
+    return tuple(
+        KnownView(
+            frame.name,
+            replace(frame.camera, distortion=None),
+            splat_from_map.camera_from_splat(frame.camera_from_world),
+        )
+        for frame in stream.frames(picked)
+    )
+
+
 def sample_grids(stream: Stream, names: Sequence[str], extractor: Extractor, count: int = 8) -> list[Tensor]:
     """Values [rows, columns, D] of a few grids spread over the stream, to fit a codec on."""
-    picked = [names[round(k * (len(names) - 1) / max(1, count - 1))] for k in range(min(count, len(names)))]
-    return [extractor.extract(rectified(f.image, f.camera)[0], f.name).values for f in stream.frames(set(picked))]
+    frames = stream.frames(_spread(names, count))
+    return [extractor.extract(rectified(frame.image, frame.camera)[0], frame.name).values for frame in frames]
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    """Up to ``count`` names at even steps."""
+    step = max(1.0, len(names) / count)
+    return [names[int(k * step)] for k in range(min(count, len(names)))]
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:

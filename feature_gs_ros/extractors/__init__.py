@@ -1,0 +1,97 @@
+"""The teachers, by name: `make_extractor` builds one, `extractor_of` a field's, `extractor_names` lists them.
+
+Third-party ones register a class or factory under the entry point group ``feature_gs_ros.extractors``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import cast
+
+from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
+
+ENTRY_POINT_GROUP = "feature_gs_ros.extractors"
+DEFAULT_EXTRACTOR = "imagenet"
+
+# Imported when asked for: a teacher's libraries load only for its users.
+_BUILT_IN = {
+    "imagenet": "feature_gs_ros.extractors.imagenet:ImageNetExtractor",
+    "imagenet-parts": "feature_gs_ros.extractors.imagenet_parts:ImageNetPartsExtractor",
+    "color": "feature_gs_ros.extractors.color:ColorExtractor",
+    "labels": "feature_gs_ros.extractors.labels:LabelsExtractor",
+    "precomputed": "feature_gs_ros.extractors.precomputed:PrecomputedExtractor",
+}
+
+
+def extractor_names() -> list[str]:
+    """Names that `make_extractor` takes: the package's own, then third-party ones."""
+    return [*_BUILT_IN, *sorted(set(_third_party()) - set(_BUILT_IN))]
+
+
+def make_extractor(name: str, **options: object) -> Extractor:
+    """The teacher of this name.
+
+    Args:
+        name: one of `extractor_names`.
+        options: keyword arguments of the teacher's class, e.g. ``weights``.
+
+    Raises:
+        ExtractorError: the name is unknown, a library is missing, an option is unknown, or the teacher's own.
+    """
+    factory = _factory(name)
+    parameters = inspect.signature(factory).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        unknown = sorted(set(options) - set(parameters))
+        if unknown:
+            raise ExtractorError(
+                f"the teacher '{name}' has no option {', '.join(unknown)}; it has {', '.join(parameters) or 'none'}"
+            )
+    missing = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        and key not in options
+    ]
+    if missing:
+        raise ExtractorError(f"the teacher '{name}' needs the option {', '.join(missing)}")
+    return factory(**options)
+
+
+def extractor_of(identity: ExtractorIdentity, weights: str | Path | None = None) -> Extractor:
+    """The teacher that made a field, to ask the field by: its options are those that the identity holds.
+
+    Args:
+        identity: the field's.
+        weights: file of the weights, where it isn't the installed one.
+
+    Raises:
+        ExtractorError: the teacher can't be made here, or takes no weights.
+    """
+    parameters = inspect.signature(_factory(identity.name)).parameters
+    options = {key: value for key, value in identity.preprocessing.items() if key in parameters}
+    if weights is not None:
+        options["weights"] = weights
+    return make_extractor(identity.name, **options)
+
+
+def _factory(name: str) -> Callable[..., Extractor]:
+    try:
+        if name in _BUILT_IN:
+            module, attribute = _BUILT_IN[name].split(":")
+            return cast("Callable[..., Extractor]", getattr(importlib.import_module(module), attribute))
+        third_party = _third_party()
+        if name in third_party:
+            return cast("Callable[..., Extractor]", third_party[name].load())
+    except (ImportError, AttributeError) as error:
+        raise ExtractorError(f"the teacher '{name}' can't be imported: {error}") from error
+    raise ExtractorError(f"teacher '{name}' is unknown; choose {', '.join(extractor_names())}")
+
+
+def _third_party() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}

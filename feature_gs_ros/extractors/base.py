@@ -1,4 +1,4 @@
-"""The contract of a 2D teacher: images to feature grids, prompts to embeddings in the same space."""
+"""The contract of a 2D teacher: images to feature grids, prompts to embeddings in the same space, and their score."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from feature_gs_ros.cameras import Image
+from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 
@@ -26,9 +27,17 @@ class Extractor(Protocol):
 
     identity: ExtractorIdentity
     dimension: int
+    text_rule: ScoringRule  # turns `scores` of prompts into a selection
+    example_rule: ScoringRule  # turns `similarities` to examples into a selection
 
-    def extract(self, image: Image) -> FeatureGrid:
-        """Image [H, W, 3] uint8 RGB, already rectified, to a grid [rows, columns, dimension]."""
+    def extract(self, image: Image, name: str = "") -> FeatureGrid:
+        """Image [H, W, 3] uint8 RGB, already rectified, to a grid [rows, columns, dimension].
+
+        ``name`` is the frame's: teachers that read files by name (labels, precomputed arrays) need it.
+
+        Raises:
+            ExtractorError: the image is of no use to this teacher, or there is no file of this name.
+        """
         ...
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -39,6 +48,17 @@ class Extractor(Protocol):
         """
         ...
 
-    def scores(self, features: Tensor, embeddings: Tensor) -> Tensor:
-        """Teacher's declared scoring rule: features [M, dimension] × embeddings [P, dimension] -> [M, P]."""
+    def prepare(self, features: Tensor) -> Tensor:
+        """What `scores` needs of features [M, dimension] whatever the prompt, to keep: [M], a norm or the like."""
+        ...
+
+    def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
+        """How well features [M, dimension] fit prompts' embeddings [P, dimension]: [M, P], larger is better.
+
+        ``prepared`` is `prepare` of the same features; computed anew where it isn't given.
+        """
+        ...
+
+    def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
+        """How alike features [M, dimension] are to other features [P, dimension]: [M, P], larger is better."""
         ...

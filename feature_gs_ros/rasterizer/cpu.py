@@ -36,16 +36,19 @@ class CpuView:
         self.camera_from_splat = camera_from_splat
         self.projection: Projection = project(gaussians, camera, camera_from_splat)
 
-    def render(self, values: Tensor) -> Tensor:
+    def render(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
         """W v: ``values`` [N, C] float32 to an image [H, W, C], zero background.
+
+        Args:
+            rows: first row and end of a band of the image, which alone is rendered: [end − first, W, C].
 
         Raises:
             GridError: ``values`` is not [N, C].
         """
         if values.dim() != 2 or values.shape[0] != len(self.gaussians):
             raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)")
-        rows = torch.from_numpy(self.projection.rows)
-        return self._render_visible(values.detach().to("cpu", torch.float32)[rows].numpy())
+        visible = torch.from_numpy(self.projection.rows)
+        return self._render_visible(values.detach().to("cpu", torch.float32)[visible].numpy(), rows)
 
     def render_color(self) -> Tensor:
         """Colour from the spherical harmonics, [H, W, 3], not clipped at 1."""
@@ -80,8 +83,9 @@ class CpuView:
         layout = pixel_layout(self.camera.width, self.camera.height)
         return layout, bin_pairs(self.projection, layout)
 
-    def _render_visible(self, values: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(render_values(self.projection, *self._pixel_tiles, values))
+    def _render_visible(self, values: NDArray[np.float32], rows: tuple[int, int] | None = None) -> Tensor:
+        first, end = rows or (0, self.camera.height)
+        return torch.from_numpy(render_values(self.projection, *self._pixel_tiles, values, first, end))
 
 
 def backproject_views(

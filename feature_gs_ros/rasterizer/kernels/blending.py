@@ -22,7 +22,7 @@ from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 
 
 @kernel
-def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, image):
+def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, first_row, image):
     channels = values.shape[1]
     pixel_x, pixel_y = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     transmittance, weights = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
@@ -58,4 +58,4 @@ def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, ima
         for y in range(y0, y1):
             for x in range(x0, x1):
                 for channel in range(channels):
-                    image[y, x, channel] = sums[channel, (y - y0) * TILE + x - x0]
+                    image[y - first_row, x, channel] = sums[channel, (y - y0) * TILE + x - x0]

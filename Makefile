@@ -1,0 +1,42 @@
+# make demo, make test: everything in a virtual environment of this folder; a second run installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test test-numpy1 test-ros lint bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m feature_gs_ros.demo $(DEMO)
+
+test: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks
+
+# Binary ROS distributions (Humble, Jazzy) need numpy < 2: the same tests in an environment of that kind.
+test-numpy1:
+	$(MAKE) VENV=.venv-numpy1 CONSTRAINTS="numpy<2" test
+
+test-ros: $(VENV)/.dev-installed
+	$(BIN)/python tests/ros/run.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e . $(if $(CONSTRAINTS),"$(CONSTRAINTS)")
+	touch $@
+
+$(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e ".[dev]" $(if $(CONSTRAINTS),"$(CONSTRAINTS)")
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf .venv .venv-numpy1 demo out build install log *.egg-info

@@ -1,0 +1,169 @@
+"""``feature-gs backproject``: features of a recorded stream onto a map."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from feature_gs_ros.backprojection import BackProjector, memory_needed
+from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
+from feature_gs_ros.codecs import Codec, build_codec, parse_codec
+from feature_gs_ros.errors import ExtractorError, FieldError, StreamError
+from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.ingestion import Report, choose_frames, counted, ingest, known_views, sample_grids
+from feature_gs_ros.io.masks import MaskFolder
+from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.io.streams import Stream, open_stream
+from feature_gs_ros.memory import gigabytes
+from feature_gs_ros.rasterizer import Backend, choose_backend
+
+
+def backproject(
+    map: Path,  # noqa: A002 - the word of the command line
+    stream: Path,
+    /,
+    *,
+    out: Path,
+    extractor: str | None = None,
+    weights: Path | None = None,
+    alignment: Path | None = None,
+    masks: Path | None = None,
+    labels: Path | None = None,
+    every: int = 1,
+    skip: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    resume: bool = False,
+    codec: str | None = None,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """Back-project a teacher's features of every posed image onto the map, and save them as a field.
+
+    Args:
+        map: splat map: .ply, .splat, or a checkpoint of gsplat, nerfstudio or Inria's code.
+        stream: rosbag2 folder or file, COLMAP folder, nerfstudio folder, or folder with cameras.json.
+        out: the field to write.
+        extractor: teacher; imagenet by default, labels where masks are given.
+        weights: the teacher's weights, where they are not at their usual place.
+        alignment: splat_from_map file, where the stream's poses are not in the map's frame.
+        masks: label images by frame name, for the teacher 'labels'.
+        labels: names of the labels' values, YAML.
+        every: take every n-th frame.
+        skip: leave out a frame by name; may be repeated.
+        resume: go on with the field that stands at --out.
+        codec: store fewer numbers: pca:K or random:K.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    choose_backend(backend)
+    teacher = _make_teacher(extractor, weights, masks, labels)
+    gaussians = load_map(map)
+    source = open_stream(stream)
+    names = choose_frames(source, every, skip)
+    if masks is not None:
+        names = _with_mask(names, MaskFolder(masks), source)
+    earlier = _earlier_field(out, gaussians, teacher) if resume else None
+    if earlier is not None:
+        names = [name for name in names if name not in earlier.provenance.frames]
+        projector = BackProjector.resume(gaussians, earlier)
+        note(f"resuming '{out}' after {len(earlier.provenance.frames)} views, {len(names)} to go")
+    else:
+        provenance = Provenance(
+            gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
+        )
+        chosen = _fit_codec(codec, source, names, teacher)
+        projector = BackProjector(gaussians, teacher.identity, teacher.dimension, codec=chosen, provenance=provenance)
+    needed = gigabytes(memory_needed(len(gaussians), projector.stored))
+    note(f"{len(gaussians)} Gaussians × {projector.stored} numbers need {needed}")
+    with ProgressBar("back-projecting", "view", quiet=json).running() as progress:
+        report = ingest(source, names, teacher, projector, backend=backend, progress=progress)
+    field = _field_with_views(projector, source)
+    if not field.provenance.frames:
+        raise StreamError(f"no image of '{stream}' could be used: {counted(report.skipped) or 'cancelled'}")
+    with report.stage("save"):
+        field.save(out)
+    _tell(field, gaussians, report, out, json)
+    return 130 if report.cancelled else 0
+
+
+def _make_teacher(name: str | None, weights: Path | None, masks: Path | None, labels: Path | None) -> Extractor:
+    name = name or ("labels" if masks is not None else DEFAULT_EXTRACTOR)
+    options: dict[str, object] = {}
+    if weights is not None:
+        options["weights"] = weights
+    if name == "labels":
+        if masks is None or labels is None:
+            raise ExtractorError("the teacher 'labels' needs --masks DIR and --labels YAML")
+        options |= {"masks": masks, "labels": labels}
+    elif masks is not None or labels is not None:
+        raise ExtractorError(f"--masks and --labels are for the teacher 'labels', not for '{name}'; leave them out")
+    return make_extractor(name, **options)
+
+
+def _with_mask(names: list[str], masks: MaskFolder, stream: Stream) -> list[str]:
+    annotated = [name for name in names if name in set(masks.names())]
+    if not annotated:
+        raise StreamError(
+            f"no frame of '{stream.source}' has a mask of its name in '{masks.folder}' "
+            f"(frames {', '.join(names[:5])} …, masks {', '.join(masks.names()[:5])} …)"
+        )
+    return annotated
+
+
+def _earlier_field(out: Path, gaussians: GaussianMap, teacher: Extractor) -> FeatureField | None:
+    if not out.exists():
+        return None
+    field = FeatureField.load(out)
+    field.check_map(gaussians)
+    field.check_teacher(teacher.identity)
+    return field
+
+
+def _fit_codec(text: str | None, stream: Stream, names: list[str], teacher: Extractor) -> Codec | None:
+    if text is None:
+        return None
+    kind, dimension = parse_codec(text)
+    if dimension > teacher.dimension:
+        raise FieldError(f"codec '{text}' stores more numbers than the teacher's {teacher.dimension}")
+    return build_codec(kind, dimension, sample_grids(stream, names, teacher))
+
+
+def _field_with_views(projector: BackProjector, stream: Stream) -> FeatureField:
+    """The field, remembering some of the cameras, so that pictures need no stream."""
+    field = projector.field()
+    views = known_views(stream, field.provenance.frames, field.provenance.splat_from_map)
+    return replace(field, provenance=replace(field.provenance, views=views))
+
+
+def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path, json: bool) -> None:
+    seen = int(field.seen.sum())
+    coverage = field.coverage(gaussians)
+    if json:
+        print_json(
+            {
+                "field": str(out),
+                "gaussians": len(gaussians),
+                "dropped": gaussians.dropped.total,
+                "seen": seen,
+                "coverage": round(coverage, 6),
+                "dimension": field.dimension,
+                "stored": field.features.shape[1],
+                "teacher": field.teacher.name,
+                "views": len(report.used),
+                "skipped": dict(Counter(report.skipped)),
+                "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
+                "cancelled": report.cancelled,
+            }
+        )
+        return
+    print(report.table())
+    if report.skipped:
+        print(f"skipped: {counted(report.skipped)}")
+    print(f"{len(report.used)} views, {seen} of {len(gaussians)} Gaussians seen ({coverage:.0%} of the opacity)")
+    print(f"wrote {out}" + (" (stopped early; go on with --resume)" if report.cancelled else ""))

@@ -1,0 +1,102 @@
+"""What commands share: opening a field with its map and teacher, progress bars, Ctrl-C, JSON."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from feature_gs_ros.alignment import Sim3, load_alignment
+from feature_gs_ros.errors import FieldError
+from feature_gs_ros.extractors import extractor_of
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.segmentation import Segmenter
+
+
+def open_field(path: Path, map_path: Path | None) -> tuple[FeatureField, GaussianMap]:
+    """A field and the map it remembers, or the one given instead.
+
+    Raises:
+        FieldError: the field is damaged, its map isn't where it was, or is another one.
+        MapError: the map can't be read.
+    """
+    field = FeatureField.load(path)
+    source = map_path or Path(field.provenance.map_path)
+    if map_path is None and not source.is_file():
+        # Fields and maps move together: look beside the field too.
+        beside = path.parent / source.name
+        if not beside.is_file():
+            raise FieldError(f"the map '{source}' of the field '{path}' is not there any more; give it with --map FILE")
+        source = beside
+    gaussians = load_map(source)
+    field.check_map(gaussians)
+    return field, gaussians
+
+
+def open_segmenter(path: Path, map_path: Path | None, weights: Path | None = None) -> Segmenter:
+    """A field ready for queries: with its map, and its teacher made again.
+
+    Raises:
+        ExtractorError: the teacher's weights are not here.
+        FieldError: another teacher's weights.
+    """
+    field, gaussians = open_field(path, map_path)
+    return Segmenter(gaussians, field, extractor_of(field.teacher, weights))
+
+
+def alignment_or_identity(path: Path | None) -> Sim3:
+    return Sim3.identity() if path is None else load_alignment(path)
+
+
+class ProgressBar:
+    """A bar on stderr with rate and remaining time; its call is the callback of long work.
+
+    Ctrl-C once asks the work to stop and keep what is done; twice ends the process.
+    """
+
+    def __init__(self, what: str, unit: str, quiet: bool = False) -> None:
+        self._bar = tqdm(desc=what, unit=unit, file=sys.stderr, disable=quiet or None)
+        self.interrupted = False
+
+    def __call__(self, done: int, total: int, name: str = "") -> bool:
+        self._bar.total = total
+        self._bar.n = done
+        self._bar.set_postfix_str(name, refresh=False)
+        self._bar.refresh()
+        return self.interrupted
+
+    @contextmanager
+    def running(self) -> Iterator[ProgressBar]:
+        """Take over Ctrl-C for the time of the block."""
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self._bar.close()
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self._bar.write(
+            "stopping after this view; what is done is kept (Ctrl-C again to quit at once)", file=sys.stderr
+        )
+
+
+def print_json(content: Mapping[str, object]) -> None:
+    """One object on stdout and nothing else there."""
+    print(json.dumps(content))
+
+
+def note(text: str) -> None:
+    """A line for a person, on stderr, so that stdout stays the answer's."""
+    print(text, file=sys.stderr)

@@ -1,0 +1,73 @@
+"""``feature-gs evaluate``: a field against label images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from feature_gs_ros.cli.common import alignment_or_identity, open_segmenter, print_json
+from feature_gs_ros.errors import EvaluationError
+from feature_gs_ros.evaluation import evaluate_segmentation
+from feature_gs_ros.io.masks import MaskFolder, load_labels
+from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.rasterizer import Backend
+
+
+def segmentation(
+    field: Path,
+    /,
+    *,
+    stream: Path,
+    masks: Path,
+    labels: Path,
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    view: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    threshold: float | None = None,
+    alignment: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    weights: Path | None = None,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """Mean IoU of the masks that the field predicts, against label images of a stream's frames.
+
+    Args:
+        field: written by feature-gs backproject.
+        stream: whose frames the masks belong to.
+        masks: label images by frame name, 8 or 16 bit PNG; 255 is ignored.
+        labels: names of the labels' values, YAML.
+        prompt: CLASS=TEXT, the words to ask a class by; its name by default. May be repeated.
+        view: a frame to evaluate; all that have a mask by default. May be repeated.
+        threshold: on the similarity; the teacher's own by default.
+        alignment: splat_from_map file, where the stream is in another frame than the field's.
+        map: the map, where it isn't where the field remembers it.
+        weights: the teacher's weights, where they are not at their usual place.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    segmenter = open_segmenter(field, map, weights)
+    result = evaluate_segmentation(
+        segmenter,
+        open_stream(stream),
+        MaskFolder(masks),
+        load_labels(labels),
+        prompts=dict(_split(entry) for entry in prompt),
+        threshold=threshold,
+        views=view or None,
+        splat_from_map=alignment_or_identity(alignment) if alignment else None,
+        backend=backend,
+    )
+    if json:
+        print_json(result.as_json())
+    else:
+        print(result.table())
+    return 0
+
+
+def _split(entry: str) -> tuple[str, str]:
+    name, separator, text = entry.partition("=")
+    if not (name.strip() and separator and text.strip()):
+        raise EvaluationError(f"--prompt '{entry}' is not CLASS=TEXT, e.g. mug='coffee mug'")
+    return name.strip(), text.strip()

@@ -1,0 +1,99 @@
+"""``feature-gs info``: what a file or folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from feature_gs_ros.cli.common import print_json
+from feature_gs_ros.errors import FeatureGsError
+from feature_gs_ros.field import FORMAT, FeatureField
+from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.io.streams import open_stream
+
+
+def info(path: Path, /, *, json: bool = False) -> int:
+    """Say what stands at a path: a splat map or checkpoint, a field, or a stream.
+
+    Args:
+        path: file or folder.
+        json: print one JSON object.
+    """
+    if not path.exists():
+        raise FeatureGsError(f"there is nothing at '{path}'")
+    facts = _facts(path)
+    if json:
+        print_json(facts)
+        return 0
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        print(f"{key:<{width}}  {value}")
+    return 0
+
+
+def _facts(path: Path) -> dict[str, object]:
+    if path.is_dir() or path.suffix in (".mcap", ".db3", ".json"):
+        return _stream_facts(path)
+    return _field_facts(path) if _is_field(path) else _map_facts(path)
+
+
+def _is_field(path: Path) -> bool:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
+def _field_facts(path: Path) -> dict[str, object]:
+    field = FeatureField.load(path)
+    provenance = field.provenance
+    return {
+        "kind": "field",
+        "gaussians": len(field),
+        "seen": int(field.seen.sum()),
+        "teacher": field.teacher.name,
+        "preprocessing": dict(field.teacher.preprocessing),
+        "dimension": field.dimension,
+        "stored": f"{field.features.shape[1]} × {str(field.features.dtype).removeprefix('torch.')}",
+        "codec": f"{field.codec.kind}; keeps {field.codec.preserves}" if field.codec else "none",
+        "views": len(provenance.frames),
+        "map": provenance.map_path,
+        "stream": provenance.stream,
+        "metres_to_splat": provenance.splat_from_map.scale,
+    }
+
+
+def _map_facts(path: Path) -> dict[str, object]:
+    gaussians = load_map(path)
+    low, high = gaussians.means.amin(dim=0), gaussians.means.amax(dim=0)
+    return {
+        "kind": "map",
+        "gaussians": len(gaussians),
+        "dropped": str(gaussians.dropped),
+        "sh_degree": gaussians.sh_degree,
+        "bounds_min": [round(float(value), 4) for value in low],
+        "bounds_max": [round(float(value), 4) for value in high],
+        "median_scale": round(float(gaussians.scales.median()), 6),
+        "mean_opacity": round(float(gaussians.opacities.mean()), 4),
+        "checksum": gaussians.checksum,
+    }
+
+
+def _stream_facts(path: Path) -> dict[str, object]:
+    stream = open_stream(path)
+    names = stream.names()
+    first = next(iter(stream.frames(names[:1])))
+    camera = first.camera
+    return {
+        "kind": "stream",
+        "frames": len(names),
+        "first": names[0],
+        "last": names[-1],
+        "image": f"{camera.width}×{camera.height}",
+        "fx_fy_cx_cy": [round(value, 3) for value in (camera.fx, camera.fy, camera.cx, camera.cy)],
+        "distortion": camera.distortion.model if camera.distortion else "none",
+        "source": first.source,
+        "skipped": dict(stream.skipped),
+    }

@@ -1,0 +1,151 @@
+"""``feature-gs query``: ask a field in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.cameras import Image
+from feature_gs_ros.cli.common import open_segmenter, print_json
+from feature_gs_ros.errors import FieldError
+from feature_gs_ros.field import KnownView
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.io.splat_files import save_ply
+from feature_gs_ros.objects import FoundObject, find_objects
+from feature_gs_ros.pictures import heat, overlay_mask, save_png, side_by_side, to_image
+from feature_gs_ros.rasterizer import Backend
+from feature_gs_ros.segmentation import Answer, Segmenter, State, render_similarities
+
+
+def query(
+    field: Path,
+    text: str,
+    /,
+    *,
+    negative: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    threshold: float | None = None,
+    cloud: Path | None = None,
+    picture: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    weights: Path | None = None,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """Ask where something is: which Gaussians, which objects, where in the map frame.
+
+    Args:
+        field: written by feature-gs backproject.
+        text: what to look for.
+        negative: what else there is; a Gaussian goes to the likeliest. May be repeated.
+        threshold: on the similarity; the teacher's own by default.
+        cloud: write the found Gaussians as a 3DGS PLY, with their similarity.
+        picture: write a picture of the map with what was found.
+        map: the map, where it isn't where the field remembers it.
+        weights: the teacher's weights, where they are not at their usual place.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    rasterizer.choose_backend(backend)
+    segmenter = open_segmenter(field, map, weights)
+    answer = segmenter.ask([text], negative, threshold)[0]
+    objects = find_objects(
+        segmenter.gaussians,
+        answer.mask,
+        answer.similarity,
+        segmenter.field.provenance.splat_from_map.inverse(),
+    )
+    if cloud is not None and answer.state is State.FOUND:
+        save_ply(segmenter.gaussians.select(answer.mask), cloud, {"similarity": answer.similarity[answer.mask]})
+    if picture is not None:
+        save_png(answer_picture(segmenter, answer), picture)
+    if json:
+        print_json(as_json(answer, objects))
+        return 0
+    print(answer.message)
+    for index, found in enumerate(objects):
+        box = found.box
+        print(
+            f"  object {index + 1}: centre ({_numbers(box.center)}) m, size ({_numbers(box.size)}) m, "
+            f"{len(found.rows)} Gaussians, similarity {found.score:.2f}"
+        )
+    if cloud is not None:
+        print(f"wrote {cloud}" if answer.state is State.FOUND else f"nothing found, so '{cloud}' was not written")
+    if picture is not None:
+        print(f"wrote {picture}")
+    return 0
+
+
+def answer_picture(segmenter: Segmenter, answer: Answer) -> Image:
+    """The map from the remembered camera that sees most of what was found: the mask, and the similarity.
+
+    Raises:
+        FieldError: the field remembers no camera.
+    """
+    known = best_view(segmenter.gaussians, segmenter.field.provenance.views, answer.mask)
+    view = rasterizer.view(segmenter.gaussians, known.camera, known.camera_from_splat)
+    image = to_image(view.render_color())
+    columns = torch.stack([answer.similarity, answer.mask.to(torch.float32)], dim=1)
+    rendered, _ = render_similarities(view, columns, segmenter.field.seen)
+    mask = (rendered[:, :, 1] > 0.5).numpy()
+    title = f"{answer.prompt}: {answer.state.value} (view {known.name})"
+    return side_by_side([overlay_mask(image, mask), heat(rendered[:, :, 0])], [title, "similarity"])
+
+
+def best_view(gaussians: GaussianMap, views: tuple[KnownView, ...], mask: torch.Tensor) -> KnownView:
+    """The camera in which the masked Gaussians are large and whole; most of the map where none is masked."""
+    if not views:
+        raise FieldError("the field remembers no camera to draw a picture from; back-project a stream again")
+    shown = mask if bool(mask.any()) else torch.ones_like(mask)
+    values = shown.to(torch.float32).unsqueeze(1)
+    points = gaussians.means[shown].numpy().astype(np.float64)
+
+    def worth(known: KnownView) -> float:
+        camera = known.camera
+        small = camera.resized(max(1, camera.width // 8), max(1, camera.height // 8))
+        area = float(rasterizer.view(gaussians, small, known.camera_from_splat).render(values).mean())
+        return area * _share_inside(points, known) ** 4  # cut off at the border it is hard to recognise
+
+    return max(views, key=worth)
+
+
+def _share_inside(points: NDArray[np.float64], known: KnownView) -> float:
+    """Share of points [M, 3] that project into the image."""
+    seen = points @ known.camera_from_splat[:3, :3].T + known.camera_from_splat[:3, 3]
+    camera, front = known.camera, seen[:, 2] > 0
+    z = np.where(front, seen[:, 2], 1.0)
+    x, y = camera.fx * seen[:, 0] / z + camera.cx, camera.fy * seen[:, 1] / z + camera.cy
+    return float((front & (x > 0) & (x < camera.width) & (y > 0) & (y < camera.height)).mean())
+
+
+def as_json(answer: Answer, objects: list[FoundObject]) -> dict[str, object]:
+    """An answer for machines; lengths in metres, in the map frame."""
+    return {
+        "prompt": answer.prompt,
+        "state": answer.state.value,
+        "message": answer.message,
+        "gaussians": int(answer.mask.sum()),
+        "coverage": round(answer.coverage, 6),
+        "threshold": answer.threshold,
+        "best_similarity": round(float(answer.similarity.max()), 6),
+        "seconds": round(answer.seconds, 4),
+        "objects": [
+            {
+                "center": found.box.center.round(6).tolist(),
+                "quat_wxyz": found.box.quat_wxyz.round(6).tolist(),
+                "size": found.box.size.round(6).tolist(),
+                "gaussians": len(found.rows),
+                "score": round(found.score, 6),
+            }
+            for found in objects
+        ],
+    }
+
+
+def _numbers(values: object) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)  # type: ignore[attr-defined]

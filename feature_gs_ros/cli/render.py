@@ -1,0 +1,80 @@
+"""``feature-gs render``: what the map and its field look like from a frame of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.cli.common import alignment_or_identity, open_field, open_segmenter
+from feature_gs_ros.ingestion import pinhole_view
+from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.pictures import depth_image, heat, overlay_mask, principal_colors, save_png, to_image
+from feature_gs_ros.rasterizer import Backend
+from feature_gs_ros.segmentation import check_prompt, check_threshold, mask_labels, render_similarities, segment_view
+
+
+def render(
+    field: Path,
+    /,
+    *,
+    stream: Path,
+    index: str,
+    out: Path,
+    query: str | None = None,
+    threshold: float | None = None,
+    alignment: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    weights: Path | None = None,
+    backend: Backend = "auto",
+) -> int:
+    """Render a frame's view: image, colour, depth, features as colours; with a query also similarity and mask.
+
+    Args:
+        field: written by feature-gs backproject.
+        stream: where the frame is from; any stream in the field's map frame.
+        index: the frame's name: the image's stem, or the stamp in nanoseconds in a bag.
+        out: folder for the pictures.
+        query: what to look for.
+        threshold: on the similarity; the teacher's own by default.
+        alignment: splat_from_map file, where the stream is in another frame than the field's.
+        map: the map, where it isn't where the field remembers it.
+        weights: the teacher's weights, where they are not at their usual place.
+        backend: auto, cpu or cuda.
+    """
+    features, gaussians = open_field(field, map)
+    splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
+    frame = next(iter(open_stream(stream).frames([index])))
+    pinhole = pinhole_view(frame, splat_from_map)
+    camera = replace(pinhole.camera, distortion=None)
+    view = rasterizer.view(gaussians, camera, pinhole.camera_from_splat, backend)
+    pictures = {
+        "image": pinhole.image,
+        "color": to_image(view.render_color()),
+        "depth": depth_image(view.render_depth()),
+    }
+    colors = principal_colors(features.features, features.weight)
+    rendered, coverage = render_similarities(view, colors, features.seen)
+    pictures["features"] = to_image(rendered * (coverage > 0.5).unsqueeze(2))
+    if query is not None:
+        segmenter = open_segmenter(field, map, weights)
+        rule = segmenter.extractor.text_rule
+        texts = [check_prompt(query), *([rule.other] if rule.other else [])]
+        similarities, _ = segment_view(segmenter, view, texts)
+        mask = mask_labels(similarities, check_threshold(threshold, rule), 1).numpy() == 1
+        pictures["similarity"] = heat(_unit(similarities[:, :, 0]))
+        pictures["mask"] = (mask * np.uint8(255)).astype(np.uint8)
+        pictures["overlay"] = overlay_mask(pinhole.image, mask)
+    for name, image in pictures.items():
+        save_png(image, out / f"{name}.png")
+    print(f"wrote {', '.join(f'{name}.png' for name in pictures)} to {out}")
+    return 0
+
+
+def _unit(values: torch.Tensor) -> torch.Tensor:
+    """Similarities as they are where they fill 0..1, else stretched: one teacher's cosines hardly vary."""
+    low, high = float(values.min()), float(values.max())
+    return values if low >= 0 and high > 0.3 else (values - low) / max(high - low, 1e-9)

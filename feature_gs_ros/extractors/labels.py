@@ -1,0 +1,108 @@
+"""The teacher `labels`: label images as one-hot features, so that 2D annotations become a segmented map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feature_gs_ros.cameras import Image
+from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.words import WordList
+from feature_gs_ros.io.masks import MaskFolder, load_labels
+from feature_gs_ros.rasterizer.grid import FeatureGrid
+
+IGNORED = 255  # pixels of this value count for no class
+MAX_CLASSES = 256
+
+
+class LabelsExtractor:
+    """Channel k is 1 where a pixel has class ``classes[k]``; a pixel to ignore, or of no named class, is 0 in all.
+
+    A Gaussian's score for a class is its share of the sum over the classes: after back-projection exactly the share
+    of its weight, pixels to ignore left out.
+    """
+
+    # A few annotated views leave gaps and mixed borders; a short walk over like neighbours mends both.
+    text_rule = ScoringRule(threshold=0.5, spread=0.3)
+    example_rule = ScoringRule(threshold=0.8)
+
+    def __init__(
+        self,
+        masks: str | Path | None = None,
+        labels: str | Path | None = None,
+        classes: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Args:
+            masks: folder of the label images, ``<frame name>.png``, one channel of 8 or 16 bits; only `extract`
+                needs it.
+            labels: YAML file of the classes' names by value.
+            classes: the names by value instead of a file, as the identity holds them.
+
+        Raises:
+            EvaluationError: folder or file is missing or damaged.
+            ExtractorError: classes are given by neither or both, or there are too many.
+        """
+        if (labels is None) == (classes is None):
+            raise ExtractorError("the teacher 'labels' needs either labels=YAML or classes={value: name}")
+        self._masks = None if masks is None else MaskFolder(masks)
+        names = load_labels(labels) if labels is not None else {int(key): name for key, name in (classes or {}).items()}
+        self._names = {value: name for value, name in sorted(names.items()) if value != IGNORED}
+        if not 0 < len(self._names) <= MAX_CLASSES:
+            raise ExtractorError(f"{len(self._names)} classes are named, the teacher 'labels' takes 1 to {MAX_CLASSES}")
+        self.classes = tuple(self._names)
+        self.dimension = len(self.classes)
+        self._words = WordList([[name] for name in self._names.values()], "labels")
+        self.identity = ExtractorIdentity(
+            name="labels", preprocessing={"classes": {str(value): name for value, name in self._names.items()}}
+        )
+
+    def extract(self, image: Image, name: str = "") -> FeatureGrid:
+        """The label image of frame ``name``, at its own resolution: [H, W, classes] float16, nearest.
+
+        Raises:
+            EvaluationError: the frame has no label image, or it is damaged.
+            ExtractorError: the label image has another aspect than the frame, or no folder was given.
+        """
+        if self._masks is None:
+            raise ExtractorError("the teacher 'labels' was made without masks; pass masks=DIR")
+        labels = self._masks.load(name)
+        height, width = image.shape[:2]
+        if abs(labels.shape[1] * height - labels.shape[0] * width) > max(height, width):
+            raise ExtractorError(
+                f"label image '{name}' is {labels.shape[1]}×{labels.shape[0]}, its frame {width}×{height}: "
+                "another crop; make it from the frame"
+            )
+        one_hot = labels[:, :, None] == np.array(self.classes, dtype=np.uint16)
+        return FeatureGrid(torch.from_numpy(one_hot).to(torch.float16), interpolation="nearest")
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """[P, classes], 1 at the class of the prompt's name.
+
+        Raises:
+            UnknownPromptError: no class has this name.
+        """
+        embeddings = torch.zeros(len(prompts), self.dimension)
+        for row, prompt in enumerate(prompts):
+            embeddings[row, list(self._words.classes(prompt))] = 1.0
+        return embeddings
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """Share of the weight that any class has, [M]: less than 1 where pixels to ignore were seen."""
+        return features.float().sum(dim=1)
+
+    def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
+        """Share of the classes: [M, classes] × [P, classes] -> [M, P]; 0 where only ignored pixels were seen."""
+        total = self.prepare(features) if prepared is None else prepared
+        shares = features.float() / total.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
+        return torch.where((total > 0).unsqueeze(1), shares, 0.0) @ embeddings.T
+
+    def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
+        """Cosine of the shares, [M, P]."""
+        return cosine(features.float(), examples.float())

@@ -1,0 +1,47 @@
+"""Scoring rules: how a teacher's scores become a selection of Gaussians; and the scores that teachers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_SMALLEST_NORM = 1e-12
+
+
+@dataclass(frozen=True)
+class ScoringRule:
+    """From scores [N, P] to similarities in which one threshold serves every prompt.
+
+    A relative rule divides a prompt's scores by their peak over the map: a weak teacher's probabilities differ by
+    a factor of fifty from word to word, and where they fall off relative to the peak does not. Such a rule has
+    to know when a prompt is absent, and scores 0 everywhere: its peak stays below ``minimum``, or doesn't stand out
+    ``contrast`` times from what the median Gaussian scores, unless it is ``certain`` anyway.
+    """
+
+    threshold: float  # a similarity above it passes
+    relative: bool = False  # similarity is the share of the prompt's peak, else the score itself
+    minimum: float = 0.0  # of the peak, in units of the score
+    contrast: float = 0.0  # of the peak, in medians of the scores
+    certain: float = float("inf")  # a peak above it needs no contrast: the thing may fill most of the map
+    spread: float = 0.0  # rate of `GaussianGraph.spread` that the scores need first; 0: none
+    other: str = ""  # the negative that every question gets besides its own; empty: none
+
+    def similarities(self, scores: Tensor) -> Tensor:  # [N, P] -> [N, P]
+        """Scores of the seen Gaussians, already spread, as similarities; prompts that are absent get 0."""
+        if scores.shape[0] == 0:
+            return scores
+        peaks = scores.amax(dim=0)
+        similarities = scores / peaks.clamp_min(torch.finfo(scores.dtype).tiny) if self.relative else scores
+        if self.minimum == 0 and self.contrast == 0:
+            return similarities
+        outstanding = (peaks >= self.contrast * scores.median(dim=0).values) | (peaks >= self.certain)
+        return torch.where((peaks >= self.minimum) & outstanding, similarities, 0.0)
+
+
+def cosine(features: Tensor, others: Tensor, norms: Tensor | None = None) -> Tensor:  # [M, D], [P, D] -> [M, P]
+    """Cosine similarity, Eq. 6; a zero vector is similar to nothing. ``norms`` [M] of the features, where known."""
+    norms = torch.linalg.vector_norm(features, dim=1) if norms is None else norms
+    return (features @ functional.normalize(others, dim=1).T) / norms.clamp_min(_SMALLEST_NORM).unsqueeze(1)

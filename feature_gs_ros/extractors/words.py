@@ -1,0 +1,109 @@
+"""WordList: a fixed vocabulary of classes with synonyms, asked in the words that people use."""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from feature_gs_ros.errors import ExtractorError, UnknownPromptError
+
+_ARTICLES = frozenset({"a", "an", "the", "some", "any", "my", "this", "that"})
+_NEAREST_COUNT = 5
+_ALIKE = 0.5  # least ratio of difflib
+
+
+class WordList:
+    """Classes in order, each with its synonyms; looks up a prompt in spite of case, plural, article, underscores."""
+
+    def __init__(self, synonyms: Sequence[Sequence[str]], owner: str) -> None:
+        """``synonyms[c]`` are the words of class c; ``owner`` is the teacher's name for messages."""
+        self.synonyms = tuple(tuple(words) for words in synonyms)
+        self._owner = owner
+        self._classes: dict[str, set[int]] = defaultdict(set)  # whole word -> classes
+        self._by_ending: dict[str, set[int]] = defaultdict(set)  # "mug" of "coffee mug" -> classes
+        self._originals: dict[str, str] = {}
+        for index, words in enumerate(self.synonyms):
+            for word in words:
+                tokens = _tokens(word)
+                self._classes[" ".join(tokens)].add(index)
+                self._originals.setdefault(" ".join(tokens), word)
+                for start in range(1, len(tokens)):
+                    self._by_ending[" ".join(tokens[start:])].add(index)
+
+    @staticmethod
+    def from_file(path: Path, owner: str) -> WordList:
+        """Lines of comma-separated synonyms in class order; # begins a comment line."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ExtractorError(f"can't read the words '{path}': {error}") from error
+        kept = [line for line in lines if line.strip() and not line.startswith("#")]
+        return WordList([[word.strip() for word in line.split(",")] for line in kept], owner)
+
+    def __len__(self) -> int:
+        return len(self.synonyms)
+
+    def classes(self, prompt: str) -> tuple[int, ...]:
+        """The classes that a prompt names, ascending.
+
+        A whole synonym counts first ("cup" is the cup, not the measuring cup); else the prompt may be the end of
+        synonyms ("mug" is the coffee mug, "bottle" any bottle). A word of several classes ("crane") names them all.
+
+        Raises:
+            UnknownPromptError: it names none.
+        """
+        forms = _forms(_tokens(prompt))
+        for table in (self._classes, self._by_ending):
+            for form in forms:
+                if form in table:
+                    return tuple(sorted(table[form]))
+        nearest = self.nearest(prompt)
+        hint = f"; the nearest known are {', '.join(nearest)}" if nearest else ""
+        raise UnknownPromptError(
+            f"'{prompt}' is none of the {len(self)} words of the teacher '{self._owner}'{hint}", nearest
+        )
+
+    def nearest(self, prompt: str) -> tuple[str, ...]:
+        """Known words with the prompt's last word, then with another of its words, then of like spelling; five."""
+        forms = _forms(_tokens(prompt))
+        if not forms:
+            return ()
+        nouns = {form.split()[-1] for form in forms}
+        asked = {token for form in forms for token in form.split()}
+        sharing = sorted(
+            (word for word in self._classes if asked & set(word.split())),
+            key=lambda word: (word.split()[-1] not in nouns, len(word), word),
+        )
+        alike = difflib.get_close_matches(forms[0], list(self._classes), n=_NEAREST_COUNT, cutoff=_ALIKE)
+        keys = list(dict.fromkeys([*sharing, *alike]))[:_NEAREST_COUNT]
+        return tuple(self._originals[key] for key in keys)
+
+
+def _tokens(text: str) -> list[str]:
+    """Lower-case words without leading articles; "_" and "-" part words."""
+    words = text.lower().replace("_", " ").replace("-", " ").replace("'s ", " ").split()
+    while len(words) > 1 and words[0] in _ARTICLES:
+        words = words[1:]
+    return words
+
+
+def _forms(tokens: Sequence[str]) -> list[str]:
+    """The prompt as it stands, then with its last word in the singular, then in the plural."""
+    if not tokens:
+        return []
+    *head, last = tokens
+    return [" ".join([*head, form]) for form in (last, *_singulars(last), *_plurals(last))]
+
+
+def _singulars(word: str) -> list[str]:
+    singulars = []
+    for ending, replacements in (("ves", ("f", "fe")), ("ies", ("y",)), ("es", ("",)), ("s", ("",))):
+        if word.endswith(ending) and len(word) > len(ending) + 1 and not word.endswith("ss"):
+            singulars += [word[: -len(ending)] + replacement for replacement in replacements]
+    return singulars
+
+
+def _plurals(word: str) -> list[str]:
+    return [f"{word}s", f"{word}es"]
