@@ -153,6 +153,12 @@ def rectified(image: Image, camera: Camera) -> tuple[Image, Camera, NDArray[np.b
     return np.asarray(pixels, dtype=np.uint8), straight, valid
 
 
+def distorted_pixels(camera: Camera) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where each rectified pixel lies in the image as taken: x and y [H, W], OpenCV's pixels (centres at integers)."""
+    source_x, source_y, _ = _undistortion_maps(camera)
+    return source_x, source_y
+
+
 def rectified_labels(
     labels: NDArray[np.integer],  # [H, W] as the camera took them
     camera: Camera,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from feature_gs_ros.errors import FieldError
 
-CodecKind = Literal["pca", "random", "span", "decoder"]
+CodecKind = Literal["pca", "random", "span", "decoder", "codes"]
 
 # What a score of decoded features keeps of the score of the features themselves.
 PRESERVES: dict[CodecKind, str] = {
@@ -23,6 +23,7 @@ PRESERVES: dict[CodecKind, str] = {
     "random": "inner products and norms in expectation",
     "span": "logits and argmax of the given prompts exactly; not the norm, so not the cosine, and no other prompt",
     "decoder": "what its training kept",
+    "codes": "which class it is; decoded they are the classifier's logits",
 }
 
 

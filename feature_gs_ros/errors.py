@@ -67,9 +67,17 @@ class PromptError(FeatureGsError):
     """A prompt, threshold or point can't be asked for."""
 
 
+class IdentityError(FeatureGsError):
+    """Identity codes, or the instances they stand for, can't be made or told apart."""
+
+
 class EvaluationError(FeatureGsError):
     """Masks, labels and stream don't fit together."""
 
 
 class ParameterError(FeatureGsError):
     """A parameter of a ROS node can't be used."""
+
+
+class AffordanceError(FeatureGsError):
+    """A source image, its mask or a library of them can't be used for affordance transfer."""

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.cameras import Camera, Frame, Image, rectified
+from feature_gs_ros.cameras import Camera, Frame, Image, distorted_pixels, rectified
 from feature_gs_ros.errors import CameraError, ExtractorError, GridError, StreamError
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import KnownView, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.streams import Stream
-from feature_gs_ros.rasterizer import FeatureGrid
+from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 LOOKED_AT = 5  # first views after which a stream that misses the map is refused
 SEES_NOTHING = 0.02  # of a view's pixels covered by the map, on average over these
@@ -97,6 +97,44 @@ def pinhole_view(frame: Frame, splat_from_map: Sim3) -> PinholeView:
     )
 
 
+def extract(extractor: Extractor, image: Image, frame: Frame) -> FeatureGrid:
+    """Features of a frame's rectified image [H, W, 3].
+
+    Files by frame name (label images, precomputed features) belong to the image as it was taken: their grids are
+    moved as the lens is rectified.
+    """
+    grid = extractor.extract(image, frame.name)
+    if frame.camera.distortion is None or not getattr(extractor, "reads_files", False):
+        return grid
+    return rectified_grid(grid, frame.camera)
+
+
+def rectified_grid(grid: FeatureGrid, camera: Camera) -> FeatureGrid:
+    """A grid over the image as taken, resampled at as many cells over the rectified image."""
+    centres_y, centres_x = torch.meshgrid(
+        grid.top + (torch.arange(grid.rows) + 0.5) / grid.rows * (grid.bottom - grid.top),
+        grid.left + (torch.arange(grid.columns) + 0.5) / grid.columns * (grid.right - grid.left),
+        indexing="ij",
+    )
+    rows = (centres_y * camera.height).long().clamp(0, camera.height - 1).numpy()
+    columns = (centres_x * camera.width).long().clamp(0, camera.width - 1).numpy()
+    source_x, source_y = distorted_pixels(camera)
+    x = (torch.from_numpy(source_x[rows, columns]) + 0.5) / camera.width
+    y = (torch.from_numpy(source_y[rows, columns]) + 0.5) / camera.height
+    # grid_sample counts from −1 to 1 over the cells' rectangle.
+    at = torch.stack(
+        [2 * (x - grid.left) / (grid.right - grid.left) - 1, 2 * (y - grid.top) / (grid.bottom - grid.top) - 1], dim=2
+    )
+    values = torch.nn.functional.grid_sample(
+        grid.values.float().permute(2, 0, 1)[None],
+        at[None],
+        mode=grid.interpolation,
+        padding_mode="border",
+        align_corners=False,
+    )
+    return replace(grid, values=values[0].permute(1, 2, 0).contiguous())
+
+
 def ingest(
     stream: Stream,
     names: Sequence[str],
@@ -120,7 +158,7 @@ def ingest(
             with report.stage("decode"):
                 pinhole = pinhole_view(frame, projector.provenance.splat_from_map)
             with report.stage("network"):
-                grid = extractor.extract(pinhole.image, frame.name)
+                grid = extract(extractor, pinhole.image, frame)
             with report.stage("back-projection"):
                 view = rasterizer.view(projector.gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
                 report.map_in_view.append(_coverage(view))
@@ -172,7 +210,7 @@ def known_views(stream: Stream, names: Sequence[str], splat_from_map: Sim3, coun
 def sample_grids(stream: Stream, names: Sequence[str], extractor: Extractor, count: int = 8) -> list[Tensor]:
     """Values [rows, columns, D] of a few grids spread over the stream, to fit a codec on."""
     frames = stream.frames(_spread(names, count))
-    return [extractor.extract(rectified(frame.image, frame.camera)[0], frame.name).values for frame in frames]
+    return [extract(extractor, rectified(frame.image, frame.camera)[0], frame).values for frame in frames]
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:

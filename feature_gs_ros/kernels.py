@@ -7,6 +7,7 @@ to one pool of plain threads, so queries may run beside ingestion, and no result
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import threading
@@ -26,7 +27,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile for the CPU: no GIL, fused and reassociated float arithmetic, cached where the user can write."""
     settings: Any = numba.config
     before = settings.CACHE_DIR
-    settings.CACHE_DIR = before or str(_cache_folder())
+    settings.CACHE_DIR = str(Path(before or _cache_folder()) / _room_version(Path(function.__code__.co_filename)))
     try:
         compiled: Callable[..., Any] = numba.njit(function, nogil=True, fastmath=True, cache=True)
     finally:
@@ -87,6 +88,15 @@ def _shared_pool() -> ThreadPoolExecutor:
         if _pool is None:
             _pool = ThreadPoolExecutor(max(1, _threads - 1), thread_name_prefix="feature-gs")
         return _pool
+
+
+def _room_version(source: Path) -> str:
+    """Changes with any file of the room: numba only looks at a kernel's own file, not at the pieces that it calls."""
+    package = Path(__file__).parent
+    room = package / source.relative_to(package).parts[0] if source.is_relative_to(package) else source
+    files = sorted(room.rglob("*.py")) if room.is_dir() else [room]
+    stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    return f"{room.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
 
 
 def _cache_folder() -> Path:

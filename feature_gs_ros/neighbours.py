@@ -58,7 +58,7 @@ class GaussianGraph:
     def __len__(self) -> int:
         return len(self._root_degree)
 
-    def spread(self, scores: Tensor, rate: float, seen: Tensor | None = None) -> Tensor:
+    def spread(self, scores: Tensor, rate: float, seen: Tensor | None = None, trust: Tensor | None = None) -> Tensor:
         """Scores that vary little between like neighbours and stay near the given ones.
 
         Minimises ``½ Σ_ij a_ij (x_i − x_j)² + rate · Σ_i d_i (x_i − s_i)²`` with ``d_i = Σ_j a_ij``, each edge counted
@@ -69,6 +69,8 @@ class GaussianGraph:
             scores: [N, P].
             rate: of restart, above 0; the walk reaches about ``rate^-½`` Gaussians far.
             seen: [N] bool; the scores of others don't count. All by default.
+            trust: [N] from 0 to 1, the share in which a Gaussian's own score counts: its rate is ``rate · trust``.
+                All alike by default.
 
         Returns:
             [N, P] float32.
@@ -82,6 +84,8 @@ class GaussianGraph:
             raise PromptError(f"scores have shape {tuple(scores.shape)}, expected [{len(self)}, P]")
         given = scores.detach().to("cpu", torch.float32).numpy()
         restart = np.full(len(self), rate, dtype=np.float32)
+        if trust is not None:
+            restart *= np.maximum(trust.numpy().astype(np.float32), np.float32(1e-6))
         if seen is not None:
             restart[~seen.numpy()] = rate * 1e-6  # not 0: a part of the map that nobody saw needs some value
             given = np.where(seen.numpy()[:, None], given, np.float32(0))

@@ -55,3 +55,13 @@ def random_camera(seed: int, width: int = 70, height: int = 45) -> tuple[Camera,
     pose[:3, :3] = rotation
     pose[:3, 3] = [0.1, -0.2, float(rng.uniform(1.2, 2.5))]
     return camera, pose
+
+
+@pytest.fixture(scope="session")
+def small_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic tabletop, recorded small: map, bag (also through a lens), masks, alignment, ground truth."""
+    from feature_gs_ros.synthetic import record, tabletop
+
+    folder = tmp_path_factory.mktemp("scene")
+    record(folder, tabletop(), views=8, width=240, height=180, gaussians=15_000, distorted=True)
+    return folder

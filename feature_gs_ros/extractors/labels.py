@@ -28,6 +28,7 @@ class LabelsExtractor:
     of its weight, pixels to ignore left out.
     """
 
+    reads_files = True  # of the image as it was taken, not as it is rectified
     # A few annotated views leave gaps and mixed borders; a short walk over like neighbours mends both.
     text_rule = ScoringRule(threshold=0.5, spread=0.3)
     example_rule = ScoringRule(threshold=0.8)

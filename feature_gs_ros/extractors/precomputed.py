@@ -35,6 +35,7 @@ class PrecomputedExtractor:
     left, top, right and bottom of the cells in image widths and heights, see `FeatureGrid`.
     """
 
+    reads_files = True  # of the image as it was taken, not as it is rectified
     text_rule = ScoringRule(threshold=0.5)
     example_rule = ScoringRule(threshold=0.7)
 

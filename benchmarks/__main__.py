@@ -1,0 +1,29 @@
+"""``python -m benchmarks [NAME]… [--json FILE]``: all of them, or the named ones."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+NAMES = ("backprojection", "queries", "tabletop")
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    target = Path(words.pop(words.index("--json") + 1)) if "--json" in words else None
+    names = [word for word in words if word != "--json"] or list(NAMES)
+    results: dict[str, float] = {}
+    print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}")
+    for name in names:
+        print(f"\n== {name}")
+        results |= importlib.import_module(f"benchmarks.{name}").main()
+    if target is not None:
+        target.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A prepared query against reading the features from memory once, and memory against what was announced."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import torch
+
+from benchmarks.scenes import CAMERA, POSE, grid_of_cells, room, seconds
+from feature_gs_ros.backprojection import BackProjector, memory_needed
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.extractors.scoring import cosine
+from feature_gs_ros.memory import gigabytes
+from feature_gs_ros.rasterizer import view
+
+
+def main() -> dict[str, float]:
+    """Print and return the ratios."""
+    features = torch.randn(1_000_000, 512)
+    norms, query = features.norm(dim=1), torch.randn(1, 512)
+    reading = seconds(lambda: features.sum())
+    asking = seconds(lambda: cosine(features, query, norms))
+    print(f"query of 1M x 512 {1e3 * asking:.0f} ms, reading it once {1e3 * reading:.0f} ms: {asking / reading:.2f}x")
+    share = float(subprocess.run(
+        [sys.executable, "-m", "benchmarks.queries", "memory"], capture_output=True, text=True, check=True
+    ).stdout.split()[-1])  # fmt: skip
+    print(f"memory taken over memory announced, 500k Gaussians x 768: {share:.2f}")
+    return {"query over reading": asking / reading, "memory taken over announced": share}
+
+
+def memory_share() -> float:
+    """Peak memory of back-projecting a few views over what `memory_needed` says, in a process of its own."""
+    gaussians = room(500_000)
+    grid = grid_of_cells(16, 768)
+    view(gaussians, CAMERA, POSE).backproject(grid_of_cells(16, 4))  # compiled and warm
+    before = _resident()
+    projector = BackProjector(gaussians, ExtractorIdentity("benchmark"), 768)
+    for _ in range(4):
+        projector.add(view(gaussians, CAMERA, POSE), grid)
+    projector._numerator += 0  # rows that no view touched are the kernel's zero page until then
+    projector.field()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    announced = memory_needed(500_000, 768)
+    print(f"taken {gigabytes(peak)}, announced {gigabytes(announced)}")
+    return peak / announced
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as file:  # noqa: PTH123 - a line of the kernel
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    print(memory_share() if sys.argv[1:] == ["memory"] else main())
