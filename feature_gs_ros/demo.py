@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,21 +15,20 @@ def commands(folder: Path) -> list[list[str]]:
     """What the demo runs, in order."""
     scene, field, pictures = folder / "scene", folder / "field.safetensors", folder / "pictures"
     alignment = ["--alignment", str(scene / "alignment.yaml")]
-    first = "mug"
     return [
         ["synth", str(scene)],
         ["info", str(scene / "stream")],
         ["backproject", str(scene / "map.ply"), str(scene / "stream"), "--out", str(field), *alignment],
         [
             "query", str(field), "coffee mug",
-            "--cloud", str(pictures / f"{first}.ply"), "--picture", str(pictures / f"{first}.png"),
+            "--cloud", str(pictures / "mug.ply"), "--picture", str(pictures / "mug.png"),
         ],
-        ["query", str(field), "wine bottle", "--picture", str(pictures / "bottle.png")],
+        ["query", str(field), "bottle", "--picture", str(pictures / "bottle.png")],
         ["query", str(field), "toaster", "--picture", str(pictures / "toaster.png")],
         [
             "evaluate", "segmentation", str(field), "--stream", str(scene / "stream"),
             "--masks", str(scene / "masks"), "--labels", str(scene / "labels.yaml"),
-            "--prompt", "mug=coffee mug", "--prompt", "bottle=wine bottle",
+            "--prompt", "mug=coffee mug",
         ],
     ]  # fmt: skip
 
@@ -36,6 +36,7 @@ def commands(folder: Path) -> list[list[str]]:
 def run(folder: Path) -> int:
     """Run the demo into a folder; the exit code of the first command that fails, else 0."""
     start = time.perf_counter()
+    shutil.rmtree(folder / "scene", ignore_errors=True)  # of an earlier run
     for command in commands(folder):
         print(f"\n$ feature-gs {shlex.join(command)}", flush=True)
         try:

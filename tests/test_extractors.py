@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -20,8 +19,6 @@ from feature_gs_ros.extractors import efficientnet_lite as lite
 from feature_gs_ros.extractors import extractor_names, extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.imagenet import input_size
-
-TABLETOP = os.environ.get("FEATURE_GS_TABLETOP")
 
 
 @pytest.fixture(scope="module")
@@ -178,11 +175,10 @@ def test_identity_tells_weights_and_preprocessing_apart(imagenet: Extractor) -> 
     assert len(imagenet.identity.weights) == 64
 
 
-@pytest.mark.skipif(TABLETOP is None, reason="FEATURE_GS_TABLETOP is not set")
-def test_words_are_found_where_they_lie_in_a_real_image() -> None:
+def test_words_are_found_where_they_lie_in_a_real_image(tabletop: Path) -> None:
     teacher = make_extractor("imagenet")
-    image = cv2.cvtColor(cv2.imread(f"{TABLETOP}/colmap/images/0.jpg"), cv2.COLOR_BGR2RGB)
-    mask = cv2.imread(f"{TABLETOP}/masks/0.png", cv2.IMREAD_UNCHANGED)
+    image = cv2.cvtColor(cv2.imread(str(tabletop / "colmap" / "images" / "0.jpg")), cv2.COLOR_BGR2RGB)
+    mask = cv2.imread(str(tabletop / "masks" / "0.png"), cv2.IMREAD_UNCHANGED)
     grid = teacher.extract(image)
     scores = teacher.scores(grid.values.flatten(0, 1), teacher.embed(["screwdriver", "coffee mug", "water bottle"]))
     scores = scores.reshape(grid.rows, grid.columns, 3)

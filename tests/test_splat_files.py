@@ -257,11 +257,8 @@ def test_loading_holds_about_the_file_in_numpy_memory(tmp_path: Path) -> None:
     assert peak < 1.5 * size
 
 
-def test_a_real_map_of_a_table(tmp_path: Path) -> None:
-    folder = os.environ.get("FEATURE_GS_TABLETOP")
-    if not folder:
-        pytest.skip("FEATURE_GS_TABLETOP names no folder with a real map")
-    path = Path(folder) / "map.ply"
+def test_a_real_map_of_a_table(tabletop: Path, tmp_path: Path) -> None:
+    path = tabletop / "map.ply"
     gaussians = load_map(path)
     assert (len(gaussians), gaussians.sh_degree, gaussians.dropped.total) == (57425, 1, 0)
     vertex = PlyData.read(str(path))["vertex"]
