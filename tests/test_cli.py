@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -9,8 +10,10 @@ import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +166,8 @@ def test_a_codec_stores_fewer_numbers(small_scene: Path, tmp_path: Path) -> None
 
 def test_ctrl_c_saves_what_is_done(small_scene: Path, tmp_path: Path) -> None:
     field = tmp_path / "field"
-    terminal, stderr = pty.openpty()  # the progress bar is for terminals
+    terminal, stderr = pty.openpty()  # the progress bar is for terminals, and as wide as they are
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     process = subprocess.Popen(
         [
             sys.executable, "-c", ENTRY, "backproject", small_scene / "map.ply", small_scene / "stream", "--out", field,
