@@ -1,0 +1,184 @@
+"""``feature-gs evaluate lerf-mask | 3d-ovs | lerf-ovs | replica``: the public protocols of the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from feature_gs_ros.backprojection import BackProjector
+from feature_gs_ros.cli.common import ProgressBar, open_segmenter, print_json
+from feature_gs_ros.errors import EvaluationError
+from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
+from feature_gs_ros.ingestion import counted, ingest
+from feature_gs_ros.io.masks import MaskFolder, load_labels
+from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.io.streams import Stream, open_stream
+from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_tests
+from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs
+from feature_gs_ros.protocols.prediction import scene_stream
+from feature_gs_ros.protocols.published import LERF_MASK, REPLICA, PublishedRow
+from feature_gs_ros.protocols.replica import evaluate_replica, replica_tests
+from feature_gs_ros.protocols.scoring import ProtocolResult
+from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs
+from feature_gs_ros.rasterizer import Backend
+from feature_gs_ros.segmentation import Segmenter
+
+
+def lerf_mask(
+    directory: Path,
+    /,
+    *,
+    field: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    stream: Path | None = None,
+    extractor: str | None = None,
+    weights: Path | None = None,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """LERF-Mask of Gaussian Grouping: mIoU and boundary IoU of test_mask/<view>/<prompt>.png.
+
+    Args:
+        directory: one scene, e.g. lerf_mask/figurines.
+        field: of that scene; made here from the images, without the test views, where it isn't given.
+        map: the scene's splat map; needed unless the field remembers where it is.
+        stream: the cameras, where they aren't the directory's own.
+        extractor: teacher that makes the field; imagenet by default.
+        weights: the teacher's weights, where they are not at their usual place.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    cameras = open_stream(stream) if stream is not None else scene_stream(directory)
+    segmenter = _segmenter(cameras, lerf_mask_tests(cameras), field, map, extractor, weights, backend)
+    return _tell(evaluate_lerf_mask(segmenter, directory, stream=cameras, backend=backend), LERF_MASK, json)
+
+
+def three_d_ovs(
+    directory: Path,
+    /,
+    *,
+    field: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    stream: Path | None = None,
+    extractor: str | None = None,
+    weights: Path | None = None,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """3D-OVS: mIoU and boundary IoU of segmentations/<view>/<class>.png, each pixel of one class.
+
+    Args:
+        directory: one scene, e.g. 3d_ovs/bed.
+        field: of that scene; made here from the images, without the test views, where it isn't given.
+        map: the scene's splat map; needed unless the field remembers where it is.
+        stream: the cameras, where they aren't the directory's own.
+        extractor: teacher that makes the field; imagenet by default.
+        weights: the teacher's weights, where they are not at their usual place.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    cameras = open_stream(stream) if stream is not None else scene_stream(directory)
+    segmenter = _segmenter(cameras, (), field, map, extractor, weights, backend)
+    return _tell(evaluate_three_d_ovs(segmenter, directory, stream=cameras, backend=backend), (), json)
+
+
+def lerf_ovs(
+    directory: Path,
+    /,
+    *,
+    field: Path | None = None,
+    labels: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    stream: Path | None = None,
+    extractor: str | None = None,
+    weights: Path | None = None,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """LERF-OVS of LangSplat: mIoU of label/<scene>/frame_*.json, polygons by category.
+
+    Args:
+        directory: one scene, e.g. lerf_ovs/figurines.
+        field: of that scene; made here from the images, without the test views, where it isn't given.
+        labels: folder of its JSON files; ../label/<scene> by default.
+        map: the scene's splat map; needed unless the field remembers where it is.
+        stream: the cameras, where they aren't the directory's own.
+        extractor: teacher that makes the field; imagenet by default.
+        weights: the teacher's weights, where they are not at their usual place.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    cameras = open_stream(stream) if stream is not None else scene_stream(directory)
+    segmenter = _segmenter(cameras, (), field, map, extractor, weights, backend)
+    result = evaluate_lerf_ovs(segmenter, directory, labels=labels, stream=cameras, backend=backend)
+    return _tell(result, (), json)
+
+
+def replica(
+    directory: Path,
+    /,
+    *,
+    field: Path | None = None,
+    classes: Path,
+    truth: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    stream: Path | None = None,
+    extractor: str | None = None,
+    weights: Path | None = None,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """Replica as Feature 3DGS uses it: rendered features' labels against the teacher's on the test images.
+
+    Args:
+        directory: one scene with its images and cameras.
+        field: of that scene; made here from the images, without the test views, where it isn't given.
+        classes: names by value, YAML: the prompts.
+        truth: label images by frame name to compare with instead of the teacher's answers.
+        map: the scene's splat map; needed unless the field remembers where it is.
+        stream: the cameras, where they aren't the directory's own.
+        extractor: teacher that makes the field; imagenet by default.
+        weights: the teacher's weights, where they are not at their usual place.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    cameras = open_stream(stream) if stream is not None else scene_stream(directory)
+    segmenter = _segmenter(cameras, replica_tests(cameras), field, map, extractor, weights, backend)
+    masks = MaskFolder(truth) if truth is not None else None
+    result = evaluate_replica(segmenter, directory, load_labels(classes), truth=masks, stream=cameras, backend=backend)
+    return _tell(result, REPLICA, json)
+
+
+def _segmenter(
+    stream: Stream,
+    test_views: Sequence[str],
+    field: Path | None,
+    map_path: Path | None,
+    extractor: str | None,
+    weights: Path | None,
+    backend: Backend,
+) -> Segmenter:
+    """The field given, or one made of all frames but the test views."""
+    if field is not None:
+        if extractor is not None:
+            raise EvaluationError(f"the field '{field}' knows its teacher: leave out --extractor '{extractor}'")
+        return open_segmenter(field, map_path, weights)
+    if map_path is None:
+        raise EvaluationError("neither a field nor a map is given; give --map FILE, and --field FILE if there is one")
+    gaussians = load_map(map_path)
+    teacher = make_extractor(extractor or DEFAULT_EXTRACTOR, **({"weights": weights} if weights else {}))
+    names = [name for name in stream.names() if name not in set(test_views)]
+    projector = BackProjector(gaussians, teacher.identity, teacher.dimension)
+    with ProgressBar("back-projecting", "view").running() as progress:
+        report = ingest(stream, names, teacher, projector, backend=backend, progress=progress)
+    if not report.used:
+        raise EvaluationError(f"no image of '{stream.source}' could be used: {counted(report.skipped)}")
+    return Segmenter(gaussians, projector.field(), teacher)
+
+
+def _tell(result: ProtocolResult, published: tuple[PublishedRow, ...], json: bool) -> int:
+    if json:
+        print_json(result.as_json())
+    else:
+        print(result.table(published))
+    return 0

@@ -1,0 +1,166 @@
+"""``feature-gs identity``: objects annotated in some views, known in all of the map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
+from feature_gs_ros.errors import IdentityError
+from feature_gs_ros.field import Provenance
+from feature_gs_ros.identity.annotations import Annotated, read_annotations
+from feature_gs_ros.identity.answers import IdentifiedObject, Identities
+from feature_gs_ros.identity.association import MERGE_THRESHOLD, Association, associate
+from feature_gs_ros.identity.codes import CodeBook, make_codes
+from feature_gs_ros.identity.encoding import Encoding, class_names, encode_identities, numbered_names
+from feature_gs_ros.identity.masks import CocoMasks, open_masks
+from feature_gs_ros.ingestion import counted, known_views
+from feature_gs_ros.io.masks import load_labels
+from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.rasterizer import Backend
+
+
+def identity(
+    map: Path,  # noqa: A002 - the word of the command line
+    stream: Path,
+    /,
+    *,
+    masks: Path,
+    out: Path,
+    labels: Path | None = None,
+    codes: Literal["orthogonal", "contrastive"] = "orthogonal",
+    dimension: int | None = None,
+    instances: bool = False,
+    merge_threshold: float = MERGE_THRESHOLD,
+    no_refine: bool = False,
+    extract: Path | None = None,
+    alignment: Path | None = None,
+    seed: int = 0,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """Give every Gaussian the object that it belongs to, from masks of some views.
+
+    Args:
+        map: splat map.
+        stream: rosbag2, COLMAP, nerfstudio, or folder with cameras.json.
+        masks: folder of label images <frame name>.png or of SAM's <frame name>.json, or a COCO file.
+        out: the field to write; ask it with feature-gs query and evaluate segmentation.
+        labels: names of the labels' values, YAML; COCO files hold their own, instances are numbered.
+        codes: orthogonal (one number a class) or contrastive (16 numbers for any number of classes).
+        dimension: numbers a code; all classes' for orthogonal codes, 16 for contrastive ones by default.
+        instances: the ids of the masks don't agree between views: find out which are the same object.
+        merge_threshold: overlap from which on two masks of two views are one object.
+        no_refine: leave it at the expected back-projection, so that fields of several sessions merge.
+        extract: folder to write every object into as a PLY.
+        alignment: splat_from_map file, where the stream's poses are not in the map's frame.
+        seed: of the codes.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    rasterizer.choose_backend(backend)
+    if instances and labels is not None:
+        raise IdentityError("--instances numbers the objects by itself; leave out --labels")
+    gaussians, source, annotated = load_map(map), open_stream(stream), open_masks(masks, instances)
+    names = class_names(load_labels(labels)) if labels is not None else None
+    if names is None and not instances and isinstance(annotated, CocoMasks):
+        names = class_names(annotated.labels)
+    pose = alignment_or_identity(alignment)
+    with ProgressBar("reading masks", "view", quiet=json).running() as progress:
+        read = read_annotations(gaussians, source, annotated, pose, names, backend=backend, progress=progress)
+    association = associate(read.annotations, merge_threshold) if instances else None
+    annotations = association.annotations if association else read.annotations
+    if names is None:
+        names = numbered_names(annotation.labels for annotation in annotations)
+    book = make_codes(codes, len(names), dimension, seed=seed)
+    if not json:
+        note(f"{len(names)} classes, {book.kind} codes of {book.dimension}: {_separation(book)}")
+    provenance = Provenance(gaussians.checksum, str(map.resolve()), str(stream.resolve()), pose)
+    encoding = encode_identities(gaussians, annotations, names, book, refine=not no_refine, provenance=provenance)
+    views = known_views(source, source.names(), pose)
+    field = replace(encoding.field, provenance=replace(encoding.field.provenance, views=views))
+    field.save(out)
+    identities = Identities(gaussians, field)
+    objects = identities.objects()
+    if extract is not None:
+        for found in objects:
+            identities.extract(found.value, extract / f"{found.value} {found.name}.ply".replace("/", "-"))
+    _tell(encoding, read, association, book, objects, out, json)
+    return 0
+
+
+def _separation(book: CodeBook) -> str:
+    return f"smallest angle {book.smallest_angle:.1f}°, classifier's margin {book.margin:.2f}"
+
+
+def _tell(
+    encoding: Encoding,
+    read: Annotated,
+    association: Association | None,
+    book: CodeBook,
+    objects: list[IdentifiedObject],
+    out: Path,
+    json: bool,
+) -> None:
+    if json:
+        print_json(
+            {
+                "field": str(out),
+                "codes": book.kind,
+                "dimension": book.dimension,
+                "smallest_angle": round(book.smallest_angle, 3),
+                "margin": round(book.margin, 4),
+                "views": list(encoding.field.provenance.frames),
+                "skipped": dict(read.skipped),
+                "seconds": {stage: round(seconds, 3) for stage, seconds in encoding.seconds.items()},
+                "association": association.message() if association else None,
+                "annotated": {
+                    entry.name: {
+                        "views": list(entry.views),
+                        "pixels": entry.pixels,
+                        "agreement": _rounded(entry.agreement),
+                        "disagreement": _rounded(entry.disagreement),
+                    }
+                    for entry in encoding.objects.values()
+                },
+                "objects": [_as_json(found) for found in objects],
+            }
+        )
+        return
+    if read.skipped:
+        print(f"skipped: {counted(read.skipped)}")
+    if association:
+        print(association.message())
+    print(encoding.table())
+    for entry in encoding.objects.values():
+        if len(entry.views) == 1:
+            print(f"'{entry.name}' is annotated in view '{entry.views[0]}' only: its back is a guess")
+        elif not entry.views:
+            print(f"'{entry.name}' is annotated in no view")
+    for found in objects:
+        size = " × ".join(f"{side:.3f}" for side in found.box.size) + " m" if found.box else "no extent"
+        print(
+            f"  {found.value} {found.name}: {found.gaussians} Gaussians, confidence {found.confidence:.2f}, {size}, "
+            f"in {len(found.views)} views"
+        )
+    print(f"wrote {out}")
+
+
+def _as_json(found: IdentifiedObject) -> dict[str, object]:
+    return {
+        "id": found.value,
+        "name": found.name,
+        "gaussians": found.gaussians,
+        "confidence": round(found.confidence, 4),
+        "center": found.box.center.round(6).tolist() if found.box else None,
+        "quat_wxyz": found.box.quat_wxyz.round(6).tolist() if found.box else None,
+        "size": found.box.size.round(6).tolist() if found.box else None,
+        "views": list(found.views),
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if value == value else None

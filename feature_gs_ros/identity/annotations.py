@@ -1,0 +1,77 @@
+"""Masks of a stream's frames as annotated views of the map."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.cameras import rectified_labels
+from feature_gs_ros.errors import EvaluationError, IdentityError
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.identity.encoding import IGNORE, Annotation, unnamed_values
+from feature_gs_ros.identity.masks import Masks
+from feature_gs_ros.ingestion import Progress, counted, some
+from feature_gs_ros.io.streams import Stream
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """Views with their label images, and the masks that were left out, by reason."""
+
+    annotations: tuple[Annotation, ...]
+    skipped: Counter[str]
+
+
+def read_annotations(
+    gaussians: GaussianMap,
+    stream: Stream,
+    masks: Masks,
+    splat_from_map: Sim3,
+    names: Mapping[int, str] | None = None,
+    *,
+    backend: rasterizer.Backend = "auto",
+    progress: Progress | None = None,
+) -> Annotated:
+    """Every frame of the stream that has a mask; frames without one are not needed.
+
+    Masks that can't be used (another size, damaged, a value without a name) are left out and counted by reason.
+
+    Args:
+        names: of the pixel values; any value will do where it isn't given.
+        progress: as for `ingest`; cancelling keeps what was read.
+
+    Raises:
+        IdentityError: no frame has a mask that can be used.
+    """
+    known = set(masks.names())
+    chosen = [name for name in stream.names() if name in known]
+    if not chosen:
+        raise IdentityError(
+            f"no frame of '{stream.source}' has a mask of its name: "
+            f"frames {some(stream.names(), 5)}; masks {some(sorted(known), 5)}"
+        )
+    found: list[Annotation] = []
+    skipped: Counter[str] = Counter()
+    for done, frame in enumerate(stream.frames(chosen), start=1):
+        try:
+            labels = rectified_labels(masks.load(frame.name, frame.camera), frame.camera, outside=IGNORE)
+        except EvaluationError as error:
+            skipped[str(error)] += 1
+            continue
+        unknown = unnamed_values(labels, names) if names is not None else []
+        if unknown:
+            skipped[f"mask '{frame.name}' holds the value {unknown[0]}, which has no name; add it to the labels"] += 1
+            continue
+        pose = splat_from_map.camera_from_splat(frame.camera_from_world)
+        view = rasterizer.view(gaussians, replace(frame.camera, distortion=None), pose, backend)
+        found.append(Annotation(frame.name, view, labels))
+        if progress is not None and progress(done, len(chosen), frame.name):
+            break
+    if not found:
+        raise IdentityError(f"no mask can be used: {counted(skipped)}")
+    for name in sorted(known - set(chosen)):
+        skipped[f"mask '{name}' has no frame"] += 1
+    return Annotated(tuple(found), skipped)

@@ -1,0 +1,263 @@
+"""From annotated views to a field: every object's code back-projected onto the Gaussians it is made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros.errors import IdentityError
+from feature_gs_ros.extractors.codes import IdentityExtractor
+from feature_gs_ros.field import FeatureField, Provenance, expected_features
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.identity.codes import CodeBook
+from feature_gs_ros.neighbours import GaussianGraph
+from feature_gs_ros.rasterizer import FeatureGrid, View
+from feature_gs_ros.segmentation import render_similarities
+from feature_gs_ros.solving import Target, solve_features, unoccluded_weight
+
+BACKGROUND = 0
+IGNORE = 255
+SPREAD = 0.3  # rate of the walk that gives what was hardly seen the code of its like neighbours
+ANCHOR = 0.15  # of a Gaussian's unoccluded weight, with which it holds on to the spread code
+ITERATIONS = 4
+CLASSES_AT_ONCE = 32  # whose weights are rendered side by side for the report
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One annotated view."""
+
+    name: str
+    view: View
+    labels: NDArray[np.integer]  # [H, W] pixel values; 255 doesn't count
+
+
+@dataclass(frozen=True)
+class ObjectReport:
+    """How an object was annotated, and how far the annotations agree."""
+
+    name: str
+    views: tuple[str, ...]  # in which it was annotated
+    pixels: int
+    disagreement: float  # share of its Gaussians' weight that annotations give to other classes
+    agreement: float  # IoU of the annotations with the field rendered into their views; NaN where it isn't there
+    worst_view: str  # that agrees least
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A field of identity codes and what became of the annotations."""
+
+    field: FeatureField
+    objects: dict[int, ObjectReport]  # by pixel value, background left out
+    seconds: dict[str, float]
+
+    def table(self) -> str:
+        """Objects with their views, pixels and agreement."""
+        width = max([len(entry.name) for entry in self.objects.values()] + [6])
+        lines = [f"{'object':<{width}}  {'views':>5}  {'pixels':>9}  {'IoU':>6}  {'disagreeing':>11}  worst view"]
+        for entry in self.objects.values():
+            lines.append(
+                f"{entry.name:<{width}}  {len(entry.views):>5}  {entry.pixels:>9}  {entry.agreement:>6.3f}  "
+                f"{entry.disagreement:>11.1%}  {entry.worst_view or '-'}"
+            )
+        return "\n".join(lines)
+
+
+def encode_identities(
+    gaussians: GaussianMap,
+    annotations: Sequence[Annotation],
+    names: Mapping[int, str],
+    book: CodeBook,
+    *,
+    refine: bool = True,
+    graph: GaussianGraph | None = None,
+    provenance: Provenance | None = None,
+) -> Encoding:
+    """Back-project codes (Eq. 4) and, unless told otherwise, refine them.
+
+    Eq. 4 leaves two errors. What a view sees only faintly, through or behind an object, gets the object's code in
+    full: so codes first spread over like-coloured neighbours (`GaussianGraph.spread`), each Gaussian counting as far as
+    it was seen, ``Wᵀ1`` over what it would be with nothing in front. And Gaussians at outlines get mixtures: so the
+    codes then minimise ``Σ ‖W f − F‖² + Σ anchor ‖f − spread‖²`` over the annotated views.
+
+    Args:
+        names: by pixel value, background 0 among them, as many as the book has codes: `class_names` makes them.
+        refine: False for Eq. 4 alone: a field that merges with others of the same codes.
+        graph: of this map, if there is one already.
+
+    Raises:
+        IdentityError: no annotation, a pixel value without a name, or another number of codes than names.
+    """
+    _check(annotations, names, book)
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    values = sorted(names)
+    targets = [_target(annotation, values, book) for annotation in annotations]
+    numerator, weight = torch.zeros(len(gaussians), book.dimension), torch.zeros(len(gaussians))
+    unoccluded, views = torch.zeros(len(gaussians)), torch.zeros(len(gaussians), dtype=torch.int32)
+    for target in targets:
+        more, of = target.view.backproject(target.grid, target.valid)
+        numerator += more
+        weight += of
+        views += (of > 0).to(torch.int32)
+        unoccluded += unoccluded_weight(target.view)
+    codes = expected_features(numerator, weight)
+    seconds["back-projection"] = time.perf_counter() - start
+    if refine:
+        start = time.perf_counter()
+        graph = graph or GaussianGraph(gaussians)
+        trust = (weight / unoccluded.clamp_min(1e-6)).clamp(0.0, 1.0)
+        codes = graph.spread(codes, SPREAD, views > 0, trust)
+        seconds["spreading"] = time.perf_counter() - start
+        start = time.perf_counter()
+        codes = solve_features(targets, codes, ANCHOR * unoccluded, iterations=ITERATIONS).features
+        seconds["solving"] = time.perf_counter() - start
+    teacher = IdentityExtractor({str(value): names[value] for value in values}, book.kind, book.dimension)
+    provenance = provenance or Provenance(gaussians.checksum)
+    result = FeatureField(
+        codes,
+        weight,
+        views,
+        teacher.identity,
+        replace(provenance, frames=tuple(annotation.name for annotation in annotations)),
+        book.codec(),
+    )
+    start = time.perf_counter()
+    objects = _reports(result, teacher, annotations, values)
+    seconds["report"] = time.perf_counter() - start
+    return Encoding(result, objects, seconds)
+
+
+def class_names(labels: Mapping[int, str]) -> dict[int, str]:
+    """Names by pixel value with background 0 among them, 255 left out.
+
+    Raises:
+        IdentityError: no object is named.
+    """
+    names = {value: name for value, name in sorted(labels.items()) if value != IGNORE}
+    names.setdefault(BACKGROUND, "background")
+    if len(names) < 2:
+        raise IdentityError("no object is named beside background 0; name the pixel values of the masks")
+    return dict(sorted(names.items()))
+
+
+def numbered_names(annotations: Iterable[NDArray[np.integer]]) -> dict[int, str]:
+    """Names ``object 1``, … for all pixel values of label images that nobody named."""
+    found: set[int] = set()
+    for labels in annotations:
+        found.update(int(value) for value in np.unique(labels))
+    return class_names({value: f"object {value}" for value in sorted(found - {BACKGROUND, IGNORE})})
+
+
+def _check(annotations: Sequence[Annotation], names: Mapping[int, str], book: CodeBook) -> None:
+    if not annotations:
+        raise IdentityError("no annotated view is left to take identities from")
+    if len(names) != len(book):
+        raise IdentityError(f"{len(book)} codes don't fit {len(names)} classes (background counts as one)")
+    for annotation in annotations:
+        unknown = unnamed_values(annotation.labels, names)
+        if unknown:
+            raise IdentityError(
+                f"the mask of '{annotation.name}' holds {', '.join(map(str, unknown[:5]))}, which has no name; "
+                f"named are {', '.join(map(str, sorted(names)))}"
+            )
+
+
+def unnamed_values(labels: NDArray[np.integer], names: Mapping[int, str]) -> list[int]:
+    """Pixel values of a label image that have no name, 255 left out."""
+    return sorted({int(value) for value in np.unique(labels)} - set(names) - {IGNORE})
+
+
+def _target(annotation: Annotation, values: Sequence[int], book: CodeBook) -> Target:
+    channel = np.zeros(65536, np.int64)
+    channel[list(values)] = np.arange(len(values))
+    labels = annotation.labels.astype(np.int64)
+    valid = labels != IGNORE
+    image = book.codes[torch.from_numpy(channel[labels])]  # [H, W, d]
+    return Target(
+        annotation.view,
+        FeatureGrid(image, interpolation="nearest"),
+        None if valid.all() else torch.from_numpy(valid),
+    )
+
+
+def _reports(
+    result: FeatureField, teacher: IdentityExtractor, annotations: Sequence[Annotation], values: Sequence[int]
+) -> dict[int, ObjectReport]:
+    own = class_indices(result, teacher)
+    count = len(values)
+    pixels, overlap, union = (np.zeros((len(annotations), count), np.int64) for _ in range(3))
+    total, right = np.zeros(count), np.zeros(count)
+    channel = np.full(65536, -1, np.int64)
+    channel[list(values)] = np.arange(count)
+    for row, annotation in enumerate(annotations):
+        labels = channel[annotation.labels.astype(np.int64)]
+        labels[annotation.labels == IGNORE] = -1
+        predicted = rendered_classes(result, teacher, annotation.view).numpy()
+        counted = labels >= 0
+        table = np.bincount(labels[counted] * count + predicted[counted], minlength=count**2).reshape(count, count)
+        pixels[row], overlap[row] = table.sum(axis=1), np.diag(table)
+        union[row] = table.sum(axis=0) + table.sum(axis=1) - np.diag(table)
+        told, agreeing = _weight_told(annotation.view, own, torch.from_numpy(labels), count)
+        total += told
+        right += agreeing
+    reports = {}
+    for index, value in enumerate(values):
+        if value == BACKGROUND:
+            continue
+        shown = [row for row in range(len(annotations)) if pixels[row, index]]
+        iou = {row: overlap[row, index] / max(union[row, index], 1) for row in shown}
+        reports[value] = ObjectReport(
+            teacher.names[value],
+            tuple(annotations[row].name for row in shown),
+            int(pixels[:, index].sum()),
+            float(1.0 - right[index] / total[index]) if total[index] > 0 else float("nan"),
+            float(overlap[:, index].sum() / union[:, index].sum()) if union[:, index].any() else float("nan"),
+            annotations[min(iou, key=lambda row: iou[row])].name if iou else "",
+        )
+    return reports
+
+
+def _weight_told(
+    view: View,
+    own: Tensor,  # [N] class of each Gaussian
+    labels: Tensor,  # [H, W] annotated class, -1 where a pixel doesn't count
+    count: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight [classes] of each class's Gaussians in the pixels that count, and in those annotated as that class."""
+    told, right = np.zeros(count), np.zeros(count)
+    for first in range(0, count, CLASSES_AT_ONCE):
+        block = torch.arange(first, min(first + CLASSES_AT_ONCE, count))
+        weights = view.render((own.unsqueeze(1) == block).to(torch.float32))
+        told[block.numpy()] = weights[labels >= 0].sum(dim=0).numpy()
+        for column, index in enumerate(block.tolist()):
+            right[index] = float(weights[:, :, column][labels == index].sum())
+    return told, right
+
+
+def class_indices(result: FeatureField, teacher: IdentityExtractor) -> Tensor:
+    """Channel [N] of each Gaussian's likeliest class, int64."""
+    chunks = [
+        teacher.shares(result.decoded(rows)).argmax(dim=1) for rows in torch.split(torch.arange(len(result)), 16384)
+    ]
+    return torch.cat(chunks)
+
+
+def rendered_classes(result: FeatureField, teacher: IdentityExtractor, view: View) -> Tensor:
+    """Channel [H, W] of each pixel's class: the classifier on rendered codes; background where nothing was seen."""
+    rendered, _ = render_similarities(view, result.features.to(torch.float32), result.seen)
+    height, width, _ = rendered.shape
+    background = teacher.values.index(BACKGROUND)
+    chunks = []
+    for band in torch.split(rendered.reshape(height * width, -1), 65536):
+        decoded = result.codec.decode(band) if result.codec else band
+        shares = teacher.shares(decoded)
+        chunks.append(torch.where(shares.sum(dim=1) > 0, shares.argmax(dim=1), background))
+    return torch.cat(chunks).reshape(height, width)

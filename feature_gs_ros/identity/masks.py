@@ -1,0 +1,215 @@
+"""Annotations in: label images, COCO files with RLE or polygons, and one JSON of masks a frame as SAM writes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_gs_ros.cameras import Camera
+from feature_gs_ros.errors import EvaluationError
+from feature_gs_ros.io.images import MAX_PIXELS
+from feature_gs_ros.io.masks import MaskFolder
+from feature_gs_ros.io.structured import read_structured
+
+MOST_MASKS = 65000  # of one image: labels are 16 bit and 255 is taken
+
+
+class Masks(Protocol):
+    """Label images by frame name."""
+
+    def names(self) -> list[str]: ...
+    def load(self, name: str, camera: Camera | None = None) -> NDArray[np.uint16]: ...
+
+
+class CocoMasks:
+    """A COCO annotation file: an image's name is the stem of its file name.
+
+    Raises:
+        EvaluationError: not a COCO file, or nothing is annotated.
+    """
+
+    def __init__(self, path: str | Path, instances: bool = False) -> None:
+        """``instances``: number each image's annotations from 1, instead of labels by category."""
+        self.path = Path(path)
+        self._instances = instances
+        content = read_structured(self.path, EvaluationError)
+        if not isinstance(content, Mapping) or not all(
+            isinstance(content.get(key), list) for key in ("images", "annotations")
+        ):
+            raise EvaluationError(f"'{path}' is no COCO file: it lacks the lists 'images' and 'annotations'")
+        self._images: dict[str, Mapping[str, object]] = {}
+        by_id: dict[object, str] = {}
+        for image in content["images"]:
+            if not isinstance(image, Mapping) or "id" not in image or "file_name" not in image:
+                raise EvaluationError(f"an image of '{path}' lacks 'id' or 'file_name'")
+            name = Path(str(image["file_name"])).stem
+            by_id[image["id"]], self._images[name] = name, image
+        self._annotations: dict[str, list[Mapping[str, object]]] = {name: [] for name in self._images}
+        for annotation in content["annotations"]:
+            if not isinstance(annotation, Mapping) or annotation.get("image_id") not in by_id:
+                raise EvaluationError(f"an annotation of '{path}' belongs to no image")
+            self._annotations[by_id[annotation["image_id"]]].append(annotation)
+        categories = content.get("categories", [])
+        self.labels = {
+            int(category["id"]): str(category["name"])
+            for category in (categories if isinstance(categories, list) else [])
+            if isinstance(category, Mapping) and isinstance(category.get("id"), int) and "name" in category
+        }
+        if not any(self._annotations.values()):
+            raise EvaluationError(f"'{path}' annotates nothing")
+
+    def names(self) -> list[str]:
+        """Frames that have annotations, sorted."""
+        return sorted(name for name, annotations in self._annotations.items() if annotations)
+
+    def load(self, name: str, camera: Camera | None = None) -> NDArray[np.uint16]:
+        """Labels [H, W]; where masks overlap the smaller one is on top.
+
+        Raises:
+            EvaluationError: no such frame, another size than the camera's, or a damaged mask.
+        """
+        if name not in self._images:
+            raise EvaluationError(f"'{self.path}' holds no image '{name}'")
+        image = self._images[name]
+        size = _size([image.get("height"), image.get("width")], f"image '{name}' of '{self.path}'")
+        _check_size(size, camera, f"image '{name}' of '{self.path}'")
+        masks, values = [], []
+        for number, annotation in enumerate(self._annotations[name], start=1):
+            masks.append(_decoded(annotation.get("segmentation"), size, f"image '{name}' of '{self.path}'"))
+            category = annotation.get("category_id")
+            if not self._instances and not (isinstance(category, int) and 0 <= category < 65536):
+                raise EvaluationError(f"an annotation of '{name}' in '{self.path}' has the category {category!r}")
+            values.append(number if self._instances or not isinstance(category, int) else category)
+        return stacked(masks, values, size)
+
+
+class SamMasks:
+    """A folder of ``<frame name>.json``, each a list of masks with a ``segmentation`` in RLE: SAM's automatic masks."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._names = sorted(path.stem for path in self.folder.glob("*.json"))
+        if not self._names:
+            raise EvaluationError(f"'{folder}' holds no masks: neither <frame name>.png nor <frame name>.json")
+
+    def names(self) -> list[str]:
+        """Frames that have masks, sorted."""
+        return list(self._names)
+
+    def load(self, name: str, camera: Camera | None = None) -> NDArray[np.uint16]:
+        """Labels [H, W], 1 for the first mask of the file and so on; where they overlap the smaller one is on top.
+
+        Raises:
+            EvaluationError: no such file, another size than the camera's, or a damaged mask.
+        """
+        path = self.folder / f"{name}.json"
+        content = read_structured(path, EvaluationError)
+        entries = content.get("annotations") if isinstance(content, Mapping) else content
+        if not isinstance(entries, list) or not entries:
+            raise EvaluationError(f"'{path}' is no list of masks")
+        masks, size = [], None
+        for entry in entries:
+            rle = entry.get("segmentation") if isinstance(entry, Mapping) else None
+            given = rle.get("size") if isinstance(rle, Mapping) else None
+            size = size or _size(given, f"'{path}'")
+            _check_size(size, camera, f"'{path}'")
+            masks.append(_decoded(rle, size, f"'{path}'"))
+        assert size is not None
+        return stacked(masks, range(1, len(masks) + 1), size)
+
+
+def open_masks(path: str | Path, instances: bool = False) -> Masks:
+    """A folder of label images or of SAM's JSON files, or a COCO file.
+
+    Raises:
+        EvaluationError: nothing of the kind.
+    """
+    path = Path(path)
+    if path.is_file():
+        return CocoMasks(path, instances)
+    if path.is_dir() and not any(path.glob("*.png")):
+        coco = path / "annotations.json"
+        return CocoMasks(coco, instances) if coco.is_file() else SamMasks(path)
+    return MaskFolder(path)
+
+
+def stacked(masks: Sequence[NDArray[np.bool_]], values: Iterable[int], size: tuple[int, int]) -> NDArray[np.uint16]:
+    """Labels [H, W] of masks that may overlap: the smaller one is on top."""
+    if len(masks) > MOST_MASKS:
+        raise EvaluationError(f"{len(masks)} masks in one image, at most {MOST_MASKS} are read")
+    labels = np.zeros(size, np.uint16)
+    for mask, value in sorted(zip(masks, values, strict=True), key=lambda item: -int(item[0].sum())):
+        labels[mask] = value
+    return labels
+
+
+def decode_rle(counts: str | Sequence[int], size: tuple[int, int], source: str) -> NDArray[np.bool_]:
+    """COCO's run lengths, column by column and beginning with zeros, as numbers or in its string form, to [H, W].
+
+    Raises:
+        EvaluationError: they don't add up to the size.
+    """
+    runs = _from_string(counts, source) if isinstance(counts, str) else [int(run) for run in counts]
+    height, width = size
+    if any(run < 0 for run in runs) or sum(runs) != height * width:
+        raise EvaluationError(f"a mask's run lengths of {source} don't add up to {width}×{height} pixels")
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.ascontiguousarray(flat.reshape(width, height).T)
+
+
+def _from_string(text: str, source: str) -> list[int]:
+    """Five bits a character from '0' on, least first, a sixth if more follow; differences from the fourth run on."""
+    runs: list[int] = []
+    position = 0
+    while position < len(text):
+        value, shift, more = 0, 0, True
+        while more:
+            if position >= len(text) or not 48 <= ord(text[position]) < 112 or shift > 40:
+                raise EvaluationError(f"a mask's run lengths of {source} are damaged")
+            bits = ord(text[position]) - 48
+            value |= (bits & 0x1F) << shift
+            more = bool(bits & 0x20)
+            position, shift = position + 1, shift + 5
+            if not more and bits & 0x10:
+                value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs
+
+
+def _decoded(segmentation: object, size: tuple[int, int], source: str) -> NDArray[np.bool_]:
+    """A mask [H, W] from RLE or polygons."""
+    if isinstance(segmentation, Mapping) and isinstance(segmentation.get("counts"), (str, list)):
+        if "size" in segmentation and _size(segmentation["size"], source) != size:
+            raise EvaluationError(f"a mask of {source} has another size than {size[1]}×{size[0]}")
+        with contextlib.suppress(TypeError, ValueError):
+            return decode_rle(segmentation["counts"], size, source)
+    elif isinstance(segmentation, list) and segmentation:
+        mask = np.zeros(size, np.uint8)
+        with contextlib.suppress(TypeError, ValueError):
+            polygons = [np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
+            if all(np.isfinite(polygon).all() and np.abs(polygon).max() < 1e6 for polygon in polygons):
+                cv2.fillPoly(mask, [np.rint(polygon).astype(np.int32) for polygon in polygons], 1)
+                return mask.astype(np.bool_)
+    raise EvaluationError(f"a mask of {source} is neither RLE nor polygons")
+
+
+def _size(given: object, source: str) -> tuple[int, int]:
+    """(height, width)."""
+    if isinstance(given, Sequence) and len(given) == 2 and all(isinstance(side, int) for side in given):
+        height, width = int(given[0]), int(given[1])
+        if 0 < height * width <= MAX_PIXELS and height > 0:
+            return height, width
+    raise EvaluationError(f"the size {given} of {source} is not [height, width] of at most {MAX_PIXELS} pixels")
+
+
+def _check_size(size: tuple[int, int], camera: Camera | None, source: str) -> None:
+    if camera is not None and size != (camera.height, camera.width):
+        raise EvaluationError(
+            f"{source} is {size[1]}×{size[0]} pixels, its frame {camera.width}×{camera.height}; resize it"
+        )
