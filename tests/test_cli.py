@@ -240,9 +240,9 @@ def test_help_of_the_console_script() -> None:
     """In a process of its own, as installed."""
     script = Path(sys.executable).with_name("feature-gs")
     shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
-    for command in ("synth", "backproject", "query", "render", "evaluate", "info"):
+    for command in ("synth", "backproject", "query", "render", "evaluate", "affordance", "identity", "info"):
         assert command in shown
-    assert "segmentation" in run("evaluate", "--help").stderr
+    assert "segmentation" in run("evaluate", "--help").stdout
     run("evaluate", "nothing", code=2)
 
 

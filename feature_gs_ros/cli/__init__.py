@@ -10,17 +10,49 @@ from typing import Any
 
 import tyro
 
-from feature_gs_ros.cli import backproject, evaluate, info, query, render, synth
+from feature_gs_ros.cli import (
+    affordance,
+    backproject,
+    evaluate,
+    evaluate_affordance,
+    evaluate_protocols,
+    extractors,
+    identity,
+    info,
+    query,
+    render,
+    synth,
+)
 from feature_gs_ros.errors import FeatureGsError
 
-COMMANDS: dict[str, Callable[..., Any]] = {
+Command = Callable[..., Any]
+
+COMMANDS: dict[str, Command] = {
     "synth": synth.synth,
     "backproject": backproject.backproject,
+    "identity": identity.identity,
     "query": query.query,
     "render": render.render,
     "info": info.info,
+    "extractors": extractors.extractors,
 }
-PROTOCOLS: dict[str, Callable[..., Any]] = {"segmentation": evaluate.segmentation}
+GROUPS: dict[str, dict[str, Command]] = {
+    "evaluate": {
+        "segmentation": evaluate.segmentation,
+        "affordance": evaluate_affordance.affordance,
+        "lerf-mask": evaluate_protocols.lerf_mask,
+        "lerf-ovs": evaluate_protocols.lerf_ovs,
+        "3d-ovs": evaluate_protocols.three_d_ovs,
+        "replica": evaluate_protocols.replica,
+    },
+    "affordance": {
+        "add": affordance.add,
+        "transfer": affordance.transfer,
+        "list": affordance.list_sources,
+        "remove": affordance.remove,
+        "merge": affordance.merge,
+    },
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,22 +74,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     config = (tyro.conf.FlagCreatePairsOff,)
-    if words[:1] == ["evaluate"]:
-        # One protocol alone would not become a subcommand; help and errors are the same for one and for many.
-        if words[1:2] and words[1] in PROTOCOLS:
-            prog = f"feature-gs evaluate {words[1]}"
-            return int(tyro.cli(PROTOCOLS[words[1]], prog=prog, args=words[2:], config=config) or 0)
-        known = ", ".join(PROTOCOLS)
-        print(f"usage: feature-gs evaluate PROTOCOL …, with PROTOCOL one of: {known}", file=sys.stderr)
-        return 0 if words[1:2] in (["-h"], ["--help"]) else 2
-    commands = {**COMMANDS, "evaluate": _evaluate}
-    return int(
-        tyro.extras.subcommand_cli_from_dict(
-            commands, prog="feature-gs", description=__doc__, args=words, config=config
-        )
-        or 0
+    group = GROUPS.get(words[0]) if words else None
+    if group is not None:
+        prog, commands, words = f"feature-gs {words[0]}", group, words[1:]
+    else:
+        prog, commands = "feature-gs", COMMANDS | {name: _group(name) for name in GROUPS}
+    result = tyro.extras.subcommand_cli_from_dict(
+        commands, prog=prog, description=__doc__ if group is None else None, args=words, config=config
     )
+    return int(result or 0)
 
 
-def _evaluate() -> None:
-    """Compare masks or poses with ground truth: feature-gs evaluate PROTOCOL …"""
+def _group(name: str) -> Command:
+    """A line of the main help for a group of commands; their own help is one level down."""
+
+    def listed() -> None: ...
+
+    listed.__doc__ = f"{', '.join(GROUPS[name])}: see feature-gs {name} --help"
+    return listed

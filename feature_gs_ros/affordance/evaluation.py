@@ -1,0 +1,89 @@
+"""Transferred affordances against annotated views: class probabilities rendered, one confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.affordance.transfer import Transfer
+from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.errors import EvaluationError
+from feature_gs_ros.evaluation import (
+    BACKGROUND,
+    IGNORE,
+    Confusion,
+    Evaluation,
+    evaluated_views,
+    relabelled,
+    summary,
+    true_labels,
+)
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.io.masks import MaskFolder
+from feature_gs_ros.io.streams import Stream
+from feature_gs_ros.segmentation import render_similarities
+
+
+def render_affordances(view: rasterizer.View, transferred: Transfer) -> Tensor:
+    """Label of each pixel [H, W]: 0 none, k affordances[k − 1].
+
+    The label of highest probability, rendered over the seen; none where nothing was seen.
+    """
+    rendered, coverage = render_similarities(view, transferred.probability, transferred.asked)
+    return torch.where(coverage > 0, rendered.argmax(dim=2), 0)
+
+
+def evaluate_affordances(
+    gaussians: GaussianMap,
+    transferred: Transfer,
+    stream: Stream,
+    masks: MaskFolder,
+    labels: Mapping[int, str],
+    *,
+    splat_from_map: Sim3,
+    views: Sequence[str] | None = None,
+    backend: rasterizer.Backend = "auto",
+) -> Evaluation:
+    """IoU and recall of the rendered regions, over all annotated views, by the package's one definition.
+
+    Classes of the labels that the library doesn't hold are left out: they count as background.
+
+    Args:
+        views: frames to evaluate; by default all that have a mask.
+
+    Raises:
+        EvaluationError: no frame has a mask, no class was transferred, or sizes don't fit.
+    """
+    values = [
+        value for value, name in labels.items() if value not in (BACKGROUND, IGNORE) and name in transferred.affordances
+    ]
+    if not values:
+        raise EvaluationError(
+            f"none of the classes {', '.join(labels.values())} is an affordance of the library "
+            f"({', '.join(transferred.affordances)}); name them alike"
+        )
+    left_out = {
+        name: "the library has no such affordance"
+        for value, name in labels.items()
+        if value not in (BACKGROUND, IGNORE, *values)
+    }
+    # From an affordance's label to the class's place; affordances that are no class are background.
+    place = torch.zeros(1 + len(transferred.affordances), dtype=torch.int64)
+    for index, value in enumerate(values):
+        place[1 + transferred.affordances.index(labels[value])] = 1 + index
+    names = evaluated_views(stream, masks, views)
+    confusion = Confusion(len(values) + 1)
+    for frame in stream.frames(names):
+        view = rasterizer.view(
+            gaussians,
+            replace(frame.camera, distortion=None),
+            splat_from_map.camera_from_splat(frame.camera_from_world),
+            backend,
+        )
+        predicted = place[render_affordances(view, transferred)]
+        confusion.add(predicted.numpy(), relabelled(true_labels(frame, masks), values))
+    return summary(confusion, [labels[value] for value in values], len(names), left_out)

@@ -1,0 +1,209 @@
+"""Regions: from transferred labels to connected parts with a pose for a gripper, in the map frame, in metres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from feature_gs_ros.affordance.transfer import Transfer
+from feature_gs_ros.alignment import Sim3, quat_wxyz_from_rotation
+from feature_gs_ros.errors import PromptError
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.objects import cluster
+from feature_gs_ros.segmentation import ENOUGH
+
+Array = NDArray[np.float64]
+
+TRIM = 0.02  # of the opacity is left outside the extent at each end: floaters
+UP = np.array([0.0, 0.0, 1.0])  # of the map frame: outward where no camera is known
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A connected part of one affordance. Directions are unit vectors, everything is in the map frame."""
+
+    affordance: str
+    label: int  # 1 + its place among the affordances transferred: the cloud's ``affordance_id``
+    rows: NDArray[np.int64]  # rows of the map
+    center: Array  # [3] m, middle of the extent along the principal axes
+    centroid: Array  # [3] m, opacity-weighted mean
+    quat_wxyz: Array  # [4] map from region: x along the major principal axis, z the minor one, facing outward
+    extent: Array  # [3] m, along these axes
+    normal: Array  # [3] mean outward normal
+    approach: Array  # [3] the way a gripper comes: against the normal, at right angles to the major axis
+    closing: Array  # [3] the way its fingers close: across the major axis and the approach
+    gripper_width: float  # m, extent along ``closing``
+    similarity: float  # opacity-weighted mean of the best cosines
+    probability: float  # opacity-weighted mean of the votes
+    coverage: float  # opacity-weighted share of the Gaussians in the region's box that were seen
+    opacity: float  # summed
+
+    @property
+    def gripper_quat_wxyz(self) -> Array:
+        """[4] map from gripper: z is the approach, y the closing direction."""
+        return quat_wxyz_from_rotation(
+            np.stack([np.cross(self.closing, self.approach), self.closing, self.approach], axis=1)
+        )
+
+
+def find_regions(
+    gaussians: GaussianMap,
+    field: FeatureField,
+    transferred: Transfer,
+    reach: float | None = None,
+    smallest_opacity: float = ENOUGH,
+) -> list[Region]:
+    """Connected components of each affordance; by affordance, the most opaque first. None is an answer: [].
+
+    Args:
+        reach: metres within which Gaussians belong together; three times their own spacing by default.
+        smallest_opacity: summed; components with less are left out.
+
+    Raises:
+        PromptError: ``reach`` is not positive.
+        FieldError: the field belongs to another map.
+    """
+    if reach is not None and not reach > 0:
+        raise PromptError(f"the regions' reach is {reach} m, expected a positive length")
+    field.check_map(gaussians)
+    map_from_splat = field.provenance.splat_from_map.inverse()
+    cameras = camera_centers(field)
+    labels = transferred.label.numpy()
+    found = []
+    for label, affordance in enumerate(transferred.affordances, start=1):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) == 0:
+            continue
+        points = map_from_splat.apply(gaussians.means[rows].numpy())
+        opacities = gaussians.opacities[rows].numpy().astype(np.float64)
+        components = cluster(points, opacities, reach)
+        regions = []
+        for component in range(components.max() + 1):
+            members = components == component
+            if opacities[members].sum() >= smallest_opacity:
+                regions.append(
+                    _region(gaussians, field, transferred, map_from_splat, cameras, affordance, label, rows[members])
+                )
+        found += sorted(regions, key=lambda region: -region.opacity)
+    return found
+
+
+def camera_centers(field: FeatureField) -> Array:
+    """Centres [V, 3] m, in the map frame, of the cameras that the field remembers."""
+    map_from_splat = field.provenance.splat_from_map.inverse()
+    poses = [view.camera_from_splat for view in field.provenance.views]
+    centers = np.array([-pose[:3, :3].T @ pose[:3, 3] for pose in poses]).reshape(-1, 3)
+    return map_from_splat.apply(centers)
+
+
+def gaussian_normals(gaussians: GaussianMap, rows: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Direction [M, 3] of each Gaussian's shortest axis, splat frame, either way; and how flat it is, [M] in 0..1."""
+    quats = gaussians.quats_wxyz[rows].double()
+    scales = gaussians.scales[rows].double()
+    w, x, y, z = quats.unbind(1)
+    columns = torch.stack(
+        [
+            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], dim=1),
+            torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], dim=1),
+            torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=1),
+        ],
+        dim=1,
+    )  # [M, axis, 3]
+    ordered, order = scales.sort(dim=1)
+    normals = columns[torch.arange(len(quats)), order[:, 0]]
+    flatness = 1 - ordered[:, 0] / ordered[:, 1].clamp_min(1e-300)
+    return normals.numpy(), flatness.numpy()
+
+
+def _region(
+    gaussians: GaussianMap,
+    field: FeatureField,
+    transferred: Transfer,
+    map_from_splat: Sim3,
+    cameras: Array,  # [V, 3] map frame
+    affordance: str,
+    label: int,
+    rows: NDArray[np.int64],
+) -> Region:
+    points = map_from_splat.apply(gaussians.means[rows].numpy())
+    opacities = gaussians.opacities[rows].numpy().astype(np.float64)
+    weights = opacities / opacities.sum()
+    centroid = weights @ points
+    normals, flatness = gaussian_normals(gaussians, rows)
+    normal = mean_outward_normal(normals @ map_from_splat.rotation.T, weights * flatness, centroid, cameras)
+    axes = principal_axes(points - centroid, weights, normal)
+    bounds = np.array([_trimmed(points @ axis, weights) for axis in axes.T])
+    approach, closing = gripper_directions(axes, normal)
+    low, high = _trimmed(points @ closing, weights)
+    center = axes @ bounds.mean(axis=1)
+    extent = bounds[:, 1] - bounds[:, 0]
+    return Region(
+        affordance=affordance,
+        label=label,
+        rows=rows,
+        center=center,
+        centroid=centroid,
+        quat_wxyz=quat_wxyz_from_rotation(axes),
+        extent=extent,
+        normal=normal,
+        approach=approach,
+        closing=closing,
+        gripper_width=high - low,
+        similarity=float(weights @ transferred.similarity[rows].numpy()),
+        probability=float(weights @ transferred.probability[rows, label].numpy()),
+        coverage=_coverage(gaussians, field, map_from_splat, center, axes, extent),
+        opacity=float(opacities.sum()),
+    )
+
+
+def principal_axes(centred: Array, weights: Array, outward: Array) -> Array:
+    """Columns x, y, z of a rotation [3, 3]: axes of points [M, 3] by falling variance; z faces ``outward`` [3]."""
+    _, vectors = np.linalg.eigh((centred * weights[:, None]).T @ centred)
+    x, z = vectors[:, 2], vectors[:, 0]
+    z = -z if z @ outward < 0 else z
+    return np.stack([x, np.cross(z, x), z], axis=1)
+
+
+def mean_outward_normal(normals: Array, weights: Array, centroid: Array, cameras: Array) -> Array:
+    """Unit mean [3] of normals [M, 3] with weights [M], each turned towards the cameras [V, 3] that saw the region.
+
+    A surface is seen from outside. Without cameras outward is up; where no normal says anything, towards the cameras.
+    """
+    towards = cameras - centroid
+    distances = np.linalg.norm(towards, axis=1, keepdims=True)
+    outward = _unit((towards / np.maximum(distances, 1e-12)).sum(axis=0), UP)
+    signs = np.where(normals @ outward < 0, -1.0, 1.0)
+    return _unit((weights * signs) @ normals, outward)
+
+
+def gripper_directions(axes: Array, normal: Array) -> tuple[Array, Array]:
+    """Approach and closing direction [3] for principal axes [3, 3] (columns) and an outward normal [3]."""
+    major = axes[:, 0]
+    approach = _unit(normal @ major * major - normal, -axes[:, 2])
+    return approach, np.cross(approach, major)
+
+
+def _unit(vector: Array, otherwise: Array) -> Array:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 1e-6 else otherwise
+
+
+def _trimmed(values: Array, weights: Array) -> tuple[float, float]:
+    """Weighted quantiles `TRIM` and 1 − `TRIM`; ``weights`` sum to 1."""
+    order = np.argsort(values)
+    share = np.cumsum(weights[order])
+    low, high = np.searchsorted(share, [TRIM, 1 - TRIM])
+    last = len(values) - 1
+    return float(values[order[min(int(low), last)]]), float(values[order[min(int(high), last)]])
+
+
+def _coverage(
+    gaussians: GaussianMap, field: FeatureField, map_from_splat: Sim3, center: Array, axes: Array, extent: Array
+) -> float:
+    """Share of the opacity inside the region's box that was seen."""
+    offsets = (map_from_splat.apply(gaussians.means.numpy()) - center) @ axes
+    return field.coverage(gaussians, torch.from_numpy((np.abs(offsets) <= extent / 2).all(axis=1)))

@@ -1,0 +1,205 @@
+"""2D-3D transfer: the k nearest source patches of every Gaussian vote for its affordance (Joseph et al., 3.3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from feature_gs_ros.affordance.library import Library
+from feature_gs_ros.affordance.nearest import nearest_patches
+from feature_gs_ros.errors import AffordanceError
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.neighbours import GaussianGraph
+from feature_gs_ros.segmentation import State, decide
+
+Vote = Literal["majority", "distance"]
+TEMPERATURE = 0.05  # of the votes by distance: a cosine smaller by this much counts e times less
+CHUNK = 65536  # Gaussians whose votes are counted at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How neighbours decide."""
+
+    k: int = 5  # neighbours that vote
+    vote: Vote = "majority"  # one vote each, or weighted by softmax(cosine / `TEMPERATURE`)
+    floor: float | None = None  # best cosine under which a Gaussian abstains; the library's by default
+    spread: float = 0.3  # rate of `GaussianGraph.spread` over neighbouring Gaussians; 0: none
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise AffordanceError(f"k={self.k} neighbours can't vote; choose 1 or more, e.g. 5")
+        if self.vote not in ("majority", "distance"):
+            raise AffordanceError(f"vote '{self.vote}' is unknown; choose majority or distance")
+        if self.floor is not None and not -1 <= self.floor <= 1:
+            raise AffordanceError(f"similarity floor {self.floor} is no cosine; choose -1 to 1")
+        if not 0 <= self.spread < float("inf"):
+            raise AffordanceError(f"spread rate {self.spread} is out of range; choose 0 (none) or more, e.g. 0.3")
+
+
+DEFAULTS = Settings()
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """What affordance each Gaussian has."""
+
+    affordances: tuple[str, ...]
+    probability: Tensor  # [N, 1 + A] share of the votes, 0 is none; rows sum to 1
+    similarity: Tensor  # [N] best cosine to a patch, 0 where nothing was seen
+    abstained: Tensor  # [N] bool, seen and asked about, but like no patch of the sources
+    asked: Tensor  # [N] bool, seen and asked about
+    coverage: float  # opacity-weighted share, of the Gaussians asked about, that were seen
+    seconds: float
+
+    @property
+    def label(self) -> Tensor:
+        """[N] int64: 0 none, k affordances[k − 1]."""
+        return self.probability.argmax(dim=1)
+
+    def mask(self, affordance: str) -> Tensor:
+        """[N] bool.
+
+        Raises:
+            AffordanceError: it was not asked for.
+        """
+        if affordance not in self.affordances:
+            raise AffordanceError(
+                f"no affordance '{affordance}' was transferred; there are {', '.join(self.affordances)}"
+            )
+        return self.label == 1 + self.affordances.index(affordance)
+
+    def state(self, affordance: str, gaussians: GaussianMap) -> State:
+        """Found, not found, or not observed."""
+        return decide(float(gaussians.opacities[self.mask(affordance)].sum()), self.coverage)
+
+    def message(self, gaussians: GaussianMap) -> str:
+        """What was found, and how much abstained, for a person."""
+        parts = [f"'{word}' {self.state(word, gaussians).value}" for word in self.affordances]
+        asked = max(1, int(self.asked.sum()))
+        return (
+            f"{', '.join(parts)}; {int(self.abstained.sum()) / asked:.0%} of the Gaussians are like no patch of the "
+            f"sources and abstain; {self.coverage:.0%} of what was asked about was seen"
+        )
+
+
+def transfer(
+    gaussians: GaussianMap,
+    field: FeatureField,
+    library: Library,
+    settings: Settings = DEFAULTS,
+    *,
+    among: Tensor | None = None,
+    object_word: str = "",
+    graph: Callable[[], GaussianGraph] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Transfer:
+    """Transfer the library's affordances to every Gaussian of a field.
+
+    Each patch votes with its shares, so that one half covered votes half. Regularising moves votes between
+    neighbouring Gaussians of like colour, and settles thin parts and borders that the teacher's cells blur.
+
+    Args:
+        among: [N] bool, the Gaussians asked about, e.g. the mask of a text query; all by default.
+        object_word: only sources with this word.
+        graph: gives the map's graph, if there is one already; made where ``settings.spread`` needs it.
+        progress: called with the Gaussians done, and all.
+
+    Raises:
+        FieldError: the field belongs to another map.
+        AffordanceError: the library is empty or of another teacher, k is larger than its patches, or features are
+            not finite.
+    """
+    start = time.perf_counter()
+    field.check_map(gaussians)
+    library.check_teacher(field.teacher)
+    affordances, features, shares = voters(library, object_word)
+    asked = field.seen if among is None else field.seen & among
+    rows = asked.nonzero()[:, 0]
+    similar, index = nearest_patches(lambda part: field.decoded(rows[part]), len(rows), features, settings.k, progress)
+    floor = library.floor if settings.floor is None else settings.floor
+    probability = torch.zeros(len(field), 1 + len(affordances))
+    probability[:, 0] = 1.0
+    similarity = torch.zeros(len(field))
+    similarity[rows] = similar[:, 0]
+    abstained = torch.zeros_like(asked)
+    abstained[rows] = similar[:, 0] < floor
+    probability[rows] = count_votes(similar, index, shares, settings.vote)
+    probability[abstained] = _nothing(len(affordances))
+    if settings.spread > 0 and len(rows):
+        graph_ = graph() if graph is not None else GaussianGraph(gaussians)
+        probability = graph_.spread(probability, settings.spread, asked).clamp_min(0)
+        probability /= probability.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        probability[~asked] = _nothing(len(affordances))
+        abstained &= probability.argmax(dim=1) == 0  # neighbours may have spoken for it
+    coverage = field.coverage(gaussians, among)
+    return Transfer(affordances, probability, similarity, abstained, asked, coverage, time.perf_counter() - start)
+
+
+def voters(library: Library, object_word: str = "") -> tuple[tuple[str, ...], Tensor, Tensor]:
+    """Affordances, features [M, D] float32 and shares [M, 1 + A] of all patches; column 0 is what is unmarked.
+
+    Raises:
+        AffordanceError: the library is empty, or has no source of this object.
+    """
+    if not library.sources:
+        raise AffordanceError(
+            "the library is empty; add a source with: feature-gs affordance add IMAGE MASK --library FILE"
+        )
+    word = object_word.strip().lower()
+    sources = [source for source in library.sources if not word or source.object.lower() == word]
+    if not sources:
+        known = ", ".join(sorted({source.object for source in library.sources if source.object})) or "none"
+        raise AffordanceError(f"no source of the library is of '{object_word}'; its objects: {known}")
+    affordances = tuple(dict.fromkeys(name for source in sources for name in source.affordances))
+    shares = []
+    for source in sources:
+        own = torch.zeros(len(source.features), 1 + len(affordances))
+        own[:, [1 + affordances.index(name) for name in source.affordances]] = source.shares.float()
+        own[:, 0] = (1 - own.sum(dim=1)).clamp_min(0)
+        shares.append(own)
+    return affordances, torch.cat([source.features for source in sources]).float(), torch.cat(shares)
+
+
+def count_votes(similar: Tensor, index: Tensor, shares: Tensor, vote: Vote) -> Tensor:
+    """Votes [n, 1 + A] of neighbours with cosines and rows [n, k], each row summing to 1; shares [M, 1 + A]."""
+    votes = torch.empty(len(index), shares.shape[1])
+    for first in range(0, len(index), CHUNK):
+        rows = slice(first, first + CHUNK)
+        of_neighbours = shares[index[rows]]  # [n, k, 1 + A]
+        if vote == "majority":
+            votes[rows] = of_neighbours.mean(dim=1)
+        else:
+            weights = torch.softmax(similar[rows] / TEMPERATURE, dim=1)
+            votes[rows] = (of_neighbours * weights.unsqueeze(2)).sum(dim=1)
+    return votes
+
+
+def only(transferred: Transfer, affordances: Sequence[str]) -> Transfer:
+    """A transfer of these affordances; the others become none.
+
+    Raises:
+        AffordanceError: one was not transferred.
+    """
+    for name in affordances:
+        transferred.mask(name)
+    probability = torch.zeros(len(transferred.probability), 1 + len(affordances))
+    for column, name in enumerate(affordances, start=1):
+        mask = transferred.mask(name)
+        probability[:, column] = transferred.probability[:, 1 + transferred.affordances.index(name)]
+        # What another affordance won stays lost.
+        probability[~mask, column] = probability[~mask, column].clamp(max=0.5)
+    probability[:, 0] = 1 - probability[:, 1:].sum(dim=1)
+    return replace(transferred, affordances=tuple(affordances), probability=probability)
+
+
+def _nothing(affordances: int) -> Tensor:
+    row = torch.zeros(1 + affordances)
+    row[0] = 1.0
+    return row

@@ -1,0 +1,124 @@
+"""What ``feature-gs affordance transfer`` writes: regions as JSON, the cloud, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.affordance import Library, Region, Transfer
+from feature_gs_ros.affordance.pictures import source_picture, transfer_picture
+from feature_gs_ros.cameras import Image
+from feature_gs_ros.cli.query import best_view
+from feature_gs_ros.errors import AffordanceError
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.ingestion import pinhole_view
+from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.io.splat_files import save_ply
+from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.pictures import save_png
+from feature_gs_ros.rasterizer import Backend
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A transfer with its regions."""
+
+    gaussians: GaussianMap
+    field: FeatureField
+    transferred: Transfer
+    regions: tuple[Region, ...]
+
+
+def as_json(found: Found) -> dict[str, object]:
+    """A transfer for machines; lengths in metres, in the map frame."""
+    transferred, gaussians = found.transferred, found.gaussians
+    return {
+        "affordances": {
+            word: {"id": 1 + index, "state": transferred.state(word, gaussians).value}
+            for index, word in enumerate(transferred.affordances)
+        },
+        "message": transferred.message(gaussians),
+        "coverage": round(transferred.coverage, 6),
+        "abstained": int(transferred.abstained.sum()),
+        "seconds": round(transferred.seconds, 4),
+        "regions": [
+            {
+                "affordance": region.affordance,
+                "id": region.label,
+                "center": region.center.round(6).tolist(),
+                "centroid": region.centroid.round(6).tolist(),
+                "quat_wxyz": region.quat_wxyz.round(6).tolist(),
+                "extent": region.extent.round(6).tolist(),
+                "normal": region.normal.round(6).tolist(),
+                "approach": region.approach.round(6).tolist(),
+                "closing": region.closing.round(6).tolist(),
+                "gripper_quat_wxyz": region.gripper_quat_wxyz.round(6).tolist(),
+                "gripper_width": round(region.gripper_width, 6),
+                "similarity": round(region.similarity, 6),
+                "probability": round(region.probability, 6),
+                "coverage": round(region.coverage, 6),
+                "gaussians": len(region.rows),
+                "opacity": round(region.opacity, 4),
+            }
+            for region in found.regions
+        ],
+    }
+
+
+def write_files(
+    out: Path, found: Found, sources: Library, stream: Path | None, index: str | None, backend: Backend
+) -> list[str]:
+    """Write regions.json, affordances.ply (where there are any), and pictures of sources, map and a real view.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        AffordanceError: the folder can't be written.
+    """
+    written = ["regions.json"]
+    try:
+        with atomic_path(out / written[0]) as temporary:
+            temporary.write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
+    except OSError as error:
+        raise AffordanceError(f"can't write to '{out}': {error.strerror or error}") from error
+    label = found.transferred.label
+    marked = label > 0
+    if bool(marked.any()):
+        extra = {"affordance_id": label[marked].float(), "similarity": found.transferred.similarity[marked]}
+        save_ply(found.gaussians.select(marked), out / "affordances.ply", extra)
+        written.append("affordances.ply")
+    pictures = {f"source_{source.name}": source_picture(source) for source in sources.sources}
+    if found.field.provenance.views:
+        known = best_view(found.gaussians, found.field.provenance.views, marked)
+        view = rasterizer.view(found.gaussians, known.camera, known.camera_from_splat, backend)
+        pictures["map"] = _picture(found, view)
+        index = index or known.name
+    if stream is not None:
+        pictures["overlay"] = _overlay(found, stream, index, backend)
+    for name, image in pictures.items():
+        save_png(image, out / f"{name}.png")
+        written.append(f"{name}.png")
+    return written
+
+
+def numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def _overlay(found: Found, stream: Path, index: str | None, backend: Backend) -> Image:
+    if index is None:
+        raise AffordanceError("the field remembers no view; name the one to draw on with --index NAME")
+    frame = next(iter(open_stream(stream).frames([index])))
+    pinhole = pinhole_view(frame, found.field.provenance.splat_from_map)
+    camera = replace(pinhole.camera, distortion=None)
+    view = rasterizer.view(found.gaussians, camera, pinhole.camera_from_splat, backend)
+    return _picture(found, view, pinhole.image)
+
+
+def _picture(found: Found, view: rasterizer.View, image: Image | None = None) -> Image:
+    return transfer_picture(view, found.transferred, found.regions, found.field.provenance.splat_from_map, image)

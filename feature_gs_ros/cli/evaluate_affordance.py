@@ -1,0 +1,141 @@
+"""``feature-gs evaluate affordance``: transferred regions against annotated views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.affordance import (
+    Library,
+    Settings,
+    evaluate_affordances,
+    transfer,
+    transfer_by_views,
+)
+from feature_gs_ros.affordance.transfer import Vote
+from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, open_field, print_json
+from feature_gs_ros.evaluation import Evaluation
+from feature_gs_ros.extractors import extractor_of
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.ingestion import Report, pinhole_view
+from feature_gs_ros.io.masks import MaskFolder, load_labels
+from feature_gs_ros.io.streams import Stream, open_stream
+from feature_gs_ros.rasterizer import Backend, FeatureGrid, View
+
+
+def affordance(
+    field: Path,
+    /,
+    *,
+    library: Path,
+    stream: Path,
+    masks: Path,
+    labels: Path,
+    k: int = 5,
+    vote: Vote = "majority",
+    floor: float | None = None,
+    spread: float = 0.3,
+    baseline: bool = False,
+    alignment: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    weights: Path | None = None,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """Mean IoU and recall of transferred affordances, rendered, against part labels of a stream's frames.
+
+    Args:
+        field: written by feature-gs backproject with the library's teacher.
+        library: written by feature-gs affordance add.
+        stream: whose frames the masks belong to.
+        masks: part labels by frame name, 8 or 16 bit PNG; 255 is ignored.
+        labels: names of the labels' values, as the affordances are called, YAML.
+        k: nearest patches that vote for a Gaussian.
+        vote: majority, or weighted by distance.
+        floor: cosine under which a Gaussian abstains; the teacher's own by default.
+        spread: rate at which votes are regularised over neighbouring Gaussians; 0 for not at all.
+        baseline: also transfer to each of the field's views and vote (2D-2D-3D), and time both.
+        alignment: splat_from_map file, where the stream is in another frame than the field's.
+        map: the map, where it isn't where the field remembers it.
+        weights: the teacher's weights for --baseline, where they are not at their usual place.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    rasterizer.choose_backend(backend)
+    sources = Library.load(library)
+    features, gaussians = open_field(field, map)
+    source, annotated, names = open_stream(stream), MaskFolder(masks), load_labels(labels)
+    splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
+    settings = Settings(k, vote, floor, spread)
+    with ProgressBar("transferring", "Gaussian", quiet=json).running() as progress:
+        transfers = {"2D-3D": transfer(gaussians, features, sources, settings, progress=progress)}
+    report = Report()
+    if baseline:
+        frames = [name for name in features.provenance.frames if name in set(source.names())]
+        with ProgressBar("2D-2D-3D", "view", quiet=json).running() as progress:
+            views = _views(gaussians, features, source, frames, weights, backend, report)
+            transfers["2D-2D-3D"] = transfer_by_views(
+                gaussians, features, sources, views, settings, lambda done: progress(done, len(frames))
+            )
+    results = {
+        method: evaluate_affordances(
+            gaussians, transferred, source, annotated, names, splat_from_map=splat_from_map, backend=backend
+        )
+        for method, transferred in transfers.items()
+    }
+    seconds = {method: transferred.seconds for method, transferred in transfers.items()}
+    if baseline:
+        seconds["2D-2D-3D"] -= report.seconds.get("features", 0.0)
+        seconds["features"] = report.seconds.get("features", 0.0)
+    if json:
+        print_json(_as_json(field.stem, results, seconds))
+        return 0
+    for method, result in results.items():
+        print(f"scene {field.stem}, {method}, transferred in {seconds[method]:.2f} s:")
+        print(result.table())
+    if baseline:
+        print(f"features of {len(report.used)} views, not counted above: {seconds['features']:.2f} s")
+    return 0
+
+
+def mean_recall(result: Evaluation) -> float:
+    """Over the classes that the ground truth holds."""
+    return sum(result.recall.values()) / len(result.recall) if result.recall else float("nan")
+
+
+def _views(
+    gaussians: GaussianMap,
+    field: FeatureField,
+    stream: Stream,
+    frames: list[str],
+    weights: Path | None,
+    backend: Backend,
+    report: Report,
+) -> Iterator[tuple[View, FeatureGrid]]:
+    """The field's views with their features, made anew; the time of that goes to ``report``."""
+    with report.stage("features"):
+        extractor = extractor_of(field.teacher, weights)
+    for frame in stream.frames(frames):
+        with report.stage("features"):
+            pinhole = pinhole_view(frame, field.provenance.splat_from_map)
+            grid = extractor.extract(pinhole.image, frame.name)
+        report.used.append(frame.name)
+        yield rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat, backend), grid
+
+
+def _as_json(scene: str, results: dict[str, Evaluation], seconds: dict[str, float]) -> dict[str, object]:
+    """The 2D-3D method's figures, and the baseline's beside them if it ran."""
+    methods = {method: _figures(result) | {"seconds": round(seconds[method], 4)} for method, result in results.items()}
+    content: dict[str, object] = {"scene": scene, "method": "2D-3D", **methods["2D-3D"]}
+    if "2D-2D-3D" in methods:
+        content |= {"baseline": methods["2D-2D-3D"], "feature_seconds": round(seconds["features"], 4)}
+    return content
+
+
+def _figures(result: Evaluation) -> dict[str, object]:
+    return result.as_json() | {
+        "recall": {name: round(value, 6) for name, value in result.recall.items()},
+        "mean_recall": round(mean_recall(result), 6),
+    }
