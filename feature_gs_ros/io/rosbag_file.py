@@ -70,6 +70,17 @@ class Bag:
             for connection, _, data in reader.messages(connections) if connections else ():
                 yield connection.topic, _deserialised(data, connection)
 
+    def serialised(self) -> Iterator[tuple[Topic, int, bytes]]:
+        """Topic, recording stamp [ns] and CDR bytes of the messages of `topics`, in the order of recording.
+
+        Raises:
+            StreamError: the storage is damaged.
+        """
+        with _reading(self.path), Reader(self.path) as reader:
+            connections = _connections(reader, [topic.name for topic in self.topics])
+            for connection, stamp, data in reader.messages(connections) if connections else ():
+                yield Topic(connection.topic, connection.msgtype), stamp, bytes(data)
+
     def first_messages(self, topics: Collection[str]) -> dict[str, Any]:
         """The first message of each topic.
 

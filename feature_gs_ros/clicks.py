@@ -1,0 +1,131 @@
+"""Clicks and examples: which feature lies under a pixel, beside a point, or under a mask of a picture."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from feature_gs_ros.cameras import Camera
+from feature_gs_ros.errors import PromptError
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.rasterizer import FeatureGrid, View
+
+COVERED = 0.5  # Σ w of a pixel under which it shows no map
+OBSERVED = 0.5  # of the weight that must have been seen
+NEIGHBOURS = 8  # Gaussians around a point that speak for it
+
+
+def straight_pixel(camera: Camera, u: float, v: float) -> tuple[float, float]:
+    """Where a pixel of the camera's own image lies in the rectified one; corner-based coordinates.
+
+    Raises:
+        PromptError: outside the image, or not finite.
+    """
+    if not (0 <= u < camera.width and 0 <= v < camera.height):  # False for NaN, too
+        raise PromptError(f"pixel ({u:g}, {v:g}) is outside the image of {camera.width}×{camera.height}")
+    if camera.distortion is None:
+        return u, v
+    matrix = camera.matrix
+    coefficients = np.array(camera.distortion.coefficients)
+    fisheye = camera.distortion.model == "equidistant"
+    straighten = cv2.fisheye.undistortPoints if fisheye else cv2.undistortPoints
+    x, y = straighten(np.array([[[u, v]]], np.float64), matrix, coefficients, P=matrix).reshape(2)
+    return float(x), float(y)
+
+
+def weights_of_pixel(view: View, u: float, v: float) -> Tensor:
+    """One row of W: the weight [N] of each Gaussian in the pixel that holds (u, v), corner-based.
+
+    Raises:
+        PromptError: outside the image.
+    """
+    camera = view.camera
+    if not (0 <= u < camera.width and 0 <= v < camera.height):
+        raise PromptError(f"pixel ({u:g}, {v:g}) is outside the rectified image of {camera.width}×{camera.height}")
+    valid = torch.zeros(camera.height, camera.width)
+    valid[int(v), int(u)] = 1.0
+    _, weight = view.backproject(FeatureGrid(torch.ones(1, 1, 1)), valid)
+    return weight
+
+
+def point_of_pixel(view: View, weights: Tensor, u: float, v: float) -> NDArray[np.float64] | None:
+    """Where the ray through a pixel meets the map, [3] splat frame; None where the map covers less than half of it.
+
+    The depth is the weights' median, so that a border between two things gives the one or the other.
+    """
+    rows = weights.nonzero()[:, 0]
+    w = weights[rows].double()
+    if float(w.sum()) < COVERED:
+        return None
+    pose = view.camera_from_splat
+    depths = torch.from_numpy(view.gaussians.means[rows].double().numpy() @ pose[2, :3] + pose[2, 3])
+    order = depths.argsort()
+    middle = int(torch.searchsorted(w[order].cumsum(0), float(w.sum()) / 2))
+    depth = float(depths[order[min(middle, len(order) - 1)]])
+    camera = view.camera
+    ray = np.array([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, 1.0])
+    point: NDArray[np.float64] = pose[:3, :3].T @ (depth * ray - pose[:3, 3])
+    return point
+
+
+def weights_near(gaussians: GaussianMap, point: ArrayLike, reach: float) -> Tensor:
+    """Weights [N] of the nearest Gaussians of a point [3] in the splat frame; all 0 where none is within ``reach``.
+
+    Raises:
+        PromptError: the point isn't finite.
+    """
+    at = torch.as_tensor(np.asarray(point, dtype=np.float64)).float()
+    if not bool(torch.isfinite(at).all()):
+        raise PromptError(f"the point {tuple(at.tolist())} is not finite")
+    weights = torch.zeros(len(gaussians))
+    distances, rows = (gaussians.means - at).norm(dim=1).topk(min(NEIGHBOURS, len(gaussians)), largest=False)
+    if float(distances[0]) <= reach:
+        width = max(float(distances[-1]), 1e-12)
+        weights[rows] = gaussians.opacities[rows] * torch.exp(-0.5 * (distances / width) ** 2)
+    return weights
+
+
+def feature_of(weights: Tensor, field: FeatureField) -> Tensor | None:
+    """The feature [D] of what has these weights [N], ``Σ_seen w f / Σ_seen w``; None where too little was seen."""
+    rows = weights.nonzero()[:, 0]
+    known = weights[rows] * field.seen[rows]
+    total = float(known.sum())
+    if total <= 0 or total < OBSERVED * float(weights.sum()):
+        return None
+    return (known / total) @ field.decoded(rows)
+
+
+def feature_under_mask(grid: FeatureGrid, mask: Tensor) -> Tensor:
+    """Mean feature [D] of the pixels that a mask [H, W] (bool, or shares) marks, ``Σ m U F / Σ m``.
+
+    Raises:
+        PromptError: the mask marks nothing.
+    """
+    shares = mask.to(torch.float32)
+    if not float(shares.sum()) > 0:
+        raise PromptError("the mask marks nothing; mark the thing with values above 0")
+    height, width = mask.shape
+    nearest = grid.interpolation == "nearest"
+    down = _resampling(height, grid.rows, grid.top, grid.bottom, nearest)
+    across = _resampling(width, grid.columns, grid.left, grid.right, nearest)
+    cells = (down.T @ shares @ across).reshape(-1, 1)
+    return (cells * grid.values.float().reshape(-1, grid.dimension)).sum(dim=0) / cells.sum()
+
+
+def _resampling(pixels: int, cells: int, low: float, high: float, nearest: bool) -> Tensor:
+    """One axis of U, [pixels, cells]: rows sum to 1, see `FeatureGrid`."""
+    centres = (torch.arange(pixels) + 0.5) / pixels
+    at = ((centres - low) / (high - low) * cells - 0.5).clamp(0, cells - 1)
+    if nearest:
+        at = at.round()
+    first = at.floor().long().clamp_max(max(cells - 2, 0))
+    share = at - first
+    matrix = torch.zeros(pixels, cells)
+    rows = torch.arange(pixels)
+    matrix[rows, first] += 1 - share
+    matrix[rows, (first + 1).clamp_max(cells - 1)] += share
+    return matrix

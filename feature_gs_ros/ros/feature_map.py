@@ -1,0 +1,146 @@
+"""The node feature_map: a lifecycle node that owns the map's learned features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode
+
+from feature_gs_ros.ros.bag_action import BagAction
+from feature_gs_ros.ros.field_services import FieldServices
+from feature_gs_ros.ros.guard import UnavailableError
+from feature_gs_ros.ros.lifecycle import transition
+from feature_gs_ros.ros.parameters import FEATURE_MAP, camera_parameters, declare, value
+from feature_gs_ros.ros.publishers import Publishers
+from feature_gs_ros.ros.queries import Queries
+from feature_gs_ros.ros.render_service import RenderService
+from feature_gs_ros.ros.run import run
+from feature_gs_ros.ros.session import Session
+from feature_gs_ros.ros.settings import Settings
+from feature_gs_ros.ros.status import diagnostics_message, status_message
+
+THREADS = 6  # of callbacks: cameras, tf, a query, a picture, a file, a recording
+
+
+class FeatureMap(LifecycleNode):
+    """Declares in `__init__`, reads and checks in configure, loads and subscribes in activate, and back.
+
+    Services exist from configuration on; while the node isn't active they answer *unavailable*.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("feature_map", **options)
+        declare(self, FEATURE_MAP)
+        for camera in value(self, "cameras"):
+            declare(self, camera_parameters(camera))
+        self._settings: Settings | None = None
+        self._session: Session | None = None
+        self._topics: Publishers | None = None
+        self._services_open: list[Any] = []
+        self._timer: Any = None
+
+    def on_configure(self, state: Any) -> Any:
+        """Parameters, publishers and services."""
+        return transition(self, self._configure, super().on_configure, state, undo=self._clean_up)
+
+    def on_activate(self, state: Any) -> Any:
+        """The map, the teacher, the field, subscriptions and the worker."""
+        return transition(self, self._activate, super().on_activate, state, undo=self._leave)
+
+    def on_deactivate(self, state: Any) -> Any:
+        """Save the field if asked to, and let go of all that was loaded."""
+        return transition(self, self._deactivate, super().on_deactivate, state)
+
+    def on_cleanup(self, state: Any) -> Any:
+        """Services and publishers go."""
+        return transition(self, self._clean_up, super().on_cleanup, state)
+
+    def on_shutdown(self, state: Any) -> Any:
+        """All of it, from any state."""
+        return transition(self, self.close, super().on_shutdown, state)
+
+    def close(self) -> None:
+        """Undo whatever was done; saves if asked to."""
+        self._deactivate()
+        self._clean_up()
+
+    def _configure(self) -> None:
+        self._settings = Settings(self)
+        self._topics = Publishers(self)
+        self._services_open = [
+            Queries(self, self._topics, self._active_session),
+            RenderService(self, self._active_session),
+            FieldServices(self, self._topics, self._active_session),
+            BagAction(self, self._active_session),
+        ]
+
+    def _activate(self) -> None:
+        assert self._settings is not None
+        assert self._topics is not None
+        self._session = Session(self, self._settings)
+        period = 1.0 / float(value(self, "status_rate"))
+        # On the steady clock: under use_sim_time a report is wanted most when no clock comes.
+        clock, group = Clock(clock_type=ClockType.STEADY_TIME), MutuallyExclusiveCallbackGroup()
+        self._timer = self.create_timer(period, self._report, callback_group=group, clock=clock)
+        live_map = self._session.field.map
+        if value(self, "publish_map_cloud"):
+            self._topics.send_map(live_map, self._settings.map_frame)
+        teacher = live_map.extractor.identity.name
+        self.get_logger().info(
+            f"map of {len(live_map.gaussians)} Gaussians, teacher '{teacher}', {self._session.field.views} views loaded"
+        )
+
+    def _deactivate(self) -> None:
+        session = self._session
+        if session is None:
+            return
+        for service in self._services_open:
+            if isinstance(service, BagAction):
+                service.interrupt()
+        session.worker.stop()
+        if value(self, "save_on_deactivate"):
+            self.get_logger().info(f"saved {session.field.views} views to '{session.save()}'")
+        elif session.field.views:
+            self.get_logger().warning(f"{session.field.views} views are forgotten; see save_on_deactivate and ~/save")
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let go of what activation loaded."""
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+            self._timer = None
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        if self._topics is not None:
+            self._topics.forget_answer()
+
+    def _clean_up(self) -> None:
+        while self._services_open:
+            self._services_open.pop().close()
+        if self._topics is not None:
+            self._topics.close()
+        self._topics = self._settings = None
+
+    def _active_session(self) -> Session:
+        """
+        Raises:
+            UnavailableError: the node isn't active.
+        """
+        session = self._session
+        if session is None:
+            raise UnavailableError("feature_map is not active; activate it first")
+        return session
+
+    def _report(self) -> None:
+        session, publishers = self._session, self._topics
+        if session is not None and publishers is not None:
+            status = status_message(session, self.get_clock().now().to_msg())
+            publishers.send_status(status, diagnostics_message(status, self.get_fully_qualified_name()))
+
+
+def main() -> None:
+    """The program feature_map."""
+    run(FeatureMap, THREADS)

@@ -1,0 +1,49 @@
+"""KeyframeGate: which frames of a camera are worth the teacher's time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class KeyframeLimits:
+    """A frame is taken when the camera moved or turned enough, or stood still for long."""
+
+    translation: float  # m
+    rotation: float  # degrees
+    min_interval: float  # s
+    max_interval: float  # s; 0: a still camera gives nothing new
+
+
+class KeyframeGate:
+    """Compares each frame of one camera with the last one taken."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, NDArray[np.float64]] | None = None
+
+    def reset(self) -> None:
+        """Take the next frame, whatever it is: after a time jump."""
+        self._last = None
+
+    def refusal(self, stamp_ns: int, camera_from_map: NDArray[np.float64], limits: KeyframeLimits) -> str | None:
+        """Why a frame with this pose [4, 4] isn't worth it, None where it is."""
+        if self._last is None:
+            return None
+        last_stamp, last_pose = self._last
+        elapsed = (stamp_ns - last_stamp) * 1e-9
+        if elapsed < limits.min_interval:
+            return "sooner than keyframe.min_interval"
+        if 0 < limits.max_interval <= elapsed:
+            return None
+        motion = camera_from_map @ np.linalg.inv(last_pose)
+        angle = np.degrees(np.arccos(np.clip((np.trace(motion[:3, :3]) - 1) / 2, -1, 1)))
+        if np.linalg.norm(motion[:3, 3]) >= limits.translation or angle >= limits.rotation:
+            return None
+        return "camera moved less than keyframe.translation and keyframe.rotation"
+
+    def take(self, stamp_ns: int, camera_from_map: NDArray[np.float64]) -> None:
+        """Remember a frame that was taken."""
+        self._last = (stamp_ns, camera_from_map)

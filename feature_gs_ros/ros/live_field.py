@@ -1,0 +1,154 @@
+"""LiveField: the map with its growing field; ingestion writes it while queries read snapshots of it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.backprojection import BackProjector
+from feature_gs_ros.cameras import Camera
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.neighbours import GaussianGraph
+from feature_gs_ros.rasterizer import Backend, FeatureGrid, View, view
+from feature_gs_ros.segmentation import Segmenter
+
+BATCH = 4  # views accumulated at once where they come that fast
+
+
+@dataclass(frozen=True, eq=False)
+class LiveMap:
+    """What a field is learned for and with; it doesn't change while the node is active."""
+
+    gaussians: GaussianMap
+    path: str
+    splat_from_map: Sim3
+    extractor: Extractor
+    backend: Backend
+    budget: int | None  # bytes; None: most of what is free
+
+    def view(self, camera: Camera, camera_from_map: NDArray[np.float64]) -> View:
+        """A pinhole camera's view of the map from a pose [4, 4] in the map frame."""
+        return view(self.gaussians, camera, self.splat_from_map.camera_from_splat(camera_from_map), self.backend)
+
+
+class LiveField:
+    """Accumulators behind a lock, and one snapshot of them for all queries until the next view comes.
+
+    The lock is held while a view is added and while a snapshot is copied, not while a query is answered.
+    """
+
+    def __init__(self, live_map: LiveMap) -> None:
+        """Start empty.
+
+        Raises:
+            BudgetError: the field would need more memory than it may take.
+        """
+        self.map = live_map
+        self.gaussians = live_map.gaussians
+        self._lock = threading.Lock()
+        self._copying = threading.Lock()
+        self._projector = self._empty()
+        self._version = 0  # of the accumulators
+        self._snapshot: tuple[int, Segmenter] | None = None
+        rule = live_map.extractor.text_rule
+        self._graph = GaussianGraph(live_map.gaussians) if rule.spread > 0 else None
+
+    @property
+    def provenance(self) -> Provenance:
+        return self._projector.provenance
+
+    @property
+    def views(self) -> int:
+        """How many views were accumulated, those of a loaded field included."""
+        return len(self._projector.provenance.frames)
+
+    def add(self, view: View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+        """Add a view, as `BackProjector.add` does; it counts at the latest from the next `flush`."""
+        with self._lock:
+            self._version += 1
+            self._projector.add(view, grid, valid, name)
+
+    def flush(self) -> None:
+        """Accumulate what waits for a full batch."""
+        with self._lock:
+            self._projector.flush()
+
+    def segmenter(self) -> Segmenter:
+        """Answers queries on the field as it is now; made once for all queries between two views."""
+        with self._copying:
+            if self._snapshot is None or self._snapshot[0] != self._version:
+                self._snapshot = None  # give its memory back before the next copy
+                field, version = self._copy()
+                self._snapshot = version, Segmenter(self.gaussians, field, self.map.extractor, self._graph)
+            return self._snapshot[1]
+
+    def save(self, path: Path) -> FeatureField:
+        """Write the field as it is now.
+
+        Raises:
+            FieldError: the file can't be written.
+        """
+        field = self.segmenter().field
+        field.save(path)
+        return field
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved field; the one learned so far stays where that fails.
+
+        Raises:
+            FieldError: the file is damaged, or of another map or teacher.
+            BudgetError: it would need more memory than it may take.
+        """
+        field = FeatureField.load(path)
+        field.check_teacher(self.map.extractor.identity)
+        projector = BackProjector.resume(self.gaussians, field, batch=BATCH, budget=self.map.budget)
+        projector.provenance = replace(projector.provenance, splat_from_map=self.map.splat_from_map)
+        self._replace(projector)
+
+    def reset(self) -> int:
+        """Forget all views; how many there were."""
+        views = self.views
+        self._replace(self._empty())
+        return views
+
+    def coverage(self) -> float:
+        """Opacity-weighted share of the map that was seen."""
+        with self._lock:
+            return self._projector.coverage()
+
+    def memory(self) -> int:
+        """Bytes of accumulators and snapshot."""
+        snapshot = self._snapshot
+        row = 4 * (self._projector.stored + 2)
+        return len(self.gaussians) * row * (1 if snapshot is None else 2)
+
+    def _copy(self) -> tuple[FeatureField, int]:
+        with self._lock:
+            return self._projector.field(), self._version
+
+    def _replace(self, projector: BackProjector) -> None:
+        with self._lock:
+            self._projector = projector
+            self._version += 1
+
+    def _empty(self) -> BackProjector:
+        provenance = Provenance(
+            self.gaussians.checksum, self.map.path, stream="live", splat_from_map=self.map.splat_from_map
+        )
+        teacher = self.map.extractor
+        return BackProjector(
+            self.gaussians,
+            teacher.identity,
+            teacher.dimension,
+            batch=BATCH,
+            budget=self.map.budget,
+            provenance=provenance,
+        )

@@ -1,0 +1,36 @@
+"""Quality of service of each kind of topic."""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+SHORTEST = 10  # of an image queue
+
+# For who comes late: RViz, a planner. A subscriber may still ask for less.
+LATCHED = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+# What octomap's updaters subscribe is best effort and volatile; a reliable offer serves both.
+EVENT = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+STATUS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def image_qos(reliability: str, depth: int) -> QoSProfile:
+    """Of images: a "best_effort" subscription takes those of every publisher, a "reliable" one of reliable ones.
+
+    What a reader's queue drops is told to nobody, so it must be no shorter than the queue behind it.
+    """
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=max(depth, SHORTEST),
+        reliability=ReliabilityPolicy[reliability.upper()],
+        durability=DurabilityPolicy.VOLATILE,
+    )

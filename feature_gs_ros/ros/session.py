@@ -1,0 +1,109 @@
+"""Session: what exists only while feature_map is active: the map, its field, tf, cameras and the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+
+from feature_gs_ros.errors import ParameterError
+from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.kernels import set_thread_count
+from feature_gs_ros.ros.camera_input import CameraInput
+from feature_gs_ros.ros.ingestion_worker import IngestionWorker
+from feature_gs_ros.ros.live_field import LiveField, LiveMap
+from feature_gs_ros.ros.parameters import value
+from feature_gs_ros.ros.poses import Poses
+from feature_gs_ros.ros.settings import Settings, ingestion_limits, make_teacher
+from feature_gs_ros.ros.statistics import Statistics
+
+
+class Session:
+    """Loaded and subscribed on activation; `close` undoes it in the reverse order."""
+
+    def __init__(self, node: Any, settings: Settings) -> None:
+        """Load the map and the teacher, go on from a saved field, subscribe, and start the worker.
+
+        Raises:
+            FeatureGsError: a file can't be used; what was begun is undone.
+        """
+        self.settings = settings
+        self._undo: list[Callable[[], Any]] = []
+        try:
+            self._open(node, settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Undo what was begun, the last step first."""
+        while self._undo:
+            self._undo.pop()()
+
+    def camera(self, name: str) -> CameraInput:
+        """A camera by its name.
+
+        Raises:
+            ParameterError: there is none of this name.
+        """
+        for camera in self.worker.cameras:
+            if camera.settings.name == name:
+                return camera
+        known = ", ".join(camera.settings.name for camera in self.worker.cameras)
+        raise ParameterError(f"there is no camera '{name}'; there are {known or 'none'}")
+
+    def save(self, name: str = "") -> Path:
+        """Save the field below data_dir, by default under the parameter field.
+
+        Raises:
+            FieldError: the name leads out of data_dir, or the file can't be written.
+        """
+        path = self.settings.data(name or self.settings.field)
+        self.field.save(path)
+        return path
+
+    def _open(self, node: Any, settings: Settings) -> None:
+        if settings.threads > 0:
+            set_thread_count(settings.threads)
+        self.field = LiveField(
+            LiveMap(
+                load_map(settings.map_path),
+                settings.map_path,
+                settings.splat_from_map,
+                make_teacher(node),
+                settings.backend,
+                settings.budget,
+            )
+        )
+        saved = settings.data(settings.field)
+        for begun in saved.parent.glob(f".{saved.name}.*.part"):  # by a save that was killed
+            begun.unlink(missing_ok=True)
+        if value(node, "load_on_activate") and saved.exists():
+            self.field.load(saved)
+        self.statistics = Statistics()
+        self.poses = Poses(node, settings.map_frame)
+        self._undo.append(self.poses.close)
+        self.worker = IngestionWorker(
+            self.field,
+            self.poses,
+            self.statistics,
+            partial(ingestion_limits, node),
+            lambda: int(node.get_clock().now().nanoseconds),
+            node.get_logger(),
+        )
+        for camera in settings.cameras:
+            source = CameraInput(node, camera, self.worker.changed, self.statistics, self.worker.on_jump)
+            self._undo.append(source.close)
+            self.worker.cameras.append(source)
+        # A jump back of more than a moment: a recording that began again under use_sim_time.
+        back = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=False)
+        handle = node.get_clock().create_jump_callback(
+            back, post_callback=lambda _: self.worker.on_jump("the clock went back")
+        )
+        self._undo.append(handle.unregister)
+        self._undo.append(self.worker.stop)
+        self.worker.start()

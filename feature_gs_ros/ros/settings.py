@@ -1,0 +1,112 @@
+"""The parameters of a node as values: read and checked before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from feature_gs_ros.alignment import Sim3, load_alignment, sim3_from_mapping
+from feature_gs_ros.errors import ParameterError
+from feature_gs_ros.extractors import extractor_names, make_extractor
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.rasterizer import Backend, choose_backend
+from feature_gs_ros.ros.camera_input import CameraSettings
+from feature_gs_ros.ros.data_folder import DataFolder
+from feature_gs_ros.ros.ingestion_worker import IngestionLimits
+from feature_gs_ros.ros.keyframes import KeyframeLimits
+from feature_gs_ros.ros.parameters import chosen, value
+
+
+class Settings:
+    """The parameters that are checked before anything is loaded."""
+
+    def __init__(self, node: Any) -> None:
+        """Read and check.
+
+        Raises:
+            FeatureGsError: one of them can't be used.
+        """
+        self.map_path = str(Path(value(node, "map")).expanduser())
+        if not Path(self.map_path).is_file():
+            raise ParameterError(f"parameter map: there is no file '{value(node, 'map')}'; give a splat map")
+        self.map_frame = str(value(node, "map_frame"))
+        if not self.map_frame:
+            raise ParameterError("parameter map_frame is empty; name a frame of tf")
+        self.splat_from_map = _alignment(node)
+        self.backend = cast("Backend", chosen(node, "backend", ("auto", "cpu", "cuda")))
+        choose_backend(self.backend)
+        chosen(node, "extractor", extractor_names())
+        teacher_options(node)
+        budget = float(value(node, "memory_budget"))
+        self.budget = int(budget * 1e9) if budget > 0 else None
+        self.threads = int(value(node, "threads"))
+        self.data = DataFolder(str(value(node, "data_dir")))
+        self.field = str(value(node, "field"))
+        self.data(self.field)
+        names = list(value(node, "cameras"))
+        if len(set(names)) != len(names):
+            raise ParameterError(f"parameter cameras names a camera twice: {', '.join(names)}")
+        chosen(node, "image_reliability", ("best_effort", "reliable"))
+        self.cameras = [CameraSettings.read(node, name) for name in names]
+
+
+def ingestion_limits(node: Any) -> IngestionLimits:
+    """The parameters that may change while the node runs, as they are now."""
+    return IngestionLimits(
+        float(value(node, "tf_timeout")),
+        float(value(node, "mask_tolerance")),
+        KeyframeLimits(
+            float(value(node, "keyframe.translation")),
+            float(value(node, "keyframe.rotation")),
+            float(value(node, "keyframe.min_interval")),
+            float(value(node, "keyframe.max_interval")),
+        ),
+    )
+
+
+def teacher_options(node: Any) -> dict[str, object]:
+    """The parameter extractor_options.
+
+    Raises:
+        ParameterError: it is no YAML mapping.
+    """
+    text = str(value(node, "extractor_options"))
+    try:
+        options = yaml.safe_load(text or "{}")
+    except yaml.YAMLError as error:
+        raise ParameterError(f"parameter extractor_options is no YAML: {error}") from error
+    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        raise ParameterError(f"parameter extractor_options is '{text}', expected a mapping such as {{space: rgb}}")
+    return options
+
+
+def make_teacher(node: Any) -> Extractor:
+    """The teacher that the parameters name.
+
+    Raises:
+        FeatureGsError: it is unknown, or can't be made.
+    """
+    return make_extractor(chosen(node, "extractor", extractor_names()), **teacher_options(node))
+
+
+def _alignment(node: Any) -> Sim3:
+    by_parameters = sim3_from_mapping(
+        {
+            "scale": float(value(node, "splat_from_map.scale")),
+            "rotation_wxyz": list(value(node, "splat_from_map.rotation_wxyz")),
+            "translation": list(value(node, "splat_from_map.translation")),
+        },
+        "the parameters",
+    )
+    path = str(value(node, "alignment"))
+    if not path:
+        return by_parameters
+    if not _is_identity(by_parameters):
+        raise ParameterError("parameters alignment and splat_from_map.* both give a transform; leave one out")
+    return load_alignment(Path(path).expanduser())
+
+
+def _is_identity(transform: Sim3) -> bool:
+    return transform.scale == 1 and transform.quat_wxyz[0] == 1 and not transform.translation.any()

@@ -1,0 +1,282 @@
+"""What the tests on a real ROS share: nodes in their own processes, and a robot that publishes images and tf."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from ament_index_python.packages import get_package_prefix
+from geometry_msgs.msg import TransformStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo, Image
+from tf2_msgs.msg import TFMessage
+
+from feature_gs_ros.cameras import Camera
+from feature_gs_ros.msg import Status
+from ros.scene import SPLAT_FROM_MAP, transform_of
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
+EVENT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # as octomap's updaters subscribe
+CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
+DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
+
+
+class NodeProcess:
+    """A program of the package with parameters, in a process of its own."""
+
+    def __init__(self, program: str, log: Path, parameters: dict[str, object], remap: dict[str, str] | None = None):
+        self.log = log
+        path = Path(get_package_prefix("feature_gs_ros")) / "lib" / "feature_gs_ros" / program
+        arguments = [f"{key}:={_yaml(content)}" for key, content in parameters.items()]
+        remaps = [f"{a}:={b}" for a, b in (remap or {}).items()]
+        command = ["python3", str(path), "--ros-args"]
+        command += [word for argument in arguments for word in ("-p", argument)]
+        command += [word for argument in remaps for word in ("-r", argument)]
+        with log.open("a") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ))
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self, number: int = signal.SIGINT, patience: float = 20.0) -> int:
+        """Send a signal and wait; the exit code."""
+        if self.running:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(
+                f"the node did not end within {patience} s; its log:\n{self.log.read_text()}"
+            ) from None
+
+
+class Starter:
+    """Starts programs; feature_map with the color teacher on the tests' small map."""
+
+    def __init__(self, map_file: Path, folder: Path, robot: Robot):
+        self.map_file, self.folder, self.robot = map_file, folder, robot
+        self.data = folder / "data"
+        self.started: list[NodeProcess] = []
+
+    def program(self, program: str, remap: dict[str, str] | None = None, **parameters: object) -> NodeProcess:
+        """``a__b`` stands for the parameter a.b."""
+        parameters = {key.replace("__", "."): content for key, content in parameters.items()}
+        node = NodeProcess(program, self.folder / f"{program}.log", parameters, remap)
+        self.started.append(node)
+        return node
+
+    def feature_map(self, **parameters: object) -> NodeProcess:
+        """Unconfigured."""
+        return self.program("feature_map", **{**self.defaults, **parameters})
+
+    def active(self, **parameters: object) -> NodeProcess:
+        """feature_map, brought to active."""
+        node = self.feature_map(**parameters)
+        for transition in (CONFIGURE, ACTIVATE):
+            assert self.robot.change_state(transition), node.log.read_text()
+        return node
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        return {
+            "map": str(self.map_file),
+            "splat_from_map.scale": SPLAT_FROM_MAP.scale,
+            "splat_from_map.rotation_wxyz": [float(v) for v in SPLAT_FROM_MAP.quat_wxyz],
+            "splat_from_map.translation": [float(v) for v in SPLAT_FROM_MAP.translation],
+            "extractor": "color",
+            "extractor_options": "{cell: 4}",
+            "data_dir": str(self.data),
+            "image_reliability": "reliable",
+            "queue_size": 200,
+            "status_rate": 10.0,
+        }
+
+    def end(self) -> None:
+        """Stop what still runs, and show what it said."""
+        for node in self.started:
+            node.stop()
+            print(node.log.read_text())
+
+
+class Watch:
+    """~/status since a moment: what became of the frames that were published after it."""
+
+    def __init__(self, robot: Robot, node: str = "/feature_map"):
+        self.statuses: list = robot.collect(Status, f"{node}/status", 10)
+        wait_until(lambda: len(self.statuses) > 1, what="a status")
+        self.mark()
+
+    def mark(self) -> None:
+        """Count from here."""
+        count = len(self.statuses)
+        wait_until(lambda: len(self.statuses) > count + 1, what="a status")
+        self.before = self.statuses[-1]
+
+    def outcome(self, frames: int, timeout: float = 20.0) -> tuple[int, dict[str, int]]:
+        """Wait until this many frames were seen and each was used or skipped; how many were used, and why not."""
+
+        def settled() -> object:
+            now = self.statuses[-1]
+            seen, used, left_out = self._since(now)
+            return (used, left_out) if seen >= frames and used + sum(left_out.values()) == seen else None
+
+        try:
+            used, left_out = wait_until(settled, timeout, f"the outcome of {frames} frames")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self._since(self.statuses[-1])}") from None
+        self.mark()
+        return used, left_out
+
+    def _since(self, now: Status) -> tuple[int, int, dict[str, int]]:
+        before = skipped(self.before)
+        left_out = {reason: count - before.get(reason, 0) for reason, count in skipped(now).items()}
+        left_out = {reason: count for reason, count in left_out.items() if count}
+        return now.frames_seen - self.before.frames_seen, now.frames_used - self.before.frames_used, left_out
+
+
+class Robot:
+    """The test's own node, spinning in a thread: a camera, tf, and a client of services."""
+
+    def __init__(self, camera: Camera, name: str = "robot"):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node(name, context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.thread = threading.Thread(target=self._spin, daemon=True)
+        self.thread.start()
+        self.camera = camera
+        self.images = self.node.create_publisher(Image, "image", RELIABLE)
+        self.infos = self.node.create_publisher(CameraInfo, "camera_info", RELIABLE)
+        self.tf = self.node.create_publisher(TFMessage, "/tf", RELIABLE)
+        self._clients: dict[str, object] = {}
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            while self.context.ok():
+                self.executor.spin_once(timeout_sec=0.1)
+
+    def close(self) -> None:
+        rclpy.shutdown(context=self.context)
+        self.thread.join(5)
+
+    def now(self) -> int:
+        """ns"""
+        return time.time_ns()
+
+    def call(self, kind: type, name: str, request: object, timeout: float = 60.0):
+        """Call a service and wait for its response."""
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+        client = self._clients[name]
+        assert client.wait_for_service(timeout), f"no service {name}"
+        return wait_for_future(client.call_async(request), timeout, name)
+
+    def change_state(self, transition: int, node: str = "/feature_map", timeout: float = 120.0) -> bool:
+        request = ChangeState.Request()
+        request.transition.id = transition
+        return self.call(ChangeState, f"{node}/change_state", request, timeout).success
+
+    def state(self, node: str = "/feature_map") -> str:
+        return self.call(GetState, f"{node}/get_state", GetState.Request()).current_state.label
+
+    def collect(self, kind: type, topic: str, quality: QoSProfile | int = LATCHED) -> list:
+        """A list that grows with the topic's messages."""
+        messages: list = []
+        self.node.create_subscription(kind, topic, messages.append, quality)
+        return messages
+
+    def publish_tf(self, stamp: int, translation, quat_wxyz, parent: str = "map", child: str = "camera") -> None:
+        transform = TransformStamped()
+        transform.header.stamp, transform.header.frame_id = Time(nanoseconds=stamp).to_msg(), parent
+        transform.child_frame_id = child
+        place, turn = transform.transform.translation, transform.transform.rotation
+        place.x, place.y, place.z = (float(v) for v in translation)
+        turn.w, turn.x, turn.y, turn.z = (float(v) for v in quat_wxyz)
+        self.tf.publish(TFMessage(transforms=[transform]))
+
+    def publish_info(self, stamp: int, **changes: object) -> None:
+        self.infos.publish(info_message(self.camera, stamp, **changes))
+
+    def publish_posed(self, pixels: np.ndarray, pose: np.ndarray, frame: str = "camera", **changes: object) -> int:
+        """An image now, and tf of its pose ``camera_from_map`` [4, 4] at the same stamp; the stamp."""
+        stamp = self.now()
+        self.publish_tf(stamp, *transform_of(pose), child=frame)
+        self.publish_image(pixels, stamp, frame, **changes)
+        return stamp
+
+    def publish_image(self, pixels: np.ndarray, stamp: int, frame: str = "camera", **changes: object) -> None:
+        self.images.publish(image_message(pixels, stamp, frame, **changes))
+
+
+def wait_for_future(future, timeout: float, name: str = ""):
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    assert done.wait(timeout), f"no answer from {name} within {timeout} s"
+    return future.result()
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 20.0, what: str = "") -> object:
+    """Wait for something to become true; its value."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{what or 'the condition'} did not come about within {timeout} s")
+
+
+def info_message(camera: Camera, stamp: int, frame: str = "camera", **changes: object) -> CameraInfo:
+    """CameraInfo with pixel centres at whole numbers."""
+    message = CameraInfo(width=camera.width, height=camera.height, distortion_model="plumb_bob")
+    message.header.stamp, message.header.frame_id = Time(nanoseconds=stamp).to_msg(), frame
+    cx, cy = camera.cx - 0.5, camera.cy - 0.5
+    message.k = [camera.fx, 0.0, cx, 0.0, camera.fy, cy, 0.0, 0.0, 1.0]
+    message.p = [camera.fx, 0.0, cx, 0.0, 0.0, camera.fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    message.d = [0.0] * 5
+    if camera.distortion is not None:
+        message.distortion_model, message.d = camera.distortion.model, list(camera.distortion.coefficients)
+    for key, content in changes.items():
+        setattr(message, key, content)
+    return message
+
+
+def image_message(pixels: np.ndarray, stamp: int, frame: str = "camera", encoding: str = "rgb8", **changes) -> Image:
+    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
+    message.header.stamp, message.header.frame_id = Time(nanoseconds=stamp).to_msg(), frame
+    message.step = pixels.strides[0]
+    message.data = array.array("B", np.ascontiguousarray(pixels).tobytes())
+    for key, content in changes.items():
+        setattr(message, key, content)
+    return message
+
+
+def skipped(status: Status) -> dict[str, int]:
+    """A status's reasons with their counts."""
+    return {count.reason: count.count for count in status.frames_skipped}
+
+
+def _yaml(content: object) -> str:
+    if isinstance(content, bool):
+        return str(content).lower()
+    if isinstance(content, (list, tuple)):
+        return "[" + ", ".join(_yaml(item) for item in content) + "]"
+    return f"'{content}'" if isinstance(content, str) else str(content)

@@ -1,0 +1,221 @@
+"""Several cameras with lenses and compression, queues that overflow, time that jumps back, grids from another host."""
+
+from __future__ import annotations
+
+import array
+import time
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from feature_gs_ros.backprojection import BackProjector
+from feature_gs_ros.cameras import Distortion
+from feature_gs_ros.extractors import make_extractor
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.msg import Answer, FeatureGrid
+from feature_gs_ros.rasterizer import view
+from feature_gs_ros.srv import QueryText, Save
+from ros.harness import ACTIVATE, CONFIGURE, RELIABLE, Robot, Starter, Watch, info_message, wait_until
+from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
+
+BARREL = replace(CAMERA, distortion=Distortion("plumb_bob", (-0.3, 0.08, 0.0, 0.0, 0.0)))
+
+
+def distorted(picture: np.ndarray) -> np.ndarray:
+    """The picture as the barrel lens would take it; black beyond what the straight picture shows."""
+    v, u = np.mgrid[: CAMERA.height, : CAMERA.width].astype(np.float32)
+    matrix = CAMERA.matrix
+    matrix[:2, 2] -= 0.5
+    coefficients = np.array(BARREL.distortion.coefficients)
+    points = cv2.undistortPoints(np.stack([u, v], -1).reshape(-1, 1, 2), matrix, coefficients, P=matrix)
+    straight = points.reshape(CAMERA.height, CAMERA.width, 2).astype(np.float32)
+    return cv2.remap(picture, straight[:, :, 0], straight[:, :, 1], cv2.INTER_LINEAR)
+
+
+def lift(gaussians, bend) -> FeatureField:
+    """The field of both cameras' frames, with what ``bend`` makes of the front camera's straight pictures."""
+    extractor = make_extractor("color", cell=4)
+    projector = BackProjector(gaussians, extractor.identity, extractor.dimension)
+    for k in range(16):
+        pose = camera_from_map(k / 16)
+        picture = take_picture(gaussians, pose)
+        seen = view(gaussians, CAMERA, SPLAT_FROM_MAP.camera_from_splat(pose))
+        projector.add(seen, extractor.extract(bend(picture) if k < 8 else picture))
+    return projector.field()
+
+
+def differing(one: FeatureField, other: FeatureField) -> float:
+    """Share of the Gaussians whose colours differ by more than ΔE 5."""
+    return float(((one.features - other.features).norm(dim=1) > 5).float().mean())
+
+
+def test_two_cameras_one_with_a_lens_one_compressed(robot, start: Starter, gaussians):
+    start.active(
+        cameras=["front", "wrist"],
+        front__image="front/image",
+        front__camera_info="front/camera_info",
+        wrist__image="wrist/image",
+        wrist__camera_info="wrist/camera_info",
+        wrist__input="compressed",
+    )
+    front = robot.node.create_publisher(Image, "front/image", RELIABLE)
+    front_info = robot.node.create_publisher(CameraInfo, "front/camera_info", RELIABLE)
+    wrist = robot.node.create_publisher(CompressedImage, "wrist/image/compressed", RELIABLE)
+    wrist_info = robot.node.create_publisher(CameraInfo, "wrist/camera_info", RELIABLE)
+    wait_until(lambda: all(p.get_subscription_count() for p in (front, front_info, wrist, wrist_info)))
+    watch = Watch(robot)
+    front_info.publish(info_message(BARREL, robot.now()))
+    wrist_info.publish(info_message(CAMERA, robot.now()))
+    robot.images = front
+    for k in range(8):
+        pose = camera_from_map(k / 16)
+        robot.publish_posed(distorted(take_picture(gaussians, pose)), pose, frame="front_optical")
+        pose = camera_from_map(0.5 + k / 16)
+        stamp = robot.now()
+        robot.publish_tf(stamp, *transform_of(pose), child="wrist_optical")
+        picture = CompressedImage(format="jpeg")
+        picture.header.stamp, picture.header.frame_id = Time(nanoseconds=stamp).to_msg(), "wrist_optical"
+        _, data = cv2.imencode(".jpg", take_picture(gaussians, pose)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        picture.data = array.array("B", data.tobytes())
+        wrist.publish(picture)
+    assert watch.outcome(16) == (16, {})
+    stamp = robot.now()
+    robot.publish_tf(stamp, *transform_of(camera_from_map(0.03)), child="wrist_optical")
+    picture.header.stamp, picture.data = Time(nanoseconds=stamp).to_msg(), picture.data[:2000]
+    wrist.publish(picture)
+    used, left_out = watch.outcome(1)
+    assert used == 0
+    assert "JPEG" in next(iter(left_out))
+    blue = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="blue"))
+    assert blue.answer.state == Answer.FOUND
+    box = blue.detections.detections[0].bbox
+    np.testing.assert_allclose(
+        [box.center.position.x, box.center.position.y, box.center.position.z], [0.15, -0.03, 0.04], atol=0.01
+    )
+    np.testing.assert_allclose(sorted([box.size.x, box.size.y, box.size.z]), [0.06, 0.08, 0.1], atol=0.02)
+    field = _saved(robot, start)
+    straight, raw = (lift(gaussians, bend) for bend in (lambda picture: picture, distorted))
+    assert differing(field, straight) < 0.02 < 0.1 < differing(field, raw)  # the lens was taken out
+    frames = field.provenance.frames
+    assert sum(name.endswith("_front") for name in frames) == 8
+    assert sum(name.endswith("_wrist") for name in frames) == 8
+
+
+def test_a_full_queue_drops_the_oldest_and_counts_them(robot, start: Starter, gaussians):
+    start.active(queue_size=3, tf_timeout=20.0)
+    robot = robot_with_default_topics(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    watch = Watch(robot)
+    robot.publish_info(robot.now())
+    stamps = []
+    for k in range(8):  # tf is late, so all of them wait
+        stamps.append(robot.now())
+        robot.publish_image(take_picture(gaussians, camera_from_map(k / 8)), stamps[-1])
+        time.sleep(0.02)
+    reason = "queue was full: the oldest frame was dropped"
+    wait_until(lambda: any(c.reason == reason and c.count == 5 for c in watch.statuses[-1].frames_skipped))
+    for k, stamp in enumerate(stamps):
+        robot.publish_tf(stamp, *transform_of(camera_from_map(k / 8)))
+    assert watch.outcome(8) == (3, {reason: 5})
+    assert _saved(robot, start).provenance.frames == tuple(str(stamp) for stamp in stamps[-3:])
+
+
+def test_a_looped_recording_under_sim_time_goes_on(robot, start: Starter, gaussians):
+    """Without clearing tf, a stamp of the first round lies before what the buffer holds of the second."""
+    start.active(use_sim_time=True, tf_timeout=2.0)
+    robot = robot_with_default_topics(robot)
+    clock = robot.node.create_publisher(Clock, "/clock", RELIABLE)
+    wait_until(lambda: robot.images.get_subscription_count() == 1 and clock.get_subscription_count() == 1)
+    watch = Watch(robot)
+    begin = 1_700_000_000_000_000_000
+    for lap in range(2):
+        robot.publish_info(begin)
+        for k in range(6):
+            stamp = begin + k * 5_000_000_000  # a recording longer than tf's memory of 10 s
+            clock.publish(Clock(clock=Time(nanoseconds=stamp).to_msg()))
+            if k == 0:
+                time.sleep(0.3)  # for the jump to be noticed before the new tf comes
+            pose = camera_from_map(k / 6 + lap / 12)
+            robot.publish_tf(stamp, *transform_of(pose))
+            robot.publish_image(take_picture(gaussians, pose), stamp)
+            assert watch.outcome(1) == (1, {}), f"lap {lap}, frame {k}"
+
+
+def test_a_looped_recording_without_a_clock_goes_on(robot, start: Starter, gaussians):
+    """The stamps show it; what of tf came before the first image of the second lap is lost, and counted."""
+    start.active(tf_timeout=2.0)
+    robot = robot_with_default_topics(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    watch = Watch(robot)
+    begin = robot.now() - 60_000_000_000
+    robot.publish_info(begin)
+    for lap in range(2):
+        for k in range(4):
+            pose = camera_from_map(k / 4 + lap / 8)
+            stamp = begin + k * 5_000_000_000
+            robot.publish_image(take_picture(gaussians, pose), stamp)
+            time.sleep(0.1)
+            robot.publish_tf(stamp, *transform_of(pose))
+        used, left_out = watch.outcome(4)
+        assert used >= 4 - lap, left_out
+        assert used + sum(left_out.values()) == 4
+
+
+def test_the_teacher_may_run_on_another_host(robot, start: Starter, gaussians):
+    """feature_extractor makes grids of images; feature_map takes them and never sees an image."""
+    extractor = start.program(
+        "feature_extractor", extractor="color", extractor_options="{cell: 4}", image_reliability="reliable"
+    )
+    start.active(camera__input="grid", camera__image="/feature_extractor/features")
+    assert robot.change_state(CONFIGURE, "/feature_extractor"), extractor.log.read_text()
+    assert robot.change_state(ACTIVATE, "/feature_extractor"), extractor.log.read_text()
+    robot = robot_with_default_topics(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1 and robot.infos.get_subscription_count() == 2)
+    grids = robot.collect(FeatureGrid, "/feature_extractor/features", RELIABLE)
+    watch = Watch(robot)
+    robot.publish_info(robot.now())
+    for k in range(6):
+        pose = camera_from_map(k / 6)
+        robot.publish_posed(take_picture(gaussians, pose), pose)
+        wait_until(lambda count=k + 1: len(grids) == count, what="a grid")
+    assert watch.outcome(6) == (6, {})
+    grid = grids[0]
+    assert (grid.rows, grid.columns, grid.dimension) == (30, 40, 3)
+    assert (grid.width, grid.height, len(grid.data)) == (160, 120, 30 * 40 * 3 * 2)
+    assert grid.teacher.name == "color"
+    red = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="red"))
+    assert red.answer.state == Answer.FOUND
+    # A grid of another teacher, or one whose sizes lie, is counted.
+    again = robot.node.create_publisher(FeatureGrid, "/feature_extractor/features", RELIABLE)
+    wait_until(lambda: again.get_subscription_count() >= 2)
+    for change in ({"rows": 31}, {"teacher": "other"}, {"interpolation": 7}, {"right": -1.0}):
+        pose, stamp = camera_from_map(0.04 + 0.01 * len(change)), robot.now()
+        robot.publish_tf(stamp, *transform_of(pose))
+        bad = FeatureGrid(
+            width=160, height=120, rows=30, columns=40, dimension=3, right=1.0, bottom=1.0, teacher=grid.teacher
+        )
+        bad.header.stamp, bad.header.frame_id, bad.data = Time(nanoseconds=stamp).to_msg(), "camera", grid.data
+        if "teacher" in change:
+            bad.teacher = type(grid.teacher)(name="other")
+        else:
+            setattr(bad, *next(iter(change.items())))
+        again.publish(bad)
+        used, left_out = watch.outcome(1)
+        assert used == 0
+        assert "grid" in next(iter(left_out)), left_out
+
+
+def robot_with_default_topics(robot: Robot) -> Robot:
+    robot.images = robot.node.create_publisher(Image, "image", RELIABLE)
+    return robot
+
+
+def _saved(robot: Robot, start: Starter) -> FeatureField:
+    assert robot.call(Save, "/feature_map/save", Save.Request(path="now.safetensors")).success
+    field = FeatureField.load(start.data / "now.safetensors")
+    assert field.provenance.splat_from_map.scale == SPLAT_FROM_MAP.scale
+    return field

@@ -1,0 +1,246 @@
+"""The launch files, as they are installed, in processes of their own; and the files that go with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from ament_index_python.packages import get_package_share_directory
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
+from sensor_msgs.msg import PointCloud2
+
+from feature_gs_ros.msg import Status
+from feature_gs_ros.ros import parameters as declared
+from feature_gs_ros.synthetic.bag import BagWriter
+from ros.harness import LATCHED, Robot, Starter, wait_until
+from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture
+
+SHARE = Path(get_package_share_directory("feature_gs_ros"))
+RVIZ_TYPES = {
+    "rviz_default_plugins/PointCloud2": "sensor_msgs/msg/PointCloud2",
+    "rviz_default_plugins/MarkerArray": "visualization_msgs/msg/MarkerArray",
+}
+
+
+class Launched:
+    """``ros2 launch`` in a process group of its own."""
+
+    def __init__(self, log: Path, file: str, **arguments: object):
+        self.log = log
+        words = [f"{name}:={value}" for name, value in arguments.items()]
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                ["ros2", "launch", "feature_gs_ros", file, *words],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=dict(os.environ),
+            )
+
+    def nodes(self) -> list[int]:
+        """Processes of the group that run a program of the package."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                same = os.getpgid(int(folder.name)) == self.process.pid
+                words = folder.joinpath("cmdline").read_bytes().split(b"\0")
+            except (OSError, ProcessLookupError):
+                continue
+            if same and any(word.startswith(b"__node:=") for word in words):
+                found.append(int(folder.name))
+        return found
+
+    def end(self) -> None:
+        """Ctrl-C at the terminal: the whole group gets it."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        assert self.process.wait(60) is not None
+        assert not self.nodes()
+
+
+@pytest.fixture
+def launch(tmp_path: Path):
+    started: list[Launched] = []
+
+    def begin(file: str, **arguments: object) -> Launched:
+        started.append(Launched(tmp_path / f"{file}.log", file, **arguments))
+        return started[-1]
+
+    yield begin
+    for launched in started:
+        if launched.process.poll() is None:
+            launched.end()
+        print(launched.log.read_text())
+
+
+@pytest.fixture
+def alignment(tmp_path: Path) -> Path:
+    path = tmp_path / "alignment.yaml"
+    content = {
+        "scale": SPLAT_FROM_MAP.scale,
+        "rotation_wxyz": SPLAT_FROM_MAP.quat_wxyz.tolist(),
+        "translation": SPLAT_FROM_MAP.translation.tolist(),
+    }
+    path.write_text(yaml.safe_dump({"splat_from_map": content}))
+    return path
+
+
+def test_the_launch_file_brings_up_a_node_that_learns_and_starts_it_again(
+    robot: Robot, launch, map_file, alignment, gaussians, tmp_path
+):
+    launched = launch(
+        "feature_gs.launch.py",
+        map=map_file,
+        alignment=alignment,
+        extractor="color",
+        data_dir=tmp_path / "data",
+        namespace="arm",
+        image="/image",
+        camera_info="/camera_info",
+        save_on_deactivate="true",
+        load_on_activate="true",
+    )
+    statuses = robot.collect(Status, "/arm/feature_map/status", 10)
+    wait_until(lambda: statuses, 60, "the node to be active")
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    robot.publish_info(robot.now())
+    for k in range(3):
+        robot.publish_posed(take_picture(gaussians, camera_from_map(k / 3)), camera_from_map(k / 3))
+        time.sleep(0.1)
+    wait_until(lambda: statuses[-1].frames_used == 3, what="3 used frames")
+    (node,) = launched.nodes()
+    os.kill(node, signal.SIGTERM)
+    wait_until(lambda: launched.nodes() not in ([], [node]), 30, "a new process")
+    statuses.clear()
+    wait_until(lambda: statuses, 60, "the new node to be active")
+    assert statuses[-1].views == 3
+    launched.end()
+    assert "Traceback" not in launched.log.read_text()
+
+
+def test_the_teacher_in_a_node_of_its_own(robot: Robot, launch, map_file, alignment, gaussians, tmp_path):
+    launch(
+        "feature_gs.launch.py",
+        map=map_file,
+        alignment=alignment,
+        extractor="color",
+        data_dir=tmp_path / "data",
+        remote_teacher="true",
+    )
+    statuses = robot.collect(Status, "/feature_map/status", 10)
+    wait_until(lambda: statuses and robot.images.get_subscription_count() == 1, 60, "both nodes to be active")
+    wait_until(lambda: robot.infos.get_subscription_count() == 2)
+    robot.publish_info(robot.now())
+    wait_until(lambda: robot.node.count_subscribers("/feature_extractor/features") == 1)
+    for k in range(3):
+        robot.publish_posed(take_picture(gaussians, camera_from_map(k / 3)), camera_from_map(k / 3))
+        time.sleep(0.3)
+    wait_until(lambda: statuses[-1].frames_used == 3, what="3 used grids")
+
+
+def test_the_demo_plays_a_recording_to_the_map(robot: Robot, launch, map_file, alignment, gaussians, tmp_path):
+    with BagWriter(tmp_path / "bag", np.eye(4), CAMERA) as writer:
+        writer.write_static(0)
+        for tick in range(40):
+            writer.write_pose(tick * 50_000_000, camera_from_map(tick / 40))
+            if 0 < tick < 39:
+                writer.write_image(tick * 50_000_000, take_picture(gaussians, camera_from_map(tick / 40)))
+    launched = launch(
+        "demo.launch.py", bag=tmp_path / "bag", map=map_file, alignment=alignment, extractor="color", loop="true"
+    )
+    statuses = robot.collect(Status, "/feature_map/status", 10)
+    wait_until(lambda: statuses and statuses[-1].frames_used >= 10, 60, "10 used frames")
+    assert statuses[-1].coverage > 0.5
+    _check_rviz(robot)
+    launched.end()
+
+
+def _check_rviz(robot: Robot) -> None:
+    """Every topic that RViz's config shows is published, with its type and a durability that fits."""
+    content = yaml.safe_load((SHARE / "rviz" / "feature_gs.rviz").read_text())
+    displays = [d for d in content["Visualization Manager"]["Displays"] if "Topic" in d]
+    assert len(displays) >= 3
+    for display in displays:
+        topic = display["Topic"]["Value"]
+        infos = robot.node.get_publishers_info_by_topic(topic)
+        assert [info.topic_type for info in infos] == [RVIZ_TYPES[display["Class"]]], topic
+        durability = infos[0].qos_profile.durability.name.lower().replace("_", " ")
+        assert display["Topic"]["Durability Policy"].lower() == durability, topic
+    clouds = robot.collect(PointCloud2, "/feature_map/map_cloud", LATCHED)
+    wait_until(lambda: clouds)
+    channels = {display.get("Channel Name") for display in displays} - {None}
+    assert channels <= {field.name for field in clouds[0].fields}
+    assert content["Visualization Manager"]["Global Options"]["Fixed Frame"] == clouds[0].header.frame_id
+
+
+@pytest.mark.parametrize("file", ["feature_gs.launch.py", "demo.launch.py"])
+def test_every_launch_argument_is_described(file):
+    shown = subprocess.run(
+        ["ros2", "launch", "feature_gs_ros", file, "--show-args"], capture_output=True, text=True, check=True
+    ).stdout
+    arguments = re.findall(r"^    '(\w+)':\n        (.+)$", shown, re.MULTILINE)
+    assert {"map", "image", "camera_info"} <= {name for name, _ in arguments}
+    assert all("no description" not in text for _, text in arguments)
+
+
+@pytest.mark.parametrize(
+    ("node", "parameters"),
+    [
+        ("feature_map", (*declared.FEATURE_MAP, *declared.camera_parameters("camera"))),
+        ("feature_extractor", declared.FEATURE_EXTRACTOR),
+        ("bag_player", declared.BAG_PLAYER),
+    ],
+)
+def test_the_config_file_holds_every_parameter(node, parameters):
+    """Made by `config_text`: write it anew where this fails."""
+    text = (SHARE / "config" / f"{node}.yaml").read_text()
+    assert text == declared.config_text(node, parameters)
+    content = yaml.safe_load(text)[f"/**/{node}"]["ros__parameters"]
+    assert {parameter.name: parameter.default for parameter in parameters} == content
+
+
+def test_the_node_declares_what_the_config_file_says(robot: Robot, start: Starter):
+    start.program("feature_map")
+    lists = robot.call(ListParameters, "/feature_map/list_parameters", ListParameters.Request())
+    names = sorted(set(lists.result.names) - {"use_sim_time"})
+    content = yaml.safe_load((SHARE / "config" / "feature_map.yaml").read_text())
+    content = content["/**/feature_map"]["ros__parameters"]
+    assert names == sorted(content)
+    values = robot.call(GetParameters, "/feature_map/get_parameters", GetParameters.Request(names=names)).values
+    kinds = {
+        ParameterType.PARAMETER_BOOL: "bool_value",
+        ParameterType.PARAMETER_INTEGER: "integer_value",
+        ParameterType.PARAMETER_DOUBLE: "double_value",
+        ParameterType.PARAMETER_STRING: "string_value",
+        ParameterType.PARAMETER_DOUBLE_ARRAY: "double_array_value",
+        ParameterType.PARAMETER_STRING_ARRAY: "string_array_value",
+    }
+    for name, value in zip(names, values, strict=True):
+        given = getattr(value, kinds[value.type])
+        assert (list(given) if isinstance(content[name], list) else given) == content[name], name
+    described = robot.call(
+        DescribeParameters, "/feature_map/describe_parameters", DescribeParameters.Request(names=names)
+    ).descriptors
+    assert all(descriptor.description for descriptor in described)
+    numbers = [d for d in described if d.type in (ParameterType.PARAMETER_INTEGER, ParameterType.PARAMETER_DOUBLE)]
+    assert all(d.integer_range or d.floating_point_range for d in numbers)
+
+
+def test_every_field_of_every_message_is_explained():
+    """Unit, frame, range, or what it is, on the field's own line."""
+    files = [file for kind in ("msg", "srv", "action") for file in (SHARE / kind).glob(f"*.{kind}")]
+    assert len(files) >= 17
+    for file in files:
+        text = file.read_text()
+        assert text.startswith("# "), f"{file.name} begins with what it is for"
+        for line in text.splitlines():
+            code, _, comment = line.partition("#")
+            is_field = code.strip() and not code.startswith("---") and "=" not in code
+            assert comment.strip() or not is_field, f"{file.name}: {line}"

@@ -1,0 +1,75 @@
+"""The robot's own arm in its camera's image: a static mask, and a mask topic."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import Image
+
+from feature_gs_ros.msg import Answer
+from feature_gs_ros.pictures import save_png
+from feature_gs_ros.srv import QueryText
+from ros.harness import RELIABLE, Robot, Starter, Watch, image_message, wait_until
+from ros.scene import CAMERA, camera_from_map, take_picture
+
+ARM = (235, 215, 40)  # yellow: nothing on the table is
+VIEWS = 10
+
+
+def drive_arm(k: int) -> np.ndarray:
+    """Where the arm is in the k-th image, [H, W] bool: a bar that comes in from the right and sweeps down."""
+    mask = np.zeros((CAMERA.height, CAMERA.width), np.uint8)
+    cv2.line(mask, (CAMERA.width, 20 + 8 * k), (30, 40 + 4 * k), 255, 24)
+    return mask > 0
+
+
+def fly_with_arm(robot: Robot, gaussians, masks=None, shift: int = 0) -> None:
+    robot.publish_info(robot.now())
+    for k in range(VIEWS):
+        pose = camera_from_map(k / VIEWS)
+        picture = take_picture(gaussians, pose)
+        picture[drive_arm(k)] = ARM
+        stamp = robot.publish_posed(picture, pose)
+        if masks is not None:
+            masks.publish(image_message(drive_arm(k).astype(np.uint8) * 255, stamp + shift, encoding="mono8"))
+
+
+def yellow(robot: Robot):
+    return robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="yellow")).answer
+
+
+def test_without_a_mask_the_map_learns_the_arm(robot, start: Starter, gaussians):
+    """Or the two tests below would pass without a guard."""
+    start.active()
+    watch = Watch(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    fly_with_arm(robot, gaussians)
+    assert watch.outcome(VIEWS) == (VIEWS, {})
+    assert yellow(robot).state == Answer.FOUND
+
+
+def test_an_arm_on_the_mask_topic_is_not_learned(robot, start: Starter, gaussians):
+    start.active(camera__mask_topic="/robot_mask", tf_timeout=2.0)
+    masks = robot.node.create_publisher(Image, "/robot_mask", RELIABLE)
+    watch = Watch(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1 and masks.get_subscription_count() == 1)
+    fly_with_arm(robot, gaussians, masks, shift=5_000_000)  # within mask_tolerance
+    assert watch.outcome(VIEWS) == (VIEWS, {})
+    assert yellow(robot).state == Answer.NOT_FOUND
+    # Without its mask a frame isn't used: better none than the arm.
+    robot.publish_posed(take_picture(gaussians, camera_from_map(0.05)), camera_from_map(0.05))
+    assert watch.outcome(1) == (0, {"no mask on '/robot_mask' within tf_timeout": 1})
+    stamp = robot.publish_posed(take_picture(gaussians, camera_from_map(0.05)), camera_from_map(0.05))
+    masks.publish(image_message(np.zeros((7, 9), np.uint8), stamp, encoding="mono8"))
+    assert watch.outcome(1) == (0, {"mask is 9×7 pixels, the image 160×120": 1})
+
+
+def test_pixels_of_the_static_mask_are_not_learned(robot, start: Starter, gaussians, tmp_path):
+    swept = np.any([drive_arm(k) for k in range(VIEWS)], axis=0)
+    save_png(swept.astype(np.uint8) * 255, tmp_path / "mask.png")
+    start.active(camera__mask_image=str(tmp_path / "mask.png"))
+    watch = Watch(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    fly_with_arm(robot, gaussians)
+    assert watch.outcome(VIEWS) == (VIEWS, {})
+    assert yellow(robot).state in (Answer.NOT_FOUND, Answer.NOT_OBSERVED)

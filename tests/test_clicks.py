@@ -1,0 +1,142 @@
+"""Clicks: pixels and points to Gaussians and features; masks to features. Against W itself and hand-worked numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import random_camera, random_map
+
+from feature_gs_ros.cameras import Camera, Distortion
+from feature_gs_ros.clicks import (
+    feature_of,
+    feature_under_mask,
+    point_of_pixel,
+    straight_pixel,
+    weights_near,
+    weights_of_pixel,
+)
+from feature_gs_ros.errors import PromptError
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.rasterizer import FeatureGrid, view
+
+PINHOLE = Camera(64, 48, fx=50.0, fy=50.0, cx=32.0, cy=24.0)
+
+
+def plates(depths: tuple[float, ...], opacity: float = 0.9) -> GaussianMap:
+    """Plates of Gaussians across the optical axis, one behind the other."""
+    side = torch.linspace(-1, 1, 41)
+    flat = torch.stack(torch.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
+    means = torch.cat([torch.cat([flat, torch.full((len(flat), 1), depth)], 1) for depth in depths])
+    count = len(means)
+    quats = torch.tensor([[1.0, 0, 0, 0]]).expand(count, 4)
+    scales = torch.tensor([[0.03, 0.03, 0.003]]).expand(count, 3)
+    return GaussianMap.from_tensors(means, quats, scales, torch.full((count,), opacity), torch.zeros(count, 1, 3))
+
+
+def field_of(gaussians: GaussianMap, features: torch.Tensor, seen: torch.Tensor) -> FeatureField:
+    counts = seen.to(torch.int32)
+    return FeatureField(features, counts.float(), counts, ExtractorIdentity("test"), Provenance(gaussians.checksum))
+
+
+def test_a_pixels_weights_are_its_row_of_w():
+    gaussians = random_map(0)
+    camera, pose = random_camera(0)
+    seen = view(gaussians, camera, pose)
+    values = torch.randn(len(gaussians), 3, generator=torch.Generator().manual_seed(0))
+    image = seen.render(values)
+    for u, v in ((30.5, 20.5), (0.1, 0.1), (69.9, 44.9)):
+        weights = weights_of_pixel(seen, u, v)
+        torch.testing.assert_close(weights @ values, image[int(v), int(u)], atol=1e-4, rtol=1e-4)
+
+
+def test_a_ray_meets_the_first_plate_that_hides_the_rest():
+    seen = view(plates((2.0, 3.0)), PINHOLE, np.eye(4))
+    for u, v in ((32.0, 24.0), (40.2, 17.7)):
+        at = point_of_pixel(seen, weights_of_pixel(seen, u, v), u, v)
+        np.testing.assert_allclose(at, [2 * (u - 32) / 50, 2 * (v - 24) / 50, 2.0], atol=1e-6)
+
+
+def test_a_ray_beside_the_map_meets_nothing():
+    seen = view(plates((20.0,)), PINHOLE, np.eye(4))
+    assert point_of_pixel(seen, weights_of_pixel(seen, 1.5, 1.5), 1.5, 1.5) is None
+
+
+@pytest.mark.parametrize("pixel", [(-0.1, 3), (64, 3), (3, 48), (np.nan, 3), (3, np.inf)])
+def test_a_pixel_outside_the_image_is_refused(pixel):
+    with pytest.raises(PromptError, match="outside"):
+        weights_of_pixel(view(plates((2.0,)), PINHOLE, np.eye(4)), *pixel)
+    with pytest.raises(PromptError, match="outside"):
+        straight_pixel(PINHOLE, *pixel)
+
+
+@pytest.mark.parametrize(
+    "lens", [Distortion("plumb_bob", (-0.2, 0.03, 0.001, 0.0)), Distortion("equidistant", (0.02, 0.0, 0.0, 0.0))]
+)
+def test_a_pixel_of_a_distorted_image_is_straightened(lens):
+    """Forward by OpenCV's projection, back by ours."""
+    camera = replace(PINHOLE, distortion=lens)
+    u, v = 45.0, 12.0
+    ray = np.array([[[(u - 32) / 50, (v - 24) / 50, 1.0]]])
+    matrix, coefficients = camera.matrix, np.array(lens.coefficients)
+    project = cv2.fisheye.projectPoints if lens.model == "equidistant" else cv2.projectPoints
+    bent = project(ray, np.zeros(3), np.zeros(3), matrix, coefficients)[0].reshape(2)
+    assert np.abs(bent - (u, v)).max() > 0.1
+    np.testing.assert_allclose(straight_pixel(camera, *bent), (u, v), atol=1e-3)
+
+
+def test_the_gaussians_beside_a_point():
+    gaussians = plates((2.0,))
+    weights = weights_near(gaussians, [0.501, 0.498, 2.0], reach=0.1)
+    nearest = int(weights.argmax())
+    np.testing.assert_allclose(gaussians.means[nearest], [0.5, 0.5, 2.0], atol=1e-6)
+    assert int((weights > 0).sum()) == 8
+    assert not weights_near(gaussians, [0.5, 0.5, 2.2], reach=0.1).any()
+    with pytest.raises(PromptError, match="not finite"):
+        weights_near(gaussians, [np.nan, 0, 0], reach=0.1)
+
+
+def test_the_feature_of_what_was_clicked_is_that_of_the_seen():
+    gaussians = plates((2.0,))
+    features = torch.zeros(len(gaussians), 2)
+    features[:2] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    seen = torch.ones(len(gaussians), dtype=torch.bool)
+    weights = torch.zeros(len(gaussians))
+    weights[:3] = torch.tensor([3.0, 1.0, 1.0])
+    seen[2] = False
+    torch.testing.assert_close(feature_of(weights, field_of(gaussians, features, seen)), torch.tensor([0.75, 0.25]))
+    seen[0] = False
+    assert feature_of(weights, field_of(gaussians, features, seen)) is None
+    assert feature_of(torch.zeros(len(gaussians)), field_of(gaussians, features, seen)) is None
+
+
+def test_the_feature_under_a_mask_is_the_mean_of_its_pixels():
+    """U written out: each pixel interpolated by torch, then averaged."""
+    values = torch.randn(6, 8, 5, generator=torch.Generator().manual_seed(1))
+    mask = torch.rand(48, 64, generator=torch.Generator().manual_seed(2)) > 0.7
+    pixels = torch.nn.functional.interpolate(
+        values.permute(2, 0, 1)[None], (48, 64), mode="bilinear", align_corners=False
+    )[0].permute(1, 2, 0)
+    expected = pixels[mask].mean(0)
+    torch.testing.assert_close(feature_under_mask(FeatureGrid(values), mask), expected, atol=1e-5, rtol=1e-4)
+    nearest = values.repeat_interleave(8, 0).repeat_interleave(8, 1)[mask].mean(0)
+    torch.testing.assert_close(
+        feature_under_mask(FeatureGrid(values, interpolation="nearest"), mask), nearest, atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_grid_that_reaches_beyond_the_image_is_read_where_the_image_is():
+    values = torch.zeros(4, 4, 1)
+    values[:, 2:] = 1.0  # right of the image
+    grid = FeatureGrid(values, right=2.0, bottom=1.0, interpolation="nearest")
+    torch.testing.assert_close(feature_under_mask(grid, torch.ones(10, 10)), torch.zeros(1))
+
+
+def test_an_empty_mask_is_refused():
+    with pytest.raises(PromptError, match="marks nothing"):
+        feature_under_mask(FeatureGrid(torch.zeros(2, 2, 3)), torch.zeros(8, 8, dtype=torch.bool))

@@ -1,0 +1,97 @@
+"""What the nodes are made of and needs no ROS: the keyframe gate, the counts, the folder of files."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from feature_gs_ros.errors import FieldError, ParameterError
+from feature_gs_ros.ros.data_folder import DataFolder
+from feature_gs_ros.ros.keyframes import KeyframeGate, KeyframeLimits
+from feature_gs_ros.ros.statistics import MOST_REASONS, Statistics
+
+LIMITS = KeyframeLimits(translation=0.1, rotation=5.0, min_interval=0.5, max_interval=10.0)
+SECOND = 1_000_000_000
+
+
+def moved(x: float = 0.0, degrees: float = 0.0) -> np.ndarray:
+    """``camera_from_map`` of a camera that turned about its own y axis, then went along x."""
+    pose = np.eye(4)
+    angle = np.radians(degrees)
+    pose[0, 0], pose[0, 2], pose[2, 0], pose[2, 2] = np.cos(angle), np.sin(angle), -np.sin(angle), np.cos(angle)
+    pose[0, 3] = x
+    return pose
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pose", "passes"),
+    [
+        (1.0, moved(), False),
+        (1.0, moved(x=0.099), False),
+        (1.0, moved(x=0.101), True),
+        (1.0, moved(degrees=4.9), False),
+        (1.0, moved(degrees=5.1), True),
+        (0.4, moved(x=5.0), False),  # too soon
+        (10.0, moved(), True),  # long enough
+        (9.9, moved(), False),
+    ],
+)
+def test_the_gate_compares_with_the_last_frame_taken(seconds, pose, passes):
+    gate = KeyframeGate()
+    assert gate.refusal(0, moved(), LIMITS) is None
+    gate.take(0, moved())
+    assert (gate.refusal(int(seconds * SECOND), pose, LIMITS) is None) is passes
+    gate.reset()
+    assert gate.refusal(0, moved(), LIMITS) is None
+
+
+def test_translation_is_how_far_the_camera_went_not_the_maps_origin():
+    """A turn on the spot, far from the map's origin, moves the pose's last column but not the camera."""
+    gate = KeyframeGate()
+    far = np.eye(4)
+    far[:3, 3] = [0.0, 0.0, 100.0]
+    gate.take(0, far)
+    turned = moved(degrees=1.0) @ far
+    assert gate.refusal(SECOND, turned, LIMITS) is not None
+
+
+def test_counts_and_rates():
+    statistics = Statistics()
+    statistics.see(3)
+    statistics.skip("a")
+    statistics.skip("a")
+    statistics.skip("b", 0)
+    statistics.use(0.25)
+    report = statistics.report()
+    assert (report.seen, report.used, report.skipped) == (3, 1, {"a": 2})
+    assert report.latency == 0.25
+    assert report.rate_seen > 0
+    assert statistics.report().rate_seen == 0
+    assert math.isnan(Statistics().report().latency)
+
+
+def test_reasons_that_a_stranger_makes_up_do_not_grow_the_table():
+    statistics = Statistics()
+    for number in range(10 * MOST_REASONS):
+        statistics.skip(f"encoding '{number}'")
+    report = statistics.report()
+    assert len(report.skipped) == MOST_REASONS + 1
+    assert sum(report.skipped.values()) == 10 * MOST_REASONS
+
+
+@pytest.mark.parametrize("name", ["", " ", "..", "../x", "/etc/passwd", "a/../../x", "a\0b", "link/x", "."])
+def test_no_path_leaves_the_folder(tmp_path, name):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path)
+    with pytest.raises(FieldError):
+        DataFolder(str(tmp_path / "data"))(name)
+
+
+def test_paths_below_the_folder(tmp_path):
+    data = DataFolder(str(tmp_path / "new" / "data"))
+    assert data("rooms/kitchen") == data.path / "rooms" / "kitchen"
+    assert data(str(data.path / "x")) == data.path / "x"
+    with pytest.raises(ParameterError, match="data_dir"):
+        DataFolder("/proc/version/data")
