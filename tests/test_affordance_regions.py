@@ -91,7 +91,7 @@ def test_a_bar_on_the_table(yaw: float) -> None:
     assert region.normal[2] > 0.9  # of a top that is seen well, and of sides that are seen less
     assert region.approach[2] < -0.9
     assert abs(region.approach @ axes[:, 0]) < 1e-9
-    assert abs(region.closing @ rotation[:, 1]) > 0.95
+    assert abs(region.closing @ rotation[:, 1]) > 0.9  # perpendicular to an approach of that accuracy
     assert region.gripper_width == pytest.approx(SIZE[1], abs=0.008)
     assert (region.similarity, region.probability, region.coverage) == pytest.approx((0.75, 1.0, 1.0))
     gripper = rotation_from_quat_wxyz(region.gripper_quat_wxyz)

@@ -26,6 +26,7 @@ from feature_gs_ros.io.images import decode_compressed
 
 FORMAT = "feature_gs_ros affordances 1"
 SUFFIX = ".safetensors"
+FLOOR = 0.8  # of the teacher's threshold for examples: that one decides alone, here negatives compete
 LONGEST_NAME = 100  # characters
 MAX_AFFORDANCES = 254  # of one source: labels have 8 bits, 0 and 255 are taken
 
@@ -137,7 +138,7 @@ class Library:
     @staticmethod
     def of(extractor: Extractor) -> Library:
         """An empty library of this teacher."""
-        return Library(extractor.identity, extractor.example_rule.threshold)
+        return Library(extractor.identity, FLOOR * extractor.example_rule.threshold)
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_opening, distance_transform_edt
 from torch import Tensor
 
 from feature_gs_ros.cameras import Image
@@ -23,6 +23,7 @@ TURNS = 4  # copies of the image, each turned on by 90°, that a patch's feature
 MAX_SIDE = 1280  # larger images are reduced to it: about the size at which the map's own views were seen
 MAX_PATCHES = 20_000  # of one source, about
 SMALLEST_STEP = 2  # pixels between patches
+MARGIN = 6  # steps around an ignored area within which features are of what is ignored, too
 NEAR = 8  # steps around what is marked within which no patch is left out
 
 Labels = NDArray[np.integer]  # [H, W]
@@ -65,7 +66,7 @@ def make_patches(
     grids = [_turned_back(extractor.extract(_turned(image, turn), frame), turn) for turn in range(turns)]
     rows, columns = _lattice(grids[0], image.shape[1], image.shape[0])
     shares, counted = _covered_shares(labels, affordances, rows, columns)
-    kept = _thinned(shares, counted)
+    kept = _thinned(shares, counted & ~_beside_ignored(shares, counted))
     y, x = (torch.from_numpy(places.astype(np.float32)) for places in kept)
     features = torch.stack([_patch_means(grid, x, y, rows, columns) for grid in grids]).mean(dim=0)
     if not bool(torch.isfinite(features).all()):
@@ -136,6 +137,22 @@ def _covered_shares(
     counted = share(labels != IGNORE)
     covered = np.stack([share(labels == 1 + index) for index in range(affordances)], axis=-1)
     return np.clip(covered / np.maximum(counted, 1e-6)[:, :, None], 0.0, 1.0), counted >= 0.5
+
+
+def _beside_ignored(
+    shares: NDArray[np.float32],  # [rows, columns, A]
+    counted: NDArray[np.bool_],  # [rows, columns]
+) -> NDArray[np.bool_]:
+    """Unmarked patches [rows, columns] within `MARGIN` of an ignored area; the thin line around an object is none.
+
+    A second mug in the picture, left unmarked, would speak against every handle; ignored, its surroundings still would.
+    """
+    ignored = np.pad(~counted, 2, mode="edge")
+    areas = binary_opening(ignored, iterations=2)[2:-2, 2:-2]
+    if not areas.any():
+        return np.zeros_like(counted)
+    beside: NDArray[np.bool_] = (distance_transform_edt(~areas) <= MARGIN) & ~(shares > 0).any(axis=2)
+    return beside
 
 
 def _thinned(

@@ -16,8 +16,9 @@ from feature_gs_ros.errors import IdentityError
 from feature_gs_ros.identity.encoding import BACKGROUND, IGNORE, Annotation
 from feature_gs_ros.rasterizer import FeatureGrid, View
 
-MERGE_THRESHOLD = 0.3  # overlap, an IoU over what both views see, from which on two masks are one object
-CLEAR = 0.5  # share of its weight in a view that a Gaussian must have in one mask to speak for it
+MERGE_THRESHOLD = 0.1  # overlap from which on two masks are one object: a false join is worse than a lost sliver
+CLEAR = 0.75  # share of its weight in a view that a Gaussian must have in one mask to speak for it
+DOUBT = 40.0  # pixels of weight that are added to the union: slivers, whose overlap is chance, merge last or not
 MASKS_AT_ONCE = 64
 LEAST_WEIGHT = 4.0  # pixels of weight that two masks must share: a few shared pixels are chance
 
@@ -48,7 +49,8 @@ def associate(annotations: Sequence[Annotation], threshold: float = MERGE_THRESH
 
     Two masks overlap in the Gaussians that both of their views see: each view gives a Gaussian to the mask that holds
     most of its weight there, and it counts with the smaller of its two weights. What one view can't see of an object
-    so counts neither for nor against. Clusters merge in the order of their overlap, summed over the pairs of views.
+    so counts neither for nor against. Clusters merge in the order of their overlap, the shared weight over that of the
+    union and `DOUBT`, both summed over the pairs of views.
 
     Args:
         annotations: pixel value 0 is no instance, 255 doesn't count.
@@ -140,7 +142,12 @@ def _merged(
     links: dict[int, dict[int, tuple[float, float]]] = defaultdict(dict)
     for (a, b), evidence in overlaps.items():
         links[number[a]][number[b]] = links[number[b]][number[a]] = evidence
-    heap = [(-s / u, min(i, j), max(i, j), s, u) for i, near in links.items() for j, (s, u) in near.items() if i < j]
+    heap = [
+        (-s / (u + DOUBT), min(i, j), max(i, j), s, u)
+        for i, near in links.items()
+        for j, (s, u) in near.items()
+        if i < j
+    ]
     heapq.heapify(heap)
     contested, following = 0, len(nodes)
     while heap:
@@ -163,7 +170,7 @@ def _merged(
                 near[other] = (before[0] + s, before[1] + u)
         for other, (s, u) in near.items():
             links[other][following] = (s, u)
-            heapq.heappush(heap, (-s / u, min(other, following), max(other, following), s, u))
+            heapq.heappush(heap, (-s / (u + DOUBT), min(other, following), max(other, following), s, u))
         links[following] = near
         following += 1
     return list(members.values()), contested
