@@ -16,7 +16,7 @@ from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.codes import IdentityExtractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.identity.association import associate
-from feature_gs_ros.identity.codes import orthogonal_codes, train_codes
+from feature_gs_ros.identity.codes import contrastive_codes, orthogonal_codes, train_codes
 from feature_gs_ros.identity.encoding import Annotation, class_names, encode_identities, rendered_classes
 from feature_gs_ros.identity.voting import vote
 from feature_gs_ros.neighbours import GaussianGraph
@@ -137,7 +137,7 @@ def compare_association(shown: list[Annotation]) -> None:
 
 def compare_voting(labelled: LabelledMap, shown: list[Annotation], names: dict[int, str]) -> None:
     """The 900× claim: a query by features against voting, with the masks' making left out and taken in."""
-    book = orthogonal_codes(len(names))
+    book = contrastive_codes(len(names))
     checksum = Provenance(labelled.gaussians.checksum)
     encoding = encode_identities(labelled.gaussians, shown, names, book, refine=False, provenance=checksum)
     segmenter = Segmenter(labelled.gaussians, encoding.field, extractor_of(encoding.field.teacher))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import binary_opening, distance_transform_edt
+from scipy.ndimage import binary_opening, binary_propagation, distance_transform_edt
 from torch import Tensor
 
 from feature_gs_ros.cameras import Image
@@ -148,7 +148,8 @@ def _beside_ignored(
     A second mug in the picture, left unmarked, would speak against every handle; ignored, its surroundings still would.
     """
     ignored = np.pad(~counted, 2, mode="edge")
-    areas = binary_opening(ignored, iterations=2)[2:-2, 2:-2]
+    # Whatever hangs on a broad part is of the area, down to its thin handle.
+    areas = binary_propagation(binary_opening(ignored, iterations=2), mask=ignored)[2:-2, 2:-2]
     if not areas.any():
         return np.zeros_like(counted)
     beside: NDArray[np.bool_] = (distance_transform_edt(~areas) <= MARGIN) & ~(shares > 0).any(axis=2)

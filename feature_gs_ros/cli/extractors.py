@@ -50,7 +50,8 @@ def _row(name: str, needs: Requirements) -> dict[str, Any]:
     weights = present_weights(needs.weights)
     missing = [f"missing: pip install {' '.join(absent)}"] if absent else []
     if needs.weights and not weights:
-        missing += [f"weights missing: {needs.weights[0]}"]
+        how = "downloaded on first use" if needs.weights[0].direct else "to be downloaded by hand"
+        missing += [f"weights missing, {how}: {needs.weights[0]}"]
         missing += [f"           or one: {file.name} ({file.megabytes:,} MB)" for file in needs.weights[1:]]
     return {
         "name": name,

@@ -74,18 +74,29 @@ class IdentityExtractor:
         return embeddings
 
     def prepare(self, features: Tensor) -> Tensor:
-        """Nothing is kept: [M] zeros."""
-        return torch.zeros(len(features))
+        """What every question needs: the largest share, the second, and what shares are normalised by, [M, 3]."""
+        features = features.to(torch.float32)
+        if self.logits:
+            normaliser = features.logsumexp(dim=1)
+            normaliser[(features == 0).all(dim=1)] = float("inf")  # nothing was seen: all shares are 0
+        else:
+            normaliser = features.clamp_min(0.0).sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        best = features.amax(dim=1, keepdim=True)
+        second = features.scatter(1, features.argmax(dim=1, keepdim=True), float("-inf")).amax(dim=1, keepdim=True)
+        leading = self._normalised(torch.cat([best, second], dim=1), normaliser)
+        return torch.cat([leading, normaliser.unsqueeze(1)], dim=1)
 
-    def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
         """``½ + ½ (own share − best other share)``: [M, classes] × [P, classes] -> [M, P]."""
-        shares = self.shares(features)
-        if self.dimension == 1:
-            return (0.5 + 0.5 * shares) @ embeddings.T
-        best, index = shares.topk(2, dim=1)
-        others = best[:, :1].expand_as(shares).clone()
-        others.scatter_(1, index[:, :1], best[:, 1:])  # the likeliest class competes with the second
-        return (0.5 + 0.5 * (shares - others)) @ embeddings.T
+        best, second, normaliser = (self.prepare(features) if prepared is None else prepared).split(1, dim=1)  # type: ignore[no-untyped-call]
+        own = self._normalised(features.to(torch.float32)[:, embeddings.argmax(dim=1)], normaliser[:, 0])
+        return 0.5 + 0.5 * (own - torch.where(own >= best, second, best))  # the likeliest competes with the second
+
+    def _normalised(self, features: Tensor, normaliser: Tensor) -> Tensor:
+        """Shares [M, K] of some columns of features."""
+        if self.logits:
+            return (features - normaliser.unsqueeze(1)).exp()
+        return features.clamp_min(0.0) / normaliser.unsqueeze(1)
 
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
         """Cosine of the shares, [M, P]."""
