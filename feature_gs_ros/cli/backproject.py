@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import tyro
 
@@ -15,6 +15,7 @@ from feature_gs_ros.codecs import Codec, build_codec, parse_codec
 from feature_gs_ros.errors import ExtractorError, FieldError, StreamError
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.extractors.cache import CachedExtractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.ingestion import Report, choose_frames, counted, ingest, known_views, sample_grids
@@ -40,6 +41,7 @@ def backproject(
     skip: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     resume: bool = False,
     codec: str | None = None,
+    cache: Path | None = None,
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
@@ -58,11 +60,14 @@ def backproject(
         skip: leave out a frame by name; may be repeated.
         resume: go on with the field that stands at --out.
         codec: store fewer numbers: pca:K or random:K.
+        cache: folder that keeps the network's output, so that a second run over a stream needs no network.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
     choose_backend(backend)
     teacher = _make_teacher(extractor, weights, masks, labels)
+    if cache is not None:
+        teacher = cast("Extractor", CachedExtractor(teacher, cache))  # it only reads what the contract names
     gaussians = load_map(map)
     source = open_stream(stream)
     names = choose_frames(source, every, skip)
