@@ -5,23 +5,35 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from benchmarks.scenes import CAMERA, POSE, grid_of_cells, room, seconds
 from feature_gs_ros.backprojection import BackProjector, memory_needed
 from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.extractors.scoring import cosine
+from feature_gs_ros.extractors.precomputed import PrecomputedExtractor
+from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.memory import gigabytes
 from feature_gs_ros.rasterizer import view
+from feature_gs_ros.segmentation import Segmenter
 
 
 def main() -> dict[str, float]:
     """Print and return the ratios."""
-    features = torch.randn(1_000_000, 512)
-    norms, query = features.norm(dim=1), torch.randn(1, 512)
+    gaussians = room(1_000_000)
+    count = torch.ones(len(gaussians), dtype=torch.int32)
+    with tempfile.TemporaryDirectory() as folder:
+        embeddings = Path(folder) / "words.safetensors"
+        save_file({"mug": torch.randn(512)}, embeddings)
+        teacher = PrecomputedExtractor(embeddings=embeddings, dimension=512)
+    features = torch.randn(len(gaussians), 512)
+    field = FeatureField(features, count.float(), count, teacher.identity, Provenance(gaussians.checksum))
+    segmenter = Segmenter(gaussians, field, teacher)
     reading = seconds(lambda: features.sum())
-    asking = seconds(lambda: cosine(features, query, norms))
+    asking = seconds(lambda: segmenter.ask(["mug"]))
     print(f"query of 1M x 512 {1e3 * asking:.0f} ms, reading it once {1e3 * reading:.0f} ms: {asking / reading:.2f}x")
     share = float(subprocess.run(
         [sys.executable, "-m", "benchmarks.queries", "memory"], capture_output=True, text=True, check=True

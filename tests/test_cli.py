@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 import pty
@@ -14,36 +13,17 @@ import struct
 import subprocess
 import sys
 import termios
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from feature_gs_ros.cli import main
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.io.splat_files import load_map
+from tests.command_line import run
 
 ENTRY = "import sys; from feature_gs_ros.cli import main; main(sys.argv[1:])"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    stdout: str
-    stderr: str
-
-
-def run(*words: object, code: int = 0) -> Outcome:
-    """The command in this process: what it prints and its exit code are those of the console script."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    outcome = Outcome(out.getvalue(), err.getvalue())
-    assert (end.value.code or 0) == code, outcome
-    assert "Traceback" not in outcome.stderr
-    return outcome
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Annotated, cast
 import tyro
 
 from feature_gs_ros.backprojection import BackProjector, memory_needed
-from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
+from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json, teacher_options
 from feature_gs_ros.codecs import Codec, build_codec, parse_codec
 from feature_gs_ros.errors import ExtractorError, FieldError, StreamError
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
@@ -34,6 +34,7 @@ def backproject(
     out: Path,
     extractor: str | None = None,
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     alignment: Path | None = None,
     masks: Path | None = None,
     labels: Path | None = None,
@@ -53,6 +54,7 @@ def backproject(
         out: the field to write.
         extractor: teacher; imagenet by default, labels where masks are given.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, e.g. model=vitb14, precision=float16, pixels=800000; may be repeated.
         alignment: splat_from_map file, where the stream's poses are not in the map's frame.
         masks: label images by frame name, for the teacher 'labels'.
         labels: names of the labels' values, YAML.
@@ -65,7 +67,7 @@ def backproject(
         json: print one JSON object.
     """
     choose_backend(backend)
-    teacher = _make_teacher(extractor, weights, masks, labels)
+    teacher = _make_teacher(extractor, teacher_options(option), weights, masks, labels)
     if cache is not None:
         teacher = cast("Extractor", CachedExtractor(teacher, cache))  # it only reads what the contract names
     gaussians = load_map(map)
@@ -97,9 +99,10 @@ def backproject(
     return 130 if report.cancelled else 0
 
 
-def _make_teacher(name: str | None, weights: Path | None, masks: Path | None, labels: Path | None) -> Extractor:
+def _make_teacher(
+    name: str | None, options: dict[str, object], weights: Path | None, masks: Path | None, labels: Path | None
+) -> Extractor:
     name = name or ("labels" if masks is not None else DEFAULT_EXTRACTOR)
-    options: dict[str, object] = {}
     if weights is not None:
         options["weights"] = weights
     if name == "labels":

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import yaml
 from tqdm import tqdm
 
 from feature_gs_ros.alignment import Sim3, load_alignment
-from feature_gs_ros.errors import FieldError
+from feature_gs_ros.errors import ExtractorError, FieldError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
@@ -50,6 +51,28 @@ def open_segmenter(path: Path, map_path: Path | None, weights: Path | None = Non
     """
     field, gaussians = open_field(path, map_path)
     return Segmenter(gaussians, field, extractor_of(field.teacher, weights))
+
+
+def teacher_options(texts: Sequence[str]) -> dict[str, object]:
+    """``KEY=VALUE`` words as keyword arguments of a teacher; values are YAML, so that 3 is a number and [a, b] a list.
+
+    Raises:
+        ExtractorError: no =, no key, the same key twice, or a value that is no YAML.
+    """
+    options: dict[str, object] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise ExtractorError(f"--option '{text}' is not KEY=VALUE, e.g. model=vitb14")
+        if key in options:
+            raise ExtractorError(f"--option {key} is given twice; give it once")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ExtractorError(
+                f"--option '{text}': the value is no YAML; quote it, e.g. {key}='\"{value}\"'"
+            ) from error
+    return options
 
 
 def alignment_or_identity(path: Path | None) -> Sim3:

@@ -44,4 +44,12 @@ class ScoringRule:
 def cosine(features: Tensor, others: Tensor, norms: Tensor | None = None) -> Tensor:  # [M, D], [P, D] -> [M, P]
     """Cosine similarity, Eq. 6; a zero vector is similar to nothing. ``norms`` [M] of the features, where known."""
     norms = torch.linalg.vector_norm(features, dim=1) if norms is None else norms
-    return (features @ functional.normalize(others, dim=1).T) / norms.clamp_min(_SMALLEST_NORM).unsqueeze(1)
+    return inner_products(features, functional.normalize(others, dim=1)) / norms.clamp_min(_SMALLEST_NORM).unsqueeze(1)
+
+
+def inner_products(features: Tensor, others: Tensor) -> Tensor:  # [M, D], [P, D] -> [M, P]
+    """``features · others``. A single row is asked twice: torch multiplies by one vector on one thread only, and at a
+    third of the speed at which the features can be read."""
+    if len(others) == 1:
+        return functional.linear(features, others.expand(2, -1).contiguous())[:, :1]
+    return functional.linear(features, others)

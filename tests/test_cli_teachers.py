@@ -1,0 +1,60 @@
+"""Teachers from the command line: their options, and the cache of what their networks gave."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from feature_gs_ros.cli.common import teacher_options
+from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.field import FeatureField
+from tests.command_line import run
+
+SMALL = "pixels=120000"
+
+
+def backproject(scene: Path, out: Path, *more: object, code: int = 0) -> str:
+    words = ("--alignment", scene / "alignment.yaml", "--every", 4, *more)
+    return run("backproject", scene / "map.ply", scene / "stream", "--out", out, *words, code=code).stderr
+
+
+def test_an_option_reaches_the_teacher_and_the_field_remembers_it(small_scene: Path, tmp_path: Path) -> None:
+    backproject(small_scene, tmp_path / "field", "--option", SMALL)
+    assert FeatureField.load(tmp_path / "field").teacher.preprocessing["pixels"] == 120_000
+    run("query", tmp_path / "field", "coffee mug")  # needs no option to find the same teacher again
+
+
+def test_a_cached_stream_needs_no_second_pass(small_scene: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    backproject(small_scene, tmp_path / "first", "--option", SMALL, "--cache", cache)
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    assert len(files) >= 2
+    for path in files:
+        os.utime(path, (0, 0))
+    backproject(small_scene, tmp_path / "second", "--option", SMALL, "--cache", cache)
+    assert all(path.stat().st_mtime > 0 for path in files)  # a hit makes its file young again
+    first, second = (FeatureField.load(tmp_path / name).features for name in ("first", "second"))
+    assert torch.equal(first, second)
+    backproject(small_scene, tmp_path / "third", "--option", "pixels=90000", "--cache", cache)
+    assert len([path for path in cache.rglob("*") if path.is_file()]) == 2 * len(files)
+
+
+def test_values_are_yaml() -> None:
+    options = teacher_options(["pixels=3", "model=vits14", "templates=['a {}', 'the {}']", "hub=/a=b"])
+    assert options == {"pixels": 3, "model": "vits14", "templates": ["a {}", "the {}"], "hub": "/a=b"}
+
+
+@pytest.mark.parametrize("words", [["pixels"], ["=3"], ["a b=3"], ["a=1", "a=2"], ["a=[1"]])
+def test_what_is_no_option(words: list[str]) -> None:
+    with pytest.raises(ExtractorError, match="--option"):
+        teacher_options(words)
+
+
+def test_an_option_that_the_teacher_lacks(small_scene: Path, tmp_path: Path) -> None:
+    message = backproject(small_scene, tmp_path / "field", "--option", "colour=red", code=2)
+    assert "colour" in message
+    assert "pixels" in message  # what it has
+    assert not (tmp_path / "field").exists()
