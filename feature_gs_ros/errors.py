@@ -81,3 +81,7 @@ class ParameterError(FeatureGsError):
 
 class AffordanceError(FeatureGsError):
     """A source image, its mask or a library of them can't be used for affordance transfer."""
+
+
+class EditError(FeatureGsError):
+    """An edit selects nothing or everything, or its record doesn't fit the map."""

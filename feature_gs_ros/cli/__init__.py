@@ -13,6 +13,7 @@ import tyro
 from feature_gs_ros.cli import (
     affordance,
     backproject,
+    edit,
     evaluate,
     evaluate_affordance,
     evaluate_protocols,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "identity": identity.identity,
     "query": query.query,
     "render": render.render,
+    "edit": edit.edit,
     "info": info.info,
     "extractors": extractors.extractors,
 }

@@ -30,6 +30,17 @@ def open_field(path: Path, map_path: Path | None) -> tuple[FeatureField, Gaussia
         MapError: the map can't be read.
     """
     field = FeatureField.load(path)
+    gaussians = load_map(find_map(path, field, map_path))
+    field.check_map(gaussians)
+    return field, gaussians
+
+
+def find_map(path: Path, field: FeatureField, map_path: Path | None) -> Path:
+    """The file of the map of a field that was read from ``path``: the one given, the one remembered, or one beside.
+
+    Raises:
+        FieldError: it isn't there.
+    """
     source = map_path or Path(field.provenance.map_path)
     if map_path is None and not source.is_file():
         # Fields and maps move together: look beside the field too.
@@ -37,9 +48,7 @@ def open_field(path: Path, map_path: Path | None) -> tuple[FeatureField, Gaussia
         if not beside.is_file():
             raise FieldError(f"the map '{source}' of the field '{path}' is not there any more; give it with --map FILE")
         source = beside
-    gaussians = load_map(source)
-    field.check_map(gaussians)
-    return field, gaussians
+    return source
 
 
 def open_segmenter(path: Path, map_path: Path | None, weights: Path | None = None) -> Segmenter:

@@ -1,0 +1,179 @@
+"""``feature-gs edit``: delete, extract, recolour or move what a prompt finds; undo and redo."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.cameras import Image
+from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
+from feature_gs_ros.cli.query import best_view
+from feature_gs_ros.clicks import feature_of, feature_under_mask, weights_near
+from feature_gs_ros.editing import Delete, Edit, EditStack, Extract, Move, Operation, Recolor, Selection
+from feature_gs_ros.editing.operations import EditedMap, Paint
+from feature_gs_ros.editing.selection import select_example, select_text
+from feature_gs_ros.errors import EditError, MapError
+from feature_gs_ros.io.compressed_ply import is_compressed_ply
+from feature_gs_ros.io.images import load_image
+from feature_gs_ros.io.ply import open_ply
+from feature_gs_ros.pictures import save_png, side_by_side, to_image
+from feature_gs_ros.segmentation import Segmenter
+
+CLICK_REACH = 0.05  # m around a point in which there must be a Gaussian
+
+
+def edit(
+    field: Path,
+    /,
+    *,
+    out: Path,
+    delete: str | None = None,
+    extract: str | None = None,
+    recolor: str | None = None,
+    move: str | None = None,
+    undo: bool = False,
+    redo: bool = False,
+    color: tuple[float, float, float] = (0.9, 0.2, 0.1),
+    paint: Paint = "hue",
+    by: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    turn: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0),
+    scale: float = 1.0,
+    negative: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    threshold: float | None = None,
+    soft_edge: float = 0.0,
+    picture: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    weights: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Edit the map of a field by words and write it as a PLY; the field's own map stays as it is.
+
+    A prompt is words ("coffee mug"), a point of the map frame in metres (@0.1,-0.2,0.05), or a picture of the
+    thing (@mug.png). The edits are kept beside the output (OUT.edits): the next command with the same --out goes on
+    from there, and --undo takes the last one back.
+
+    Args:
+        field: written by feature-gs backproject.
+        out: the edited map, a 3DGS PLY; rows that no edit touched keep their bytes.
+        delete: prompt of what to leave out.
+        extract: prompt of what alone to keep.
+        recolor: prompt of what to paint, see --color and --paint.
+        move: prompt of what to move, see --by, --turn and --scale.
+        undo: take the last edit back.
+        redo: do it again.
+        color: R G B, each 0 to 1.
+        paint: hue (keeps each Gaussian's brightness, and so the shading), flat, or brightness (keeps the hue).
+        by: metres along x y z of the map frame.
+        turn: rotation about the selection's centroid, quaternion w x y z.
+        scale: about the selection's centroid.
+        negative: what it is not; may be repeated.
+        threshold: on the similarity; the teacher's own by default.
+        soft_edge: similarity over which the edit fades in below the threshold.
+        picture: write the map before and after.
+        map: the map, where it isn't where the field remembers it.
+        weights: the teacher's weights, where they are not at their usual place.
+        json: print one JSON object.
+    """
+    asked = _operation(delete, extract, recolor, move, Recolor(color, paint), Move(by, turn, scale))
+    if (asked is not None) + undo + redo != 1:
+        raise EditError("give one of --delete, --extract, --recolor, --move PROMPT, --undo, --redo")
+    segmenter = open_segmenter(field, map, weights)
+    remembered = out.with_name(out.name + ".edits")
+    stack = _stack(remembered, segmenter)
+    before = stack.edited()
+    if asked is not None:
+        operation, prompt = asked
+        selection = _select(segmenter, before, prompt, negative, threshold, soft_edge)
+        done = Edit(operation, prompt, selection)
+        stack.push(done)
+    else:
+        done = stack.undo() if undo else stack.redo()
+    left = stack.export(out, _plain_ply(find_map(field, segmenter.field, map)))
+    stack.save(remembered)
+    if picture is not None:
+        save_png(_picture(segmenter, before, stack.edited(), done.selection), picture)
+    what = f"{'undid' if undo else 'did'} {done.summary}"
+    if json:
+        names = [edit.summary for edit in stack.edits]
+        print_json({"edit": done.summary, "undone": undo, "gaussians": left, "edits": names, "out": str(out)})
+        return 0
+    print(f"{what}; {len(stack.edits)} edits, {left} of {len(stack.gaussians)} Gaussians")
+    print(f"wrote {out}" + (f" and {picture}" if picture else ""))
+    return 0
+
+
+def _operation(
+    delete: str | None, extract: str | None, recolor: str | None, move: str | None, painted: Recolor, moved: Move
+) -> tuple[Operation, str] | None:
+    """The one that was asked for, with its prompt."""
+    given: list[tuple[Operation, str | None]] = [
+        (Delete(), delete), (Extract(), extract), (painted, recolor), (moved, move),
+    ]  # fmt: skip
+    asked = [(operation, prompt) for operation, prompt in given if prompt is not None]
+    if len(asked) > 1:
+        raise EditError(f"{len(asked)} edits at once; give one prompt a command, and the same --out for the next")
+    if asked and isinstance(asked[0][0], Move) and moved == Move():
+        raise EditError("--move goes nowhere; give --by X Y Z, --turn W X Y Z or --scale S")
+    return asked[0] if asked else None
+
+
+def _stack(remembered: Path, segmenter: Segmenter) -> EditStack:
+    map_from_splat = segmenter.field.provenance.splat_from_map.inverse()
+    if remembered.exists():
+        return EditStack.load(remembered, segmenter.gaussians, map_from_splat)
+    return EditStack(segmenter.gaussians, map_from_splat)
+
+
+def _select(
+    segmenter: Segmenter,
+    edited: EditedMap,
+    prompt: str,
+    negatives: tuple[str, ...],
+    threshold: float | None,
+    soft_edge: float,
+) -> Selection:
+    if not prompt.startswith("@"):
+        return select_text(segmenter, prompt, negatives, threshold, soft_edge, edited.present)
+    if negatives:
+        raise EditError("--negative goes with words; leave it out for a point or a picture")
+    with contextlib.suppress(ValueError):
+        point = [float(word) for word in prompt[1:].split(",")]
+        splat_from_map = segmenter.field.provenance.splat_from_map
+        if len(point) != 3:
+            raise EditError(f"point '{prompt}' has {len(point)} numbers, expected @X,Y,Z in metres of the map frame")
+        at = splat_from_map.apply(np.array(point))
+        near = weights_near(edited.gaussians, at, CLICK_REACH * splat_from_map.scale) * edited.present
+        feature = feature_of(near, segmenter.field) if bool(near.any()) else None
+        if feature is None:
+            raise EditError(f"there is nothing of the map that was seen within {CLICK_REACH} m of {prompt[1:]}")
+        return select_example(segmenter, feature[None], prompt, threshold, soft_edge, edited.present)
+    image = load_image(prompt[1:])
+    everything = torch.ones(image.shape[:2])
+    example = feature_under_mask(segmenter.extractor.extract(image, Path(prompt[1:]).stem), everything)
+    return select_example(segmenter, example[None], prompt, threshold, soft_edge, edited.present)
+
+
+def _plain_ply(path: Path) -> Path | None:
+    """The map's own file, where its rows can be carried over byte by byte."""
+    if path.suffix.lower() != ".ply":
+        return None
+    with contextlib.suppress(MapError, OSError):
+        return None if is_compressed_ply(open_ply(path)) else path
+    return None
+
+
+def _picture(segmenter: Segmenter, before: EditedMap, after: EditedMap, selection: Selection) -> Image:
+    """Before and after, from the remembered camera that sees most of what was edited."""
+    touched = selection.dense(len(before.present)) > 0
+    known = best_view(segmenter.gaussians, segmenter.field.provenance.views, touched)
+    drawn = [
+        to_image(rasterizer.view(edited.visible(), known.camera, known.camera_from_splat).render_color())
+        for edited in (before, after)
+    ]
+    return side_by_side(drawn, ["before", "after"])

@@ -1,0 +1,186 @@
+"""Edits as small records on an undo and redo stack, saved beside the map and applied again on load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.editing.operations import Delete, EditedMap, Extract, Move, Operation, Recolor
+from feature_gs_ros.editing.selection import Selection
+from feature_gs_ros.errors import EditError
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.io.splat_files import copy_ply_rows, save_ply
+
+FORMAT = "feature_gs_ros edits 1"
+OPERATIONS: dict[str, type[Any]] = {"delete": Delete, "extract": Extract, "recolor": Recolor, "move": Move}
+NAMES = {kind: name for name, kind in OPERATIONS.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One edit: what was asked, what it did, and to which Gaussians."""
+
+    operation: Operation
+    prompt: str  # for a person
+    selection: Selection
+
+    @property
+    def summary(self) -> str:
+        """A line such as ``delete 'coffee mug' (812 Gaussians)``."""
+        return f"{NAMES[type(self.operation)]} '{self.prompt}' ({len(self.selection.rows)} Gaussians)"
+
+
+@dataclass(eq=False)
+class EditStack:
+    """The edits of one map. The map itself is never changed: after undoing all, it is the same to the last bit."""
+
+    gaussians: GaussianMap
+    map_from_splat: Sim3 = field(default_factory=Sim3.identity)
+    edits: list[Edit] = field(default_factory=list)  # those that count, oldest first
+    undone: list[Edit] = field(default_factory=list)  # those that `redo` brings back, last undone last
+
+    def edited(self) -> EditedMap:
+        """The map with all edits applied."""
+        return reduce(self._applied, self.edits, EditedMap.of(self.gaussians))
+
+    def push(self, edit: Edit) -> EditedMap:
+        """Add an edit and apply it; what was undone is forgotten.
+
+        Raises:
+            EditError: a row is not of this map or is gone, or the edit would leave no Gaussian; then nothing happened.
+        """
+        before = self.edited()
+        rows = edit.selection.rows
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.gaussians):
+            raise EditError(f"the selection has rows up to {int(rows.max())}, the map {len(self.gaussians)}")
+        whole = edit.selection.dense(len(self.gaussians))[before.present] == 1
+        if not bool(before.present[rows].any()):
+            raise EditError(f"'{edit.prompt}' selects nothing that is still in the map")
+        if bool(whole.all()):
+            raise EditError(f"{edit.summary}: that is everything; select less, by a higher threshold")
+        after = self._applied(before, edit)
+        if not bool(after.present.any()):
+            raise EditError(f"{edit.summary} would leave no Gaussian; select less")
+        self.edits.append(edit)
+        self.undone.clear()
+        return after
+
+    def undo(self) -> Edit:
+        """Take the last edit back.
+
+        Raises:
+            EditError: there is none.
+        """
+        if not self.edits:
+            raise EditError("there is no edit to undo; this is the map as it was")
+        self.undone.append(self.edits.pop())
+        return self.undone[-1]
+
+    def redo(self) -> Edit:
+        """Do the edit again that was undone last.
+
+        Raises:
+            EditError: there is none.
+        """
+        if not self.undone:
+            raise EditError("there is no undone edit to do again")
+        self.edits.append(self.undone.pop())
+        return self.edits[-1]
+
+    def export(self, target: str | Path, source: str | Path | None = None) -> int:
+        """Write the edited map as a 3DGS PLY; returns the number of its Gaussians.
+
+        Args:
+            source: the map's own PLY: then untouched rows, and properties unknown here, keep their bytes.
+
+        Raises:
+            MapError: the target can't be written.
+        """
+        edited = self.edited()
+        if source is None:
+            save_ply(edited.visible(), target)
+        else:
+            changed = edited.changed & edited.present
+            rows = self.gaussians.file_rows
+            values = edited.gaussians.select(changed) if bool(changed.any()) else None
+            copy_ply_rows(source, target, rows[edited.present], values, rows[changed] if values is not None else None)
+        return int(edited.present.sum())
+
+    def save(self, path: str | Path) -> None:
+        """Write the stack as a safetensors file, whole or not at all.
+
+        Raises:
+            EditError: the file can't be written.
+        """
+        records, tensors = [], {"count": torch.tensor(len(self.gaussians))}
+        for index, edit in enumerate([*self.edits, *reversed(self.undone)]):
+            records.append(
+                {"operation": NAMES[type(edit.operation)], "prompt": edit.prompt, "values": asdict(edit.operation)}  # type: ignore[call-overload]
+            )
+            tensors[f"{index}.rows"], tensors[f"{index}.amounts"] = edit.selection.rows, edit.selection.amounts
+        content = {"map": self.gaussians.checksum, "done": len(self.edits), "records": records}
+        try:
+            with atomic_path(path) as temporary:
+                save_file(tensors, temporary, metadata={"format": FORMAT, "content": json.dumps(content)})
+        except OSError as error:
+            raise EditError(f"can't write the edits '{path}': {error.strerror or error}") from error
+
+    @staticmethod
+    def load(path: str | Path, gaussians: GaussianMap, map_from_splat: Sim3 | None = None) -> EditStack:
+        """Read the edits of this map.
+
+        Raises:
+            EditError: the file is missing, damaged, or belongs to another map.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, OSError) as error:
+            raise EditError(f"'{path}' can't be read as edits: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise EditError(f"'{path}' holds format '{metadata.get('format')}', expected '{FORMAT}'")
+        try:
+            content = json.loads(metadata["content"])
+            done, checksum = int(content["done"]), str(content["map"])
+            edits = [_from_record(record, index, tensors) for index, record in enumerate(content["records"])]
+        except (KeyError, TypeError, ValueError) as error:
+            raise EditError(f"'{path}' is damaged: {error!r}; edit anew") from error
+        if checksum != gaussians.checksum:
+            raise EditError(
+                f"'{path}' holds edits of another map (checksum {checksum[:12]}, this one is {gaussians.checksum[:12]})"
+            )
+        if not 0 <= done <= len(edits):
+            raise EditError(f"'{path}' is damaged: {done} of {len(edits)} edits are done")
+        for edit in edits:
+            _check_rows(edit.selection, len(gaussians), str(path))
+        return EditStack(gaussians, map_from_splat or Sim3.identity(), edits[:done], edits[done:][::-1])
+
+    def _applied(self, edited: EditedMap, edit: Edit) -> EditedMap:
+        return edit.operation.apply(edited, edit.selection, self.map_from_splat)
+
+
+def _from_record(record: Mapping[str, Any], index: int, tensors: Mapping[str, Tensor]) -> Edit:
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in record["values"].items()}
+    operation: Operation = OPERATIONS[record["operation"]](**values)
+    return Edit(operation, str(record["prompt"]), Selection(tensors[f"{index}.rows"], tensors[f"{index}.amounts"]))
+
+
+def _check_rows(selection: Selection, count: int, source: str) -> None:
+    rows, amounts = selection.rows, selection.amounts
+    fits = rows.dim() == 1 and rows.shape == amounts.shape and rows.dtype == torch.int64
+    if not fits or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count):
+        raise EditError(f"'{source}' is damaged: a selection's rows don't fit the map's {count} Gaussians")
+    if not bool(((amounts > 0) & (amounts <= 1)).all()):
+        raise EditError(f"'{source}' is damaged: a selection's amounts are not in 0..1")
