@@ -19,3 +19,4 @@ TILE = 16  # pixels a side at most: the lanes of one row in every kernel
 LANES = TILE * TILE
 CHECK_EVERY = 16  # Gaussians between two looks whether all of a tile's rays have ended
 BUFFER = 64  # (cell, weight) pairs collected before they are multiplied
+SPLAT_GRADIENTS = 6  # of a splat's mean x, y, conic a, b, c and opacity, before those of its values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,20 +30,33 @@ class Projection:
 
 def project(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
     """Project, cull and sort front to back; ``camera_from_splat`` is a rigid [4, 4] pose in splat units."""
-    count = len(gaussians)
     geometry = gaussians.along_curve
+    arrays = (geometry.means, geometry.quats_wxyz, geometry.scales, geometry.opacities)
+    projection = project_arrays(*arrays, camera, camera_from_splat)
+    return replace(projection, rows=geometry.rows[projection.places])
+
+
+def project_arrays(
+    means: Floats,  # [N, 3]
+    quats_wxyz: Floats,  # [N, 4] unit
+    scales: Floats,  # [N, 3]
+    opacities: Floats,  # [N]
+    camera: Camera,
+    camera_from_splat: NDArray[np.float64],
+) -> Projection:
+    """The same of plain arrays, in whose order places and rows count."""
+    count = len(means)
     splats = np.empty((count, 8), np.float32)
     depths = np.empty(count, np.float32)
     visible = np.empty(count, np.bool_)
-    arrays = (
-        geometry.means,
-        geometry.quats_wxyz,
-        geometry.scales,
-        geometry.opacities,
-        np.ascontiguousarray(camera_from_splat[:3, :4], dtype=np.float32),
-        np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height], np.float32),
-    )
+    arrays = (means, quats_wxyz, scales, opacities, *kernel_camera(camera, camera_from_splat))
     parallel_for(count, 16384, lambda i, j: kernels.project(i, j, *arrays, splats, depths, visible))
     places = np.flatnonzero(visible).astype(np.int32)
     depths = depths[places]
-    return Projection(places, geometry.rows[places], splats[places], depths, argsort_positive(depths))
+    return Projection(places, places, splats[places], depths, argsort_positive(depths))
+
+
+def kernel_camera(camera: Camera, camera_from_splat: NDArray[np.float64]) -> tuple[Floats, Floats]:
+    """Pose [3, 4] and intrinsics fx, fy, cx, cy, width, height as the kernels take them."""
+    intrinsics = [camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
+    return np.ascontiguousarray(camera_from_splat[:3, :4], dtype=np.float32), np.array(intrinsics, np.float32)
