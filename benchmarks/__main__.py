@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-NAMES = ("backprojection", "queries", "tabletop")
+NAMES = ("backprojection", "queries", "tabletop", "sam")
 
 
 def main() -> None:

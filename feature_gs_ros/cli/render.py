@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cli.common import alignment_or_identity, open_field, open_segmenter
+from feature_gs_ros.errors import FieldError, PromptError
+from feature_gs_ros.extractors import extractor_of
+from feature_gs_ros.extractors.sam import SamExtractor
 from feature_gs_ros.ingestion import pinhole_view
 from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.pictures import depth_image, heat, overlay_mask, principal_colors, save_png, to_image
+from feature_gs_ros.promptable import segment_rendered_view
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.segmentation import check_prompt, check_threshold, mask_labels, render_similarities, segment_view
 
@@ -25,6 +31,9 @@ def render(
     index: str,
     out: Path,
     query: str | None = None,
+    sam_point: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    sam_not: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    sam_box: str | None = None,
     threshold: float | None = None,
     alignment: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
@@ -39,6 +48,9 @@ def render(
         index: the frame's name: the image's stem, or the stamp in nanoseconds in a bag.
         out: folder for the pictures.
         query: what to look for.
+        sam_point: U,V in pixels of the frame, on the thing: SAM's mask of it, from a field of the teacher 'sam'.
+        sam_not: U,V beside the thing; both may be repeated.
+        sam_box: U0,V0,U1,V1 around the thing.
         threshold: on the similarity; the teacher's own by default.
         alignment: splat_from_map file, where the stream is in another frame than the field's.
         map: the map, where it isn't where the field remembers it.
@@ -68,10 +80,41 @@ def render(
         pictures["similarity"] = heat(_unit(similarities[:, :, 0]))
         pictures["mask"] = (mask * np.uint8(255)).astype(np.uint8)
         pictures["overlay"] = overlay_mask(pinhole.image, mask)
+    if sam_point or sam_not or sam_box:
+        sam = extractor_of(features.teacher, weights) if features.teacher.name == "sam" else None
+        if not isinstance(sam, SamExtractor):
+            raise FieldError(f"--sam-point and --sam-box need a field of 'sam', this is of '{features.teacher.name}'")
+        points = [_pixels(text, 2) for text in (*sam_point, *sam_not)]
+        masks = segment_rendered_view(
+            sam,
+            gaussians,
+            features,
+            camera,
+            pinhole.camera_from_splat,
+            np.array(points) if points else None,
+            [1] * len(sam_point) + [0] * len(sam_not) if points else None,
+            _pixels(sam_box, 4) if sam_box else None,
+            backend,
+        )
+        best = (masks.logits[0] > 0).numpy()
+        pictures["sam_mask"] = (best * np.uint8(255)).astype(np.uint8)
+        pictures["sam_overlay"] = overlay_mask(pinhole.image, best)
+        print(f"SAM's mask: {best.mean():.1%} of the image, expected IoU {float(masks.quality[0]):.2f}")
     for name, image in pictures.items():
         save_png(image, out / f"{name}.png")
     print(f"wrote {', '.join(f'{name}.png' for name in pictures)} to {out}")
     return 0
+
+
+def _pixels(text: str, count: int) -> list[float]:
+    """``U,V`` or ``U0,V0,U1,V1``."""
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise PromptError(f"'{text}' is no {'U,V' if count == 2 else 'U0,V0,U1,V1'} in pixels, e.g. 320,240")
+    return numbers
 
 
 def _unit(values: torch.Tensor) -> torch.Tensor:
