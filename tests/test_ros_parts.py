@@ -6,9 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from oracle import dense_u
 
 from feature_gs_ros.errors import FieldError, ParameterError
+from feature_gs_ros.rasterizer import FeatureGrid
 from feature_gs_ros.ros.data_folder import DataFolder
+from feature_gs_ros.ros.ignored_pixels import counted_pixels
 from feature_gs_ros.ros.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.ros.statistics import MOST_REASONS, Statistics
 
@@ -79,6 +83,21 @@ def test_reasons_that_a_stranger_makes_up_do_not_grow_the_table():
     report = statistics.report()
     assert len(report.skipped) == MOST_REASONS + 1
     assert sum(report.skipped.values()) == 10 * MOST_REASONS
+
+
+def test_pixels_whose_feature_is_mixed_of_ignored_ones_do_not_count():
+    """Against U itself: no pixel that counts takes anything of a cell that shows some of the arm."""
+    grid = FeatureGrid(torch.zeros(6, 8, 1), left=-0.1, top=0.0, right=1.05, bottom=1.2)
+    ignored = np.zeros((60, 80), np.bool_)
+    ignored[20:28, 33:47] = True
+    y, x = np.mgrid[:60, :80] + 0.5
+    cell = (np.floor(y / 60 / 1.2 * 6) * 8 + np.floor((x / 80 + 0.1) / 1.15 * 8)).astype(int)
+    touched = np.isin(np.arange(48), cell[ignored])
+    assert touched.sum() == 4
+    mixed = (dense_u(grid, 80, 60).numpy()[:, touched].sum(axis=1) > 1e-6).reshape(60, 80)
+    np.testing.assert_array_equal(counted_pixels(ignored, grid), ~ignored & ~mixed)
+    whole = FeatureGrid(torch.zeros(60, 80, 1), interpolation="nearest")  # as labels come
+    np.testing.assert_array_equal(counted_pixels(ignored, whole), ~ignored)
 
 
 @pytest.mark.parametrize("name", ["", " ", "..", "../x", "/etc/passwd", "a/../../x", "a\0b", "link/x", "."])

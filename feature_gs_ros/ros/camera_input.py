@@ -17,6 +17,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from feature_gs_ros.cameras import Camera, rectified
+from feature_gs_ros.cameras import Image as RgbImage
 from feature_gs_ros.errors import CameraError, ImageError, ParameterError
 from feature_gs_ros.io.images import load_image
 from feature_gs_ros.messages.camera_info import camera_from_info
@@ -32,7 +33,7 @@ MESSAGES = {"raw": Image, "compressed": CompressedImage, "grid": FeatureGrid}
 MASKS_KEPT = 60
 JUMP_NS = 1_000_000_000  # a stamp that is earlier by more is a recording that began again
 
-Mask = NDArray[np.bool_]  # [H, W], True where a pixel doesn't count
+Mask = NDArray[np.bool_]  # [H, W]
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,13 @@ class Arrival(NamedTuple):
 class LastFrame:
     """Of the frame that was used last: for questions about "the camera" without a stamp."""
 
+    name: str
     stamp: int  # ns
     frame_id: str
-    camera: Camera  # pinhole
+    lens: Camera  # as the image came, with its distortion
     camera_from_map: NDArray[np.float64] = field(repr=False)  # [4, 4]
+    image: RgbImage | None = field(repr=False)  # rectified; None where grids come
+    counts: Mask | None = field(repr=False)  # pixels of it that count, all where None
 
 
 class CameraInput:
@@ -170,7 +174,7 @@ class CameraInput:
         return self._masks[nearest] if abs(nearest - stamp) <= tolerance * 1e9 else None
 
     def ignored(self, camera: Camera, message: Any) -> Mask | None:
-        """Pixels of the rectified image that don't count, by the static mask and a mask message.
+        """True where pixels of the rectified image don't count, by the static mask and a mask message.
 
         Raises:
             ImageError: a mask can't be decoded, or is of another size than the image.

@@ -14,6 +14,7 @@ from rclpy.lifecycle import LifecycleNode
 
 from feature_gs_ros.cameras import Frame, rectified
 from feature_gs_ros.errors import FeatureGsError
+from feature_gs_ros.extractors import extractor_names, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.ingestion import extract
 from feature_gs_ros.messages.feature_grid import fill_grid
@@ -24,7 +25,7 @@ from feature_gs_ros.ros.lifecycle import transition
 from feature_gs_ros.ros.parameters import FEATURE_EXTRACTOR, chosen, declare, value
 from feature_gs_ros.ros.qos import STATUS, image_qos
 from feature_gs_ros.ros.run import run
-from feature_gs_ros.ros.settings import make_teacher, teacher_options
+from feature_gs_ros.ros.settings import teacher_options
 from feature_gs_ros.ros.statistics import Statistics
 
 THREADS = 2
@@ -83,7 +84,7 @@ class FeatureExtractor(LifecycleNode):
 
     def _activate(self) -> None:
         assert self._settings is not None
-        extractor = make_teacher(self)
+        extractor = make_extractor(chosen(self, "extractor", extractor_names()), **teacher_options(self))
         self._stopping = False
         self._statistics = Statistics()
         self._input = CameraInput(self, self._settings, self._changed, self._statistics, self._on_jump)

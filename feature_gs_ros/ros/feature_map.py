@@ -8,6 +8,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
+from feature_gs_ros.ros.affordances import Affordances
 from feature_gs_ros.ros.bag_action import BagAction
 from feature_gs_ros.ros.field_services import FieldServices
 from feature_gs_ros.ros.guard import UnavailableError
@@ -21,7 +22,7 @@ from feature_gs_ros.ros.session import Session
 from feature_gs_ros.ros.settings import Settings
 from feature_gs_ros.ros.status import diagnostics_message, status_message
 
-THREADS = 6  # of callbacks: cameras, tf, a query, a picture, a file, a recording
+THREADS = 7  # of callbacks: cameras, tf, a query, an affordance, a picture, a file, a recording
 
 
 class FeatureMap(LifecycleNode):
@@ -71,6 +72,7 @@ class FeatureMap(LifecycleNode):
         self._topics = Publishers(self)
         self._services_open = [
             Queries(self, self._topics, self._active_session),
+            Affordances(self, self._topics, self._active_session),
             RenderService(self, self._active_session),
             FieldServices(self, self._topics, self._active_session),
             BagAction(self, self._active_session),
@@ -86,7 +88,7 @@ class FeatureMap(LifecycleNode):
         self._timer = self.create_timer(period, self._report, callback_group=group, clock=clock)
         live_map = self._session.field.map
         if value(self, "publish_map_cloud"):
-            self._topics.send_map(live_map, self._settings.map_frame)
+            self._topics.send_map(live_map, self._settings.map_frame, self._session.field.cloud_fields())
         teacher = live_map.extractor.identity.name
         self.get_logger().info(
             f"map of {len(live_map.gaussians)} Gaussians, teacher '{teacher}', {self._session.field.views} views loaded"

@@ -60,7 +60,8 @@ class FieldServices:
     def _republish(self, request: Any, response: Any) -> Any:  # noqa: ARG002
         with reporting(response, self._node.get_logger()):
             session = self._session()
-            count = self._publishers.send_map(session.field.map, session.settings.map_frame)
+            field, frame = session.field, session.settings.map_frame
+            count = self._publishers.send_map(field.map, frame, field.cloud_fields())
             again = " and the last answer" if self._publishers.repeat_answer() else ""
             response.success, response.message = True, f"map of {count} Gaussians{again}"
         return response

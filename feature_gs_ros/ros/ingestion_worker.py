@@ -19,6 +19,7 @@ from feature_gs_ros.ingestion import PinholeView, extract, pinhole_view
 from feature_gs_ros.messages.feature_grid import grid_from_message
 from feature_gs_ros.rasterizer import FeatureGrid
 from feature_gs_ros.ros.camera_input import Arrival, CameraInput, LastFrame
+from feature_gs_ros.ros.ignored_pixels import counted_pixels
 from feature_gs_ros.ros.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.ros.live_field import BATCH, LiveField
 from feature_gs_ros.ros.poses import Matrix, Poses
@@ -179,13 +180,20 @@ class IngestionWorker:
         valid = pinhole.valid
         ignored = ready.source.ignored(ready.camera, ready.mask)
         if ignored is not None:
-            counts = torch.from_numpy(~ignored)
+            counts = torch.from_numpy(counted_pixels(ignored, grid))
             valid = counts if valid is None else valid & counts
         view = self._field.map.view(pinhole.camera, ready.camera_from_map)
         self._field.add(view, grid, valid, name)
         gate.take(stamp, ready.camera_from_map)
-        frame_id = ready.arrival.message.header.frame_id
-        ready.source.last = LastFrame(stamp, frame_id, pinhole.camera, ready.camera_from_map)
+        ready.source.last = LastFrame(
+            name,
+            stamp,
+            ready.arrival.message.header.frame_id,
+            ready.camera,
+            ready.camera_from_map,
+            None if settings.kind == "grid" else pinhole.image,
+            None if valid is None else valid.numpy() > 0,
+        )
         self._waiting_for_flush.append(stamp)
         if len(self._waiting_for_flush) >= BATCH:
             self._flush()

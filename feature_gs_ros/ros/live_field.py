@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.backprojection import BackProjector
 from feature_gs_ros.cameras import Camera
 from feature_gs_ros.extractors.base import Extractor
-from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.field import FeatureField, KnownView, Provenance
 from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.neighbours import GaussianGraph
 from feature_gs_ros.rasterizer import Backend, FeatureGrid, View, view
 from feature_gs_ros.segmentation import Segmenter
 
 BATCH = 4  # views accumulated at once where they come that fast
+REMEMBERED = 64  # cameras at most that the field remembers: which side of things is outside, and pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,25 @@ class LiveMap:
     def view(self, camera: Camera, camera_from_map: NDArray[np.float64]) -> View:
         """A pinhole camera's view of the map from a pose [4, 4] in the map frame."""
         return view(self.gaussians, camera, self.splat_from_map.camera_from_splat(camera_from_map), self.backend)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A copy of the field that later views don't change."""
+
+    version: int  # of the accumulators
+    segmenter: Segmenter
+    identities: Identities | None  # where the field holds identity codes
+
+    @property
+    def views(self) -> int:
+        """How many views it rests on."""
+        return len(self.segmenter.field.provenance.frames)
+
+    @property
+    def cloud_fields(self) -> Mapping[str, Tensor]:
+        """What a cloud says beside the usual, [N] each: the objects' ids, where they are known."""
+        return {} if self.identities is None else {"label": self.identities.labels}
 
 
 class LiveField:
@@ -57,7 +79,8 @@ class LiveField:
         self._copying = threading.Lock()
         self._projector = self._empty()
         self._version = 0  # of the accumulators
-        self._snapshot: tuple[int, Segmenter] | None = None
+        self._snapshot: Snapshot | None = None
+        self._holds_identities = live_map.extractor.identity.name == "identity"
         rule = live_map.extractor.text_rule
         self._graph = GaussianGraph(live_map.gaussians) if rule.spread > 0 else None
 
@@ -75,20 +98,28 @@ class LiveField:
         with self._lock:
             self._version += 1
             self._projector.add(view, grid, valid, name)
+            known = KnownView(name, view.camera, view.camera_from_splat)
+            self._projector.provenance = _remembering(self._projector.provenance, known)
 
     def flush(self) -> None:
         """Accumulate what waits for a full batch."""
         with self._lock:
             self._projector.flush()
 
-    def segmenter(self) -> Segmenter:
-        """Answers queries on the field as it is now; made once for all queries between two views."""
+    def snapshot(self) -> Snapshot:
+        """The field as it is now, to be asked; made once for all questions between two views."""
         with self._copying:
-            if self._snapshot is None or self._snapshot[0] != self._version:
+            if self._snapshot is None or self._snapshot.version != self._version:
                 self._snapshot = None  # give its memory back before the next copy
                 field, version = self._copy()
-                self._snapshot = version, Segmenter(self.gaussians, field, self.map.extractor, self._graph)
-            return self._snapshot[1]
+                segmenter = Segmenter(self.gaussians, field, self.map.extractor, self._graph)
+                identities = Identities(self.gaussians, field) if self._holds_identities else None
+                self._snapshot = Snapshot(version, segmenter, identities)
+            return self._snapshot
+
+    def cloud_fields(self) -> Mapping[str, Tensor]:
+        """What a cloud of the whole map says beside the usual; no snapshot is made where that is nothing."""
+        return self.snapshot().cloud_fields if self._holds_identities else {}
 
     def save(self, path: Path) -> FeatureField:
         """Write the field as it is now.
@@ -96,7 +127,7 @@ class LiveField:
         Raises:
             FieldError: the file can't be written.
         """
-        field = self.segmenter().field
+        field = self.snapshot().segmenter.field
         field.save(path)
         return field
 
@@ -107,7 +138,15 @@ class LiveField:
             FieldError: the file is damaged, or of another map or teacher.
             BudgetError: it would need more memory than it may take.
         """
-        field = FeatureField.load(path)
+        self.resume(FeatureField.load(path))
+
+    def resume(self, field: FeatureField) -> None:
+        """Go on from a field; the one learned so far stays where that fails.
+
+        Raises:
+            FieldError: it is of another map or teacher.
+            BudgetError: it would need more memory than it may take.
+        """
         field.check_teacher(self.map.extractor.identity)
         projector = BackProjector.resume(self.gaussians, field, batch=BATCH, budget=self.map.budget)
         projector.provenance = replace(projector.provenance, splat_from_map=self.map.splat_from_map)
@@ -152,3 +191,9 @@ class LiveField:
             budget=self.map.budget,
             provenance=provenance,
         )
+
+
+def _remembering(provenance: Provenance, known: KnownView) -> Provenance:
+    """With one more camera; of too many, every other one is left out."""
+    views = (*provenance.views, known)
+    return replace(provenance, views=views if len(views) <= REMEMBERED else views[::2])

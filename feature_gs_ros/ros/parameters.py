@@ -38,11 +38,12 @@ MAP = (
     Parameter("memory_budget", 0.0, "GB that the field may take; 0: most of what is free.", 0.0, 1e5),
     Parameter("data_dir", "~/.ros/feature_gs_ros", "Folder below which services read and write files."),
     Parameter("field", "field.safetensors", "File of the learned field, relative to data_dir."),
+    Parameter("affordances", "affordances.safetensors", "File of the marked pictures, relative to data_dir."),
     Parameter("load_on_activate", False, "Go on with the learned field of an earlier run, where there is one."),
     Parameter("save_on_deactivate", False, "Save the learned field when the node is deactivated, stopped or killed."),
 )
 TEACHER = (
-    Parameter("extractor", "imagenet", "Name of the 2D teacher."),
+    Parameter("extractor", "imagenet", "Name of the 2D teacher; saved (feature_map only): the loaded field's."),
     Parameter("extractor_options", "{}", "Options of the teacher, as a YAML mapping."),
 )
 CAMERAS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from visualization_msgs.msg import MarkerArray
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.messages.point_cloud import gaussian_cloud
 from feature_gs_ros.msg import Status
-from feature_gs_ros.ros.answers import cloud_message, header_message, markers_message
+from feature_gs_ros.ros.answers import cloud_message, header_message
 from feature_gs_ros.ros.camera_input import LastFrame
 from feature_gs_ros.ros.live_field import LiveMap
 from feature_gs_ros.ros.qos import EVENT, LATCHED, STATUS
@@ -35,7 +36,7 @@ class Publishers:
         self._status = create(Status, "~/status", STATUS)
         self._diagnostics = create(DiagnosticArray, "/diagnostics", STATUS)
         self._sender = Sender()
-        self._last: tuple[Any, Any, Any] | None = None  # cloud, camera cloud, detections
+        self._last: tuple[Any, Any, Any, Any] | None = None  # cloud, camera cloud, detections, markers
 
     def close(self) -> None:
         """Undo what `__init__` did."""
@@ -51,20 +52,20 @@ class Publishers:
         ):
             self._node.destroy_publisher(publisher)
 
-    def send_map(self, live_map: LiveMap, frame: str) -> int:
-        """The whole map in its colours; how many Gaussians."""
-        cloud = gaussian_cloud(live_map.gaussians, live_map.splat_from_map.inverse())
+    def send_map(self, live_map: LiveMap, frame: str, extra: Mapping[str, torch.Tensor] | None = None) -> int:
+        """The whole map in its colours, with further fields [N]; how many Gaussians."""
+        cloud = gaussian_cloud(live_map.gaussians, live_map.splat_from_map.inverse(), extra=extra)
         self._sender.send(self._map_cloud, cloud_message(cloud, header_message(frame, self._now())))
         return cloud.width
 
-    def send_answer(self, cloud: Any, camera_cloud: Any, detections: Any) -> None:
+    def send_answer(self, cloud: Any, camera_cloud: Any, detections: Any, markers: Any) -> None:
         """A question's outcome: its cloud, in the camera's frame too where there is one, and its objects."""
-        self._last = (cloud, camera_cloud, detections)
+        self._last = (cloud, camera_cloud, detections, markers)
         self._sender.send(self._cloud, cloud)
         if camera_cloud is not None:
             self._sender.send(self._camera_cloud, camera_cloud)
         self._objects.publish(detections)
-        self._markers.publish(markers_message(detections))
+        self._markers.publish(markers)
 
     def repeat_answer(self) -> bool:
         """Send the last outcome again; whether there was one."""
@@ -84,8 +85,14 @@ class Publishers:
         return self._node.get_clock().now().to_msg()
 
 
-def camera_frame_cloud(live_map: LiveMap, last: LastFrame, similarity: torch.Tensor, rows: torch.Tensor) -> Any:
+def camera_frame_cloud(
+    live_map: LiveMap,
+    last: LastFrame,
+    similarity: torch.Tensor,
+    rows: torch.Tensor,
+    extra: Mapping[str, torch.Tensor] | None = None,
+) -> Any:
     """The cloud in the frame of a camera's last image, from whose origin octomap's updaters cast their rays."""
     camera_from_splat = Sim3.from_matrix(last.camera_from_map) @ live_map.splat_from_map.inverse()
-    cloud = gaussian_cloud(live_map.gaussians, camera_from_splat, similarity, rows)
+    cloud = gaussian_cloud(live_map.gaussians, camera_from_splat, similarity, rows, extra)
     return cloud_message(cloud, header_message(last.frame_id, Time(nanoseconds=last.stamp).to_msg()))

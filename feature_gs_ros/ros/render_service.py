@@ -130,12 +130,12 @@ def _picture(session: Session, view: View, request: Any) -> tuple[str, Pixels, f
         metres = depth[:, :, 0] / weight.clamp_min(1e-6) / session.settings.splat_from_map.scale
         return "32FC1", torch.where(weight >= COVERED, metres, torch.nan).numpy(), _mean(weight)
     if request.content == RenderView.Request.FEATURES:
-        field = session.field.segmenter().field
+        field = session.field.snapshot().segmenter.field
         colors, coverage = render_similarities(view, principal_colors(field.features, field.weight), field.seen)
         return "rgb8", to_image(colors * (coverage > COVERED).unsqueeze(2)), _mean(coverage)
     if request.content not in (RenderView.Request.SIMILARITY, RenderView.Request.MASK):
         raise PromptError(f"content {request.content} is unknown; choose 0 to 4")
-    segmenter = session.field.segmenter()
+    segmenter = session.field.snapshot().segmenter
     rule = segmenter.extractor.text_rule
     texts = check_texts([request.text, *request.negatives])
     threshold = check_threshold(threshold_of(request.threshold), rule)

@@ -11,6 +11,7 @@ from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 
 from feature_gs_ros.errors import ParameterError
+from feature_gs_ros.field import FeatureField
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.kernels import set_thread_count
 from feature_gs_ros.ros.camera_input import CameraInput
@@ -69,21 +70,22 @@ class Session:
     def _open(self, node: Any, settings: Settings) -> None:
         if settings.threads > 0:
             set_thread_count(settings.threads)
+        saved = settings.data(settings.field)
+        for begun in saved.parent.glob(f".{saved.name}.*.part"):  # by a save that was killed
+            begun.unlink(missing_ok=True)
+        learned = FeatureField.load(saved) if value(node, "load_on_activate") and saved.exists() else None
         self.field = LiveField(
             LiveMap(
                 load_map(settings.map_path),
                 settings.map_path,
                 settings.splat_from_map,
-                make_teacher(node),
+                make_teacher(settings, learned),
                 settings.backend,
                 settings.budget,
             )
         )
-        saved = settings.data(settings.field)
-        for begun in saved.parent.glob(f".{saved.name}.*.part"):  # by a save that was killed
-            begun.unlink(missing_ok=True)
-        if value(node, "load_on_activate") and saved.exists():
-            self.field.load(saved)
+        if learned is not None:
+            self.field.resume(learned)
         self.statistics = Statistics()
         self.poses = Poses(node, settings.map_frame)
         self._undo.append(self.poses.close)

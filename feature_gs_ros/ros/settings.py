@@ -9,14 +9,17 @@ import yaml
 
 from feature_gs_ros.alignment import Sim3, load_alignment, sim3_from_mapping
 from feature_gs_ros.errors import ParameterError
-from feature_gs_ros.extractors import extractor_names, make_extractor
+from feature_gs_ros.extractors import extractor_names, extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.field import FeatureField
 from feature_gs_ros.rasterizer import Backend, choose_backend
 from feature_gs_ros.ros.camera_input import CameraSettings
 from feature_gs_ros.ros.data_folder import DataFolder
 from feature_gs_ros.ros.ingestion_worker import IngestionLimits
 from feature_gs_ros.ros.keyframes import KeyframeLimits
 from feature_gs_ros.ros.parameters import chosen, value
+
+SAVED = "saved"  # in place of a teacher's name: that of the saved field
 
 
 class Settings:
@@ -37,14 +40,15 @@ class Settings:
         self.splat_from_map = _alignment(node)
         self.backend = cast("Backend", chosen(node, "backend", ("auto", "cpu", "cuda")))
         choose_backend(self.backend)
-        chosen(node, "extractor", extractor_names())
-        teacher_options(node)
+        self.teacher = chosen(node, "extractor", [*extractor_names(), SAVED])
+        self.teacher_options = teacher_options(node)
         budget = float(value(node, "memory_budget"))
         self.budget = int(budget * 1e9) if budget > 0 else None
         self.threads = int(value(node, "threads"))
         self.data = DataFolder(str(value(node, "data_dir")))
         self.field = str(value(node, "field"))
         self.data(self.field)
+        self.library = self.data(str(value(node, "affordances")))
         names = list(value(node, "cameras"))
         if len(set(names)) != len(names):
             raise ParameterError(f"parameter cameras names a camera twice: {', '.join(names)}")
@@ -82,13 +86,21 @@ def teacher_options(node: Any) -> dict[str, object]:
     return options
 
 
-def make_teacher(node: Any) -> Extractor:
-    """The teacher that the parameters name.
+def make_teacher(settings: Settings, field: FeatureField | None) -> Extractor:
+    """The teacher that the parameters name, or that of the saved field.
 
     Raises:
-        FeatureGsError: it is unknown, or can't be made.
+        FeatureGsError: it is unknown, or can't be made, or there is no field.
     """
-    return make_extractor(chosen(node, "extractor", extractor_names()), **teacher_options(node))
+    if settings.teacher != SAVED:
+        return make_extractor(settings.teacher, **settings.teacher_options)
+    if field is None:
+        raise ParameterError(
+            f"parameter extractor is {SAVED}, but load_on_activate is false or '{settings.field}' isn't in "
+            f"'{settings.data.path}': name a teacher, or put a learned field there"
+        )
+    weights = settings.teacher_options.get("weights")
+    return extractor_of(field.teacher, None if weights is None else str(weights))
 
 
 def _alignment(node: Any) -> Sim3:

@@ -179,6 +179,14 @@ def _with_teacher(field: FeatureField, name: str) -> FeatureField:
     return replace(field, teacher=replace(field.teacher, name=name))
 
 
+def test_the_saved_fields_teacher_needs_a_saved_field(robot, start: Starter):
+    node = start.feature_map(extractor="saved", extractor_options="{}", load_on_activate=True)
+    assert robot.change_state(CONFIGURE)
+    assert not robot.change_state(ACTIVATE)
+    assert robot.state() == "inactive"
+    assert "name a teacher" in node.log.read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_if_asked_to_and_leaves_no_process(robot, start: Starter, gaussians, number):
     node = start.active(save_on_deactivate=True, load_on_activate=True)

@@ -1,0 +1,82 @@
+"""Points that a request names: where they lie on the map, what Gaussians are there, and which objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, zeros_like
+
+from feature_gs_ros.clicks import point_of_pixel, straight_pixel, weights_near, weights_of_pixel
+from feature_gs_ros.errors import CameraError, NoTransformError, PromptError
+from feature_gs_ros.identity.answers import IdentifiedObject, Identities
+from feature_gs_ros.messages.transform import stamp_ns
+from feature_gs_ros.ros.session import Session
+
+CLICK_REACH = 0.05  # m around a 3D point in which there must be a Gaussian
+
+Points = list[NDArray[np.float64] | None]  # [3] each; None: on nothing
+
+
+def locate(session: Session, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
+    """Where a request's points are in the splat's frame, and the weights [N] of the Gaussians there.
+
+    Raises:
+        FeatureGsError: a point can't be meant: not finite, outside the image, in an unknown frame.
+    """
+    return (_pixels if request.camera else _places)(session, request, points)
+
+
+def things_at(identities: Identities, places: Points, negatives: Points) -> list[IdentifiedObject]:
+    """The objects at points of the map frame, in the points' order, without those at the negatives."""
+    excluded = {thing.value for thing in _things(identities, negatives)}
+    return [thing for thing in _things(identities, places) if thing.value not in excluded]
+
+
+def _things(identities: Identities, places: Points) -> list[IdentifiedObject]:
+    found = (identities.at_point(place, CLICK_REACH) for place in places if place is not None)
+    return list({thing.value: thing for thing in found if thing is not None}.values())
+
+
+def _places(session: Session, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
+    """3D points in any frame of tf."""
+    frame, to_splat = request.header.frame_id, session.settings.splat_from_map
+    if not frame:
+        raise PromptError(f"header.frame_id is empty; name the points' frame, e.g. '{session.settings.map_frame}'")
+    map_from_frame = np.eye(4)
+    if frame != session.settings.map_frame:
+        map_from_frame = session.poses.lookup(session.settings.map_frame, frame, stamp_ns(request.header.stamp))
+    located: Points = []
+    weights = []
+    for point in points:
+        xyz = map_from_frame[:3, :3] @ np.array([point.x, point.y, point.z]) + map_from_frame[:3, 3]
+        at = to_splat.apply(xyz)
+        weight = weights_near(session.field.gaussians, at, CLICK_REACH * to_splat.scale)
+        located.append(at if bool(weight.any()) else None)
+        weights.append(weight)
+    return located, weights
+
+
+def _pixels(session: Session, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
+    """Pixels of a camera's image: where their rays meet the map, and their rows of W."""
+    source = session.camera(request.camera)
+    camera = source.camera_of_size()
+    if camera is None:
+        raise CameraError(f"camera '{request.camera}' has no camera_info yet")
+    stamp = stamp_ns(request.header.stamp) or (source.last.stamp if source.last else 0)
+    if not source.frame_id or stamp == 0:
+        raise NoTransformError(f"camera '{request.camera}' has no image yet, so its pose is not known")
+    pose = session.poses.camera_from_map(source.frame_id, stamp)
+    view = session.field.map.view(replace(camera, distortion=None), pose)
+    located: Points = []
+    weights = []
+    for point in points:
+        u, v = straight_pixel(camera, point.x + 0.5, point.y + 0.5)
+        weight = weights_of_pixel(view, u, v)
+        at = point_of_pixel(view, weight, u, v)
+        located.append(at)
+        weights.append(weight if at is not None else zeros_like(weight))
+    return located, weights
