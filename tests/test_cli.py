@@ -239,3 +239,20 @@ def test_the_real_tabletop_in_words(tabletop: Path, tmp_path: Path) -> None:
     assert abs(box["center"][2]) < 0.06  # the table top is at z = -0.02 m
     assert 0.08 < max(box["size"]) < 0.3
     assert json.loads(run("query", field, "toaster", "--json").stdout)["state"] == "not found"
+
+
+def test_objects_without_words_or_masks(labelled: Path, tmp_path: Path) -> None:
+    """Clusters of the features: each thing of the scene is one object, whose name and box can be asked for."""
+    told = json.loads(run("instances", labelled, "--out", tmp_path / "objects", "--extract", tmp_path, "--json").stdout)
+    truth, found = FeatureField.load(labelled), FeatureField.load(tmp_path / "objects")
+    classes, owners = truth.decoded().argmax(dim=1), found.decoded().argmax(dim=1)
+    names = list(truth.teacher.preprocessing["classes"].values())
+    for name, least in (("mug", 0.8), ("bottle", 0.8), ("orange", 0.5)):
+        thing = (classes == names.index(name)) & truth.seen
+        owner = int(owners[thing].mode().values)
+        one = (owners == owner) & truth.seen
+        assert float((one & thing).sum()) / float((one | thing).sum()) > least, name
+    first = told["objects"][0]
+    answer = json.loads(run("query", tmp_path / "objects", first["name"], "--json").stdout)
+    assert answer["state"] == "found"
+    assert len(load_map(tmp_path / f"{first['name']}.ply")) == first["gaussians"]

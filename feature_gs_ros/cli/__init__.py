@@ -20,9 +20,11 @@ from feature_gs_ros.cli import (
     extractors,
     identity,
     info,
+    instances,
     query,
     render,
     synth,
+    train,
 )
 from feature_gs_ros.errors import FeatureGsError
 
@@ -30,8 +32,10 @@ Command = Callable[..., Any]
 
 COMMANDS: dict[str, Command] = {
     "synth": synth.synth,
+    "train": train.train,
     "backproject": backproject.backproject,
     "identity": identity.identity,
+    "instances": instances.instances,
     "query": query.query,
     "render": render.render,
     "edit": edit.edit,

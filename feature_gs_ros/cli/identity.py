@@ -126,7 +126,7 @@ def _tell(
                     }
                     for entry in encoding.objects.values()
                 },
-                "objects": [_as_json(found) for found in objects],
+                "objects": [object_as_json(found) for found in objects],
             }
         )
         return
@@ -141,15 +141,20 @@ def _tell(
         elif not entry.views:
             print(f"'{entry.name}' is annotated in no view")
     for found in objects:
-        size = " × ".join(f"{side:.3f}" for side in found.box.size) + " m" if found.box else "no extent"
-        print(
-            f"  {found.value} {found.name}: {found.gaussians} Gaussians, confidence {found.confidence:.2f}, {size}, "
-            f"in {len(found.views)} views"
-        )
+        print(object_line(found))
     print(f"wrote {out}")
 
 
-def _as_json(found: IdentifiedObject) -> dict[str, object]:
+def object_line(found: IdentifiedObject) -> str:
+    """An object for a person."""
+    size = " × ".join(f"{side:.3f}" for side in found.box.size) + " m" if found.box else "no extent"
+    return (
+        f"  {found.value} {found.name}: {found.gaussians} Gaussians, confidence {found.confidence:.2f}, {size}, "
+        f"in {len(found.views)} views"
+    )
+
+
+def object_as_json(found: IdentifiedObject) -> dict[str, object]:
     return {
         "id": found.value,
         "name": found.name,

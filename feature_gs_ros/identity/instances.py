@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,14 +13,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from feature_gs_ros.errors import IdentityError
+from feature_gs_ros.extractors.codes import IdentityExtractor
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.identity.codes import make_codes
+from feature_gs_ros.identity.encoding import numbered_names
+from feature_gs_ros.neighbours import GaussianGraph
 from feature_gs_ros.rasterizer import FeatureGrid, View
 
 SAMPLES = 8000
-SMALLEST = 25  # samples of a cluster
+CHUNK = 16384
+SMALLEST = 40  # samples of a cluster
+DENSITY = 10  # neighbours that make a sample the core of a cluster
+LARGEST = 0.3  # of the samples: else the table with all that stands on it is the most stable cluster
 PLACE = 1.0  # how much places count beside features
+SPACINGS = 8.0  # distances to the eighth neighbour that count like the features' standard deviation
+SPREAD = 0.02  # rate of the walk over like neighbours that features take first: coarse grids end beyond outlines
 COMPONENTS = 8
+MOST_ORTHOGONAL = 64
 
 
 def find_instances(
@@ -29,21 +40,25 @@ def find_instances(
     *,
     samples: int = SAMPLES,
     smallest: int = SMALLEST,
+    largest: float = LARGEST,
     place: float = PLACE,
     seed: int = 0,
+    graph: GaussianGraph | None = None,
 ) -> Tensor:
     """Instance id [N] int32 of every Gaussian from 1, 0 where none fits.
 
-    HDBSCAN clusters a sample, drawn by opacity from what was seen, on the features' principal components and places.
-    Then the operator spreads the sample's ids: rendered into the views each pixel takes the id of most weight, and
-    back-projected each Gaussian takes the id of most pixels (``argmax Wᵀ argmax W``); what no view shows follows its
-    nearest sample.
+    HDBSCAN clusters a sample, drawn by opacity from what was seen, on places and the features' principal components,
+    spread over like-coloured neighbours. What it calls noise joins the nearest cluster. Then the operator spreads the
+    sample's ids: rendered into the views each pixel takes the id of most weight, and back-projected each Gaussian takes
+    the id of most pixels (``argmax Wᵀ argmax W``); what no view shows follows its nearest sample.
 
     Args:
         views: of the map, to spread the ids by; none: the nearest sample decides everywhere.
         samples: Gaussians that are clustered.
         smallest: samples of the smallest cluster.
+        largest: share of the samples that one cluster may hold; what is larger comes in parts.
         place: how much places count beside features.
+        graph: of this map, if there is one already.
 
     Raises:
         IdentityError: nothing was seen, or too little to cluster.
@@ -58,17 +73,22 @@ def find_instances(
     generator = torch.Generator().manual_seed(seed)
     if len(rows) > samples:
         rows = rows[torch.multinomial(gaussians.opacities[rows].double(), samples, generator=generator)]
-    found = HDBSCAN(min_cluster_size=smallest, copy=True).fit_predict(
-        _coordinates(gaussians, field, rows, place).numpy()
-    )
+    coordinates = _coordinates(gaussians, field, rows, place, graph or GaussianGraph(gaussians)).numpy()
+    found = HDBSCAN(
+        min_cluster_size=smallest,
+        min_samples=DENSITY,
+        max_cluster_size=max(smallest, int(largest * len(rows))),
+        copy=True,
+    ).fit_predict(coordinates)
     clusters = int(found.max()) + 1
     if clusters == 0:
         return torch.zeros(len(gaussians), dtype=torch.int32)
-    ids = torch.from_numpy(found.astype(np.int64))
-    labels = _of_nearest(gaussians, rows[ids >= 0], ids[ids >= 0])
+    _, nearest = cKDTree(coordinates[found >= 0]).query(coordinates)
+    ids = torch.from_numpy(found[found >= 0][nearest].astype(np.int64))
+    labels = _of_nearest(gaussians, rows, ids)
     votes = torch.zeros(len(gaussians), clusters)
     carriers = torch.zeros(len(gaussians), clusters)
-    carriers[rows[ids >= 0], ids[ids >= 0]] = 1.0
+    carriers[rows, ids] = 1.0
     for view in views:
         image = view.render(carriers)
         weight, winner = image.max(dim=2)
@@ -78,18 +98,40 @@ def find_instances(
     return torch.where(told, votes.argmax(dim=1), labels).add(1).to(torch.int32)
 
 
-def _coordinates(gaussians: GaussianMap, field: FeatureField, rows: Tensor, place: float) -> Tensor:
-    """[S, C + 3]: the leading components of unit features, of standard deviation 1 together, and places likewise."""
-    features = functional.normalize(field.decoded(rows), dim=1)
-    centred = features - features.mean(dim=0)
-    width = min(COMPONENTS, *centred.shape)
-    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
-    components = centred @ axes[:width].T
+def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
+    """A field of identity codes for ids [N] from `find_instances`, so that `Identities` and queries answer by them.
+
+    Objects are called ``object 1`` …; codes are orthogonal up to `MOST_ORTHOGONAL` classes, contrastive beyond.
+
+    Raises:
+        IdentityError: no instance was found.
+    """
+    names = numbered_names([ids.numpy()])
+    values = torch.tensor(sorted(names))
+    book = make_codes("orthogonal" if len(names) <= MOST_ORTHOGONAL else "contrastive", len(names))
+    teacher = IdentityExtractor({str(value): names[value] for value in sorted(names)}, book.kind, book.dimension)
+    codes = book.codes[torch.searchsorted(values, ids.to(torch.int64))]
+    return replace(field, features=codes, teacher=teacher.identity, codec=book.codec())
+
+
+def _coordinates(
+    gaussians: GaussianMap, field: FeatureField, rows: Tensor, place: float, graph: GaussianGraph
+) -> Tensor:
+    """[S, C + 3]: the leading components of unit features, of standard deviation 1 together, and places."""
+    sample = functional.normalize(field.decoded(rows), dim=1)
+    mean = sample.mean(dim=0)
+    _, _, axes = torch.linalg.svd(sample - mean, full_matrices=False)
+    chunks = torch.split(torch.arange(len(field)), CHUNK)
+    components = torch.cat(
+        [(functional.normalize(field.decoded(chunk), dim=1) - mean) @ axes[:COMPONENTS].T for chunk in chunks]
+    )
+    components = graph.spread(components, SPREAD, field.seen)[rows]
     components = components / components.norm(dim=1).pow(2).mean().sqrt().clamp_min(1e-9)
-    means = gaussians.means[rows]
-    offsets = means - means.median(dim=0).values
-    spread = offsets.norm(dim=1).median().clamp_min(1e-9)
-    return torch.cat([components, place * offsets / spread], dim=1)
+    means = gaussians.means[rows].double().numpy()
+    distances, _ = cKDTree(means).query(means, k=min(8, len(means)))
+    spacing = max(float(np.median(distances[:, -1])), 1e-9)
+    offsets = torch.from_numpy((means - np.median(means, axis=0)) / (SPACINGS * spacing)).float()
+    return torch.cat([components, place * offsets], dim=1)
 
 
 def _of_nearest(gaussians: GaussianMap, rows: Tensor, ids: Tensor) -> Tensor:

@@ -1,0 +1,71 @@
+"""``feature-gs instances``: objects of a map that nobody annotated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.cli.common import open_field, print_json
+from feature_gs_ros.cli.identity import object_as_json, object_line
+from feature_gs_ros.identity.answers import Identities
+from feature_gs_ros.identity.instances import LARGEST, PLACE, SAMPLES, SMALLEST, find_instances, instance_field
+from feature_gs_ros.rasterizer import Backend
+
+
+def instances(
+    field: Path,
+    /,
+    *,
+    out: Path,
+    samples: int = SAMPLES,
+    smallest: int = SMALLEST,
+    largest: float = LARGEST,
+    place: float = PLACE,
+    extract: Path | None = None,
+    map: Path | None = None,  # noqa: A002 - the word of the command line
+    seed: int = 0,
+    backend: Backend = "auto",
+    json: bool = False,
+) -> int:
+    """Part a map into objects without any word or mask: its features and places cluster.
+
+    Args:
+        field: of any teacher, written by feature-gs backproject.
+        out: the field of identities to write; feature-gs query OUT "object 3" shows one.
+        samples: Gaussians that are clustered; the others follow by the operator.
+        smallest: samples of the smallest object.
+        largest: share of the samples that one object may hold; a table that holds more comes in parts.
+        place: how much places count beside features.
+        extract: folder to write every object into as a PLY.
+        map: the map, where it isn't where the field remembers it.
+        seed: of the sample.
+        backend: auto, cpu or cuda.
+        json: print one JSON object.
+    """
+    features, gaussians = open_field(field, map)
+    views = [
+        rasterizer.view(gaussians, known.camera.resized(known.camera.width // 4, known.camera.height // 4),
+                        known.camera_from_splat, backend)
+        for known in features.provenance.views
+        if min(known.camera.width, known.camera.height) >= 8
+    ]  # fmt: skip
+    ids = find_instances(
+        gaussians, features, views, samples=samples, smallest=smallest, largest=largest, place=place, seed=seed
+    )
+    found = instance_field(features, ids)
+    if map is not None:
+        found = replace(found, provenance=replace(found.provenance, map_path=str(map.resolve())))
+    found.save(out)
+    identities = Identities(gaussians, found)
+    objects = identities.objects()
+    if extract is not None:
+        for entry in objects:
+            identities.extract(entry.value, extract / f"{entry.name}.ply")
+    if json:
+        print_json({"field": str(out), "objects": [object_as_json(entry) for entry in objects]})
+        return 0
+    for entry in objects:
+        print(object_line(entry))
+    print(f"{len(objects)} objects; wrote {out}")
+    return 0
