@@ -17,6 +17,7 @@ from feature_gs_ros.cameras import Camera, Distortion
 from feature_gs_ros.errors import BackendError, CameraError, GridError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import FeatureGrid
+from feature_gs_ros.rasterizer.cpu import NARROW
 
 GRIDS = {
     "14-pixel cells": ((4, 5), {}),
@@ -93,6 +94,19 @@ def test_adjoint_to_float_accuracy(
     right_side = (values.double() * numerator.double()).sum()
     bound = (view.render(values.abs()).reshape(-1, 3).double() * (resampling @ cells.abs())).sum()
     assert abs(left - right_side) <= 1e-5 * bound + 1e-12
+
+
+def test_few_and_many_channels_a_pixel_give_the_same() -> None:
+    """Up to some channels a feature a pixel goes without cells; a masked pixel counts for nothing in both ways."""
+    gaussians, (camera, pose) = random_map(3), random_camera(3)
+    view = rasterizer.view(gaussians, camera, pose)
+    values = torch.randn(camera.height, camera.width, NARROW + 6, generator=torch.Generator().manual_seed(5))
+    valid = torch.rand(camera.height, camera.width, generator=torch.Generator().manual_seed(6))
+    many, weight = view.backproject(FeatureGrid(values), valid)
+    few, narrow_weight = view.backproject(FeatureGrid(values[:, :, :7].contiguous()), valid)
+    assert (few - many[:, :7]).norm() < 1e-5 * few.norm()
+    assert torch.allclose(weight, narrow_weight, rtol=1e-4, atol=1e-5)
+    assert float(weight.sum()) > 100
 
 
 @pytest.mark.parametrize("name", ["14-pixel cells", "2-pixel cells", "a padded square, as SAM"])

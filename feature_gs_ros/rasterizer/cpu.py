@@ -15,7 +15,7 @@ from feature_gs_ros.errors import GridError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.kernels import parallel_for
 from feature_gs_ros.rasterizer.grid import FeatureGrid
-from feature_gs_ros.rasterizer.product import add_coarse, add_fine
+from feature_gs_ros.rasterizer.product import add_coarse, add_fine, add_pixels
 from feature_gs_ros.rasterizer.projection import Projection, project
 from feature_gs_ros.rasterizer.render import render_values
 from feature_gs_ros.rasterizer.spherical_harmonics import colors_from_sh
@@ -23,6 +23,8 @@ from feature_gs_ros.rasterizer.tiles import Bins, Layout, bin_pairs, grid_layout
 from feature_gs_ros.rasterizer.weights import CoarseWeights, FineWeights, coarse_weights, fine_weights
 
 FINE_PAIRS = 2_000_000  # pairs of tile and Gaussian whose cell blocks are held at once
+NARROW = 24  # channels up to which a feature a pixel needs no cells
+MOST_SUMS = 1 << 27  # of pairs of tile and Gaussian, held at once
 CHUNK = 2048  # Gaussians whose rows take all views of a batch before the next ones
 NO_MASK = np.zeros((0, 0), np.float32)
 
@@ -106,8 +108,11 @@ def backproject_views(
     for view, grid, valid, total in zip(views, grids, valids, sums, strict=True):
         layout = grid_layout(grid, view.camera.width, view.camera.height)
         mask = _mask(valid, view.camera)
-        cells = sign * grid.values.reshape(-1, grid.dimension).to("cpu", torch.float32).contiguous().numpy()
-        if layout.coarse:
+        values = (sign * grid.values.to("cpu", torch.float32)).contiguous().numpy()
+        cells = values.reshape(-1, grid.dimension)
+        if _by_pixels(view, layout, grid.dimension):
+            add_pixels(view.projection, *view._pixel_tiles, values, mask, numerator.numpy(), total)
+        elif layout.coarse:
             coarse.append((view, coarse_weights(view.projection, layout, mask), cells, total))
         else:
             for first, last in _bands(view, layout):
@@ -120,6 +125,12 @@ def backproject_views(
         weight += sign * seen
         if view_count is not None:
             view_count += sign * (seen > 0).to(view_count.dtype)
+
+
+def _by_pixels(view: CpuView, layout: Layout, dimension: int) -> bool:
+    """Whether U is the identity, and channels are so few that a pair's sums are best taken at once."""
+    identity = all(axis.cells == len(axis.lower) and not axis.mixes for axis in (layout.x, layout.y))
+    return dimension <= NARROW and identity and view._pixel_tiles[1].pairs * (dimension + 1) <= MOST_SUMS
 
 
 def _add_coarse_batch(

@@ -9,8 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_gs_ros.kernels import parallel_for
+from feature_gs_ros.rasterizer.kernels import pixels
 from feature_gs_ros.rasterizer.kernels import product as kernels
 from feature_gs_ros.rasterizer.projection import Projection
+from feature_gs_ros.rasterizer.tiles import Bins, Layout
 from feature_gs_ros.rasterizer.weights import CoarseWeights, FineWeights
 
 Floats = NDArray[np.float32]
@@ -75,4 +78,24 @@ def add_fine(
         cells,
         numerator,
         weight,
+    )
+
+
+def add_pixels(
+    projection: Projection,
+    layout: Layout,
+    bins: Bins,
+    features: Floats,  # [H, W, D]
+    valid: Floats,  # m(p) [H, W], or [0, 0] where all pixels count
+    numerator: Floats,  # [N, D] along the map's Z-curve, added to
+    weight: Floats,  # [N] along the map's Z-curve, added to
+) -> None:
+    """Add a view with few channels a pixel to the accumulators: weights and product in one pass."""
+    sums = np.empty((bins.pairs, features.shape[2] + 1), np.float32)
+    arrays = (projection.splats, bins.entries, bins.gaussians, bins.pair_slots, layout.x.edges, layout.y.edges)
+    parallel_for(layout.tiles, 16, lambda i, j: pixels.pixel_sums(i, j, *arrays, features, valid, sums))
+    parallel_for(
+        len(projection.rows),
+        4096,
+        lambda i, j: pixels.add_sums(i, j, projection.places, bins.slots, sums, numerator, weight),
     )
