@@ -62,7 +62,7 @@ def make_source(
     name: str,
     object_word: str = "",
     frame: str = "",
-    turns: int = TURNS,
+    turns: int | None = None,
 ) -> Source:
     """A source from an image and its annotation.
 
@@ -74,7 +74,8 @@ def make_source(
         extractor: the teacher that also made the fields to transfer to.
         name: unique in a library, no path.
         object_word: the thing that is marked, e.g. "coffee mug"; a text query may limit the transfer to it.
-        frame, turns: as for `make_patches`.
+        frame: as for `make_patches`.
+        turns: as for `make_patches`; by default `TURNS`, or 1 where the teacher reads files instead of the image.
 
     Raises:
         AffordanceError: image and labels differ in size, nothing is marked, a name can't be used, or the features
@@ -96,6 +97,8 @@ def make_source(
     compact = np.where(labels == IGNORE, IGNORE, 0).astype(np.uint8)
     for index, value in enumerate(marked):
         compact[labels == value] = index + 1
+    if turns is None:
+        turns = 1 if getattr(extractor, "reads_files", False) else TURNS
     patches = make_patches(image, compact, len(marked), extractor, frame, turns)
     if not bool((patches.shares.sum(dim=0) > 0).all()):
         raise AffordanceError(f"what '{name}' marks is smaller than a patch, or ignored; mark more of it")

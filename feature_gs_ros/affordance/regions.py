@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from feature_gs_ros.affordance.grasps import Surroundings, choose_grasp, trimmed, unit
 from feature_gs_ros.affordance.transfer import Transfer
 from feature_gs_ros.alignment import Sim3, quat_wxyz_from_rotation
 from feature_gs_ros.errors import PromptError
@@ -18,7 +19,7 @@ from feature_gs_ros.segmentation import ENOUGH
 
 Array = NDArray[np.float64]
 
-TRIM = 0.02  # of the opacity is left outside the extent at each end: floaters
+NEARBY = 0.1  # m around a region in which the map may be in a gripper's way
 UP = np.array([0.0, 0.0, 1.0])  # of the map frame: outward where no camera is known
 
 
@@ -34,7 +35,7 @@ class Region:
     quat_wxyz: Array  # [4] map from region: x along the major principal axis, z the minor one, facing outward
     extent: Array  # [3] m, along these axes
     normal: Array  # [3] mean outward normal
-    approach: Array  # [3] the way a gripper comes: against the normal, at right angles to the major axis
+    approach: Array  # [3] the way a gripper comes, at right angles to the major axis; see `choose_grasp`
     closing: Array  # [3] the way its fingers close: across the major axis and the approach
     gripper_width: float  # m, extent along ``closing``
     similarity: float  # opacity-weighted mean of the best cosines
@@ -136,9 +137,8 @@ def _region(
     normals, flatness = gaussian_normals(gaussians, rows)
     normal = mean_outward_normal(normals @ map_from_splat.rotation.T, weights * flatness, centroid, cameras)
     axes = principal_axes(points - centroid, weights, normal)
-    bounds = np.array([_trimmed(points @ axis, weights) for axis in axes.T])
-    approach, closing = gripper_directions(axes, normal)
-    low, high = _trimmed(points @ closing, weights)
+    bounds = np.array([trimmed(points @ axis, weights) for axis in axes.T])
+    grasp = choose_grasp(points, opacities, axes, normal, _surroundings(gaussians, map_from_splat, points, rows))
     center = axes @ bounds.mean(axis=1)
     extent = bounds[:, 1] - bounds[:, 0]
     return Region(
@@ -150,9 +150,9 @@ def _region(
         quat_wxyz=quat_wxyz_from_rotation(axes),
         extent=extent,
         normal=normal,
-        approach=approach,
-        closing=closing,
-        gripper_width=high - low,
+        approach=grasp.approach,
+        closing=grasp.closing,
+        gripper_width=grasp.width,
         similarity=float(weights @ transferred.similarity[rows].numpy()),
         probability=float(weights @ transferred.probability[rows, label].numpy()),
         coverage=_coverage(gaussians, field, map_from_splat, center, axes, extent),
@@ -169,36 +169,24 @@ def principal_axes(centred: Array, weights: Array, outward: Array) -> Array:
 
 
 def mean_outward_normal(normals: Array, weights: Array, centroid: Array, cameras: Array) -> Array:
-    """Unit mean [3] of normals [M, 3] with weights [M], each turned towards the cameras [V, 3] that saw the region.
+    """Unit mean [3] of normals [M, 3] with weights [M], each as the cameras [V, 3] see it: ``Σ w (n·o) n``.
 
-    A surface is seen from outside. Without cameras outward is up; where no normal says anything, towards the cameras.
+    o points to the cameras. A surface is seen from outside, so n·o gives a normal its sign, and its size is how much
+    of the surface faces them: sides that are seen edge on, or from both sides of a thing, don't tilt the mean.
+    Without cameras outward is up; where no normal says anything, towards the cameras.
     """
     towards = cameras - centroid
     distances = np.linalg.norm(towards, axis=1, keepdims=True)
-    outward = _unit((towards / np.maximum(distances, 1e-12)).sum(axis=0), UP)
-    signs = np.where(normals @ outward < 0, -1.0, 1.0)
-    return _unit((weights * signs) @ normals, outward)
+    outward = unit((towards / np.maximum(distances, 1e-12)).sum(axis=0), UP)
+    return unit((weights * (normals @ outward)) @ normals, outward)
 
 
-def gripper_directions(axes: Array, normal: Array) -> tuple[Array, Array]:
-    """Approach and closing direction [3] for principal axes [3, 3] (columns) and an outward normal [3]."""
-    major = axes[:, 0]
-    approach = _unit(normal @ major * major - normal, -axes[:, 2])
-    return approach, np.cross(approach, major)
-
-
-def _unit(vector: Array, otherwise: Array) -> Array:
-    length = float(np.linalg.norm(vector))
-    return vector / length if length > 1e-6 else otherwise
-
-
-def _trimmed(values: Array, weights: Array) -> tuple[float, float]:
-    """Weighted quantiles `TRIM` and 1 − `TRIM`; ``weights`` sum to 1."""
-    order = np.argsort(values)
-    share = np.cumsum(weights[order])
-    low, high = np.searchsorted(share, [TRIM, 1 - TRIM])
-    last = len(values) - 1
-    return float(values[order[min(int(low), last)]]), float(values[order[min(int(high), last)]])
+def _surroundings(gaussians: GaussianMap, map_from_splat: Sim3, points: Array, rows: NDArray[np.int64]) -> Surroundings:
+    """The map within `NEARBY` of a region's points [M, 3], without its rows."""
+    others = map_from_splat.apply(gaussians.means.numpy())
+    near = ((others > points.min(axis=0) - NEARBY) & (others < points.max(axis=0) + NEARBY)).all(axis=1)
+    near[rows] = False
+    return Surroundings(others[near], gaussians.opacities[near].numpy().astype(np.float64))
 
 
 def _coverage(

@@ -103,7 +103,8 @@ def transfer(
     """Transfer the library's affordances to every Gaussian of a field.
 
     Each patch votes with its shares, so that one half covered votes half. Regularising moves votes between
-    neighbouring Gaussians of like colour, and settles thin parts and borders that the teacher's cells blur.
+    neighbouring Gaussians of like colour, and settles thin parts and borders that the teacher's cells blur: there
+    the patches disagree, and a Gaussian follows its neighbours the more, the less its own patches agree.
 
     Args:
         among: [N] bool, the Gaussians asked about, e.g. the mask of a text query; all by default.
@@ -134,7 +135,7 @@ def transfer(
     probability[abstained] = _nothing(len(affordances))
     if settings.spread > 0 and len(rows):
         graph_ = graph() if graph is not None else GaussianGraph(gaussians)
-        probability = graph_.spread(probability, settings.spread, asked).clamp_min(0)
+        probability = graph_.spread(probability, settings.spread, asked, agreement(probability)).clamp_min(0)
         probability /= probability.sum(dim=1, keepdim=True).clamp_min(1e-12)
         probability[~asked] = _nothing(len(affordances))
         abstained &= probability.argmax(dim=1) == 0  # neighbours may have spoken for it
@@ -179,6 +180,12 @@ def count_votes(similar: Tensor, index: Tensor, shares: Tensor, vote: Vote) -> T
             weights = torch.softmax(similar[rows] / TEMPERATURE, dim=1)
             votes[rows] = (of_neighbours * weights.unsqueeze(2)).sum(dim=1)
     return votes
+
+
+def agreement(votes: Tensor) -> Tensor:
+    """Trust [N] in votes [N, 1 + A]: the square of the first label's lead over the second, 1 where all agree."""
+    first, second = votes.topk(2, dim=1).values.unbind(1)
+    return (first - second) ** 2
 
 
 def only(transferred: Transfer, affordances: Sequence[str]) -> Transfer:

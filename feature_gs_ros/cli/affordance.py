@@ -29,7 +29,6 @@ from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.segmentation import State
 
 DEFAULT_EXTRACTOR = "imagenet-parts"
-READ_BY_NAME = ("labels", "precomputed")  # teachers that read files of the image's name instead of looking at it
 
 
 def add(
@@ -63,7 +62,8 @@ def add(
         name: of the source; the image's file name by default.
         extractor: teacher of a new library; imagenet-parts by default.
         weights: the teacher's weights, where they are not at their usual place.
-        turns: copies of the image, each turned on by 90 degrees, whose features are averaged: 1 to 4.
+        turns: copies of the image, each turned on by 90 degrees, whose features are averaged: 1 to 4; all of them
+            by default, if the teacher looks at the image.
         force: replace a source of this name.
         picture: write the image with what is marked.
         json: print one JSON object.
@@ -71,8 +71,6 @@ def add(
     pixels = load_image(image)
     values, names = _annotation(mask, labels, affordance, box, pixels.shape[:2])
     sources, teacher = _open_library(library, extractor, weights, mask, labels)
-    if turns is None:
-        turns = 1 if teacher.identity.name in READ_BY_NAME else 4
     source = make_source(
         pixels,
         values,

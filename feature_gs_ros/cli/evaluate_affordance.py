@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import (
@@ -33,6 +36,7 @@ def affordance(
     stream: Path,
     masks: Path,
     labels: Path,
+    view: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     k: int = 5,
     vote: Vote = "majority",
     floor: float | None = None,
@@ -52,6 +56,7 @@ def affordance(
         stream: whose frames the masks belong to.
         masks: part labels by frame name, 8 or 16 bit PNG; 255 is ignored.
         labels: names of the labels' values, as the affordances are called, YAML.
+        view: a frame to evaluate; all that have a mask by default. May be repeated.
         k: nearest patches that vote for a Gaussian.
         vote: majority, or weighted by distance.
         floor: cosine under which a Gaussian abstains; the teacher's own by default.
@@ -81,7 +86,14 @@ def affordance(
             )
     results = {
         method: evaluate_affordances(
-            gaussians, transferred, source, annotated, names, splat_from_map=splat_from_map, backend=backend
+            gaussians,
+            transferred,
+            source,
+            annotated,
+            names,
+            splat_from_map=splat_from_map,
+            views=view or None,
+            backend=backend,
         )
         for method, transferred in transfers.items()
     }
