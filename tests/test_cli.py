@@ -103,6 +103,12 @@ def test_render_writes_its_pictures(small_scene: Path, labelled: Path, tmp_path:
     truth = cv2.imread(str(small_scene / "masks" / f"{index}.png"), cv2.IMREAD_UNCHANGED) == 1
     mask = pictures["mask"][:, :, 0] > 0
     assert (mask & truth).sum() / (mask | truth).sum() > 0.75
+    both = ("--query", "mug", "--query", "bottle", "--out", tmp_path / "both")
+    run("render", labelled, "--stream", small_scene / "stream", "--index", index, *both)
+    labels = cv2.imread(str(tmp_path / "both" / "labels.png"))[:, :, ::-1]
+    assert labels.shape[0] == pictures["color"].shape[0] + 2 * 24  # a line of the legend for each
+    reddish = labels[: len(mask)].astype(int) @ [2, -1, -1] > pictures["image"][:, :, ::-1].astype(int) @ [2, -1, -1]
+    assert reddish[mask].mean() > 0.9  # label 1 is tinted red
     unknown = run(
         "render", labelled, "--stream", small_scene / "stream", "--index", "nobody", "--out", tmp_path, code=2
     )

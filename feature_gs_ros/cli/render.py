@@ -11,16 +11,26 @@ import torch
 import tyro
 
 from feature_gs_ros import rasterizer
+from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.common import alignment_or_identity, open_field, open_segmenter
 from feature_gs_ros.errors import FieldError, PromptError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.sam import SamExtractor
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.ingestion import pinhole_view
 from feature_gs_ros.io.streams import open_stream
-from feature_gs_ros.pictures import depth_image, heat, overlay_mask, principal_colors, save_png, to_image
+from feature_gs_ros.pictures import depth_image, heat, label_image, overlay_mask, principal_colors, save_png, to_image
 from feature_gs_ros.promptable import segment_rendered_view
-from feature_gs_ros.rasterizer import Backend
-from feature_gs_ros.segmentation import check_prompt, check_threshold, mask_labels, render_similarities, segment_view
+from feature_gs_ros.rasterizer import Backend, View
+from feature_gs_ros.segmentation import (
+    Segmenter,
+    check_prompt,
+    check_threshold,
+    mask_labels,
+    render_similarities,
+    segment_view,
+)
 
 
 def render(
@@ -30,7 +40,7 @@ def render(
     stream: Path,
     index: str,
     out: Path,
-    query: str | None = None,
+    query: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     sam_point: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     sam_not: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     sam_box: str | None = None,
@@ -47,7 +57,7 @@ def render(
         stream: where the frame is from; any stream in the field's map frame.
         index: the frame's name: the image's stem, or the stamp in nanoseconds in a bag.
         out: folder for the pictures.
-        query: what to look for.
+        query: what to look for; repeated, also a label map of all with a legend.
         sam_point: U,V in pixels of the frame, on the thing: SAM's mask of it, from a field of the teacher 'sam'.
         sam_not: U,V beside the thing; both may be repeated.
         sam_box: U0,V0,U1,V1 around the thing.
@@ -71,39 +81,63 @@ def render(
     colors = principal_colors(features.features, features.weight)
     rendered, coverage = render_similarities(view, colors, features.seen)
     pictures["features"] = to_image(rendered * (coverage > 0.5).unsqueeze(2))
-    if query is not None:
+    if query:
         segmenter = open_segmenter(field, map, weights)
-        rule = segmenter.extractor.text_rule
-        texts = [check_prompt(query), *([rule.other] if rule.other else [])]
-        similarities, _ = segment_view(segmenter, view, texts)
-        mask = mask_labels(similarities, check_threshold(threshold, rule), 1).numpy() == 1
-        pictures["similarity"] = heat(_unit(similarities[:, :, 0]))
-        pictures["mask"] = (mask * np.uint8(255)).astype(np.uint8)
-        pictures["overlay"] = overlay_mask(pinhole.image, mask)
+        pictures |= _answers(segmenter, view, query, threshold, pinhole.image)
     if sam_point or sam_not or sam_box:
-        sam = extractor_of(features.teacher, weights) if features.teacher.name == "sam" else None
-        if not isinstance(sam, SamExtractor):
-            raise FieldError(f"--sam-point and --sam-box need a field of 'sam', this is of '{features.teacher.name}'")
-        points = [_pixels(text, 2) for text in (*sam_point, *sam_not)]
-        masks = segment_rendered_view(
-            sam,
-            gaussians,
-            features,
-            camera,
-            pinhole.camera_from_splat,
-            np.array(points) if points else None,
-            [1] * len(sam_point) + [0] * len(sam_not) if points else None,
-            _pixels(sam_box, 4) if sam_box else None,
-            backend,
-        )
-        best = (masks.logits[0] > 0).numpy()
-        pictures["sam_mask"] = (best * np.uint8(255)).astype(np.uint8)
-        pictures["sam_overlay"] = overlay_mask(pinhole.image, best)
-        print(f"SAM's mask: {best.mean():.1%} of the image, expected IoU {float(masks.quality[0]):.2f}")
+        pictures |= _sam_answers(gaussians, features, view, (sam_point, sam_not, sam_box), weights, pinhole.image)
     for name, image in pictures.items():
         save_png(image, out / f"{name}.png")
     print(f"wrote {', '.join(f'{name}.png' for name in pictures)} to {out}")
     return 0
+
+
+def _answers(
+    segmenter: Segmenter, view: View, queries: tuple[str, ...], threshold: float | None, image: Image
+) -> dict[str, Image]:
+    """Similarity and mask of the first query; with several, which pixel is which."""
+    rule = segmenter.extractor.text_rule
+    texts = [check_prompt(query) for query in queries]
+    similarities, _ = segment_view(segmenter, view, [*texts, *([rule.other] if rule.other else [])])
+    labels = mask_labels(similarities, check_threshold(threshold, rule), len(texts)).numpy()
+    mask = labels == 1
+    pictures = {
+        "similarity": heat(_unit(similarities[:, :, 0])),
+        "mask": (mask * np.uint8(255)).astype(np.uint8),
+        "overlay": overlay_mask(image, mask),
+    }
+    if len(texts) > 1:
+        pictures["labels"] = label_image(labels, dict(enumerate(texts, start=1)), image)
+    return pictures
+
+
+def _sam_answers(
+    gaussians: GaussianMap,
+    field: FeatureField,
+    view: View,
+    prompts: tuple[tuple[str, ...], tuple[str, ...], str | None],
+    weights: Path | None,
+    image: Image,
+) -> dict[str, Image]:
+    """SAM's best mask of points on and beside the thing, and a box, on the rendered embedding."""
+    sam = extractor_of(field.teacher, weights) if field.teacher.name == "sam" else None
+    if not isinstance(sam, SamExtractor):
+        raise FieldError(f"--sam-point and --sam-box need a field of 'sam', this is of '{field.teacher.name}'")
+    inside, outside, box = prompts
+    points = [_pixels(text, 2) for text in (*inside, *outside)]
+    masks = segment_rendered_view(
+        sam,
+        gaussians,
+        field,
+        view.camera,
+        view.camera_from_splat,
+        np.array(points) if points else None,
+        [1] * len(inside) + [0] * len(outside) if points else None,
+        _pixels(box, 4) if box else None,
+    )
+    best = (masks.logits[0] > 0).numpy()
+    print(f"SAM's mask: {best.mean():.1%} of the image, expected IoU {float(masks.quality[0]):.2f}")
+    return {"sam_mask": (best * np.uint8(255)).astype(np.uint8), "sam_overlay": overlay_mask(image, best)}
 
 
 def _pixels(text: str, count: int) -> list[float]:
