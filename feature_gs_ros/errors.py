@@ -85,3 +85,7 @@ class AffordanceError(FeatureGsError):
 
 class EditError(FeatureGsError):
     """An edit selects nothing or everything, or its record doesn't fit the map."""
+
+
+class TrainingError(FeatureGsError):
+    """Training can't start, or diverged; what was good before is kept."""

@@ -1,0 +1,145 @@
+"""``feature-gs train``: a splat map from a recorded stream of posed images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
+from feature_gs_ros.errors import TrainingError
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.ingestion import choose_frames
+from feature_gs_ros.io.colmap import find_model
+from feature_gs_ros.io.colmap_model import read_points
+from feature_gs_ros.io.gaussian_ply import save_ply
+from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.training.checkpoint import resume_training
+from feature_gs_ros.training.densification import DensityOptions
+from feature_gs_ros.training.parameters import SplatParameters
+from feature_gs_ros.training.session import SessionOptions, train_map
+from feature_gs_ros.training.start import StartOptions, nearest_allowed, start_from_points
+from feature_gs_ros.training.trainer import Moment, Trainer, TrainingOptions, measure
+from feature_gs_ros.training.views import TrainingView, load_views
+
+
+def train(
+    stream: Path,
+    /,
+    *,
+    out: Path,
+    init: Path | None = None,
+    alignment: Path | None = None,
+    hold_out: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    every: int = 1,
+    size: int = 640,
+    iterations: int = TrainingOptions.iterations,
+    sh_degree: int = TrainingOptions.sh_degree,
+    stereo: int = StartOptions.stereo,
+    gaussians: int = DensityOptions.most,
+    pictures: Path | None = None,
+    picture_every: int = SessionOptions.picture_every,
+    resume: bool = False,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Train a 3D Gaussian map from posed images on the CPU, and save it as a 3DGS PLY.
+
+    Args:
+        stream: COLMAP folder (its points are the start), or any stream together with --init.
+        out: the map to write, .ply; its checkpoint stands beside it until training is finished.
+        init: pretrained map to start from.
+        alignment: splat_from_map file, where the stream's poses are not in the frame of --init.
+        hold_out: leave out a frame by name, and measure on it; may be repeated.
+        every: take every n-th frame.
+        size: pixels of the images' longer side.
+        iterations: steps, each over one image.
+        sh_degree: of the spherical harmonics, 0 to 3.
+        stereo: start points that stereo between the images may add; 0 leaves it out.
+        gaussians: at most so many.
+        pictures: folder for pictures of the held-out frames (of the first one, if none is) on the way.
+        picture_every: iterations between two pictures.
+        resume: go on with the checkpoint beside --out.
+        seed: of the random order of the images.
+        json: print one JSON object.
+    """
+    if not 0 <= sh_degree <= 3 or iterations < 1 or size < 16:
+        raise TrainingError(
+            f"--sh-degree {sh_degree} --iterations {iterations} --size {size}: 0 to 3, 1 and 16 or more"
+        )
+    source = open_stream(stream)
+    names = choose_frames(source, every, hold_out)
+    frame = alignment_or_identity(alignment)
+    views, held = load_views(source, names, frame, size), load_views(source, hold_out, frame, size)
+    options = TrainingOptions(
+        iterations=iterations, sh_degree=sh_degree, seed=seed, density=DensityOptions(most=gaussians)
+    )
+    start = time.perf_counter()
+    trainer = _trainer(stream, init, views, options, StartOptions(stereo=stereo))
+    session = SessionOptions(out.with_name(out.name + ".training"), pictures=pictures, picture_every=picture_every)
+    if resume and session.checkpoint.is_file():
+        resume_training(trainer, session.checkpoint)
+        note(f"resuming after {trainer.iteration} of {iterations} iterations")
+    note(f"{len(views)} images, {len(trainer.parameters)} Gaussians to start with")
+    with ProgressBar("training", "step", quiet=json).running() as bar:
+
+        def progress(moment: Moment) -> bool:
+            return bar(moment.iteration, moment.iterations, f"PSNR {moment.psnr:.2f} dB, {moment.count} Gaussians")
+
+        trained, finished = train_map(trainer, held or views[:1], session, progress, note)
+    save_ply(trained, out)
+    _tell(trained, held, time.perf_counter() - start, finished, trainer.iteration, out, json)
+    return 0 if finished else 130
+
+
+def _trainer(
+    stream: Path, init: Path | None, views: list[TrainingView], options: TrainingOptions, start: StartOptions
+) -> Trainer:
+    if init is not None:
+        pretrained = load_map(init)
+        near = nearest_allowed(pretrained.means.double().numpy(), views)
+        return Trainer(SplatParameters.of_map(pretrained, options.sh_degree), views, options, near)
+    model = find_model(stream)
+    if model is None:
+        raise TrainingError(
+            f"'{stream}' is no COLMAP folder, so it has no points to start from; give a map with --init"
+        )
+    points, colors = read_points(model)
+    parameters = start_from_points(points, colors, views, options.sh_degree, start)
+    return Trainer(parameters, views, options, nearest_allowed(points, views))
+
+
+def _tell(
+    trained: GaussianMap,
+    held: list[TrainingView],
+    seconds: float,
+    finished: bool,
+    iterations: int,
+    out: Path,
+    json: bool,
+) -> None:
+    quality = measure(SplatParameters.of_map(trained, trained.sh_degree), held)
+    mean = float(np.mean(list(quality.values()))) if quality else None
+    if json:
+        print_json(
+            {
+                "map": str(out),
+                "gaussians": len(trained),
+                "iterations": iterations,
+                "finished": finished,
+                "seconds": round(seconds, 1),
+                "psnr": {name: round(value, 2) for name, value in quality.items()},
+                "mean_psnr": None if mean is None else round(mean, 2),
+            }
+        )
+        return
+    for name, value in quality.items():
+        print(f"held out {name}: PSNR {value:.2f} dB")
+    if mean is not None:
+        print(f"mean of the held-out frames: {mean:.2f} dB")
+    ending = "" if finished else " (stopped early; go on with --resume)"
+    print(f"wrote {out}: {len(trained)} Gaussians after {iterations} iterations, {seconds:.0f} s{ending}")

@@ -1,0 +1,82 @@
+"""A training run as a person starts it: progress, pictures, checkpoints; what was good is never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from feature_gs_ros.errors import TrainingError
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.pictures import save_png, side_by_side, to_image
+from feature_gs_ros.training.checkpoint import save_training, saved_parameters
+from feature_gs_ros.training.trainer import Moment, Progress, Trainer, render
+from feature_gs_ros.training.views import TrainingView
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What a run leaves behind on its way."""
+
+    checkpoint: Path
+    checkpoint_every: int = 250
+    pictures: Path | None = None
+    picture_every: int = 250
+
+
+def train_map(
+    trainer: Trainer,
+    shown: Sequence[TrainingView],
+    options: SessionOptions,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> tuple[GaussianMap, bool]:
+    """Train to the end, or until progress stops it; the map, and whether it is finished.
+
+    The checkpoint is written every few iterations and when the run stops early, and removed when it is finished.
+    Training that diverges ends with the map of the last checkpoint.
+
+    Args:
+        shown: views of which a picture is drawn now and then, beside what they should be.
+        note: takes lines for a person.
+
+    Raises:
+        TrainingError: it diverged before the first checkpoint, or a file can't be written.
+    """
+    started = trainer.iteration
+
+    def after(moment: Moment) -> bool | None:
+        if moment.iteration % options.checkpoint_every == 0:
+            save_training(trainer, options.checkpoint)
+        if options.pictures is not None and moment.iteration % options.picture_every == 0:
+            save_pictures(trainer, shown, options.pictures)
+        return progress(moment) if progress is not None else None
+
+    try:
+        finished = trainer.run(after)
+        if not finished:
+            save_training(trainer, options.checkpoint)
+    except TrainingError as error:
+        if trainer.iteration - started < 1 or not options.checkpoint.is_file():
+            raise TrainingError(f"{error}; there is no checkpoint to go back to: check images and poses") from error
+        kept = saved_parameters(options.checkpoint).to_map()
+        if note is not None:
+            note(f"{error}: the map is the one of the last checkpoint, '{options.checkpoint}'")
+        return kept, False
+    if finished:
+        options.checkpoint.unlink(missing_ok=True)
+    return trainer.result().to_map(), finished
+
+
+def save_pictures(trainer: Trainer, views: Sequence[TrainingView], folder: Path) -> None:
+    """Photograph and rendering of each view side by side, one file a view and iteration."""
+    degree = trainer.options.sh_degree
+    for view in views:
+        rendered = render(trainer.result(), view, degree).color.detach()
+        images = [np.asarray(to_image(view.image)), to_image(rendered)]
+        picture = side_by_side(images, [f"{view.name}", f"iteration {trainer.iteration}"])
+        save_png(picture, folder / f"{view.name}_{trainer.iteration:06d}.png")

@@ -1,0 +1,153 @@
+"""Where training starts: the points that structure from motion knows, the surfaces that stereo adds, and what lies
+behind everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from feature_gs_ros.errors import TrainingError
+from feature_gs_ros.training.parameters import SplatParameters
+from feature_gs_ros.training.stereo import StereoView, sweep_points
+from feature_gs_ros.training.views import TrainingView
+
+Points = NDArray[np.float64]
+STEREO_WIDTH = 320  # pixels: finer depths are noisier and take four times as long
+FEWEST_POINTS = 8
+NEAR_SHARE = 0.3  # of the depth that 95% of the points lie beyond: nothing may be nearer to a camera
+SHELL_OPACITY = 0.9
+SHELL_DISTANCE = 2.0  # of the radius of 99% of the points
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """How dense the start is."""
+
+    stereo: int = 40_000  # cells of space that stereo may fill; 0 leaves stereo out
+    shell: int = 2000  # Gaussians on a sphere around the scene, for what no point explains; 0 for none
+    opacity: float = 0.3
+
+
+def start_from_points(
+    points: Points,  # [N, 3] splat frame
+    colors: NDArray[np.uint8],  # [N, 3] RGB
+    views: Sequence[TrainingView],
+    degree: int,
+    options: StartOptions | None = None,
+) -> SplatParameters:
+    """Gaussians as wide as their neighbours are apart.
+
+    Raises:
+        TrainingError: too few points to know where the scene is.
+    """
+    options = options or StartOptions()
+    if len(points) < FEWEST_POINTS:
+        raise TrainingError(
+            f"{len(points)} points are too few to start from ({FEWEST_POINTS} at least); start from a map with --init"
+        )
+    places, shades = points, colors / 255.0
+    if options.stereo:
+        found, looks = _thinned(*_stereo_points(points, views), options.stereo)
+        places, shades = np.concatenate([places, found]), np.concatenate([shades, looks])
+    spread = _spread(places)
+    sizes = np.clip(spread, 1e-6, 0.1 * float(np.median(np.concatenate(_depths(points, views)))))
+    opacity = np.full(len(places), options.opacity)
+    if options.shell:
+        far, looks, size = _shell(points, views, options.shell)
+        places, shades = np.concatenate([places, far]), np.concatenate([shades, looks])
+        sizes = np.concatenate([sizes, np.full(len(far), size)])
+        opacity = np.concatenate([opacity, np.full(len(far), SHELL_OPACITY)])
+    return SplatParameters.of_points(
+        torch.from_numpy(places), torch.from_numpy(shades), torch.from_numpy(sizes), torch.from_numpy(opacity), degree
+    )
+
+
+def nearest_allowed(points: Points, views: Sequence[TrainingView]) -> float:
+    """Distance from a camera under which nothing can be, judged by the points in front of the cameras."""
+    depths = np.concatenate(_depths(points, views))
+    return float(NEAR_SHARE * np.percentile(depths, 5)) if len(depths) else 0.0
+
+
+def _depths(points: Points, views: Sequence[TrainingView]) -> list[Points]:
+    """Camera z of the points that each view sees."""
+    return [z[inside] for z, inside, _, _ in (_seen(points, view) for view in views)]
+
+
+def _seen(points: Points, view: TrainingView) -> tuple[Points, NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Camera z, whether it is in the image, and the pixel's row and column there."""
+    local = points @ view.camera_from_splat[:3, :3].T + view.camera_from_splat[:3, 3]
+    z = local[:, 2]
+    safe = np.where(z > 1e-9, z, 1e-9)
+    x = local[:, 0] / safe * view.camera.fx + view.camera.cx
+    y = local[:, 1] / safe * view.camera.fy + view.camera.cy
+    inside = (z > 1e-9) & (x >= 0) & (x < view.camera.width) & (y >= 0) & (y < view.camera.height)
+    return z, inside, np.where(inside, y, 0).astype(np.int64), np.where(inside, x, 0).astype(np.int64)
+
+
+def _stereo_points(points: Points, views: Sequence[TrainingView]) -> tuple[Points, Points]:
+    small = []
+    for view in views:
+        width = min(view.camera.width, STEREO_WIDTH)
+        height = max(1, round(view.camera.height * width / view.camera.width))
+        image = cv2.resize(view.image.numpy(), (width, height), interpolation=cv2.INTER_AREA)
+        small.append(StereoView(image.astype(np.float32), view.camera.resized(width, height), view.camera_from_splat))
+    return sweep_points(small, points)
+
+
+def _thinned(points: Points, colors: Points, most: int) -> tuple[Points, Points]:
+    """Means of the points in cells of space, the cells so large that at most ``most`` of them are filled.
+
+    A cell that holds a single point is left out: one pixel's word alone is too little.
+    """
+    if len(points) == 0:
+        return points, colors
+    low, high = 0.0, float(np.ptp(points, axis=0).max()) + 1e-9
+    for _ in range(24):
+        size = (low + high) / 2
+        filled = len(np.unique(np.floor(points / size).astype(np.int64), axis=0))
+        low, high = (size, high) if filled > most else (low, size)
+    cells = np.floor(points / high).astype(np.int64)
+    _, cell, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    sums = [np.stack([np.bincount(cell.ravel(), column) for column in values.T], 1) for values in (points, colors)]
+    sure = counts >= 2
+    return sums[0][sure] / counts[sure, None], sums[1][sure] / counts[sure, None]
+
+
+def _spread(points: Points) -> Points:
+    """Root mean square distance [N] to the three nearest other points."""
+    distances, _ = cKDTree(points).query(points, k=4)
+    spread: Points = np.sqrt((distances[:, 1:] ** 2).mean(axis=1))
+    return spread
+
+
+def _shell(points: Points, views: Sequence[TrainingView], count: int) -> tuple[Points, Points, float]:
+    """Places on a sphere around the scene, the colours [M, 3] that views see there, and their size.
+
+    What no view sees gets the mean colour of the images' borders: beyond them it goes on like that, at a guess.
+    """
+    centre = np.median(points, axis=0)
+    radius = SHELL_DISTANCE * float(np.percentile(np.linalg.norm(points - centre, axis=1), 99))
+    turn = np.arange(count) + 0.5  # a Fibonacci sphere
+    height, angle = 1 - 2 * turn / count, np.pi * (1 + 5**0.5) * turn
+    circle = np.sqrt(1 - height**2)
+    places = centre + radius * np.stack([circle * np.cos(angle), circle * np.sin(angle), height], axis=1)
+    colors, seen = np.zeros((count, 3)), np.zeros(count)
+    for view in views:
+        _, inside, rows, columns = _seen(places, view)
+        blurred = cv2.blur(view.image.numpy(), (max(1, view.camera.width // 20),) * 2)
+        colors[inside] += blurred[rows[inside], columns[inside]]
+        seen += inside
+    border = np.concatenate([side for view in views for side in _sides(view.image.numpy())]).mean(axis=0)
+    looks = np.where(seen[:, None] > 0, colors / np.maximum(seen, 1)[:, None], border)
+    return places, looks, 0.6 * radius * float(np.sqrt(4 * np.pi / count))
+
+
+def _sides(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """The outermost rows and columns of an image [H, W, 3]."""
+    return image[0], image[-1], image[:, 0], image[:, -1]

@@ -1,0 +1,259 @@
+"""3DGS training on the CPU: views in, a map out, ``L_rgb = 0.8 L1 + 0.2 (1 − SSIM)`` (Feature 3DGS, Eq. of L_rgb)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from feature_gs_ros.errors import TrainingError
+from feature_gs_ros.evaluation import psnr
+from feature_gs_ros.rasterizer.gradients import Rendering, render_with_gradients
+from feature_gs_ros.training.densification import Density, DensityOptions
+from feature_gs_ros.training.parameters import Adam, SplatParameters
+from feature_gs_ros.training.photometry import rgb_loss
+from feature_gs_ros.training.views import TrainingView
+
+RATES = {"quats_wxyz": 1e-3, "log_scales": 5e-3, "logits": 0.05, "sh_dc": 2.5e-3, "sh_rest": 2.5e-3 / 20}
+MEANS_RATE, MEANS_RATE_END = 1.6e-4, 1.6e-6  # times the scene's extent
+EXPOSURE_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a map is trained; the defaults are for tens of views and minutes on a CPU."""
+
+    iterations: int = 3000
+    sh_degree: int = 1
+    sh_from: float = 0.4  # share of the run from which harmonics beyond degree 0 grow
+    coarse: tuple[float, ...] = (0.3,)  # shares of the run trained at 1/2ⁿ of the size, coarsest first
+    exposure: bool = True  # a gain and an offset a view and channel, which the map doesn't keep
+    opacity_cost: float = 0.0
+    scale_cost: float = 0.0
+    slimness: float = 10.0  # ratio of the longest to the middle axis beyond which slim_cost counts
+    slim_cost: float = 0.0
+    random_background: bool = True
+    average_from: float = 0.8  # share of the run from which the iterates are averaged
+    seed: int = 0
+    density: DensityOptions = field(default_factory=DensityOptions)
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """Where training stands, for progress."""
+
+    iteration: int
+    iterations: int
+    loss: float
+    psnr: float  # of the views trained on lately
+    count: int
+
+
+Progress = Callable[[Moment], bool | None]  # True stops and keeps what is done
+
+
+class Trainer:
+    """One training run; `run` goes on from where it stands."""
+
+    def __init__(
+        self,
+        parameters: SplatParameters,
+        views: Sequence[TrainingView],
+        options: TrainingOptions,
+        near: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            near: distance from a camera under which nothing may be, splat units.
+
+        Raises:
+            TrainingError: no view.
+        """
+        if not views:
+            raise TrainingError("no view to train on")
+        self.parameters, self.options = parameters, options
+        self.names = [view.name for view in views]
+        self.iteration = 0
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.adam = Adam(parameters)
+        centres = torch.stack([view.centre for view in views])
+        self.extent = max(1.1 * float((centres - centres.mean(0)).norm(dim=1).max()), 1e-6)
+        self.density = Density(len(parameters), options.density, self.extent, centres, near)
+        self.exposures = torch.zeros(len(views), 2, 3, requires_grad=True)  # log gain, offset
+        self._exposure_adam = torch.optim.Adam([self.exposures], lr=EXPOSURE_RATE)
+        self._levels = [[view.halved(times) for view in views] for times in range(len(options.coarse) + 1)]
+        self._queue: list[int] = []
+        self._average: dict[str, Tensor] | None = None
+        self._averaged = 0
+
+    def run(self, progress: Progress | None = None) -> bool:
+        """Train to the end; False where progress stopped it.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        recent: list[float] = []
+        while self.iteration < self.options.iterations:
+            loss, quality = self.step()
+            recent = [*recent, quality][-20:]
+            moment = Moment(
+                self.iteration, self.options.iterations, loss, sum(recent) / len(recent), len(self.parameters)
+            )
+            if progress is not None and progress(moment):
+                return False
+        return True
+
+    def step(self) -> tuple[float, float]:
+        """One view forward and backward; loss, and PSNR of that view."""
+        options, share = self.options, self.iteration / self.options.iterations
+        self.iteration += 1
+        index = self._next()
+        view = self._levels[self._level(share)][index]
+        screen = torch.zeros(len(self.parameters), 2, requires_grad=True)
+        degree = 0 if share < options.sh_from else options.sh_degree
+        rendering = render(self.parameters, view, degree, screen)
+        image = rendering.color
+        if options.exposure:
+            gain, offset = self.exposures[index]
+            image = image * gain.exp() + offset
+        if options.random_background and share < options.average_from:
+            image = image + (1 - rendering.opacity)[:, :, None] * torch.rand(3, generator=self.generator)
+        target = view.image
+        if view.valid is not None:
+            image, target = image * view.valid[:, :, None], target * view.valid[:, :, None]
+        loss = rgb_loss(image, target) + self._costs(rendering)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss is {value} at iteration {self.iteration}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert screen.grad is not None
+        self.density.note(rendering, screen.grad, view.camera.width, view.camera.height)
+        self.adam.step(self.parameters, self._rates(share))
+        self._exposure_adam.step()
+        self._exposure_adam.zero_grad()
+        self._change_density(share)
+        self._take_average(share)
+        return value, psnr(image.detach(), target)
+
+    def _costs(self, rendering: Rendering) -> Tensor:
+        options, rows = self.options, rendering.rows
+        cost = torch.zeros(())
+        if options.exposure:
+            cost = cost + 10 * self.exposures.mean(0).square().sum()
+        if options.opacity_cost:
+            cost = cost + options.opacity_cost * self.parameters.logits[rows].sigmoid().mean()
+        if options.scale_cost:
+            cost = cost + options.scale_cost * self.parameters.log_scales[rows].exp().mean() / self.extent
+        if options.slim_cost:
+            axes = self.parameters.log_scales[rows].sort(dim=1).values
+            cost = cost + options.slim_cost * (axes[:, 2] - axes[:, 1] - math.log(options.slimness)).clamp_min(0).mean()
+        return cost
+
+    def _rates(self, share: float) -> dict[str, float]:
+        means = math.exp((1 - share) * math.log(MEANS_RATE) + share * math.log(MEANS_RATE_END)) * self.extent
+        return RATES | {"means": means}
+
+    def _level(self, share: float) -> int:
+        """How often the views are halved at this point of the run."""
+        passed = 0.0
+        for number, part in enumerate(self.options.coarse):
+            passed += part
+            if share < passed:
+                return len(self.options.coarse) - number
+        return 0
+
+    def _next(self) -> int:
+        if not self._queue:
+            self._queue = torch.randperm(len(self.exposures), generator=self.generator).tolist()
+        return self._queue.pop()
+
+    def _change_density(self, share: float) -> None:
+        density, total = self.options.density, self.options.iterations
+        if density.start <= share <= density.end and self.iteration % density.every == 0:
+            self.density.densify(self.parameters, self.adam, self.generator)
+        elif density.end < share < self.options.average_from and self.iteration % (5 * density.every) == 0:
+            self.density.prune(self.parameters, self.adam)
+        if any(self.iteration == round(at * total) for at in density.reset):
+            self.density.reset(self.parameters, self.adam)
+
+    @torch.no_grad()
+    def _take_average(self, share: float) -> None:
+        """Mean of the iterates: steps along the valley cancel, those across it too."""
+        if share < self.options.average_from:
+            return
+        self._averaged += 1
+        if self._average is None:
+            self._average = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
+        for name, tensor in self.parameters.items():
+            self._average[name].lerp_(tensor, 1 / self._averaged)
+
+    def result(self) -> SplatParameters:
+        """The averaged parameters, or the last ones where averaging hasn't begun."""
+        return self.parameters if self._average is None else SplatParameters(**self._average)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on."""
+        tables = {
+            "parameters": dict(self.parameters.items()),
+            "first": self.adam.first,
+            "second": self.adam.second,
+            "average": self._average or {},
+        }
+        state = {f"{kind}.{name}": tensor for kind, table in tables.items() for name, tensor in table.items()}
+        exposure = self._exposure_adam.state.get(self.exposures, {})
+        return state | {
+            "exposures": self.exposures,
+            "exposures.first": exposure.get("exp_avg", torch.zeros_like(self.exposures)),
+            "exposures.second": exposure.get("exp_avg_sq", torch.zeros_like(self.exposures)),
+            "density.pull": self.density.pull,
+            "density.seen": self.density.seen,
+            "generator": self.generator.get_state(),
+            "queue": torch.tensor(self._queue, dtype=torch.int64),
+            "counts": torch.tensor([self.adam.steps, self._averaged]),
+        }
+
+    def restore(self, state: Mapping[str, Tensor], iteration: int) -> None:
+        """Go on from `state` of a trainer of the same views and options at an iteration."""
+        names = [name for name, _ in self.parameters.items()]
+        for name in names:
+            setattr(self.parameters, name, state[f"parameters.{name}"].clone())
+            self.adam.first[name], self.adam.second[name] = state[f"first.{name}"], state[f"second.{name}"]
+        self.parameters.requires_grad()
+        averaged = "average.means" in state
+        self._average = {name: state[f"average.{name}"] for name in names} if averaged else None
+        self.adam.steps, self._averaged = state["counts"].tolist()
+        with torch.no_grad():
+            self.exposures.copy_(state["exposures"])
+        self._exposure_adam.state[self.exposures] = {
+            "step": torch.tensor(float(iteration)),
+            "exp_avg": state["exposures.first"],
+            "exp_avg_sq": state["exposures.second"],
+        }
+        self.density.pull, self.density.seen = state["density.pull"], state["density.seen"]
+        self.generator.set_state(state["generator"])
+        self._queue = state["queue"].tolist()
+        self.iteration = iteration
+
+
+def render(parameters: SplatParameters, view: TrainingView, degree: int, screen: Tensor | None = None) -> Rendering:
+    """A view of the parameters."""
+    return render_with_gradients(
+        parameters.means,
+        parameters.quats_wxyz,
+        parameters.log_scales.exp(),
+        parameters.logits.sigmoid(),
+        parameters.active_sh(degree),
+        view.camera,
+        view.camera_from_splat,
+        screen=screen,
+    )
+
+
+@torch.no_grad()
+def measure(parameters: SplatParameters, views: Sequence[TrainingView]) -> dict[str, float]:
+    """PSNR of each view, as rendered."""
+    degree = math.isqrt(1 + parameters.sh_rest.shape[1]) - 1
+    return {view.name: psnr(render(parameters, view, degree).color, view.image) for view in views}
