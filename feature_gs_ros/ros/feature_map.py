@@ -10,6 +10,7 @@ from rclpy.lifecycle import LifecycleNode
 
 from feature_gs_ros.ros.affordances import Affordances
 from feature_gs_ros.ros.bag_action import BagAction
+from feature_gs_ros.ros.edits import Edits
 from feature_gs_ros.ros.field_services import FieldServices
 from feature_gs_ros.ros.guard import UnavailableError
 from feature_gs_ros.ros.lifecycle import transition
@@ -73,6 +74,7 @@ class FeatureMap(LifecycleNode):
         self._services_open = [
             Queries(self, self._topics, self._active_session),
             Affordances(self, self._topics, self._active_session),
+            Edits(self, self._topics, self._active_session),
             RenderService(self, self._active_session),
             FieldServices(self, self._topics, self._active_session),
             BagAction(self, self._active_session),
@@ -88,7 +90,7 @@ class FeatureMap(LifecycleNode):
         self._timer = self.create_timer(period, self._report, callback_group=group, clock=clock)
         live_map = self._session.field.map
         if value(self, "publish_map_cloud"):
-            self._topics.send_map(live_map, self._settings.map_frame, self._session.field.cloud_fields())
+            self._topics.send_map(self._session.field, self._settings.map_frame)
         teacher = live_map.extractor.identity.name
         self.get_logger().info(
             f"map of {len(live_map.gaussians)} Gaussians, teacher '{teacher}', {self._session.field.views} views loaded"

@@ -61,7 +61,7 @@ class FieldServices:
         with reporting(response, self._node.get_logger()):
             session = self._session()
             field, frame = session.field, session.settings.map_frame
-            count = self._publishers.send_map(field.map, frame, field.cloud_fields())
+            count = self._publishers.send_map(field, frame)
             again = " and the last answer" if self._publishers.repeat_answer() else ""
             response.success, response.message = True, f"map of {count} Gaussians{again}"
         return response

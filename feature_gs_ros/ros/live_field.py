@@ -14,6 +14,7 @@ from torch import Tensor
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.backprojection import BackProjector
 from feature_gs_ros.cameras import Camera
+from feature_gs_ros.editing import EditStack
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField, KnownView, Provenance
 from feature_gs_ros.gaussians import GaussianMap
@@ -37,9 +38,10 @@ class LiveMap:
     backend: Backend
     budget: int | None  # bytes; None: most of what is free
 
-    def view(self, camera: Camera, camera_from_map: NDArray[np.float64]) -> View:
-        """A pinhole camera's view of the map from a pose [4, 4] in the map frame."""
-        return view(self.gaussians, camera, self.splat_from_map.camera_from_splat(camera_from_map), self.backend)
+    def view(self, camera: Camera, camera_from_map: NDArray[np.float64], gaussians: GaussianMap | None = None) -> View:
+        """A pinhole camera's view of the map, or of an edited one, from a pose [4, 4] in the map frame."""
+        pose = self.splat_from_map.camera_from_splat(camera_from_map)
+        return view(gaussians or self.gaussians, camera, pose, self.backend)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,8 @@ class LiveField:
         """
         self.map = live_map
         self.gaussians = live_map.gaussians
+        self.edits = EditStack(live_map.gaussians, live_map.splat_from_map.inverse())
+        self.shown = self.edits.edited()  # the map with its edits: what clouds, boxes and pictures show
         self._lock = threading.Lock()
         self._copying = threading.Lock()
         self._projector = self._empty()
@@ -83,6 +87,11 @@ class LiveField:
         self._holds_identities = live_map.extractor.identity.name == "identity"
         rule = live_map.extractor.text_rule
         self._graph = GaussianGraph(live_map.gaussians) if rule.spread > 0 else None
+
+    @property
+    def present(self) -> Tensor | None:
+        """[N] bool, the Gaussians that no edit took away; None: all of them."""
+        return None if bool(self.shown.present.all()) else self.shown.present
 
     @property
     def provenance(self) -> Provenance:
@@ -122,23 +131,35 @@ class LiveField:
         return self.snapshot().cloud_fields if self._holds_identities else {}
 
     def save(self, path: Path) -> FeatureField:
-        """Write the field as it is now.
+        """Write the field as it is now, and the edits beside it.
 
         Raises:
-            FieldError: the file can't be written.
+            FieldError, EditError: a file can't be written.
         """
         field = self.snapshot().segmenter.field
         field.save(path)
+        self.edits.save(edits_beside(path))
         return field
 
     def load(self, path: Path) -> None:
-        """Go on from a saved field; the one learned so far stays where that fails.
+        """Go on from a saved field and the edits beside it; what was learned so far stays where that fails.
 
         Raises:
-            FieldError: the file is damaged, or of another map or teacher.
+            FieldError, EditError: a file is damaged, or of another map or teacher.
             BudgetError: it would need more memory than it may take.
         """
-        self.resume(FeatureField.load(path))
+        field, edits = FeatureField.load(path), self._edits_beside(path)
+        self.resume(field)
+        self.edits, self.shown = edits, edits.edited()
+
+    def load_edits(self, path: Path) -> None:
+        """Apply the edits that were saved beside a field.
+
+        Raises:
+            EditError: the file is damaged, or of another map.
+        """
+        self.edits = self._edits_beside(path)
+        self.shown = self.edits.edited()
 
     def resume(self, field: FeatureField) -> None:
         """Go on from a field; the one learned so far stays where that fails.
@@ -169,6 +190,12 @@ class LiveField:
         row = 4 * (self._projector.stored + 2)
         return len(self.gaussians) * row * (1 if snapshot is None else 2)
 
+    def _edits_beside(self, path: Path) -> EditStack:
+        map_from_splat, saved = self.map.splat_from_map.inverse(), edits_beside(path)
+        if saved.exists():
+            return EditStack.load(saved, self.gaussians, map_from_splat)
+        return EditStack(self.gaussians, map_from_splat)
+
     def _copy(self) -> tuple[FeatureField, int]:
         with self._lock:
             return self._projector.field(), self._version
@@ -191,6 +218,11 @@ class LiveField:
             budget=self.map.budget,
             provenance=provenance,
         )
+
+
+def edits_beside(path: Path) -> Path:
+    """The file of the edits that go with a field's."""
+    return path.with_name(path.name + ".edits")
 
 
 def _remembering(provenance: Provenance, known: KnownView) -> Provenance:

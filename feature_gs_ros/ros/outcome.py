@@ -46,10 +46,15 @@ class Outcome:
         with self.times.step("objects"):
             found = detections()
         with self.times.step("cloud"):
-            points = gaussian_cloud(live_map.gaussians, self.map_from_splat, similarity, rows, extra)
+            gaussians = session.field.shown.gaussians
+            points = gaussian_cloud(gaussians, self.map_from_splat, similarity, rows, extra)
             cloud = cloud_message(points, self.header)
             last = next((camera.last for camera in session.worker.cameras if camera.last is not None), None)
-            seen_from = None if last is None else camera_frame_cloud(live_map, last, similarity, rows, extra)
+            seen_from = (
+                None
+                if last is None
+                else camera_frame_cloud(gaussians, live_map.splat_from_map, last, similarity, rows, extra)
+            )
         with self.times.step("publish"):
             self._publishers.send_answer(cloud, seen_from, found, markers_message(found, arrows))
         return cloud, found

@@ -13,11 +13,12 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.messages.point_cloud import gaussian_cloud
 from feature_gs_ros.msg import Status
 from feature_gs_ros.ros.answers import cloud_message, header_message
 from feature_gs_ros.ros.camera_input import LastFrame
-from feature_gs_ros.ros.live_field import LiveMap
+from feature_gs_ros.ros.live_field import LiveField
 from feature_gs_ros.ros.qos import EVENT, LATCHED, STATUS
 from feature_gs_ros.ros.sender import Sender
 
@@ -52,9 +53,11 @@ class Publishers:
         ):
             self._node.destroy_publisher(publisher)
 
-    def send_map(self, live_map: LiveMap, frame: str, extra: Mapping[str, torch.Tensor] | None = None) -> int:
-        """The whole map in its colours, with further fields [N]; how many Gaussians."""
-        cloud = gaussian_cloud(live_map.gaussians, live_map.splat_from_map.inverse(), extra=extra)
+    def send_map(self, field: LiveField, frame: str) -> int:
+        """The whole map in its colours, as it was edited; how many Gaussians."""
+        rows = None if field.present is None else field.present.nonzero()[:, 0]
+        map_from_splat = field.map.splat_from_map.inverse()
+        cloud = gaussian_cloud(field.shown.gaussians, map_from_splat, rows=rows, extra=field.cloud_fields())
         self._sender.send(self._map_cloud, cloud_message(cloud, header_message(frame, self._now())))
         return cloud.width
 
@@ -86,13 +89,14 @@ class Publishers:
 
 
 def camera_frame_cloud(
-    live_map: LiveMap,
+    gaussians: GaussianMap,
+    splat_from_map: Sim3,
     last: LastFrame,
     similarity: torch.Tensor,
     rows: torch.Tensor,
     extra: Mapping[str, torch.Tensor] | None = None,
 ) -> Any:
     """The cloud in the frame of a camera's last image, from whose origin octomap's updaters cast their rays."""
-    camera_from_splat = Sim3.from_matrix(last.camera_from_map) @ live_map.splat_from_map.inverse()
-    cloud = gaussian_cloud(live_map.gaussians, camera_from_splat, similarity, rows, extra)
+    camera_from_splat = Sim3.from_matrix(last.camera_from_map) @ splat_from_map.inverse()
+    cloud = gaussian_cloud(gaussians, camera_from_splat, similarity, rows, extra)
     return cloud_message(cloud, header_message(last.frame_id, Time(nanoseconds=last.stamp).to_msg()))

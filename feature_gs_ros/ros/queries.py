@@ -1,4 +1,4 @@
-"""Services that ask the map: by words, by clicks, by an example; and the one that is still to come."""
+"""Services that ask the map: by words, by clicks, by an example."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from feature_gs_ros.ros.answers import (
     identities_message,
     point_message,
 )
-from feature_gs_ros.ros.guard import UnavailableError, answering
+from feature_gs_ros.ros.guard import answering
 from feature_gs_ros.ros.live_field import Snapshot
 from feature_gs_ros.ros.outcome import Outcome
 from feature_gs_ros.ros.pointing import Points, locate, things_at
 from feature_gs_ros.ros.publishers import Publishers
 from feature_gs_ros.ros.session import Session
-from feature_gs_ros.srv import Edit, QueryExample, QueryPoints, QueryText
+from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText
 
 MOST_POINTS = 100
 MOST_NEGATIVES = 100
@@ -48,7 +48,6 @@ class Queries:
             "query_text": (QueryText, self._query_text),
             "query_points": (QueryPoints, self._query_points),
             "query_example": (QueryExample, self._query_example),
-            "edit": (Edit, self._edit),
         }
         self._services = [
             node.create_service(kind, f"~/{name}", callback, callback_group=group)
@@ -65,7 +64,8 @@ class Queries:
             texts = check_texts([request.text, *request.negatives])
             snapshot = _snapshot(session, times)
             with times.step("similarity"):
-                found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold_of(request.threshold))[0]
+                threshold = threshold_of(request.threshold)
+                found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold, session.field.present)[0]
             self._answer(session, snapshot, found, request.max_objects, times, response)
         return response
 
@@ -97,7 +97,9 @@ class Queries:
                 )
             else:
                 with times.step("similarity"):
-                    answer = snapshot.segmenter.ask_example(positives, negatives, threshold, prompt="what was clicked")
+                    answer = snapshot.segmenter.ask_example(
+                        positives, negatives, threshold, session.field.present, "what was clicked"
+                    )
                 self._answer(session, snapshot, answer, request.max_objects, times, response)
         return response
 
@@ -108,13 +110,10 @@ class Queries:
                 examples = _example_features(session, request.image, request.mask)
             snapshot = _snapshot(session, times)
             with times.step("similarity"):
-                found = snapshot.segmenter.ask_example(examples, None, threshold_of(request.threshold))
+                found = snapshot.segmenter.ask_example(
+                    examples, None, threshold_of(request.threshold), session.field.present
+                )
             self._answer(session, snapshot, found, request.max_objects, times, response)
-        return response
-
-    def _edit(self, request: Any, response: Any) -> Any:  # noqa: ARG002
-        with answering(response.answer, self._node.get_logger()):
-            raise UnavailableError("editing is not in this version")
         return response
 
     def _answer(
@@ -132,7 +131,7 @@ class Queries:
         mask = found.mask if hit else torch.zeros_like(found.mask)
 
         def detections() -> Any:
-            gaussians = session.field.gaussians
+            gaussians = session.field.shown.gaussians
             objects = find_objects(gaussians, mask, found.similarity, outcome.map_from_splat, outcome.reach)
             return detections_message(objects[: outcome.most(max_objects)], found.prompt, outcome.header)
 

@@ -53,7 +53,10 @@ class RenderService:
             session, times = self._session(), StepTimes()
             camera, camera_from_map, header = _viewpoint(session, request)
             with times.step("view"):
-                view = session.field.map.view(camera, camera_from_map)
+                # Colours and depth are those of the edited map; features belong to the map as it was learned.
+                edited = request.content in (RenderView.Request.COLOR, RenderView.Request.DEPTH)
+                shown = session.field.shown.visible() if edited else None
+                view = session.field.map.view(camera, camera_from_map, shown)
             with times.step("render"):
                 encoding, pixels, coverage = _picture(session, view, request)
             response.image = image_message(pixels, encoding, header)

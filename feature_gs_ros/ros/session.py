@@ -86,6 +86,7 @@ class Session:
         )
         if learned is not None:
             self.field.resume(learned)
+            self.field.load_edits(saved)
         self.statistics = Statistics()
         self.poses = Poses(node, settings.map_frame)
         self._undo.append(self.poses.close)

@@ -21,7 +21,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from feature_gs_ros.messages.point_cloud import FIELDS
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.srv import Edit, QueryExample, QueryPoints, QueryText, RenderView
+from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText, RenderView
 from ros.harness import EVENT, LATCHED, Robot, Starter, Watch, image_message, info_message, wait_until
 from ros.scene import BLOCKS, CAMERA, SPACING, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
 
@@ -270,12 +270,6 @@ def test_an_example_that_cannot_be_used_is_answered_invalid(robot):
         answer = show(robot, image, mask).answer
         assert answer.state == Answer.INVALID
         assert complaint in answer.message
-
-
-def test_what_is_still_to_come_says_so(robot):
-    answer = robot.call(Edit, "/feature_map/edit", Edit.Request()).answer
-    assert answer.state == Answer.UNAVAILABLE
-    assert "not in this version" in answer.message
 
 
 def render(robot: Robot, content: int, pose=None, info=None, frame: str = "map", **options: object):
