@@ -57,3 +57,21 @@ def all_ended(transmittance):
     for lane in range(LANES):
         most = max(most, transmittance[lane])
     return most == np.float32(0)
+
+
+@inline
+def open_rows(transmittance, top, bottom):
+    """Rows [top, bottom) of the tile outside which every ray has ended; equal where all have."""
+    while top < bottom and row_ended(transmittance, top):
+        top += 1
+    while top < bottom and row_ended(transmittance, bottom - 1):
+        bottom -= 1
+    return top, bottom
+
+
+@inline
+def row_ended(transmittance, row):
+    most = np.float32(0)
+    for lane in range(row * TILE, (row + 1) * TILE):
+        most = max(most, transmittance[lane])
+    return most == np.float32(0)

@@ -18,7 +18,7 @@ from feature_gs_ros.rasterizer.constants import (
     RADIUS_Y,
     TILE,
 )
-from feature_gs_ros.rasterizer.kernels.alpha import all_ended, alpha_at, start_tile, weight_of
+from feature_gs_ros.rasterizer.kernels.alpha import all_ended, alpha_at, open_rows, start_tile, weight_of
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 from feature_gs_ros.rasterizer.kernels.product import add_cells
 
@@ -35,11 +35,12 @@ def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, fir
     for tile in range(start, stop):
         x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, pixel_x, pixel_y, transmittance)
         sums[:] = np.float32(0)
+        top, bottom = 0, y1 - y0
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
             mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
             a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0, y1)
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0 + top, y0 + bottom)
             first, lanes = (row0 - y0) * TILE, max(0, (row1 - row0) * TILE)
             rays, xs, ys = (
                 transmittance[first : first + lanes],
@@ -57,8 +58,10 @@ def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, fir
                     value, blended = values[i, channel], sums[channel, first : first + lanes]
                     for lane in range(lanes):
                         blended[lane] += value * weights[lane]
-            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1 and all_ended(transmittance):
-                break
+            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
+                top, bottom = open_rows(transmittance, top, bottom)
+                if top == bottom:
+                    break
         for y in range(y0, y1):
             for x in range(x0, x1):
                 for channel in range(channels):

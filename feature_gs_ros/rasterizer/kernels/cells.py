@@ -18,7 +18,7 @@ from feature_gs_ros.rasterizer.constants import (
     RADIUS_Y,
     TILE,
 )
-from feature_gs_ros.rasterizer.kernels.alpha import all_ended, alpha_at, start_tile, weight_of
+from feature_gs_ros.rasterizer.kernels.alpha import all_ended, alpha_at, open_rows, start_tile, weight_of
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 
 
@@ -36,11 +36,12 @@ def corner_sums(
             x, y = min(x0 + lane % TILE, x1 - 1), min(y0 + lane // TILE, y1 - 1)
             share_x[lane], share_y[lane] = fraction_x[x], fraction_y[y]
             counts[lane] = valid[y, x] if valid.shape[0] > 0 else np.float32(1)
+        top, bottom = 0, y1 - y0
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
             mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
             a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0, y1)
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0 + top, y0 + bottom)
             first = (row0 - y0) * TILE
             lanes = max(0, (row1 - row0) * TILE)
             rays, xs, ys = (
@@ -61,10 +62,12 @@ def corner_sums(
             slot = pair_slots[entry]
             corners[slot, 0], corners[slot, 1] = whole - right - lower + both, right - both
             corners[slot, 2], corners[slot, 3] = lower - both, both
-            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1 and all_ended(transmittance):
-                for hidden in range(entry + 1, entries[tile + 1]):
-                    corners[pair_slots[hidden], :] = np.float32(0)
-                break
+            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
+                top, bottom = open_rows(transmittance, top, bottom)
+                if top == bottom:
+                    for hidden in range(entry + 1, entries[tile + 1]):
+                        corners[pair_slots[hidden], :] = np.float32(0)
+                    break
 
 
 @inline

@@ -17,7 +17,7 @@ from feature_gs_ros.rasterizer.constants import (
     RADIUS_Y,
     TILE,
 )
-from feature_gs_ros.rasterizer.kernels.alpha import all_ended, alpha_at, start_tile, weight_of
+from feature_gs_ros.rasterizer.kernels.alpha import alpha_at, open_rows, start_tile, weight_of
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 
 
@@ -39,11 +39,12 @@ def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edg
             for channel in range(channels):
                 planes[channel, lane] = features[y, x, channel] * count
             planes[channels, lane] = count
+        top, bottom = 0, y1 - y0
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
             mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
             a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0, y1)
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0 + top, y0 + bottom)
             first, lanes = (row0 - y0) * TILE, max(0, (row1 - row0) * TILE)
             rays, xs, ys = (
                 transmittance[first : first + lanes],
@@ -66,10 +67,12 @@ def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edg
                     sums[slot, channel] = added
             else:
                 sums[slot, :] = np.float32(0)
-            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1 and all_ended(transmittance):
-                for hidden in range(entry + 1, entries[tile + 1]):
-                    sums[pair_slots[hidden], :] = np.float32(0)
-                break
+            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
+                top, bottom = open_rows(transmittance, top, bottom)
+                if top == bottom:
+                    for hidden in range(entry + 1, entries[tile + 1]):
+                        sums[pair_slots[hidden], :] = np.float32(0)
+                    break
 
 
 @kernel
