@@ -1,7 +1,8 @@
 """Features by least squares: rendered, they should be what the views show. Needs W and Wᵀ alone, no training loop.
 
 Expected back-projection (Eq. 4) is the first step of this from 0; what it leaves is that a Gaussian at an outline
-takes a mixture of both sides although a neighbour explains one of them.
+takes a mixture of both sides although a neighbour explains one of them. `solve_features` compares pixels,
+`solve_cells` a teacher's own cells.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from feature_gs_ros.errors import GridError
 from feature_gs_ros.rasterizer import FeatureGrid, View
+from feature_gs_ros.rasterizer.cell_operator import CellOperator
 from feature_gs_ros.rasterizer.constants import ALPHA_MIN, CONIC_A, CONIC_B, CONIC_C, OPACITY
 
 BLOCK_BYTES = 256 << 20  # of one rendered image: more channels than fit are solved one block after another
@@ -69,7 +71,7 @@ def solve_features(
     step = max(1, BLOCK_BYTES // (4 * pixels))
     blocks = range(0, start.shape[1], step)
     features = start.to(torch.float32).clone()
-    history: list[list[float]] = []
+    history: list[tuple[float, ...]] = []
     for number, first in enumerate(blocks):
         columns = slice(first, first + step)
         narrowed = [_narrowed(target, columns) for target in targets]
@@ -82,6 +84,63 @@ def solve_features(
         )
         history.append(residual)
     return Solution(features, tuple(max(residuals) for residuals in zip(*history, strict=False)))
+
+
+def solve_cells(
+    targets: Sequence[tuple[CellOperator, Tensor]],
+    *,
+    start: Tensor | None = None,
+    ridge: float = 0.0,
+    iterations: int = 4,
+    tolerance: float = 1e-3,
+    progress: Progress | None = None,
+) -> Solution:
+    """Minimise ``½ Σ_v ‖A_v f − G_v‖² + ½ λ Σ_i a_i ‖f_i − f0_i‖²``, a = diag(Σ Aᵀ1), by conjugate gradients.
+
+    A is a view's operator at the teacher's cells, kept as a sparse matrix (`CellOperator`): a few passes over all
+    views, with all channels at once. Stopping early keeps what few cells decide near its expected back-projection.
+
+    Args:
+        targets: operators, and the teacher's values [C, D] at their cells.
+        start: f0 [N, D]; by default the expected back-projection at the cells, ``Aᵀ G / Aᵀ 1``, for one product more.
+        ridge: λ.
+        iterations: at most; each multiplies with every A and every Aᵀ once.
+
+    Raises:
+        GridError: no target, or shapes that don't fit together.
+    """
+    if not targets:
+        raise GridError("no view to solve features from")
+    width, count = targets[0][1].shape[1], targets[0][0].gaussians
+    for operator, wanted in targets:
+        if tuple(wanted.shape) != (len(operator.cells), width) or operator.gaussians != count:
+            raise GridError(
+                f"a target is {tuple(wanted.shape)} for {operator.gaussians} Gaussians, expected "
+                f"({len(operator.cells)}, {width}) for {count}"
+            )
+    if start is not None and tuple(start.shape) != (count, width):
+        raise GridError(f"the start has shape {tuple(start.shape)}, expected ({count}, {width})")
+    ones = [torch.ones(len(operator.cells), 1) for operator, _ in targets]
+    # One product for both: the target's and the weight's.
+    sums = torch.zeros(count, width + 1)
+    for (operator, wanted), one in zip(targets, ones, strict=True):
+        sums += operator.spread(torch.cat([wanted, one], dim=1))
+    numerator, weight = sums[:, :-1], sums[:, -1:]
+    inverse = 1 / weight.clamp_min(1e-12)
+    solution = numerator * inverse if start is None else start.to(torch.float32)
+    anchor = ridge * weight
+
+    def curvature(values: Tensor) -> Tensor:  # (Σ AᵀA + λ diag(Aᵀ1)) v
+        result = anchor * values
+        for operator, _ in targets:
+            result += operator.spread(operator.show(values))
+        return result
+
+    residual = numerator + anchor * solution - curvature(solution)
+    report = progress or (lambda _done, _of: None)
+    return Solution(
+        *_conjugate_gradients(curvature, solution, residual, inverse / (1 + ridge), iterations, tolerance, report)
+    )
 
 
 def unoccluded_weight(view: View) -> Tensor:
@@ -107,7 +166,7 @@ def _solve_block(
     iterations: int,
     tolerance: float,
     progress: Callable[[int, int], bool | None],
-) -> tuple[Tensor, list[float]]:
+) -> tuple[Tensor, tuple[float, ...]]:
     numerator, weight = torch.zeros_like(start), torch.zeros(len(start))
     for target in targets:
         more, of = target.view.backproject(target.grid, target.valid)
@@ -123,8 +182,20 @@ def _solve_block(
             result += target.view.backproject(image, target.valid)[0]
         return result
 
-    solution = start
     residual = numerator + anchor * start - curvature(start)
+    return _conjugate_gradients(curvature, start, residual, inverse, iterations, tolerance, progress)
+
+
+def _conjugate_gradients(
+    curvature: Callable[[Tensor], Tensor],
+    solution: Tensor,  # [N, B]
+    residual: Tensor,  # [N, B] at the solution
+    inverse: Tensor,  # [N, 1] the preconditioner's
+    iterations: int,
+    tolerance: float,
+    progress: Progress,
+) -> tuple[Tensor, tuple[float, ...]]:
+    """Every column by itself, all at once; the solution, and the norm of the gradient relative to the first."""
     lowered = inverse * residual
     direction = lowered
     energy = (residual * lowered).sum(dim=0)
@@ -144,7 +215,7 @@ def _solve_block(
         history.append((float(energy.sum()) / first) ** 0.5)
         if progress(done, iterations):
             break
-    return solution, history
+    return solution, tuple(history)
 
 
 def _narrowed(target: Target, columns: slice) -> Target:

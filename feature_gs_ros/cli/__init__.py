@@ -13,6 +13,7 @@ import tyro
 from feature_gs_ros.cli import (
     affordance,
     backproject,
+    distill,
     edit,
     evaluate,
     evaluate_affordance,
@@ -33,6 +34,7 @@ Command = Callable[..., Any]
 COMMANDS: dict[str, Command] = {
     "synth": synth.synth,
     "train": train.train,
+    "distill": distill.distill,
     "backproject": backproject.backproject,
     "identity": identity.identity,
     "instances": instances.instances,

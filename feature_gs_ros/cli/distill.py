@@ -1,0 +1,285 @@
+"""``feature-gs distill``: a teacher's features into a map by least squares or by training (Feature 3DGS)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
+from feature_gs_ros.codecs import Codec, build_codec
+from feature_gs_ros.distillation import (
+    Decoder,
+    FeatureTrainer,
+    FrozenOptions,
+    JointOptions,
+    JointTrainer,
+    Lesson,
+    field_of,
+    lessons_of,
+    rendered_cosine,
+)
+from feature_gs_ros.errors import FieldError, TrainingError
+from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.ingestion import choose_frames, extract, pinhole_view, sample_grids
+from feature_gs_ros.io.gaussian_ply import save_ply
+from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.io.streams import Stream, open_stream
+from feature_gs_ros.solving import solve_cells
+from feature_gs_ros.training.views import load_views
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What every way of distilling begins with."""
+
+    gaussians: GaussianMap
+    stream: Stream
+    names: list[str]
+    teacher: Extractor
+    provenance: Provenance
+    quiet: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What it ends with."""
+
+    features: Tensor  # [N, K]
+    codec: Codec | None
+    products: int  # with A or Aᵀ of one view
+    finished: bool
+    gaussians: GaussianMap  # another map where the geometry was trained
+
+
+def distill(
+    map: Path,  # noqa: A002 - the word of the command line
+    stream: Path,
+    /,
+    *,
+    out: Path,
+    method: Literal["solve", "train"] = "solve",
+    joint: bool = False,
+    frozen_by_features: bool = False,
+    dims: int | None = None,
+    gamma: float = JointOptions.gamma,
+    start: Path | None = None,
+    iterations: int | None = None,
+    extractor: str = DEFAULT_EXTRACTOR,
+    weights: Path | None = None,
+    alignment: Path | None = None,
+    hold_out: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    every: int = 1,
+    size: int = 640,
+    json: bool = False,
+) -> int:
+    """Distil a teacher's features into the map, and save them as a field.
+
+    Args:
+        map: splat map.
+        stream: rosbag2 folder or file, COLMAP folder, nerfstudio folder, or folder with cameras.json.
+        out: the field to write; with --joint its map stands beside it as .ply.
+        method: solve: least squares over frozen geometry, a few passes; train: steps, as the paper does.
+        joint: train colours and geometry, too; takes --method train.
+        frozen_by_features: with --joint, keep the features' gradients from the geometry.
+        dims: store and render so many numbers; a decoder lifts them to the teacher's.
+        gamma: weight of the features' loss beside the colours'.
+        start: field to go on from, with its decoder.
+        iterations: passes over all views (solve, 4), or steps over one view (train, 2000; joint, 1000).
+        extractor: teacher.
+        weights: the teacher's weights, where they are not at their usual place.
+        alignment: splat_from_map file, where the stream's poses are not in the map's frame.
+        hold_out: leave out a frame by name, and measure on it; may be repeated.
+        every: take every n-th frame.
+        size: pixels of the images' longer side, with --joint.
+        json: print one JSON object.
+    """
+    if joint and method != "train":
+        raise TrainingError("--joint changes the geometry, which least squares can't: add --method train")
+    options: dict[str, object] = {} if weights is None else {"weights": weights}
+    teacher = make_extractor(extractor, **options)
+    if dims is not None and not 1 <= dims <= teacher.dimension:
+        raise FieldError(f"--dims {dims}: the teacher has {teacher.dimension} dimensions, give 1 to as many")
+    gaussians, source = load_map(map), open_stream(stream)
+    names = choose_frames(source, every, hold_out)
+    provenance = Provenance(
+        gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
+    )
+    work = _Work(gaussians, source, names, teacher, provenance, json)
+    earlier = _earlier(start, work)
+    codec = _codec(dims, work, earlier)
+    began = time.perf_counter()
+    encoded = codec if method == "solve" else None
+    with ProgressBar("teacher", "view", quiet=json).running() as bar:
+        lessons = lessons_of(source, names, teacher, gaussians, provenance, encoded, bar)
+    ready = time.perf_counter()
+    if method == "solve":
+        outcome = _solve(work, lessons, codec, earlier, 4 if iterations is None else iterations)
+    elif joint:
+        chosen = JointOptions(
+            iterations=JointOptions.iterations if iterations is None else iterations,
+            gamma=gamma,
+            shaped_by_features=not frozen_by_features,
+        )
+        outcome = _train_jointly(work, lessons, codec, earlier, chosen, size)
+    else:
+        outcome = _train(work, lessons, codec, earlier, iterations)
+    done = time.perf_counter()
+    field = _save(outcome, work, lessons, out)
+    held = lessons_of(source, hold_out, teacher, outcome.gaussians, field.provenance) if hold_out else []
+    _tell(field, outcome, held, (ready - began, done - ready), out, json)
+    return 0 if outcome.finished else 130
+
+
+def _earlier(path: Path | None, work: _Work) -> FeatureField | None:
+    if path is None:
+        return None
+    field = FeatureField.load(path)
+    field.check_map(work.gaussians)
+    if field.codec is not None:
+        Decoder.of_codec(field.codec).check(work.teacher.dimension)
+    field.check_teacher(work.teacher.identity)
+    return field
+
+
+def _codec(dims: int | None, work: _Work, earlier: FeatureField | None) -> Codec | None:
+    if earlier is not None:
+        stored = earlier.features.shape[1]
+        if dims is not None and dims != stored:
+            raise FieldError(f"--dims {dims}: the field to go on from stores {stored} numbers; leave out --dims")
+        return earlier.codec
+    return None if dims is None else build_codec("pca", dims, sample_grids(work.stream, work.names, work.teacher))
+
+
+def _solve(
+    work: _Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int
+) -> _Outcome:
+    targets = [(lesson.operator, lesson.wanted) for lesson in lessons]
+    begin = None if earlier is None else earlier.features.float()
+    with ProgressBar("solving", "pass", quiet=work.quiet).running() as bar:
+        solution = solve_cells(targets, start=begin, iterations=iterations, progress=bar)
+        finished = not bar.interrupted
+    return _Outcome(solution.features, codec, _products(lessons), finished, work.gaussians)
+
+
+def _train(
+    work: _Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int | None
+) -> _Outcome:
+    decoder = None if codec is None else Decoder.of_codec(codec)
+    begin = None if earlier is None else earlier.features.float()
+    options = FrozenOptions(iterations=FrozenOptions.iterations if iterations is None else iterations)
+    trainer = FeatureTrainer(lessons, options, decoder, begin)
+    with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
+        try:
+            finished = trainer.run(bar)
+        except TrainingError as error:
+            note(str(error))
+            finished = False
+    return _Outcome(
+        trainer.features.detach(), decoder.codec() if decoder else None, _products(lessons), finished, work.gaussians
+    )
+
+
+def _train_jointly(
+    work: _Work,
+    lessons: Sequence[Lesson],
+    codec: Codec | None,
+    earlier: FeatureField | None,
+    options: JointOptions,
+    size: int,
+) -> _Outcome:
+    used = [lesson.name for lesson in lessons]
+    # The start: what frozen geometry says, so that the geometry isn't pulled by features that are nowhere near.
+    if earlier is not None:
+        begin = earlier.features.float()
+    else:
+        wanted = [codec.encode(lesson.wanted) if codec else lesson.wanted for lesson in lessons]
+        pairs = [(lesson.operator, values) for lesson, values in zip(lessons, wanted, strict=True)]
+        begin = solve_cells(pairs, iterations=2).features
+    views = load_views(work.stream, used, work.provenance.splat_from_map, size)
+    grids = [
+        extract(work.teacher, pinhole_view(frame, work.provenance.splat_from_map).image, frame)
+        for frame in work.stream.frames(used)
+    ]
+    decoder = None if codec is None else Decoder.of_codec(codec)
+    trainer = JointTrainer(work.gaussians, begin, views, grids, options, decoder)
+    with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
+        try:
+            finished = trainer.run(bar)
+        except TrainingError as error:
+            note(str(error))
+            finished = False
+    trained = trainer.parameters.to_map()
+    features = trainer.features.detach()[trained.file_rows]
+    return _Outcome(features, decoder.codec() if decoder else None, _products(lessons), finished, trained)
+
+
+def _save(outcome: _Outcome, work: _Work, lessons: Sequence[Lesson], out: Path) -> FeatureField:
+    provenance = work.provenance
+    if outcome.gaussians is not work.gaussians:
+        beside = out.with_suffix(".ply")
+        save_ply(outcome.gaussians, beside)
+        # Read back: the file's logarithms and logits decide the last bits that a field is checked by.
+        written = load_map(beside)
+        provenance = Provenance(
+            written.checksum, str(beside.resolve()), work.provenance.stream, work.provenance.splat_from_map
+        )
+        lessons = lessons_of(work.stream, [lesson.name for lesson in lessons], work.teacher, written, provenance)
+    field = field_of(outcome.features, lessons, work.teacher, work.stream, provenance, outcome.codec)
+    field.save(out)
+    return field
+
+
+def _products(lessons: Sequence[Lesson]) -> int:
+    return sum(lesson.operator.products for lesson in lessons)
+
+
+def _tell(
+    field: FeatureField,
+    outcome: _Outcome,
+    held: Sequence[Lesson],
+    seconds: tuple[float, float],
+    out: Path,
+    json: bool,
+) -> None:
+    decode = field.codec.decode if field.codec else None
+    cosine = rendered_cosine(field.features, held, decode) if held else None
+    costs = _cost_of_decoder(field, held) if held and field.codec else None
+    if json:
+        print_json(
+            {
+                "field": str(out),
+                "stored": field.features.shape[1],
+                "dimension": field.dimension,
+                "views": len(field.provenance.frames),
+                "products": outcome.products,
+                "seconds": {"teacher": round(seconds[0], 3), "distillation": round(seconds[1], 3)},
+                "held_out_cosine": cosine,
+                "best_cosine_of_the_code": costs,
+                "finished": outcome.finished,
+            }
+        )
+        return
+    print(f"teacher and operators {seconds[0]:.1f} s, distillation {seconds[1]:.1f} s, {outcome.products} products")
+    if cosine is not None:
+        print(f"rendered features on the held-out frames: cosine {cosine:.4f} with the teacher")
+    if costs is not None:
+        print(f"the teacher's own features through {field.features.shape[1]} numbers and back: cosine {costs:.4f}")
+    print(f"wrote {out}" + ("" if outcome.finished else " (stopped early; go on with --start)"))
+
+
+def _cost_of_decoder(field: FeatureField, held: Sequence[Lesson]) -> float:
+    """Cosine of the teacher's features with themselves after the codec: what the shortcut loses at best."""
+    assert field.codec is not None
+    wanted = torch.cat([lesson.wanted for lesson in held])
+    back = field.codec.decode(field.codec.encode(wanted))
+    return float(torch.nn.functional.cosine_similarity(back, wanted, dim=1).mean())

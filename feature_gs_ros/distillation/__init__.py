@@ -1,0 +1,24 @@
+"""Feature 3DGS: a teacher's features distilled into a map by optimisation, where `backprojection` takes means.
+
+With frozen geometry the features that render best are a linear least-squares problem (`solving.solve_cells`); training
+reaches the same by steps (`FeatureTrainer`), and alone can train a decoder, or the geometry too (`JointTrainer`).
+"""
+
+from __future__ import annotations
+
+from feature_gs_ros.distillation.decoder import Decoder
+from feature_gs_ros.distillation.frozen import FeatureTrainer, FrozenOptions
+from feature_gs_ros.distillation.joint import JointOptions, JointTrainer
+from feature_gs_ros.distillation.lessons import Lesson, field_of, lessons_of, rendered_cosine
+
+__all__ = [
+    "Decoder",
+    "FeatureTrainer",
+    "FrozenOptions",
+    "JointOptions",
+    "JointTrainer",
+    "Lesson",
+    "field_of",
+    "lessons_of",
+    "rendered_cosine",
+]

@@ -1,0 +1,47 @@
+"""The speed-up module of Feature 3DGS: few numbers are rendered, a 1×1 convolution lifts them to the teacher's many."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from feature_gs_ros.codecs import Codec
+from feature_gs_ros.errors import FieldError
+
+
+class Decoder:
+    """``f = z B + b`` with B [K, D] and b [D], trained with the codes; at single cells a 1×1 convolution is this."""
+
+    def __init__(self, basis: Tensor, bias: Tensor) -> None:
+        self.basis = basis.detach().float().clone().requires_grad_()  # [K, D]
+        self.bias = bias.detach().float().clone().requires_grad_()  # [D]
+
+    @staticmethod
+    def of_codec(codec: Codec) -> Decoder:
+        """Begin where a linear codec is: a PCA of the teacher's cells is close already."""
+        return Decoder(codec.decoder, codec.mean)
+
+    @property
+    def teacher_dimension(self) -> int:
+        return self.basis.shape[1]
+
+    @property
+    def dimension(self) -> int:
+        return self.basis.shape[0]
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Codes [..., K] to features [..., D]."""
+        return codes @ self.basis + self.bias
+
+    def codec(self) -> Codec:
+        """As a field stores it; encoding is the least-squares inverse."""
+        basis = self.basis.detach().clone()
+        return Codec("decoder", torch.linalg.pinv(basis).T.contiguous(), basis, self.bias.detach().clone())
+
+    def check(self, teacher_dimension: int) -> None:
+        """Raise a FieldError unless it decodes to the teacher's dimension."""
+        if self.teacher_dimension != teacher_dimension:
+            raise FieldError(
+                f"the decoder lifts to {self.teacher_dimension} dimensions, the teacher has {teacher_dimension}: "
+                "use the teacher that the decoder was trained with, or train a new one"
+            )

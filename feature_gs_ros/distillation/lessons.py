@@ -1,0 +1,117 @@
+"""What is distilled: each view's operator at the teacher's cells, and what the teacher says there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.codecs import Codec
+from feature_gs_ros.errors import ExtractorError, GridError, StreamError
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.ingestion import extract, known_views, pinhole_view
+from feature_gs_ros.io.streams import Stream
+from feature_gs_ros.memory import check_budget
+from feature_gs_ros.rasterizer.cell_operator import CellOperator
+
+COVERED = 0.5  # of a cell that the map must cover for it to be compared
+BYTES_A_PAIR = 20  # of a cell and a Gaussian, in A and in its transpose
+
+Progress = Callable[[int, int, str], bool | None]  # views done, views in all, name; True stops
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One view at the teacher's cells."""
+
+    name: str
+    operator: CellOperator
+    wanted: Tensor  # [C, D] the teacher's features, or a codec's codes of them
+
+
+def lessons_of(
+    stream: Stream,
+    names: Sequence[str],
+    extractor: Extractor,
+    gaussians: GaussianMap,
+    provenance: Provenance,
+    codec: Codec | None = None,
+    progress: Progress | None = None,
+) -> list[Lesson]:
+    """Operators and targets of the named frames. Frames that can't be used are left out.
+
+    Raises:
+        StreamError: none can be used.
+        BudgetError: they won't fit into memory.
+        CameraError: a lens can't be rectified.
+    """
+    lessons: list[Lesson] = []
+    reason = "none was read"
+    for done, frame in enumerate(stream.frames(names), start=1):
+        try:
+            pinhole = pinhole_view(frame, provenance.splat_from_map)
+            grid = extract(extractor, pinhole.image, frame)
+            view = rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat)
+            operator = CellOperator(view, grid, pinhole.valid)
+            wanted = operator.target(grid)
+            lessons.append(Lesson(frame.name, operator, codec.encode(wanted) if codec else wanted))
+        except (StreamError, GridError, ExtractorError) as error:
+            reason = str(error)
+            continue
+        if len(lessons) == 1:
+            size = BYTES_A_PAIR * operator.nonzeros + 4 * lessons[0].wanted.numel()
+            check_budget(size * len(names), None, f"{len(names)} views", "take fewer (--every), or a coarser teacher")
+        if progress is not None and progress(done, len(names), frame.name):
+            break
+    if not lessons:
+        raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
+    return lessons
+
+
+def field_of(
+    features: Tensor,  # [N, K]
+    lessons: Sequence[Lesson],
+    teacher: Extractor,
+    stream: Stream,
+    provenance: Provenance,
+    codec: Codec | None = None,
+) -> FeatureField:
+    """The field of distilled features, with the weights and counts of the views that they came through."""
+    weight = torch.stack([lesson.operator.weight for lesson in lessons])
+    names = tuple(lesson.name for lesson in lessons)
+    views = known_views(stream, names, provenance.splat_from_map)
+    return FeatureField(
+        features.detach().float(),
+        weight.sum(0),
+        (weight > 0).sum(0).to(torch.int32),
+        teacher.identity,
+        replace(provenance, frames=names, views=views),
+        codec,
+    )
+
+
+def rendered_cosine(
+    features: Tensor, lessons: Sequence[Lesson], decode: Callable[[Tensor], Tensor] | None = None
+) -> float:
+    """Mean cosine of what is rendered at the covered cells with what the teacher says there.
+
+    Args:
+        features: [N, K].
+        decode: [C, K] to [C, D], where K numbers stand for the teacher's.
+    """
+    cosines = []
+    for lesson in lessons:
+        before = lesson.operator.products
+        shown = lesson.operator.show(torch.cat([features.detach(), torch.ones(len(features), 1)], dim=1))
+        lesson.operator.products = before  # looking on is no part of the work
+        coverage = shown[:, -1:]
+        values = shown[:, :-1] / coverage.clamp_min(1e-6)
+        values = decode(values) if decode is not None else values
+        covered = coverage[:, 0] > COVERED
+        cosines.append(torch.nn.functional.cosine_similarity(values[covered], lesson.wanted[covered], dim=1))
+    return float(torch.cat(cosines).detach().mean())
