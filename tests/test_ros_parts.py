@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from feature_gs_ros.rasterizer import FeatureGrid
 from feature_gs_ros.ros.data_folder import DataFolder
 from feature_gs_ros.ros.ignored_pixels import counted_pixels
 from feature_gs_ros.ros.keyframes import KeyframeGate, KeyframeLimits
+from feature_gs_ros.ros.sender import Sender
 from feature_gs_ros.ros.statistics import MOST_REASONS, Statistics
 
 LIMITS = KeyframeLimits(translation=0.1, rotation=5.0, min_interval=0.5, max_interval=10.0)
@@ -74,6 +76,34 @@ def test_counts_and_rates():
     assert report.rate_seen > 0
     assert statistics.report().rate_seen == 0
     assert math.isnan(Statistics().report().latency)
+
+
+class Slow:
+    """Publishes to somebody who doesn't read."""
+
+    def __init__(self) -> None:
+        self.reading, self.begun = threading.Event(), threading.Event()
+        self.sent: list[str] = []
+
+    def publish(self, message: str) -> None:
+        self.begun.set()
+        assert self.reading.wait(30)
+        self.sent.append(message)
+
+
+def test_a_publisher_that_blocks_holds_up_nobody_and_keeps_the_newest():
+    slow, quick, sender = Slow(), Slow(), Sender()
+    quick.reading.set()
+    sender.send(slow, "first")
+    assert slow.begun.wait(30)
+    for message in ("second", "third"):
+        sender.send(slow, message)  # returns at once, though "first" is still on its way
+    sender.send(quick, "other")
+    assert slow.sent == []
+    slow.reading.set()
+    sender.stop(30.0)
+    assert slow.sent == ["first", "third"]
+    assert quick.sent == ["other"]
 
 
 def test_reasons_that_a_stranger_makes_up_do_not_grow_the_table():

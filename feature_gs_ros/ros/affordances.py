@@ -11,7 +11,6 @@ from vision_msgs.msg import Detection3DArray
 
 from feature_gs_ros.affordance import Library, Region, Settings, find_regions, make_source, transfer
 from feature_gs_ros.affordance.library import check_name
-from feature_gs_ros.affordance.patches import TURNS
 from feature_gs_ros.affordance.transfer import Transfer, only
 from feature_gs_ros.errors import AffordanceError, PromptError
 from feature_gs_ros.msg import AffordanceRegion, Answer
@@ -35,7 +34,6 @@ from feature_gs_ros.srv import AddAffordance, TransferAffordance
 
 MOST_NEIGHBOURS = 100
 ARROW = 0.08  # m, of a marker
-READ_BY_NAME = ("labels", "precomputed")  # teachers that don't look at the image: turned copies would be the same
 
 
 class Affordances:
@@ -70,7 +68,6 @@ class Affordances:
                     name=_free_name(library, thing, affordance),
                     object_word=thing,
                     frame=picture.name,
-                    turns=1 if teacher.identity.name in READ_BY_NAME else TURNS,
                 )
             library = library.add(source)
             with times.step("save"):

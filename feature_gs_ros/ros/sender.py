@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 
@@ -29,12 +28,6 @@ class Sender:
             self._stopping = True
             self._changed.notify()
         self._thread.join(patience)
-
-    def drain(self, patience: float = 2.0) -> None:
-        """Wait until all is sent, but no longer than ``patience`` s."""
-        end = time.monotonic() + patience
-        while self._waiting and time.monotonic() < end:
-            time.sleep(0.01)
 
     def _run(self) -> None:
         while True:

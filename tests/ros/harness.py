@@ -20,6 +20,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
@@ -89,6 +90,8 @@ class Starter:
     def active(self, **parameters: object) -> NodeProcess:
         """feature_map, brought to active."""
         node = self.feature_map(**parameters)
+        wait_until(lambda: not node.running or self.robot.serves(), 60, "the node's services")
+        assert node.running, node.log.read_text()
         for transition in (CONFIGURE, ACTIVATE):
             assert self.robot.change_state(transition), node.log.read_text()
         return node
@@ -188,6 +191,19 @@ class Robot:
         client = self._clients[name]
         assert client.wait_for_service(timeout), f"no service {name}"
         return wait_for_future(client.call_async(request), timeout, name)
+
+    def serves(self, name: str = "/feature_map/change_state") -> bool:
+        """Whether a service is there."""
+        return name in dict(self.node.get_service_names_and_types())
+
+    def ask_action(self, ask: Callable[[], Future], timeout: float, what: str):
+        """What an action client's ``…_async`` answers.
+
+        Asked in the thread that spins: the client writes down its request after it was sent, and drops an answer that
+        another thread hears before.
+        """
+        asked = wait_for_future(self.executor.create_task(ask), timeout, what)
+        return wait_for_future(asked, timeout, what)
 
     def change_state(self, transition: int, node: str = "/feature_map", timeout: float = 120.0) -> bool:
         request = ChangeState.Request()

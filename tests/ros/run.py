@@ -20,6 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DISTRIBUTIONS = ("rolling", "kilted", "jazzy", "iron", "humble")  # newest first
 NO_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "install", "log", "demo", "out")
+# No plugins but pytest's own: Humble's launch_testing brings one that a new pytest refuses.
+SETTINGS = "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"
+# Or CMake may find another Python than this one for the messages.
+PYTHON = f"-DPython3_EXECUTABLE={sys.executable} -DPYTHON_EXECUTABLE={sys.executable}"
 CHECK_IMPORTS = """
 from feature_gs_ros.msg import Status
 from feature_gs_ros.ros import feature_map
@@ -54,7 +58,7 @@ def main(arguments: list[str]) -> int:
             work = ["benchmarks.ros"]
         tests = shlex.join([sys.executable, "-m", *work])
         sourced = f"source {workspace}/install/setup.bash && cd {package}"
-        return run(setup, f"{sourced} && NUMBA_CACHE_DIR={workspace}/numba {tests}")
+        return run(setup, f"{sourced} && {SETTINGS} NUMBA_CACHE_DIR={workspace}/numba {tests}")
 
 
 def find_ros() -> str | None:
@@ -74,7 +78,7 @@ def build(setup: str, workspace: Path, options: str) -> int:
     for folder in ("build", "install", "log"):
         shutil.rmtree(workspace / folder, ignore_errors=True)
     log = workspace / "build.log"
-    if failed := run(setup, f"cd {workspace} && colcon build {options} > {log} 2>&1"):
+    if failed := run(setup, f"cd {workspace} && colcon build {options} --cmake-args {PYTHON} > {log} 2>&1"):
         print(log.read_text())
         return failed
     program = '"$(ros2 pkg prefix feature_gs_ros)/lib/feature_gs_ros/feature_map"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from feature_gs_ros.action import BackprojectBag
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.srv import QueryText
 from feature_gs_ros.synthetic.bag import BagWriter
-from ros.harness import RELIABLE, Robot, Starter, Watch, wait_for_future, wait_until
+from ros.harness import RELIABLE, Robot, Starter, Watch, wait_until
 from ros.scene import CAMERA, camera_from_map, take_picture
 
 VIEWS = 16
@@ -48,29 +49,38 @@ def node(start_once: Starter, bag: Path):
     return node
 
 
+class Recordings:
+    """A client of the action."""
+
+    def __init__(self, robot: Robot):
+        self._robot = robot
+        self._client = ActionClient(robot.node, BackprojectBag, "/feature_map/backproject_bag")
+        assert self._client.wait_for_server(20)
+
+    def send(self, feedback=None, **options: object):
+        goal = BackprojectBag.Goal(**{"path": "flight", **options})
+        ask = partial(self._client.send_goal_async, goal, feedback_callback=feedback)
+        return self._robot.ask_action(ask, 30, "the action")
+
+    def result_of(self, handle):
+        wrapped = self._robot.ask_action(handle.get_result_async, 90, "the action's result")
+        return wrapped.status, wrapped.result
+
+    def cancel(self, handle) -> None:
+        self._robot.ask_action(handle.cancel_goal_async, 30, "the cancellation")
+
+
 @pytest.fixture(scope="module")
-def client(robot: Robot, node) -> ActionClient:
-    client = ActionClient(robot.node, BackprojectBag, "/feature_map/backproject_bag")
-    assert client.wait_for_server(20)
+def recordings(robot: Robot, node) -> Recordings:
     assert node.running
-    return client
+    return Recordings(robot)
 
 
-def send(client: ActionClient, feedback=None, **options: object):
-    goal = BackprojectBag.Goal(**{"path": "flight", **options})
-    return wait_for_future(client.send_goal_async(goal, feedback_callback=feedback), 20, "the action")
-
-
-def result_of(handle):
-    wrapped = wait_for_future(handle.get_result_async(), 60, "the action's result")
-    return wrapped.status, wrapped.result
-
-
-def test_a_recording_goes_onto_the_map_with_progress(client, robot):
+def test_a_recording_goes_onto_the_map_with_progress(recordings, robot):
     heard = []
-    handle = send(client, lambda message: heard.append(message.feedback))
+    handle = recordings.send(lambda message: heard.append(message.feedback))
     assert handle.accepted
-    status, result = result_of(handle)
+    status, result = recordings.result_of(handle)
     assert (status, result.success, result.used) == (GoalStatus.STATUS_SUCCEEDED, True, VIEWS)
     assert not result.frames_skipped
     assert {step.step for step in result.timing} >= {"decode", "network", "back-projection"}
@@ -84,12 +94,12 @@ def test_a_recording_goes_onto_the_map_with_progress(client, robot):
     np.testing.assert_allclose([place.x, place.y, place.z], [0.15, -0.03, 0.04], atol=0.01)
 
 
-def test_every_nth_frame(client):
-    _, result = result_of(send(client, every=4))
+def test_every_nth_frame(recordings):
+    _, result = recordings.result_of(recordings.send(every=4))
     assert result.used == VIEWS // 4
 
 
-def test_cancelled_what_is_done_stays_and_a_second_goal_waits_its_turn(client, robot, start_once):
+def test_cancelled_what_is_done_stays_and_a_second_goal_waits_its_turn(recordings, robot, start_once):
     before = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="blue")).answer.views
     long = start_once.data / "long"
     with BagWriter(long, np.eye(4), CAMERA) as writer:
@@ -100,18 +110,18 @@ def test_cancelled_what_is_done_stays_and_a_second_goal_waits_its_turn(client, r
             writer.write_image(stamp, np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8))
         writer.write_pose(START + 1200 * STEP, camera_from_map(3))
     heard = []
-    handle = send(client, lambda message: heard.append(message.feedback), path="long")
+    handle = recordings.send(lambda message: heard.append(message.feedback), path="long")
     assert handle.accepted
     wait_until(lambda: len(heard) >= 3, 60, "some progress")
-    assert not send(client).accepted, "one goal at a time"
-    wait_for_future(handle.cancel_goal_async(), 20, "the cancellation")
-    status, result = result_of(handle)
+    assert not recordings.send().accepted, "one goal at a time"
+    recordings.cancel(handle)
+    status, result = recordings.result_of(handle)
     assert (status, result.success) == (GoalStatus.STATUS_CANCELED, False)
     assert 3 <= result.used < 1200
     assert "what was done stays" in result.message
     answer = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="blue")).answer
     assert answer.views == before + result.used
-    assert send(client, every=VIEWS).accepted
+    assert recordings.result_of(recordings.send(every=VIEWS))[1].success
 
 
 @pytest.mark.parametrize(
@@ -124,10 +134,9 @@ def test_cancelled_what_is_done_stays_and_a_second_goal_waits_its_turn(client, r
         ({"path": "flight", "image_topics": ["/other"]}, "no image topic '/other'"),
     ],
 )
-def test_a_recording_that_cannot_be_read_aborts_with_the_reason(client, options, complaint):
-    wait_until(lambda: (handle := send(client, **options)).accepted and complaint in result_of(handle)[1].message)
-    handle = send(client, **options)
-    status, result = result_of(handle)
+def test_a_recording_that_cannot_be_read_aborts_with_the_reason(recordings, options, complaint):
+    handle = recordings.send(**options)
+    status, result = recordings.result_of(handle)
     assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
     assert complaint in result.message
 
