@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-NAMES = ("backprojection", "queries", "tabletop", "sam")
+NAMES = ("backprojection", "queries", "tabletop", "affordance", "sam")
 
 
 def main() -> None:
