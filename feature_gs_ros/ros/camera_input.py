@@ -166,9 +166,12 @@ class CameraInput:
         """What decodes an image message."""
         return partial(decode_image, message, self.settings.image, camera)
 
-    def mask_near(self, stamp: int, tolerance: float) -> Any:
-        """The mask message within ``tolerance`` seconds of a stamp, None where there is none yet."""
-        if not self._masks:
+    def mask_near(self, stamp: int, tolerance: float, patient: bool) -> Any:
+        """The mask message nearest to a stamp, within ``tolerance`` seconds; None where there is none yet.
+
+        Where all that came are earlier a nearer one may still come: who is ``patient`` gets None then, too.
+        """
+        if not self._masks or (patient and max(self._masks) < stamp):
             return None
         nearest = min(self._masks, key=lambda other: abs(other - stamp))
         return self._masks[nearest] if abs(nearest - stamp) <= tolerance * 1e9 else None

@@ -158,7 +158,8 @@ class IngestionWorker:
             return f"no tf from '{self._poses.map_frame}' to '{frame_id}'"
         mask = None
         if camera.settings.mask_topic:
-            mask = camera.mask_near(arrival.stamp, limits.mask_tolerance)
+            patient = time.monotonic() - arrival.received < limits.tf_timeout / 2
+            mask = camera.mask_near(arrival.stamp, limits.mask_tolerance, patient)
             if mask is None:
                 return f"no mask on '{camera.settings.mask_topic}'"
         return ReadyFrame(camera, arrival, model, pose, mask)
