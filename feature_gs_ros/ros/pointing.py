@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, zeros_like
 
+from feature_gs_ros.cameras import Camera
 from feature_gs_ros.clicks import point_of_pixel, straight_pixel, weights_near, weights_of_pixel
 from feature_gs_ros.errors import CameraError, NoTransformError, PromptError
 from feature_gs_ros.identity.answers import IdentifiedObject, Identities
 from feature_gs_ros.messages.transform import stamp_ns
+from feature_gs_ros.rasterizer import View
 from feature_gs_ros.ros.session import Session
 
 CLICK_REACH = 0.05  # m around a 3D point in which there must be a Gaussian
@@ -60,8 +62,12 @@ def _places(session: Session, request: Any, points: Sequence[Any]) -> tuple[Poin
     return located, weights
 
 
-def _pixels(session: Session, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
-    """Pixels of a camera's image: where their rays meet the map, and their rows of W."""
+def camera_view(session: Session, request: Any) -> tuple[Camera, View]:
+    """The camera that a request names, distorted as it is, and its rectified view of the map at the request's stamp.
+
+    Raises:
+        CameraError, NoTransformError, ParameterError: there is no such camera, or nothing was heard of it yet.
+    """
     source = session.camera(request.camera)
     camera = source.camera_of_size()
     if camera is None:
@@ -70,7 +76,12 @@ def _pixels(session: Session, request: Any, points: Sequence[Any]) -> tuple[Poin
     if not source.frame_id or stamp == 0:
         raise NoTransformError(f"camera '{request.camera}' has no image yet, so its pose is not known")
     pose = session.poses.camera_from_map(source.frame_id, stamp)
-    view = session.field.map.view(replace(camera, distortion=None), pose)
+    return camera, session.field.map.view(replace(camera, distortion=None), pose)
+
+
+def _pixels(session: Session, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
+    """Pixels of a camera's image: where their rays meet the map, and their rows of W."""
+    camera, view = camera_view(session, request)
     located: Points = []
     weights = []
     for point in points:

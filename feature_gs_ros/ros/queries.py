@@ -29,6 +29,7 @@ from feature_gs_ros.ros.live_field import Snapshot
 from feature_gs_ros.ros.outcome import Outcome
 from feature_gs_ros.ros.pointing import Points, locate, things_at
 from feature_gs_ros.ros.publishers import Publishers
+from feature_gs_ros.ros.sam_clicks import asks_sam, sam_answer
 from feature_gs_ros.ros.session import Session
 from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText
 
@@ -89,6 +90,10 @@ class Queries:
             if positives is None:
                 _nothing_under_points(located[:count], snapshot, response.answer)
                 response.answer.timing = times.messages
+            elif asks_sam(session, request):
+                with times.step("sam"):
+                    answer = sam_answer(session, snapshot, request)
+                self._answer(session, snapshot, answer, request.max_objects, times, response)
             elif snapshot.identities is not None:
                 with times.step("identities"):
                     found = things_at(snapshot.identities, places[:count], places[count:])
