@@ -40,6 +40,7 @@ def train(
     iterations: int = TrainingOptions.iterations,
     sh_degree: int = TrainingOptions.sh_degree,
     stereo: int = StartOptions.stereo,
+    densify: bool = False,
     gaussians: int = DensityOptions.most,
     pictures: Path | None = None,
     picture_every: int = SessionOptions.picture_every,
@@ -60,6 +61,8 @@ def train(
         iterations: steps, each over one image.
         sh_degree: of the spherical harmonics, 0 to 3.
         stereo: start points that stereo between the images may add; 0 leaves it out.
+        densify: clone and split Gaussians where the images pull, even where stereo made the start dense: sharper
+            in views like the given ones, worse in others unless there are many.
         gaussians: at most so many.
         pictures: folder for pictures of the held-out frames (of the first one, if none is) on the way.
         picture_every: iterations between two pictures.
@@ -75,9 +78,8 @@ def train(
     names = choose_frames(source, every, hold_out)
     frame = alignment_or_identity(alignment)
     views, held = load_views(source, names, frame, size), load_views(source, hold_out, frame, size)
-    options = TrainingOptions(
-        iterations=iterations, sh_degree=sh_degree, seed=seed, density=DensityOptions(most=gaussians)
-    )
+    density = DensityOptions(grow=densify or (init is None and stereo == 0), most=gaussians)
+    options = TrainingOptions(iterations=iterations, sh_degree=sh_degree, seed=seed, density=density)
     start = time.perf_counter()
     trainer = _trainer(stream, init, views, options, StartOptions(stereo=stereo))
     session = SessionOptions(out.with_name(out.name + ".training"), pictures=pictures, picture_every=picture_every)

@@ -18,6 +18,7 @@ SPLIT_SHRINK = 1.6  # of the two halves of a split Gaussian
 class DensityOptions:
     """When and how the number of Gaussians changes; iterations as shares of the whole run."""
 
+    grow: bool = True  # clone and split; else only prune
     start: float = 0.1
     end: float = 0.6
     every: int = 100  # iterations
@@ -58,7 +59,7 @@ class Density:
         options = self.options
         pull = self.pull / self.seen.clamp_min(1)
         largest = parameters.log_scales.exp().amax(dim=1)
-        wanted = pull > options.gradient
+        wanted = (pull > options.gradient) & options.grow
         room = options.most - len(parameters)
         if int(wanted.sum()) > room:
             wanted &= pull >= (pull.topk(room).values[-1] if room > 0 else math.inf)

@@ -26,10 +26,10 @@ EXPOSURE_RATE = 1e-3
 class TrainingOptions:
     """How a map is trained; the defaults are for tens of views and minutes on a CPU."""
 
-    iterations: int = 3000
+    iterations: int = 2000
     sh_degree: int = 1
     sh_from: float = 0.4  # share of the run from which harmonics beyond degree 0 grow
-    coarse: tuple[float, ...] = (0.3,)  # shares of the run trained at 1/2ⁿ of the size, coarsest first
+    coarse: tuple[float, ...] = (0.4,)  # shares of the run trained at 1/2ⁿ of the size, coarsest first
     exposure: bool = True  # a gain and an offset a view and channel, which the map doesn't keep
     opacity_cost: float = 0.0
     scale_cost: float = 0.0

@@ -26,7 +26,7 @@ from feature_gs_ros.rasterizer.constants import (
     TILE,
     TRANSMITTANCE_MIN,
 )
-from feature_gs_ros.rasterizer.kernels.alpha import all_ended, alpha_at, start_tile, weight_of
+from feature_gs_ros.rasterizer.kernels.alpha import alpha_at, open_rows, start_tile, weight_of
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 
 CLIPPED = np.float32(1.0005) * (np.float32(1) - ALPHA_MAX)  # the share left by a clipped α, with its rounding
@@ -68,11 +68,12 @@ def color_gradients(
                 looks[lane] = gradient[y, x, 3]
                 for channel in range(4):
                     behind[lane] += gradient[y, x, channel] * image[y, x, channel]
+        top, bottom = 0, y1 - y0
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
             mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
             a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0, y1)
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0 + top, y0 + bottom)
             first, lanes = (row0 - y0) * TILE, max(0, (row1 - row0) * TILE)
             last = first + lanes
             rays, xs, ys = transmittance[first:last], pixel_x[first:last], pixel_y[first:last]
@@ -113,19 +114,22 @@ def color_gradients(
                 row = pairs[slot]
                 store_splat(row, a, b, c, opacity, total, sx, sy, sxx, sxy, syy)
                 row[6], row[7], row[8] = dr, dg, db
-            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1 and all_ended(transmittance):
-                break
+            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
+                top, bottom = open_rows(transmittance, top, bottom)
+                if top == bottom:
+                    break
 
 
 @inline
-def look_at_pixels(mine, wanted, listed, shares, count, looks, sums):
+def look_at_pixels(mine, gradient, x0, y0, listed, shares, count, looks, sums):
     """g·v of each listed pixel, and Σ w g into ``sums``; four pixels a pass."""
     for k in range(0, count, 4):
         p0, p1, p2, p3 = listed[k], listed[k + 1], listed[k + 2], listed[k + 3]
-        g0, g1, g2, g3 = wanted[p0], wanted[p1], wanted[p2], wanted[p3]
+        g0, g1 = gradient[y0 + p0 // TILE, x0 + p0 % TILE], gradient[y0 + p1 // TILE, x0 + p1 % TILE]
+        g2, g3 = gradient[y0 + p2 // TILE, x0 + p2 % TILE], gradient[y0 + p3 // TILE, x0 + p3 % TILE]
         w0, w1, w2, w3 = shares[k], shares[k + 1], shares[k + 2], shares[k + 3]
         v0, v1, v2, v3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-        for channel in range(mine.shape[0]):
+        for channel in range(gradient.shape[2]):
             value = mine[channel]
             v0 += value * g0[channel]
             v1 += value * g1[channel]
@@ -143,9 +147,8 @@ def channel_gradients(
     channels = gradient.shape[2]
     pixel_x, pixel_y = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     transmittance, behind = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    weights, looks = np.empty(LANES, np.float32), np.zeros(LANES + 1, np.float32)
+    weights, looks = np.empty(LANES, np.float32), np.zeros(LANES, np.float32)
     listed, shares = np.empty(LANES + 4, np.int32), np.empty(LANES + 4, np.float32)
-    wanted = np.zeros((LANES + 1, values.shape[1]), np.float32)  # the last row fills up the last four
     columns = edges_x.shape[0] - 1
     zero = np.float32(0)
     for tile in range(start, stop):
@@ -156,14 +159,14 @@ def channel_gradients(
                 lane = (y - y0) * TILE + x - x0
                 total = zero
                 for channel in range(channels):
-                    wanted[lane, channel] = gradient[y, x, channel]
                     total += gradient[y, x, channel] * image[y, x, channel]
                 behind[lane] = total
+        top, bottom = 0, y1 - y0
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
             mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
             a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0, y1)
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0 + top, y0 + bottom)
             first, lanes = (row0 - y0) * TILE, max(0, (row1 - row0) * TILE)
             last = first + lanes
             rays, xs, ys = transmittance[first:last], pixel_x[first:last], pixel_y[first:last]
@@ -186,10 +189,10 @@ def channel_gradients(
                     for lane in range(line * TILE + column0 - x0, line * TILE + column1 - x0):
                         listed[count], shares[count] = first + lane, weights[lane]
                         count += 1 if weights[lane] > zero else 0
-                for _ in range((-count) % 4):
-                    listed[count], shares[count] = LANES, zero
+                while count % 4:
+                    listed[count], shares[count] = listed[0], zero
                     count += 1
-                look_at_pixels(mine, wanted, listed, shares, count, looks, sums)
+                look_at_pixels(mine, gradient, x0, y0, listed, shares, count, looks, sums)
                 after, look = behind[first:last], looks[first:last]
                 total, sx, sy, sxx, sxy, syy = zero, zero, zero, zero, zero, zero
                 for lane in range(lanes):
@@ -205,8 +208,10 @@ def channel_gradients(
                     sxy += slope * dx * dy
                     syy += slope * dy * dy
                 store_splat(row, a, b, c, opacity, total, sx, sy, sxx, sxy, syy)
-            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1 and all_ended(transmittance):
-                break
+            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
+                top, bottom = open_rows(transmittance, top, bottom)
+                if top == bottom:
+                    break
 
 
 @kernel
