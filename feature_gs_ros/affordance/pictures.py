@@ -20,6 +20,7 @@ from feature_gs_ros.rasterizer import View
 
 Array = NDArray[np.float64]
 ARROW = 0.08  # metres
+OUTLINE = (255, 255, 255)
 CLOSING = (255, 255, 255)
 APPROACH = (20, 20, 20)
 
@@ -27,9 +28,7 @@ APPROACH = (20, 20, 20)
 def source_picture(source: Source) -> Image:
     """The image with what is marked on it, and a legend."""
     labels = source.decoded_labels()
-    return label_image(
-        np.where(labels == IGNORE, 0, labels), dict(enumerate(source.affordances, start=1)), source.decoded_image()
-    )
+    return _marked(np.where(labels == IGNORE, 0, labels), source.affordances, source.decoded_image())
 
 
 def transfer_picture(
@@ -37,14 +36,20 @@ def transfer_picture(
 ) -> Image:
     """Labels over a view's image, or over the rendered map; with each region's approach and gripper width."""
     base = to_image(view.render_color()) if image is None else image
-    labels = render_affordances(view, transferred).numpy()
-    base = base.copy()
-    shown = label_image(labels, dict(enumerate(transferred.affordances, start=1)), base)
+    shown = _marked(render_affordances(view, transferred).numpy(), transferred.affordances, base)
     for region in regions:
         half = region.closing * region.gripper_width / 2
         _line(shown, view, splat_from_map, region.center - half, region.center + half, CLOSING, arrow=False)
         start = region.center - ARROW * region.approach
         _line(shown, view, splat_from_map, start, region.center, APPROACH, arrow=True)
+    return shown
+
+
+def _marked(labels: NDArray[np.integer], affordances: Sequence[str], image: Image) -> Image:
+    """Labels [H, W] in their colours, outlined: a red mark on a red thing must be seen."""
+    shown = label_image(labels, dict(enumerate(affordances, start=1)), image)
+    outlines, _ = cv2.findContours((labels > 0).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(shown, outlines, -1, OUTLINE, 1)
     return shown
 
 
