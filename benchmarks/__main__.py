@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-NAMES = ("backprojection", "queries", "tabletop", "affordance", "sam")
+NAMES = ("backprojection", "queries", "tabletop", "affordance", "sam", "training", "distillation")
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ from feature_gs_ros.training.start import StartOptions, nearest_allowed, start_f
 from feature_gs_ros.training.trainer import Moment, Trainer, TrainingOptions, measure
 from feature_gs_ros.training.views import TrainingView, load_views
 
+STEPS_A_VIEW, FEWEST_STEPS = 60, 1200  # where tens of views stop to gain on views left out
+
 
 def train(
     stream: Path,
@@ -37,7 +39,7 @@ def train(
     hold_out: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     every: int = 1,
     size: int = 640,
-    iterations: int = TrainingOptions.iterations,
+    iterations: int | None = None,
     sh_degree: int = TrainingOptions.sh_degree,
     stereo: int = StartOptions.stereo,
     densify: bool = False,
@@ -58,7 +60,7 @@ def train(
         hold_out: leave out a frame by name, and measure on it; may be repeated.
         every: take every n-th frame.
         size: pixels of the images' longer side.
-        iterations: steps, each over one image.
+        iterations: steps, each over one image; 60 an image by default, and 1200 at least.
         sh_degree: of the spherical harmonics, 0 to 3.
         stereo: start points that stereo between the images may add; 0 leaves it out.
         densify: clone and split Gaussians where the images pull, even where stereo made the start dense: sharper
@@ -70,7 +72,7 @@ def train(
         seed: of the random order of the images.
         json: print one JSON object.
     """
-    if not 0 <= sh_degree <= 3 or iterations < 1 or size < 16:
+    if not 0 <= sh_degree <= 3 or (iterations is not None and iterations < 1) or size < 16:
         raise TrainingError(
             f"--sh-degree {sh_degree} --iterations {iterations} --size {size}: 0 to 3, 1 and 16 or more"
         )
@@ -78,6 +80,7 @@ def train(
     names = choose_frames(source, every, hold_out)
     frame = alignment_or_identity(alignment)
     views, held = load_views(source, names, frame, size), load_views(source, hold_out, frame, size)
+    iterations = max(FEWEST_STEPS, STEPS_A_VIEW * len(views)) if iterations is None else iterations
     density = DensityOptions(grow=densify or (init is None and stereo == 0), most=gaussians)
     options = TrainingOptions(iterations=iterations, sh_degree=sh_degree, seed=seed, density=density)
     start = time.perf_counter()

@@ -25,7 +25,7 @@ class FrozenOptions:
     """How features are trained."""
 
     iterations: int = 2000
-    rate: float = 2.5e-3  # of the features, in units of the teacher's spread
+    rate: float = 2e-2  # of the features, in units of the teacher's spread; 1e-3 for LSeg's, as the paper's code has it
     decoder_rate: float = 1e-3
     seed: int = 0
 

@@ -32,7 +32,7 @@ class JointOptions:
     iterations: int = 1000
     gamma: float = 1.0  # weight of L_f
     shaped_by_features: bool = True  # whether L_f's gradient reaches the geometry
-    rate: float = 2.5e-3  # of the features, in units of the teacher's spread
+    rate: float = 2e-2  # of the features, in units of the teacher's spread; 1e-3 for LSeg's, as the paper's code has it
     decoder_rate: float = 1e-3
     keep_every: int = 50  # steps between two copies of what is good
     seed: int = 0
