@@ -72,7 +72,9 @@ def neighbours(count: int, patches: int, dimension: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(count, dimension, generator=generator, dtype=torch.float32)
     others = torch.randn(patches, dimension, generator=generator)
-    nearest_patches(lambda rows: features[rows], min(count, 2 * ROWS), others, NEIGHBOURS)  # compiles
+    nearest_patches(
+        lambda rows: features[rows], min(count, 2 * ROWS), others, NEIGHBOURS
+    )  # compiles, and holds its block
     before = _peak_bytes()
     start = time.perf_counter()
     nearest_patches(lambda rows: features[rows], count, others, NEIGHBOURS)
@@ -83,7 +85,8 @@ def neighbours(count: int, patches: int, dimension: int) -> dict[str, float]:
     print(
         f"{NEIGHBOURS} neighbours of {count} Gaussians among {patches} patches, {dimension}-d: {whole:.2f} s; "
         f"the bare blocked product {bare:.2f} s ({whole / bare:.2f} ×, {2e-9 * count * patches * dimension / bare:.0f} "
-        f"GFLOP/s)\npeak memory grew by {more / 1e6:.0f} MB, {answer / 1e6:.0f} MB of it the answer; "
+        f"GFLOP/s)\nbeside a block of {4e-6 * ROWS * COLUMNS:.0f} MB, peak memory grew by {more / 1e6:.0f} MB, "
+        f"{answer / 1e6:.0f} MB of it the answer; "
         f"all products together would be {4e-6 * count * patches:.0f} MB"
     )
     return {

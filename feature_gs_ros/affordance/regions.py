@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.affordance.grasps import Surroundings, choose_grasp, trimmed, unit
 from feature_gs_ros.affordance.transfer import Transfer
-from feature_gs_ros.alignment import Sim3, quat_wxyz_from_rotation
+from feature_gs_ros.alignment import quat_wxyz_from_rotation
 from feature_gs_ros.errors import PromptError
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
@@ -72,6 +72,7 @@ def find_regions(
         raise PromptError(f"the regions' reach is {reach} m, expected a positive length")
     field.check_map(gaussians)
     map_from_splat = field.provenance.splat_from_map.inverse()
+    everything = map_from_splat.apply(gaussians.means.numpy())
     cameras = camera_centers(field)
     labels = transferred.label.numpy()
     found = []
@@ -79,15 +80,14 @@ def find_regions(
         rows = np.flatnonzero(labels == label)
         if len(rows) == 0:
             continue
-        points = map_from_splat.apply(gaussians.means[rows].numpy())
         opacities = gaussians.opacities[rows].numpy().astype(np.float64)
-        components = cluster(points, opacities, reach)
+        components = cluster(everything[rows], opacities, reach)
         regions = []
         for component in range(components.max() + 1):
             members = components == component
             if opacities[members].sum() >= smallest_opacity:
                 regions.append(
-                    _region(gaussians, field, transferred, map_from_splat, cameras, affordance, label, rows[members])
+                    _region(gaussians, field, transferred, everything, cameras, affordance, label, rows[members])
                 )
         found += sorted(regions, key=lambda region: -region.opacity)
     return found
@@ -124,21 +124,22 @@ def _region(
     gaussians: GaussianMap,
     field: FeatureField,
     transferred: Transfer,
-    map_from_splat: Sim3,
+    everything: Array,  # [N, 3] the map's means, map frame
     cameras: Array,  # [V, 3] map frame
     affordance: str,
     label: int,
     rows: NDArray[np.int64],
 ) -> Region:
-    points = map_from_splat.apply(gaussians.means[rows].numpy())
+    points = everything[rows]
     opacities = gaussians.opacities[rows].numpy().astype(np.float64)
     weights = opacities / opacities.sum()
     centroid = weights @ points
     normals, flatness = gaussian_normals(gaussians, rows)
-    normal = mean_outward_normal(normals @ map_from_splat.rotation.T, weights * flatness, centroid, cameras)
+    normals = normals @ field.provenance.splat_from_map.inverse().rotation.T
+    normal = mean_outward_normal(normals, weights * flatness, centroid, cameras)
     axes = principal_axes(points - centroid, weights, normal)
     bounds = np.array([trimmed(points @ axis, weights) for axis in axes.T])
-    grasp = choose_grasp(points, opacities, axes, normal, _surroundings(gaussians, map_from_splat, points, rows))
+    grasp = choose_grasp(points, opacities, axes, normal, _surroundings(gaussians, everything, rows))
     center = axes @ bounds.mean(axis=1)
     extent = bounds[:, 1] - bounds[:, 0]
     return Region(
@@ -155,7 +156,7 @@ def _region(
         gripper_width=grasp.width,
         similarity=float(weights @ transferred.similarity[rows].numpy()),
         probability=float(weights @ transferred.probability[rows, label].numpy()),
-        coverage=_coverage(gaussians, field, map_from_splat, center, axes, extent),
+        coverage=_coverage(gaussians, field, everything, center, axes, extent),
         opacity=float(opacities.sum()),
     )
 
@@ -181,17 +182,17 @@ def mean_outward_normal(normals: Array, weights: Array, centroid: Array, cameras
     return unit((weights * (normals @ outward)) @ normals, outward)
 
 
-def _surroundings(gaussians: GaussianMap, map_from_splat: Sim3, points: Array, rows: NDArray[np.int64]) -> Surroundings:
-    """The map within `NEARBY` of a region's points [M, 3], without its rows."""
-    others = map_from_splat.apply(gaussians.means.numpy())
-    near = ((others > points.min(axis=0) - NEARBY) & (others < points.max(axis=0) + NEARBY)).all(axis=1)
+def _surroundings(gaussians: GaussianMap, everything: Array, rows: NDArray[np.int64]) -> Surroundings:
+    """The map within `NEARBY` of a region's rows, without them."""
+    low, high = everything[rows].min(axis=0) - NEARBY, everything[rows].max(axis=0) + NEARBY
+    near = ((everything > low) & (everything < high)).all(axis=1)
     near[rows] = False
-    return Surroundings(others[near], gaussians.opacities[near].numpy().astype(np.float64))
+    return Surroundings(everything[near], gaussians.opacities[near].numpy().astype(np.float64))
 
 
 def _coverage(
-    gaussians: GaussianMap, field: FeatureField, map_from_splat: Sim3, center: Array, axes: Array, extent: Array
+    gaussians: GaussianMap, field: FeatureField, everything: Array, center: Array, axes: Array, extent: Array
 ) -> float:
     """Share of the opacity inside the region's box that was seen."""
-    offsets = (map_from_splat.apply(gaussians.means.numpy()) - center) @ axes
+    offsets = (everything - center) @ axes
     return field.coverage(gaussians, torch.from_numpy((np.abs(offsets) <= extent / 2).all(axis=1)))
