@@ -37,13 +37,14 @@ def _free_domain() -> int:
     for name in ("/proc/net/udp", "/proc/net/udp6"):
         lines = Path(name).read_text().splitlines()[1:] if Path(name).exists() else []
         used |= {int(line.split()[1].rpartition(":")[2], 16) for line in lines}
-    domains = list(range(40, 80))
+    first, last = os.environ.get("FEATURE_GS_TEST_DOMAINS", "40-79").split("-")
+    domains = list(range(int(first), int(last) + 1))
     random.shuffle(domains)
     for domain in domains:
-        first = 7400 + 250 * domain
-        if not used & set(range(first, first + 250)):
+        port = 7400 + 250 * domain
+        if not used & set(range(port, port + 250)):
             return domain
-    raise RuntimeError("no ROS_DOMAIN_ID from 40 to 79 is free")
+    raise RuntimeError(f"no ROS_DOMAIN_ID from {first} to {last} is free")
 
 
 if not REASON and os.environ.get("FEATURE_GS_TEST_DOMAIN") is None:

@@ -15,10 +15,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTRIBUTIONS = ("rolling", "kilted", "jazzy", "iron", "humble")  # newest first
+ALONE = "test_stress.py"  # how fast a node answers is of the essence
 NO_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "install", "log", "demo", "out")
 # No plugins but pytest's own: Humble's launch_testing brings one that a new pytest refuses.
 SETTINGS = "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"
@@ -38,7 +41,7 @@ def main(arguments: list[str]) -> int:
     if setup is None:
         print("tests/ros skipped: no ROS 2 is sourced, and none stands in /opt/ros")
         return 0
-    if run(setup, "command -v colcon", quiet=True):
+    if run(setup, "command -v colcon", subprocess.DEVNULL):
         print("tests/ros skipped: ROS 2 is here, but colcon is not: install python3-colcon-common-extensions")
         return 0
     builds = [""]
@@ -53,12 +56,45 @@ def main(arguments: list[str]) -> int:
             if failed := build(setup, workspace, options):
                 return failed
         # colcon's own overlay goes first on PYTHONPATH, so what is tested is what was installed.
-        work = ["pytest", "tests/ros", "-p", "no:cacheprovider", *arguments]
+        setup += f" && source {workspace}/install/setup.bash && cd {package}"
+        setup += f" && export {SETTINGS} NUMBA_CACHE_DIR={workspace}/numba"
         if "--bench" in arguments:
-            work = ["benchmarks.ros"]
-        tests = shlex.join([sys.executable, "-m", *work])
-        sourced = f"source {workspace}/install/setup.bash && cd {package}"
-        return run(setup, f"{sourced} && {SETTINGS} NUMBA_CACHE_DIR={workspace}/numba {tests}")
+            return run(setup, python("benchmarks.ros"))
+        if arguments:
+            return run(setup, pytest(["tests/ros", *arguments]))
+        return run_all_tests(setup)
+
+
+def run_all_tests(setup: str) -> int:
+    """Two files of tests beside each other, as they wait for nodes most of the time; at last those that need quiet.
+
+    Ctrl-C reaches all of them, as they are of one process group.
+    """
+    files = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "ros").glob("test_*.py"))
+    others = [file for file in files if Path(file).name != ALONE]
+    with ThreadPoolExecutor(2) as workers:
+        halves = ((others[::2], "40-59"), (others[1::2], "60-79"))
+        ended = list(workers.map(lambda half: run_and_show(setup, *half), halves))
+    return max(*ended, run(setup, pytest([f"tests/ros/{ALONE}"])))
+
+
+def run_and_show(setup: str, files: list[str], domains: str) -> int:
+    """Run tests on one of some ROS_DOMAIN_IDs, and then print in one piece what they said."""
+    with tempfile.TemporaryFile("w+") as output:
+        code = run(f"{setup} && export FEATURE_GS_TEST_DOMAINS={domains}", pytest(files), output)
+        output.seek(0)
+        print(" ".join(files), output.read(), sep="\n", flush=True)
+    return code
+
+
+def pytest(arguments: list[str]) -> str:
+    """The command that runs tests."""
+    return python("pytest", "-p", "no:cacheprovider", *arguments)
+
+
+def python(module: str, *arguments: str) -> str:
+    """The command that runs a module with this Python."""
+    return shlex.join([sys.executable, "-m", module, *arguments])
 
 
 def find_ros() -> str | None:
@@ -86,12 +122,11 @@ def build(setup: str, workspace: Path, options: str) -> int:
     return run(setup, f"{check} && test -x {program}")
 
 
-def run(setup: str, command: str, quiet: bool = False) -> int:
-    """In bash, with ROS, and with this Python first on the path."""
+def run(setup: str, command: str, output: IO[str] | int | None = None) -> int:
+    """In bash, with ROS, and with this Python first on the path; the exit code."""
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-    output = subprocess.DEVNULL if quiet else None
-    script = f"{setup} && {command}"
-    return subprocess.run(["bash", "-c", script], env={**os.environ, "PATH": path}, stdout=output).returncode
+    script, environment = f"{setup} && {command}", {**os.environ, "PATH": path}
+    return subprocess.run(["bash", "-c", script], env=environment, stdout=output, stderr=output).returncode
 
 
 if __name__ == "__main__":

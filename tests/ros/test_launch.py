@@ -30,6 +30,11 @@ RVIZ_TYPES = {
 }
 
 
+def hear_ctrl_c() -> None:
+    """Tests that run in the background of a script ignore it, and what they start would, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Launched:
     """``ros2 launch`` in a process group of its own."""
 
@@ -43,6 +48,7 @@ class Launched:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=dict(os.environ),
+                preexec_fn=hear_ctrl_c,
             )
 
     def nodes(self) -> list[int]:
