@@ -19,7 +19,7 @@ from feature_gs_ros.rasterizer import view
 from feature_gs_ros.ros.ignored_pixels import counted_pixels
 from feature_gs_ros.srv import QueryText, Save
 from ros.harness import RELIABLE, Robot, Starter, Watch, image_message, wait_until
-from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture
+from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
 
 ARM = (235, 215, 40)  # yellow: nothing on the table is
 VIEWS = 10
@@ -45,14 +45,16 @@ def without_arm(gaussians) -> FeatureField:
 
 
 def fly_with_arm(robot: Robot, gaussians, masks=None, shift: int = 0) -> None:
-    robot.publish_info(robot.now())
+    begin = robot.now()
+    robot.publish_info(begin)
     for k in range(VIEWS):
-        pose = camera_from_map(k / VIEWS)
+        pose, stamp = camera_from_map(k / VIEWS), begin + 10_000_000 * k  # closer than mask_tolerance
         picture = take_picture(gaussians, pose)
         picture[drive_arm(k)] = ARM
-        stamp = robot.publish_posed(picture, pose)
+        robot.publish_tf(stamp, *transform_of(pose))
+        robot.publish_image(picture, stamp)
         if masks is not None:
-            time.sleep(0.005)  # a frame is there before its mask, and must not take the last one's
+            time.sleep(0.05)  # a frame is there before its mask, and must not take the last one's
             masks.publish(image_message(drive_arm(k).astype(np.uint8) * 255, stamp + shift, encoding="mono8"))
 
 
