@@ -41,10 +41,10 @@ def watch(robot: Robot, node) -> Watch:
     assert node.running
 
 
-def test_an_answer_of_more_than_a_second_costs_a_30_hz_stream_no_message(robot, watch, gaussians):
+def test_a_long_answer_costs_a_30_hz_stream_no_message(robot, watch, gaussians):
     """Every image is seen, and counted, while a huge picture is rendered; without groups of their own they'd wait."""
     picture = take_picture(gaussians, camera_from_map(0))
-    width = 3600
+    width = 4080  # as large as it may be
     camera = CAMERA.resized(width, width * 3 // 4)
     request = RenderView.Request(content=RenderView.Request.COLOR, camera_info=info_message(camera, 0))
     request.pose = pose_message(*transform_of(camera_from_map(0.1)))
@@ -70,12 +70,13 @@ def test_an_answer_of_more_than_a_second_costs_a_30_hz_stream_no_message(robot, 
     stop.set()
     asking.join()
     used, left_out = watch.outcome(sent, 60)
-    assert max(seconds) > 1.0, f"the answers took {seconds} s, too short to tell"
+    longest = max(seconds)
+    assert longest > 0.5, f"the answers took {seconds} s, too short to tell"
     assert used + sum(left_out.values()) == sent
     assert set(left_out) <= {"queue was full: the oldest frame was dropped"}
-    # They were seen while the answers were made, not afterwards: never a second's worth behind.
+    # They were seen while the answers were made, not afterwards: then most of an answer's time would be missing.
     behind = [k + 1 - seen for k, seen in enumerate(during)]
-    assert np.percentile(behind, 95) < 30, behind
+    assert np.percentile(behind, 95) < max(10, 0.6 * 30 * longest), (longest, behind)
 
 
 VIEWS = 60  # while it is saved
