@@ -10,11 +10,14 @@ import pytest
 import torch
 from oracle import dense_u
 
+from feature_gs_ros.cameras import Camera
 from feature_gs_ros.errors import FieldError, ParameterError
+from feature_gs_ros.field import KnownView, Provenance
 from feature_gs_ros.rasterizer import FeatureGrid
 from feature_gs_ros.ros.data_folder import DataFolder
 from feature_gs_ros.ros.ignored_pixels import counted_pixels
 from feature_gs_ros.ros.keyframes import KeyframeGate, KeyframeLimits
+from feature_gs_ros.ros.live_field import REMEMBERED, remembering
 from feature_gs_ros.ros.sender import Sender
 from feature_gs_ros.ros.statistics import MOST_REASONS, Statistics
 
@@ -104,6 +107,18 @@ def test_a_publisher_that_blocks_holds_up_nobody_and_keeps_the_newest():
     sender.stop(30.0)
     assert slow.sent == ["first", "third"]
     assert quick.sent == ["other"]
+
+
+def test_a_long_flight_is_remembered_by_some_cameras_spread_over_it():
+    provenance = Provenance("map")
+    camera = Camera(8, 6, fx=8.0, fy=8.0, cx=4.0, cy=3.0)
+    for number in range(500):
+        provenance = remembering(provenance, KnownView(str(number), camera, np.eye(4)))
+    numbers = [int(known.name) for known in provenance.views]
+    assert numbers == sorted(set(numbers))
+    assert REMEMBERED / 2 <= len(numbers) <= REMEMBERED
+    assert numbers[0] == 0
+    assert numbers[-1] == 499
 
 
 def test_reasons_that_a_stranger_makes_up_do_not_grow_the_table():

@@ -108,7 +108,7 @@ class LiveField:
             self._version += 1
             self._projector.add(view, grid, valid, name)
             known = KnownView(name, view.camera, view.camera_from_splat)
-            self._projector.provenance = _remembering(self._projector.provenance, known)
+            self._projector.provenance = remembering(self._projector.provenance, known)
 
     def flush(self) -> None:
         """Accumulate what waits for a full batch."""
@@ -225,7 +225,7 @@ def edits_beside(path: Path) -> Path:
     return path.with_name(path.name + ".edits")
 
 
-def _remembering(provenance: Provenance, known: KnownView) -> Provenance:
+def remembering(provenance: Provenance, known: KnownView) -> Provenance:
     """With one more camera; of too many, every other one is left out."""
     views = (*provenance.views, known)
     return replace(provenance, views=views if len(views) <= REMEMBERED else views[::2])

@@ -77,6 +77,9 @@ def test_the_map_learns_what_the_library_learns_from_the_same_frames(robot, watc
     assert answer.answer.views == 12
     field, expected = saved_field(robot, start_once), lifted(gaussians, poses, pictures)
     assert field.provenance.frames == tuple(poses)  # in order, each once
+    for known, (name, pose) in zip(field.provenance.views, poses.items(), strict=True):  # which side is outside
+        assert known.name == name
+        np.testing.assert_allclose(known.camera_from_splat, SPLAT_FROM_MAP.camera_from_splat(pose), atol=1e-6)
     torch.testing.assert_close(field.view_count, expected.view_count)
     torch.testing.assert_close(field.features, expected.features, atol=1e-2, rtol=1e-3)
 
