@@ -57,7 +57,8 @@ class Codec:
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [..., K] to features [..., D] float32."""
-        return codes.to(torch.float32) @ self.decoder + self.mean
+        flat = codes.to(torch.float32).reshape(-1, self.dimension)
+        return torch.addmm(self.mean, flat, self.decoder).reshape(*codes.shape[:-1], self.teacher_dimension)
 
     def same_as(self, other: Codec | None) -> bool:
         return (

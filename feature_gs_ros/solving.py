@@ -21,6 +21,7 @@ from feature_gs_ros.rasterizer.constants import ALPHA_MIN, CONIC_A, CONIC_B, CON
 BLOCK_BYTES = 256 << 20  # of one rendered image: more channels than fit are solved one block after another
 
 Progress = Callable[[int, int], bool | None]  # iterations done, in all; True stops early
+Watch = Callable[[Tensor], bool]  # the solution [N, D] so far; True stops
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +95,7 @@ def solve_cells(
     iterations: int = 4,
     tolerance: float = 1e-3,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Solution:
     """Minimise ``½ Σ_v ‖A_v f − G_v‖² + ½ λ Σ_i a_i ‖f_i − f0_i‖²``, a = diag(Σ Aᵀ1), by conjugate gradients.
 
@@ -105,6 +107,7 @@ def solve_cells(
         start: f0 [N, D]; by default the expected back-projection at the cells, ``Aᵀ G / Aᵀ 1``, for one product more.
         ridge: λ.
         iterations: at most; each multiplies with every A and every Aᵀ once.
+        watch: sees the solution before the first iteration and after each; True stops there.
 
     Raises:
         GridError: no target, or shapes that don't fit together.
@@ -136,10 +139,13 @@ def solve_cells(
             result += operator.spread(operator.show(values))
         return result
 
+    if iterations == 0 or (watch is not None and watch(solution)):
+        return Solution(solution, (1.0,))
     residual = numerator + anchor * solution - curvature(solution)
     report = progress or (lambda _done, _of: None)
+    preconditioner = inverse / (1 + ridge)
     return Solution(
-        *_conjugate_gradients(curvature, solution, residual, inverse / (1 + ridge), iterations, tolerance, report)
+        *_conjugate_gradients(curvature, solution, residual, preconditioner, iterations, tolerance, report, watch)
     )
 
 
@@ -194,6 +200,7 @@ def _conjugate_gradients(
     iterations: int,
     tolerance: float,
     progress: Progress,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, tuple[float, ...]]:
     """Every column by itself, all at once; the solution, and the norm of the gradient relative to the first."""
     lowered = inverse * residual
@@ -213,7 +220,7 @@ def _conjugate_gradients(
         direction = lowered + after / energy.clamp_min(1e-20) * direction
         energy = after
         history.append((float(energy.sum()) / first) ** 0.5)
-        if progress(done, iterations):
+        if progress(done, iterations) or (watch is not None and watch(solution)):
             break
     return solution, tuple(history)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from feature_gs_ros.distillation import (
     JointTrainer,
     Lesson,
     rendered_cosine,
+    useful_passes,
 )
 from feature_gs_ros.errors import FieldError, GridError, TrainingError
 from feature_gs_ros.field import FeatureField
@@ -108,6 +110,15 @@ def some_lessons(dimension: int = 12) -> list[Lesson]:
     generator = torch.Generator().manual_seed(2)
     truth = torch.randn(60, 3, generator=generator) @ torch.randn(3, dimension, generator=generator)
     return [Lesson(str(k), operator, operator.show(truth)) for k, (operator, _) in enumerate(some_targets())]
+
+
+def test_passes_that_only_fit_noise_are_not_taken() -> None:
+    lessons = [*some_lessons(), *some_lessons(), *some_lessons()]
+    assert useful_passes(lessons, 4) == 4  # the map can render the truth: every pass gains
+    generator = torch.Generator().manual_seed(4)
+    noisy = [replace(one, wanted=torch.randn(one.wanted.shape, generator=generator)) for one in lessons]
+    assert useful_passes(noisy, 4) < 4
+    assert useful_passes(lessons[:1], 4) == 0
 
 
 def test_training_approaches_what_solving_finds() -> None:

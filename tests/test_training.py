@@ -190,6 +190,14 @@ def test_divergence_ends_with_the_last_good_map(scene_views: list[TrainingView],
     assert len(list((tmp_path / "pictures").iterdir())) == 2
 
 
+def test_a_cancelled_run_keeps_what_is_done(scene_views: list[TrainingView], tmp_path: Path) -> None:
+    trainer = small_trainer(scene_views)
+    kept, finished = train_map(trainer, [], SessionOptions(tmp_path / "run"), lambda moment: moment.iteration == 7)
+    assert not finished
+    assert trainer.iteration == 7
+    assert kept.checksum == saved_parameters(tmp_path / "run").to_map().checksum
+
+
 def test_divergence_before_any_checkpoint_is_an_error(scene_views: list[TrainingView], tmp_path: Path) -> None:
     trainer = small_trainer(scene_views)
     with torch.no_grad():

@@ -24,6 +24,7 @@ from feature_gs_ros.distillation import (
     field_of,
     lessons_of,
     rendered_cosine,
+    useful_passes,
 )
 from feature_gs_ros.errors import FieldError, TrainingError
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
@@ -36,6 +37,8 @@ from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import Stream, open_stream
 from feature_gs_ros.solving import solve_cells
 from feature_gs_ros.training.views import load_views
+
+MOST_PASSES = 4  # over all views
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +97,8 @@ def distill(
         dims: store and render so many numbers; a decoder lifts them to the teacher's.
         gamma: weight of the features' loss beside the colours'.
         start: field to go on from, with its decoder.
-        iterations: passes over all views (solve, 4), or steps over one view (train, 2000; joint, 1000).
+        iterations: passes over all views (solve; by default as many as gain on views left out for a trial, at
+            most 4), or steps over one view (train, 2000; joint, 1000).
         extractor: teacher.
         weights: the teacher's weights, where they are not at their usual place.
         alignment: splat_from_map file, where the stream's poses are not in the map's frame.
@@ -123,7 +127,7 @@ def distill(
         lessons = lessons_of(source, names, teacher, gaussians, provenance, encoded, bar)
     ready = time.perf_counter()
     if method == "solve":
-        outcome = _solve(work, lessons, codec, earlier, 4 if iterations is None else iterations)
+        outcome = _solve(work, lessons, codec, earlier, iterations)
     elif joint:
         chosen = JointOptions(
             iterations=JointOptions.iterations if iterations is None else iterations,
@@ -161,10 +165,13 @@ def _codec(dims: int | None, work: _Work, earlier: FeatureField | None) -> Codec
 
 
 def _solve(
-    work: _Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int
+    work: _Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int | None
 ) -> _Outcome:
     targets = [(lesson.operator, lesson.wanted) for lesson in lessons]
     begin = None if earlier is None else earlier.features.float()
+    if iterations is None:
+        iterations = useful_passes(lessons, MOST_PASSES)
+        note(f"{iterations} passes gain on views left out for this")
     with ProgressBar("solving", "pass", quiet=work.quiet).running() as bar:
         solution = solve_cells(targets, start=begin, iterations=iterations, progress=bar)
         finished = not bar.interrupted
@@ -204,7 +211,7 @@ def _train_jointly(
     else:
         wanted = [codec.encode(lesson.wanted) if codec else lesson.wanted for lesson in lessons]
         pairs = [(lesson.operator, values) for lesson, values in zip(lessons, wanted, strict=True)]
-        begin = solve_cells(pairs, iterations=2).features
+        begin = solve_cells(pairs, iterations=0).features
     views = load_views(work.stream, used, work.provenance.splat_from_map, size)
     grids = [
         extract(work.teacher, pinhole_view(frame, work.provenance.splat_from_map).image, frame)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from feature_gs_ros.distillation.decoder import Decoder
 from feature_gs_ros.distillation.frozen import FeatureTrainer, FrozenOptions
 from feature_gs_ros.distillation.joint import JointOptions, JointTrainer
-from feature_gs_ros.distillation.lessons import Lesson, field_of, lessons_of, rendered_cosine
+from feature_gs_ros.distillation.lessons import Lesson, field_of, lessons_of, rendered_cosine, useful_passes
 
 __all__ = [
     "Decoder",
@@ -21,4 +21,5 @@ __all__ = [
     "field_of",
     "lessons_of",
     "rendered_cosine",
+    "useful_passes",
 ]

@@ -18,8 +18,10 @@ from feature_gs_ros.ingestion import extract, known_views, pinhole_view
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.memory import check_budget
 from feature_gs_ros.rasterizer.cell_operator import CellOperator
+from feature_gs_ros.solving import solve_cells
 
 COVERED = 0.5  # of a cell that the map must cover for it to be compared
+CHECKED = 8  # every so many views one is left out to see how many passes are useful
 BYTES_A_PAIR = 20  # of a cell and a Gaussian, in A and in its transpose
 
 Progress = Callable[[int, int, str], bool | None]  # views done, views in all, name; True stops
@@ -115,3 +117,22 @@ def rendered_cosine(
         covered = coverage[:, 0] > COVERED
         cosines.append(torch.nn.functional.cosine_similarity(values[covered], lesson.wanted[covered], dim=1))
     return float(torch.cat(cosines).detach().mean())
+
+
+def useful_passes(lessons: Sequence[Lesson], most: int, decode: Callable[[Tensor], Tensor] | None = None) -> int:
+    """How many passes of `solve_cells` gain on views that it isn't shown: every eighth, left out for this.
+
+    The views agree only so far: what the map can't render alike in all of them is soon fitted at the others' cost.
+    """
+    checked = [lesson for k, lesson in enumerate(lessons) if k % CHECKED == CHECKED // 2]
+    shown = [lesson for k, lesson in enumerate(lessons) if k % CHECKED != CHECKED // 2]
+    if not checked or not shown:
+        return 0
+    cosines: list[float] = []
+
+    def watch(features: Tensor) -> bool:
+        cosines.append(rendered_cosine(features, checked, decode))
+        return len(cosines) > 1 and cosines[-1] <= cosines[-2]
+
+    solve_cells([(lesson.operator, lesson.wanted) for lesson in shown], iterations=most, watch=watch)
+    return max(range(len(cosines)), key=cosines.__getitem__)
