@@ -229,7 +229,7 @@ def test_the_command_distils_and_measures(
     words = [
         "distill", str(small_scene / "map.ply"), str(small_scene / "stream"), "--out", str(tmp_path / "f.fgs"),
         "--alignment", str(small_scene / "alignment.yaml"), "--extractor", "color", "--method", method,
-        "--dims", "2", "--hold-out", held, "--json",
+        "--dims", "2", "--hold-out", held, "--option", "cell=6", "--json",
     ]  # fmt: skip
     assert run(*words, *(["--iterations", "40"] if method == "train" else [])) == 0
     told = json.loads(capsys.readouterr().out)
@@ -237,6 +237,7 @@ def test_the_command_distils_and_measures(
     assert told["dimension"] == 3
     assert told["held_out_cosine"] > 0.95
     field = FeatureField.load(tmp_path / "f.fgs")
+    assert field.teacher.preprocessing["cell"] == 6
     field.check_map(load_map(small_scene / "map.ply"))
     assert field.codec is not None
     assert field.codec.kind == ("decoder" if method == "train" else "pca")

@@ -12,7 +12,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
+from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json, teacher_options
 from feature_gs_ros.codecs import Codec, build_codec
 from feature_gs_ros.distillation import (
     Decoder,
@@ -79,6 +79,7 @@ def distill(
     iterations: int | None = None,
     extractor: str = DEFAULT_EXTRACTOR,
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     alignment: Path | None = None,
     hold_out: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     every: int = 1,
@@ -101,6 +102,7 @@ def distill(
             most 4), or steps over one view (train, 2000; joint, 1000).
         extractor: teacher.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, e.g. model=vitb14; may be repeated.
         alignment: splat_from_map file, where the stream's poses are not in the map's frame.
         hold_out: leave out a frame by name, and measure on it; may be repeated.
         every: take every n-th frame.
@@ -109,7 +111,7 @@ def distill(
     """
     if joint and method != "train":
         raise TrainingError("--joint changes the geometry, which least squares can't: add --method train")
-    options: dict[str, object] = {} if weights is None else {"weights": weights}
+    options = teacher_options(option) | ({} if weights is None else {"weights": weights})
     teacher = make_extractor(extractor, **options)
     if dims is not None and not 1 <= dims <= teacher.dimension:
         raise FieldError(f"--dims {dims}: the teacher has {teacher.dimension} dimensions, give 1 to as many")
