@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import array
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.gaussians import SH_C0, GaussianMap
-from feature_gs_ros.kernels import kernel
+from feature_gs_ros.kernels import kernel, parallel_for
 
 # All FLOAT32, in the frame's metres and linear: not the PLY names, which mean logarithms and logits.
 FIELDS = (
@@ -23,9 +21,8 @@ FIELDS = (
     "similarity",
 )
 FIELD_BYTES = 4
-BLOCK = 65536  # points computed at once
+BLOCK = 65536  # points that a thread takes at a time
 
-Floats = NDArray[np.float32]
 NOTHING = np.zeros(0, np.float32)
 
 
@@ -61,25 +58,20 @@ def gaussian_cloud(
     base = gaussians.sh.numpy()[:, 0]
     turn = np.concatenate([frame_from_splat.quat_wxyz, frame_from_splat.scale * frame_from_splat.rotation.ravel()])
     placing = (turn, frame_from_splat.translation, frame_from_splat.scale)
-    buffers = [np.empty((min(BLOCK, len(chosen)), len(fields)), np.float32) for _ in range(2)]
-
-    def block(first: int) -> Floats:
-        taken = chosen[first : first + BLOCK]
-        points = buffers[first // BLOCK % 2][: len(taken)]
-        _write(points, points.view(np.uint32), taken, *placing, *arrays, base, similar)
-        for column, values in enumerate(columns, start=len(FIELDS)):
-            points[:, column] = values[taken]
-        return points
-
-    # The time goes into the array's fresh pages, so one thread appends a block while another computes the next.
+    # The time goes into the array's fresh pages. Zeros without pages of their own are the cheapest to fill it with.
     data = array.array("B")
-    with ThreadPoolExecutor(1) as computing:
-        ahead = computing.submit(block, 0)
-        for first in range(0, len(chosen), BLOCK):
-            points = ahead.result()
-            if first + BLOCK < len(chosen):
-                ahead = computing.submit(block, first + BLOCK)
-            data.frombytes(points.data.cast("B"))
+    data.frombytes(np.zeros(FIELD_BYTES * len(fields) * len(chosen), np.uint8).data)
+    if len(chosen):
+        points = np.frombuffer(data, np.float32).reshape(len(chosen), len(fields))
+        packed = points.view(np.uint32)
+
+        def write(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            _write(points[part], packed[part], chosen[part], *placing, *arrays, base, similar)
+            for column, values in enumerate(columns, start=len(FIELDS)):
+                points[part, column] = values[chosen[part]]
+
+        parallel_for(len(chosen), BLOCK, write)
     return CloudBytes(fields, len(chosen), data)
 
 
