@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.kernels import inline
-from feature_gs_ros.rasterizer.constants import ALPHA_MAX, ALPHA_MIN, LANES, TILE, TRANSMITTANCE_MIN
+from feature_gs_ros.rasterizer.constants import (
+    ALPHA_MAX,
+    ALPHA_MIN,
+    CONIC_A,
+    CONIC_B,
+    CONIC_C,
+    LANES,
+    MEAN_X,
+    MEAN_Y,
+    OPACITY,
+    TILE,
+    TRANSMITTANCE_MIN,
+)
 
 
 @inline
@@ -75,3 +87,22 @@ def row_ended(transmittance, row):
     for lane in range(row * TILE, (row + 1) * TILE):
         most = max(most, transmittance[lane])
     return most == np.float32(0)
+
+
+@inline
+def lane_weights(splats, i, first, lanes, pixel_x, pixel_y, transmittance, weights):
+    """w of Gaussian i in the lanes from ``first`` on, into ``weights`` [lanes], and T after it; returns their sum."""
+    mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
+    a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
+    rays, xs, ys = (
+        transmittance[first : first + lanes],
+        pixel_x[first : first + lanes],
+        pixel_y[first : first + lanes],
+    )
+    total = np.float32(0)
+    for lane in range(lanes):
+        alpha = alpha_at(xs[lane] - mean_x, ys[lane] - mean_y, a, b, c, opacity)
+        weight, rays[lane] = weight_of(alpha, rays[lane])
+        weights[lane] = weight
+        total += weight
+    return total

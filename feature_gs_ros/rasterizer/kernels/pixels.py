@@ -7,17 +7,12 @@ import numpy as np
 from feature_gs_ros.kernels import kernel
 from feature_gs_ros.rasterizer.constants import (
     CHECK_EVERY,
-    CONIC_A,
-    CONIC_B,
-    CONIC_C,
     LANES,
-    MEAN_X,
     MEAN_Y,
-    OPACITY,
     RADIUS_Y,
     TILE,
 )
-from feature_gs_ros.rasterizer.kernels.alpha import alpha_at, open_rows, start_tile, weight_of
+from feature_gs_ros.rasterizer.kernels.alpha import lane_weights, open_rows, start_tile
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 
 
@@ -42,21 +37,9 @@ def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edg
         top, bottom = 0, y1 - y0
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
-            mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
-            a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0 + top, y0 + bottom)
+            row0, row1 = pixel_span(splats[i, MEAN_Y], splats[i, RADIUS_Y], y0 + top, y0 + bottom)
             first, lanes = (row0 - y0) * TILE, max(0, (row1 - row0) * TILE)
-            rays, xs, ys = (
-                transmittance[first : first + lanes],
-                pixel_x[first : first + lanes],
-                pixel_y[first : first + lanes],
-            )
-            total = np.float32(0)
-            for lane in range(lanes):
-                alpha = alpha_at(xs[lane] - mean_x, ys[lane] - mean_y, a, b, c, opacity)
-                weight, rays[lane] = weight_of(alpha, rays[lane])
-                weights[lane] = weight
-                total += weight
+            total = lane_weights(splats, i, first, lanes, pixel_x, pixel_y, transmittance, weights)
             slot = pair_slots[entry]
             if total > np.float32(0):
                 for channel in range(channels + 1):
