@@ -274,4 +274,6 @@ def test_the_command_needs_points_or_a_map_to_start_from(
     assert "--init" in capsys.readouterr().err
     words = ["--init", str(small_scene / "map.ply"), "--alignment", str(small_scene / "alignment.yaml")]
     assert run("train", stream, "--out", out, "--iterations", "3", "--size", "96", "--json", *words) == 0
+    assert run("train", stream, "--out", out, "--skip", "nobody", *words) == 2
+    assert "nobody" in capsys.readouterr().err
     assert run("train", stream, "--out", out, "--sh-degree", "7") == 2

@@ -82,6 +82,7 @@ def distill(
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     alignment: Path | None = None,
     hold_out: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    skip: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     every: int = 1,
     size: int = 640,
     json: bool = False,
@@ -105,6 +106,7 @@ def distill(
         option: KEY=VALUE for the teacher, e.g. model=vitb14; may be repeated.
         alignment: splat_from_map file, where the stream's poses are not in the map's frame.
         hold_out: leave out a frame by name, and measure on it; may be repeated.
+        skip: leave out a frame by name; may be repeated.
         every: take every n-th frame.
         size: pixels of the images' longer side, with --joint.
         json: print one JSON object.
@@ -116,7 +118,7 @@ def distill(
     if dims is not None and not 1 <= dims <= teacher.dimension:
         raise FieldError(f"--dims {dims}: the teacher has {teacher.dimension} dimensions, give 1 to as many")
     gaussians, source = load_map(map), open_stream(stream)
-    names = choose_frames(source, every, hold_out)
+    names = choose_frames(source, every, (*hold_out, *skip))
     provenance = Provenance(
         gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
     )

@@ -37,6 +37,7 @@ def train(
     init: Path | None = None,
     alignment: Path | None = None,
     hold_out: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    skip: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     every: int = 1,
     size: int = 640,
     iterations: int | None = None,
@@ -58,6 +59,7 @@ def train(
         init: pretrained map to start from.
         alignment: splat_from_map file, where the stream's poses are not in the frame of --init.
         hold_out: leave out a frame by name, and measure on it; may be repeated.
+        skip: leave out a frame by name; may be repeated.
         every: take every n-th frame.
         size: pixels of the images' longer side.
         iterations: steps, each over one image; 60 an image by default, and 1200 at least.
@@ -77,7 +79,7 @@ def train(
             f"--sh-degree {sh_degree} --iterations {iterations} --size {size}: 0 to 3, 1 and 16 or more"
         )
     source = open_stream(stream)
-    names = choose_frames(source, every, hold_out)
+    names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)
     views, held = load_views(source, names, frame, size), load_views(source, hold_out, frame, size)
     iterations = max(FEWEST_STEPS, STEPS_A_VIEW * len(views)) if iterations is None else iterations
