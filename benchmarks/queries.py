@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -53,15 +52,16 @@ def memory_share() -> float:
         projector.add(view(gaussians, CAMERA, POSE), grid)
     projector._numerator += 0  # rows that no view touched are the kernel's zero page until then
     projector.field()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    peak = _resident("VmHWM") - before  # ru_maxrss would begin with the parent's
     announced = memory_needed(500_000, 768)
     print(f"taken {gigabytes(peak)}, announced {gigabytes(announced)}")
     return peak / announced
 
 
-def _resident() -> int:
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - a line of the kernel
-        return int(file.read().split()[1]) * resource.getpagesize()
+def _resident(what: str = "VmRSS") -> int:
+    """Bytes of memory that this process has, or had at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 
 
 if __name__ == "__main__":
