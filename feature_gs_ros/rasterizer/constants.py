@@ -18,5 +18,6 @@ MEAN_X, MEAN_Y, CONIC_A, CONIC_B, CONIC_C, OPACITY, RADIUS_X, RADIUS_Y = range(8
 TILE = 16  # pixels a side at most: the lanes of one row in every kernel
 LANES = TILE * TILE
 CHECK_EVERY = 16  # Gaussians between two looks whether all of a tile's rays have ended
+FEW_TILES = 4  # of a Gaussian, up to which each tile's cells are multiplied for themselves
 BUFFER = 64  # (cell, weight) pairs collected before they are multiplied
 SPLAT_GRADIENTS = 6  # of a splat's mean x, y, conic a, b, c and opacity, before those of its values

@@ -113,7 +113,7 @@ class Bins:
     row by row), and an entry, counted by tile and there front to back.
     """
 
-    rects: Ints  # [V, 4] first tile column and row, tile columns and rows of each Gaussian
+    rects: NDArray[np.int16]  # [V, 4] first tile column and row, tile columns and rows of each Gaussian
     slots: NDArray[np.int64]  # [V + 1] first slot of each Gaussian
     entries: NDArray[np.int64]  # [tiles + 1] first entry of each tile
     gaussians: Ints  # [pairs] index into the projection, by entry
@@ -128,7 +128,7 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
     """Which Gaussians may touch which tiles, limited to the tile rows ``first_row <= row < last_row``."""
     last_row = layout.y.tiles if last_row is None else last_row
     count = len(projection.rows)
-    rects = np.empty((count, 4), np.int32)
+    rects = np.empty((count, 4), np.int16)
     sizes = np.empty(count + 1, np.int64)
     sizes[0] = 0
     tiles, columns = layout.tiles, layout.x.tiles
@@ -145,8 +145,11 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
     if slots[-1] >= 2**31:
         raise OverflowError(f"{slots[-1]} pairs of tile and Gaussian")  # 2³¹ pairs would need 32 GB
     # Chunks of the front-to-back order fill their own stretch of every tile's list: parallel, and the same list.
+    walks = np.empty((count, 4), np.int32)
     parallel_for(
-        count, step, lambda i, j: kernels.count_pairs(i, j, projection.order, rects, columns, counts[i // step + 1])
+        count,
+        step,
+        lambda i, j: kernels.count_pairs(i, j, projection.order, rects, slots, columns, counts[i // step + 1], walks),
     )
     totals = counts.sum(axis=0)
     entries = np.concatenate([[0], np.cumsum(totals)])
@@ -157,7 +160,7 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
         count,
         step,
         lambda i, j: kernels.fill_pairs(
-            i, j, projection.order, rects, slots, columns, starts[i // step], gaussians, pair_slots
+            i, j, projection.order, walks, columns, starts[i // step], gaussians, pair_slots
         ),
     )
     return Bins(rects, slots, entries, gaussians, pair_slots)
