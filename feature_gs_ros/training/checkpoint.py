@@ -13,10 +13,11 @@ from torch import Tensor
 
 from feature_gs_ros.errors import TrainingError
 from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.training.exposure import seen_exposed
 from feature_gs_ros.training.parameters import SplatParameters
 from feature_gs_ros.training.trainer import Trainer
 
-FORMAT = "feature_gs_ros training 1"
+FORMAT = "feature_gs_ros training 2"
 
 
 def save_training(trainer: Trainer, path: str | Path) -> None:
@@ -81,6 +82,7 @@ def saved_parameters(path: str | Path) -> SplatParameters:
     kind = "average" if "average.means" in tensors else "parameters"
     names = ("means", "quats_wxyz", "log_scales", "logits", "sh_dc", "sh_rest")
     try:
-        return SplatParameters(**{name: tensors[f"{kind}.{name}"] for name in names})
+        parameters = SplatParameters(**{name: tensors[f"{kind}.{name}"] for name in names})
+        return seen_exposed(parameters, tensors["exposures.by_direction"])
     except KeyError as error:
         raise TrainingError(f"'{path}' is damaged: it lacks {error}; start anew") from error

@@ -13,13 +13,13 @@ from feature_gs_ros.errors import TrainingError
 from feature_gs_ros.evaluation import psnr
 from feature_gs_ros.rasterizer.gradients import Rendering, render_with_gradients
 from feature_gs_ros.training.densification import Density, DensityOptions
+from feature_gs_ros.training.exposure import Exposures, seen_exposed
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.photometry import rgb_loss
 from feature_gs_ros.training.views import TrainingView
 
 RATES = {"quats_wxyz": 1e-3, "log_scales": 5e-3, "logits": 0.05, "sh_dc": 2.5e-3, "sh_rest": 2.5e-3 / 20}
 MEANS_RATE, MEANS_RATE_END = 1.6e-4, 1.6e-6  # times the scene's extent
-EXPOSURE_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TrainingOptions:
     sh_degree: int = 1
     sh_from: float = 0.4  # share of the run from which harmonics beyond degree 0 grow
     coarse: tuple[float, ...] = (0.4,)  # shares of the run trained at 1/2ⁿ of the size, coarsest first
-    exposure: bool = True  # a gain and an offset a view and channel, which the map doesn't keep
+    exposure: bool = True  # a gain and an offset a view and channel; the map keeps what depends on direction
     opacity_cost: float = 0.0
     scale_cost: float = 0.0
     slimness: float = 10.0  # ratio of the longest to the middle axis beyond which slim_cost counts
@@ -82,8 +82,7 @@ class Trainer:
         centres = torch.stack([view.centre for view in views])
         self.extent = max(1.1 * float((centres - centres.mean(0)).norm(dim=1).max()), 1e-6)
         self.density = Density(len(parameters), options.density, self.extent, centres, near)
-        self.exposures = torch.zeros(len(views), 2, 3, requires_grad=True)  # log gain, offset
-        self._exposure_adam = torch.optim.Adam([self.exposures], lr=EXPOSURE_RATE)
+        self.exposures = Exposures(views)
         self._levels = [[view.halved(times) for view in views] for times in range(len(options.coarse) + 1)]
         self._queue: list[int] = []
         self._average: dict[str, Tensor] | None = None
@@ -117,8 +116,7 @@ class Trainer:
         rendering = render(self.parameters, view, degree, screen)
         image = rendering.color
         if options.exposure:
-            gain, offset = self.exposures[index]
-            image = image * gain.exp() + offset
+            image = self.exposures.exposed(image, index)
         if options.random_background and share < options.average_from:
             image = image + (1 - rendering.opacity)[:, :, None] * torch.rand(3, generator=self.generator)
         target = view.image
@@ -132,8 +130,8 @@ class Trainer:
         assert screen.grad is not None
         self.density.note(rendering, screen.grad, view.camera.width, view.camera.height)
         self.adam.step(self.parameters, self._rates(share))
-        self._exposure_adam.step()
-        self._exposure_adam.zero_grad()
+        if options.exposure:
+            self.exposures.step()
         self._change_density(share)
         self._take_average(share)
         return value, psnr(image.detach(), target)
@@ -142,7 +140,7 @@ class Trainer:
         options, rows = self.options, rendering.rows
         cost = torch.zeros(())
         if options.exposure:
-            cost = cost + 10 * self.exposures.mean(0).square().sum()
+            cost = cost + self.exposures.cost()
         if options.opacity_cost:
             cost = cost + options.opacity_cost * self.parameters.logits[rows].sigmoid().mean()
         if options.scale_cost:
@@ -191,8 +189,9 @@ class Trainer:
             self._average[name].lerp_(tensor, 1 / self._averaged)
 
     def result(self) -> SplatParameters:
-        """The averaged parameters, or the last ones where averaging hasn't begun."""
-        return self.parameters if self._average is None else SplatParameters(**self._average)
+        """The averaged parameters, or the last ones where averaging hasn't begun, as the cameras would expose them."""
+        parameters = self.parameters if self._average is None else SplatParameters(**self._average)
+        return seen_exposed(parameters, self.exposures.by_direction())
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on."""
@@ -203,11 +202,9 @@ class Trainer:
             "average": self._average or {},
         }
         state = {f"{kind}.{name}": tensor for kind, table in tables.items() for name, tensor in table.items()}
-        exposure = self._exposure_adam.state.get(self.exposures, {})
-        return state | {
-            "exposures": self.exposures,
-            "exposures.first": exposure.get("exp_avg", torch.zeros_like(self.exposures)),
-            "exposures.second": exposure.get("exp_avg_sq", torch.zeros_like(self.exposures)),
+        return {
+            **state,
+            **self.exposures.state(),
             "density.pull": self.density.pull,
             "density.seen": self.density.seen,
             "generator": self.generator.get_state(),
@@ -225,13 +222,7 @@ class Trainer:
         averaged = "average.means" in state
         self._average = {name: state[f"average.{name}"] for name in names} if averaged else None
         self.adam.steps, self._averaged = state["counts"].tolist()
-        with torch.no_grad():
-            self.exposures.copy_(state["exposures"])
-        self._exposure_adam.state[self.exposures] = {
-            "step": torch.tensor(float(iteration)),
-            "exp_avg": state["exposures.first"],
-            "exp_avg_sq": state["exposures.second"],
-        }
+        self.exposures.restore(state, iteration)
         self.density.pull, self.density.seen = state["density.pull"], state["density.seen"]
         self.generator.set_state(state["generator"])
         self._queue = state["queue"].tolist()
