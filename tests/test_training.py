@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from feature_gs_ros.alignment import Sim3, quat_wxyz_from_rotation
+from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Camera
-from feature_gs_ros.cli import main
 from feature_gs_ros.errors import TrainingError
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
-from feature_gs_ros.pictures import save_png, to_image
 from feature_gs_ros.training.checkpoint import resume_training, save_training, saved_parameters
 from feature_gs_ros.training.densification import Density, DensityOptions
 from feature_gs_ros.training.parameters import Adam, SplatParameters
@@ -219,61 +216,3 @@ def test_a_pretrained_map_keeps_its_look(small_scene: Path) -> None:
     assert torch.allclose(again.scales, gaussians.scales, rtol=1e-5)
     assert torch.allclose(again.opacities, gaussians.opacities.clamp(4.6e-5, 1 - 4.6e-5), atol=1e-5)
     assert torch.equal(again.sh[:, : gaussians.sh.shape[1]], gaussians.sh)
-
-
-def colmap_folder(folder: Path, views: list[TrainingView]) -> Path:
-    """A COLMAP text model of the views, with points on the table, as structure from motion would leave it."""
-    sparse, images = folder / "sparse" / "0", folder / "images"
-    sparse.mkdir(parents=True)
-    images.mkdir()
-    lines = []
-    for number, view in enumerate(views, start=1):
-        quat = quat_wxyz_from_rotation(view.camera_from_splat[:3, :3])
-        values = [*quat, *view.camera_from_splat[:3, 3]]
-        lines += [f"{number} {' '.join(map(str, values))} 1 {number:03d}.png", ""]
-        save_png(to_image(view.image), images / f"{number:03d}.png")
-    camera = views[0].camera
-    (sparse / "cameras.txt").write_text(
-        f"1 PINHOLE {camera.width} {camera.height} {camera.fx} {camera.fy} {camera.cx} {camera.cy}\n"
-    )
-    (sparse / "images.txt").write_text("\n".join(lines) + "\n")
-    rng = np.random.default_rng(0)
-    points = rng.uniform([-0.4, -0.3, 0], [0.4, 0.3, 0.02], (200, 3))
-    (sparse / "points3D.txt").write_text(
-        "".join(f"{k} {x} {y} {z} 128 128 128 0.5\n" for k, (x, y, z) in enumerate(points))
-    )
-    return folder
-
-
-def run(*words: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(list(words))
-    return int(str(stopped.value.code))
-
-
-def test_the_command_trains_a_map_and_measures_what_it_left_out(
-    scene_views: list[TrainingView], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stream, out = colmap_folder(tmp_path / "colmap", scene_views), tmp_path / "map.ply"
-    words = ["train", str(stream), "--out", str(out), "--iterations", "30", "--stereo", "2000", "--json"]
-    assert run(*words, "--hold-out", "003", "--pictures", str(tmp_path / "p"), "--picture-every", "15") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["finished"]
-    assert set(told["psnr"]) == {"003"}
-    assert told["mean_psnr"] > 12
-    assert len(load_map(out)) == told["gaussians"]
-    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["003_000015.png", "003_000030.png"]
-    assert not out.with_name("map.ply.training").exists()
-
-
-def test_the_command_needs_points_or_a_map_to_start_from(
-    small_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stream, out = str(small_scene / "stream"), str(tmp_path / "map.ply")
-    assert run("train", stream, "--out", out) == 2
-    assert "--init" in capsys.readouterr().err
-    words = ["--init", str(small_scene / "map.ply"), "--alignment", str(small_scene / "alignment.yaml")]
-    assert run("train", stream, "--out", out, "--iterations", "3", "--size", "96", "--json", *words) == 0
-    assert run("train", stream, "--out", out, "--skip", "nobody", *words) == 2
-    assert "nobody" in capsys.readouterr().err
-    assert run("train", stream, "--out", out, "--sh-degree", "7") == 2

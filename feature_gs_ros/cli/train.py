@@ -45,6 +45,7 @@ def train(
     stereo: int = StartOptions.stereo,
     densify: bool = False,
     gaussians: int = DensityOptions.most,
+    reset_opacity: tuple[float, ...] = DensityOptions.reset,
     pictures: Path | None = None,
     picture_every: int = SessionOptions.picture_every,
     resume: bool = False,
@@ -68,6 +69,7 @@ def train(
         densify: clone and split Gaussians where the images pull, even where stereo made the start dense: sharper
             in views like the given ones, worse in others unless there are many.
         gaussians: at most so many.
+        reset_opacity: shares of the run, between 0 and 1, at which all opacities are lowered; what is needed returns.
         pictures: folder for pictures of the held-out frames (of the first one, if none is) on the way.
         picture_every: iterations between two pictures.
         resume: go on with the checkpoint beside --out.
@@ -78,12 +80,14 @@ def train(
         raise TrainingError(
             f"--sh-degree {sh_degree} --iterations {iterations} --size {size}: 0 to 3, 1 and 16 or more"
         )
+    if not all(0 < share < 1 for share in reset_opacity):
+        raise TrainingError(f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1")
     source = open_stream(stream)
     names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)
     views, held = load_views(source, names, frame, size), load_views(source, hold_out, frame, size)
     iterations = max(FEWEST_STEPS, STEPS_A_VIEW * len(views)) if iterations is None else iterations
-    density = DensityOptions(grow=densify or (init is None and stereo == 0), most=gaussians)
+    density = DensityOptions(grow=densify or (init is None and stereo == 0), most=gaussians, reset=reset_opacity)
     options = TrainingOptions(iterations=iterations, sh_degree=sh_degree, seed=seed, density=density)
     start = time.perf_counter()
     trainer = _trainer(stream, init, views, options, StartOptions(stereo=stereo))

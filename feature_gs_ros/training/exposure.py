@@ -53,7 +53,7 @@ class Exposures:
         values = self.values.detach().double()
         wanted = torch.stack([values[:, 0].exp() - 1, values[:, 1]], dim=1).flatten(1)  # [V, 6]
         ridge = STIFFNESS * torch.diag(torch.tensor([0.0, 1, 1, 1], dtype=torch.float64))
-        weights = torch.linalg.solve(self._squares + ridge, self._means.T @ wanted)
+        weights: Tensor = torch.linalg.solve(self._squares + ridge, self._means.T @ wanted)
         return weights.reshape(4, 2, 3).float()
 
     def state(self) -> dict[str, Tensor]:
