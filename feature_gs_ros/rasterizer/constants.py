@@ -21,3 +21,5 @@ CHECK_EVERY = 16  # Gaussians between two looks whether all of a tile's rays hav
 FEW_TILES = 4  # of a Gaussian, up to which each tile's cells are multiplied for themselves
 BUFFER = 64  # (cell, weight) pairs collected before they are multiplied
 SPLAT_GRADIENTS = 6  # of a splat's mean x, y, conic a, b, c and opacity, before those of its values
+COLORED = SPLAT_GRADIENTS + 3  # and of its red, green and blue
+WIDE = 4 * TILE  # channels of a payload that one walk of the backward pass takes

@@ -17,7 +17,7 @@ from torch import Tensor
 from feature_gs_ros.cameras import Camera, check_pose
 from feature_gs_ros.errors import GridError, MapError
 from feature_gs_ros.kernels import parallel_for
-from feature_gs_ros.rasterizer.constants import RADIUS_X, RADIUS_Y, SPLAT_GRADIENTS
+from feature_gs_ros.rasterizer.constants import COLORED, RADIUS_X, RADIUS_Y, SPLAT_GRADIENTS, WIDE
 from feature_gs_ros.rasterizer.kernels import backward as kernels
 from feature_gs_ros.rasterizer.kernels import chain
 from feature_gs_ros.rasterizer.projection import Projection, kernel_camera, project_arrays
@@ -27,7 +27,6 @@ from feature_gs_ros.rasterizer.tiles import Bins, Layout, bin_pairs, pixel_layou
 
 Floats = NDArray[np.float32]
 COLOR = 4  # red, green, blue, opacity
-CHANNELS = 64  # of a payload, differentiated in one walk: a pair's gradients stay small
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,46 +149,52 @@ class _Rasterise(torch.autograd.Function):
         drawn: _Drawn = ctx.drawn
         means, quats, scales, sh = drawn.arrays
         rows, splats = drawn.projection.rows, drawn.projection.splats
-        on_colors = _blend_back(drawn, drawn.colors, drawn.image, _floats(d_image))
-        on_splats = on_colors[:, :SPLAT_GRADIENTS]
         d_payload = np.zeros((len(means), drawn.payload.shape[1]), np.float32)
-        for first in range(0, drawn.payload.shape[1] if ctx.needs_input_grad[5] else 0, CHANNELS):
-            part = np.s_[:, first : first + CHANNELS]
-            block = _blend_back(
-                drawn,
-                drawn.payload[part],
-                drawn.features[:, :, first : first + CHANNELS],
-                _floats(d_features[:, :, first : first + CHANNELS]),
+        if ctx.needs_input_grad[5] and d_payload.shape[1] > 0:
+            on_splats = _payload_back(drawn, _floats(d_image), _floats(d_features), ctx.payload_shapes, d_payload)
+        else:
+            on_splats = _pairs_back(
+                drawn, COLORED, kernels.color_gradients, (drawn.colors, drawn.image, _floats(d_image))
             )
-            if ctx.payload_shapes:
-                on_splats = on_splats + block[:, :SPLAT_GRADIENTS]
-            d_payload[rows, first : first + CHANNELS] = block[:, SPLAT_GRADIENTS:][:, : d_payload.shape[1] - first]
         d_means, d_quats, d_scales, d_sh = (np.zeros_like(array) for array in drawn.arrays)
         d_opacities, d_screen = np.zeros(len(means), np.float32), np.zeros((len(means), 2), np.float32)
         results = (d_means, d_quats, d_scales, d_opacities, d_screen)
         seen = (rows, splats, on_splats, means, quats, scales, *kernel_camera(drawn.camera, drawn.pose))
         parallel_for(len(rows), 4096, lambda i, j: chain.project_back(i, j, *seen, *results))
-        colored = (rows, drawn.colors, on_colors[:, SPLAT_GRADIENTS:], sh, means, drawn.eye)
+        colored = (rows, drawn.colors, on_splats[:, SPLAT_GRADIENTS:COLORED], sh, means, drawn.eye)
         parallel_for(len(rows), 4096, lambda i, j: chain.colors_back(i, j, *colored, d_sh, d_means))
         gradients = (d_means, d_quats, d_scales, d_opacities, d_sh, d_payload, d_screen)
         return (*(torch.from_numpy(gradient) for gradient in gradients), None, None, None)
 
 
-def _blend_back(drawn: _Drawn, values: Floats, image: Floats, gradient: Floats) -> Floats:
-    """Gradients [V, 6 + C] of the projected Gaussians' splats and values, through these channels alone."""
+def _payload_back(drawn: _Drawn, d_image: Floats, d_features: Floats, shapes: bool, d_payload: Floats) -> Floats:
+    """Fill the payload's gradient [N, C], `WIDE` channels a walk; returns that of splats and colours, [V, 9]."""
+    on_splats = np.zeros((len(drawn.projection.rows), COLORED), np.float32)
+    for first in range(0, d_payload.shape[1], WIDE):
+        part = np.s_[..., first : first + WIDE]
+        d_colors = d_image if first == 0 else np.zeros_like(d_image)  # each walk has its own share of the splats'
+        payload = whole_vectors(drawn.payload[part], WIDE)
+        images = (drawn.colors, drawn.image, d_colors, payload, drawn.features[part], d_features[part], shapes)
+        block = _pairs_back(drawn, COLORED + WIDE, kernels.payload_gradients, images)
+        on_splats += block[:, :COLORED]
+        d_payload[drawn.projection.rows, first : first + WIDE] = block[:, COLORED:][:, : d_payload.shape[1] - first]
+    return on_splats
+
+
+def _pairs_back(drawn: _Drawn, width: int, walk: Any, images: tuple[Any, ...]) -> Floats:
+    """Walk all tiles, and sum what their pairs give to each projected Gaussian, [V, width].
+
+    A tile's pairs that were drawn lie side by side from its first entry on, so that memory is touched for these alone.
+    """
     bins, layout = drawn.bins, drawn.layout
-    colored = values is drawn.colors
-    values = values if colored else whole_vectors(values)
-    width = SPLAT_GRADIENTS + (3 if colored else values.shape[1])
-    pairs, filled = np.empty((bins.pairs, width), np.float32), np.zeros(bins.pairs, np.bool_)
+    pairs, places = np.empty((bins.pairs, width), np.float32), np.full(bins.pairs, -1, np.int32)
     arrays = (
         drawn.projection.splats, bins.entries, bins.gaussians, bins.pair_slots, layout.x.edges, layout.y.edges,
-        values, image, gradient, pairs, filled,
+        *images, pairs, places,
     )  # fmt: skip
-    walk = kernels.color_gradients if colored else kernels.channel_gradients
     parallel_for(layout.tiles, 16, lambda i, j: walk(i, j, *arrays))
-    totals = np.zeros((len(values), width), np.float32)
-    parallel_for(len(values), 4096, lambda i, j: kernels.sum_pairs(i, j, bins.slots, pairs, filled, totals))
+    totals = np.zeros((len(drawn.projection.rows), width), np.float32)
+    parallel_for(len(totals), 4096, lambda i, j: kernels.sum_pairs(i, j, bins.slots, pairs, places, totals))
     return totals
 
 

@@ -51,11 +51,13 @@ def render_with_payload(
     return image, features
 
 
-def whole_vectors(values: Floats) -> Floats:
-    """Values [V, C] with columns of zeros up to a multiple of `TILE`: kernels are slow at a remainder."""
-    padded = np.zeros((len(values), -(-values.shape[1] // TILE) * TILE), np.float32)
+def whole_vectors(values: Floats, size: int = TILE) -> Floats:
+    """Values [V, C] with columns of zeros up to a multiple of ``size``, flat: kernels take whole vectors."""
+    if values.shape[1] % size == 0:
+        return np.ascontiguousarray(values).reshape(-1)
+    padded = np.zeros((len(values), -(-values.shape[1] // size) * size), np.float32)
     padded[:, : values.shape[1]] = values
-    return padded
+    return padded.reshape(-1)
 
 
 def _blend(

@@ -1,4 +1,4 @@
-"""The heart of every kernel: α, w and T of Eq. (1)–(3) over the lanes of a tile."""
+"""The heart of every kernel: α, w and T of Eq. (1)–(3), a tile's row of pixels at a time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from feature_gs_ros.rasterizer.constants import (
     TILE,
     TRANSMITTANCE_MIN,
 )
+from feature_gs_ros.rasterizer.kernels.vectors import bits, load, maximum, minimum, store, where
+
+CENTRES = np.arange(TILE, dtype=np.float32) + np.float32(0.5)  # of a row's pixels, from the tile's first
+HALF = np.float32(0.5)
 
 
 @inline
 def exp_negative(x):
-    """exp(x) for -6 ≤ x ≤ 0 to 3e-6 relative: exp(x/16)¹⁶ by a minimax polynomial, which vectorises."""
+    """exp(x) for -6 ≤ x ≤ 0 to 3e-6 relative: exp(x/16)¹⁶ by a minimax polynomial."""
     z = x * np.float32(1 / 16)
-    p = np.float32(0.16442051) + z * np.float32(0.03459351)
-    p = np.float32(0.9999999) + z * (np.float32(0.9999862) + z * (np.float32(0.49970358) + z * p))
+    p = z * np.float32(0.03459351) + np.float32(0.16442051)
+    p = z * (z * (z * p + np.float32(0.49970358)) + np.float32(0.9999862)) + np.float32(0.9999999)
     p = p * p
     p = p * p
     p = p * p
@@ -33,76 +37,60 @@ def exp_negative(x):
 
 
 @inline
-def alpha_at(dx, dy, a, b, c, opacity):
-    """α of Eq. (1): opacity · exp(−σ), clipped; 0 where it is skipped. Below −6 it is under 1/255 anyway."""
-    sigma = np.float32(0.5) * (a * dx * dx + c * dy * dy) + b * dx * dy
-    alpha = min(ALPHA_MAX, opacity * exp_negative(max(-sigma, np.float32(-6))))
-    alpha = alpha if alpha >= ALPHA_MIN else np.float32(0)
-    return alpha if sigma >= np.float32(0) else np.float32(0)
-
-
-@inline
-def weight_of(alpha, transmittance):
-    """w = α T of Eq. (2) and the transmittance after it, both 0 once the ray has ended."""
-    weight = alpha * transmittance
-    left = transmittance - weight
-    alive = left > TRANSMITTANCE_MIN
-    return (weight if alive else np.float32(0)), (left if alive else np.float32(0))
-
-
-@inline
-def start_tile(tile, edges_x, edges_y, columns, pixel_x, pixel_y, transmittance):
-    """Fill the lanes with their pixels' centres and T = 1 inside the tile; return the tile's pixel bounds."""
+def start_tile(tile, edges_x, edges_y, columns, transmittance):
+    """T = 1 inside the tile, 0 in lanes beyond it; returns the tile's pixel bounds."""
     row = tile // columns
     column = tile - row * columns
     x0, x1, y0, y1 = edges_x[column], edges_x[column + 1], edges_y[row], edges_y[row + 1]
     for lane in range(LANES):
-        x, y = x0 + lane % TILE, y0 + lane // TILE
-        pixel_x[lane], pixel_y[lane] = np.float32(x) + np.float32(0.5), np.float32(y) + np.float32(0.5)
-        transmittance[lane] = np.float32(1) if x < x1 and y < y1 else np.float32(0)
+        inside = x0 + lane % TILE < x1 and y0 + lane // TILE < y1
+        transmittance[lane] = np.float32(1) if inside else np.float32(0)
     return x0, x1, y0, y1
 
 
 @inline
-def all_ended(transmittance):
-    most = np.float32(0)
-    for lane in range(LANES):
-        most = max(most, transmittance[lane])
-    return most == np.float32(0)
+def splat_of(splats, i):
+    """Mean, conic and opacity."""
+    conic = (splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C])
+    return splats[i, MEAN_X], splats[i, MEAN_Y], conic, splats[i, OPACITY]
 
 
 @inline
-def open_rows(transmittance, top, bottom):
-    """Rows [top, bottom) of the tile outside which every ray has ended; equal where all have."""
-    while top < bottom and row_ended(transmittance, top):
+def along_row(dx, conic):
+    """What σ = ½ (a dx² + c dy²) + b dx dy has in common in all rows: its first part, and dy's factor."""
+    a, b, _ = conic
+    return dx * dx * (HALF * a), dx * b
+
+
+@inline
+def row_weights(dy, along, conic, opacity, transmittance, lane):
+    """w = α T of Eq. (2) of a row of pixels, and the transmittance after it; both 0 once a ray has ended.
+
+    α of Eq. (1) is opacity · exp(−σ), clipped, and skipped under 1/255, where it is below σ = 6 in any case.
+    """
+    across, slant = along
+    sigma = across + (slant + HALF * conic[2] * dy) * dy
+    alpha = minimum(exp_negative(maximum(np.float32(0) - sigma, np.float32(-6))) * opacity, ALPHA_MAX)
+    alpha = where((alpha >= ALPHA_MIN) & (sigma >= np.float32(0)), alpha)
+    rays = load(transmittance, lane)
+    weight = alpha * rays
+    left = rays - weight
+    alive = left > TRANSMITTANCE_MIN
+    left = where(alive, left)
+    store(transmittance, lane, left)
+    return where(alive, weight), left
+
+
+@inline
+def open_rows(transmittance, y0, top, bottom):
+    """Image rows [top, bottom) of the tile from ``y0`` on outside which every ray has ended; equal where all have."""
+    while top < bottom and row_ended(transmittance, (top - y0) * TILE):
         top += 1
-    while top < bottom and row_ended(transmittance, bottom - 1):
+    while top < bottom and row_ended(transmittance, (bottom - 1 - y0) * TILE):
         bottom -= 1
     return top, bottom
 
 
 @inline
-def row_ended(transmittance, row):
-    most = np.float32(0)
-    for lane in range(row * TILE, (row + 1) * TILE):
-        most = max(most, transmittance[lane])
-    return most == np.float32(0)
-
-
-@inline
-def lane_weights(splats, i, first, lanes, pixel_x, pixel_y, transmittance, weights):
-    """w of Gaussian i in the lanes from ``first`` on, into ``weights`` [lanes], and T after it; returns their sum."""
-    mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
-    a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-    rays, xs, ys = (
-        transmittance[first : first + lanes],
-        pixel_x[first : first + lanes],
-        pixel_y[first : first + lanes],
-    )
-    total = np.float32(0)
-    for lane in range(lanes):
-        alpha = alpha_at(xs[lane] - mean_x, ys[lane] - mean_y, a, b, c, opacity)
-        weight, rays[lane] = weight_of(alpha, rays[lane])
-        weights[lane] = weight
-        total += weight
-    return total
+def row_ended(transmittance, lane):
+    return bits(load(transmittance, lane) > np.float32(0)) == 0

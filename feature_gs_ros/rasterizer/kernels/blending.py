@@ -5,127 +5,118 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.kernels import inline, kernel
-from feature_gs_ros.rasterizer.constants import (
-    CHECK_EVERY,
-    CONIC_A,
-    CONIC_B,
-    CONIC_C,
-    LANES,
-    MEAN_X,
-    MEAN_Y,
-    OPACITY,
-    RADIUS_X,
-    RADIUS_Y,
-    TILE,
-)
-from feature_gs_ros.rasterizer.kernels.alpha import alpha_at, lane_weights, open_rows, start_tile, weight_of
+from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, RADIUS_Y, TILE
+from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
-from feature_gs_ros.rasterizer.kernels.product import add_cells
+from feature_gs_ros.rasterizer.kernels.vectors import bits, end_bit, first_bit, load, store
 
-LISTED = 128  # Gaussians of a tile between two times that its pixels take in what they have listed
+ZERO, HALF = np.float32(0), np.float32(0.5)
 
 
 @inline
-def take_in(row, values, listed, shares, count):
-    """row += Σ share · values[listed]; filled up to fours, as single ones cost nearly as much."""
-    while count % 4:
-        listed[count], shares[count] = listed[0], np.float32(0)
-        count += 1
-    add_cells(row, values, listed, shares, count)
+def blend_row(weight, values, i, channels, lane, sums):
+    """Add one Gaussian's few values to a row of pixels; ``sums`` has channels first."""
+    for channel in range(channels):
+        place = channel * LANES + lane
+        store(sums, place, load(sums, place) + weight * values[i, channel])
 
 
 @kernel
 def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, first_row, image):
     channels = values.shape[1]
-    pixel_x, pixel_y = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    transmittance, weights = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    sums = np.empty((channels, LANES), np.float32)
+    transmittance, sums = np.empty(LANES, np.float32), np.empty(channels * LANES, np.float32)
     columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, pixel_x, pixel_y, transmittance)
-        sums[:] = np.float32(0)
-        top, bottom = 0, y1 - y0
+        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
+        sums[:] = ZERO
+        xs = load(CENTRES, 0) + np.float32(x0)
+        top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
-            row0, row1 = pixel_span(splats[i, MEAN_Y], splats[i, RADIUS_Y], y0 + top, y0 + bottom)
-            first, lanes = (row0 - y0) * TILE, max(0, (row1 - row0) * TILE)
-            total = lane_weights(splats, i, first, lanes, pixel_x, pixel_y, transmittance, weights)
-            if total > np.float32(0):
-                for channel in range(channels):
-                    value, blended = values[i, channel], sums[channel, first : first + lanes]
-                    for lane in range(lanes):
-                        blended[lane] += value * weights[lane]
+            mean_x, mean_y, conic, opacity = splat_of(splats, i)
+            along = along_row(xs - mean_x, conic)
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
+            for y in range(row0, row1):
+                lane = (y - y0) * TILE
+                weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
+                blend_row(weight, values, i, channels, lane, sums)
             if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
-                top, bottom = open_rows(transmittance, top, bottom)
+                top, bottom = open_rows(transmittance, y0, top, bottom)
                 if top == bottom:
                     break
         for y in range(y0, y1):
             for x in range(x0, x1):
                 for channel in range(channels):
-                    image[y - first_row, x, channel] = sums[channel, (y - y0) * TILE + x - x0]
+                    image[y - first_row, x, channel] = sums[channel * LANES + (y - y0) * TILE + x - x0]
+
+
+@inline
+def add_four(values, value, weights, first, end, sums, place, step):
+    """Add one Gaussian's next 64 values, held in registers, to the pixels [first, end) of a row."""
+    a, b = load(values, value), load(values, value + TILE)
+    c, d = load(values, value + 2 * TILE), load(values, value + 3 * TILE)
+    for k in range(first, end):
+        weight, at = weights[k], place + k * step
+        store(sums, at, load(sums, at) + a * weight)
+        store(sums, at + TILE, load(sums, at + TILE) + b * weight)
+        store(sums, at + 2 * TILE, load(sums, at + 2 * TILE) + c * weight)
+        store(sums, at + 3 * TILE, load(sums, at + 3 * TILE) + d * weight)
+
+
+@inline
+def add_one(values, value, weights, first, end, sums, place, step):
+    """The same of sixteen values."""
+    a = load(values, value)
+    for k in range(first, end):
+        at = place + k * step
+        store(sums, at, load(sums, at) + a * weights[k])
 
 
 @kernel
 def blend_wide(start, stop, splats, entries, gaussians, edges_x, edges_y, colors, values, first_row, image, wide):
-    """A few colours as above, and many channels: side by side, they take four of what their pixel has listed at once.
+    """A few colours as above, and many channels: side by side, pixel by pixel where there is weight.
 
-    ``values`` [V, B] may be wider than ``wide`` [H, W, C ≤ B]: whole vectors are faster than their remainders.
+    ``values`` [V · B] holds whole vectors, B ≥ C of ``wide`` [H, W, C].
     """
-    narrow, broad, channels = colors.shape[1], values.shape[1], wide.shape[2]
-    pixel_x, pixel_y = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    transmittance, weights = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    sums, few = np.empty((LANES, broad), np.float32), np.empty((narrow, LANES), np.float32)
-    listed, shares = np.empty((LANES, LISTED + 4), np.int32), np.empty((LANES, LISTED + 4), np.float32)
-    counts = np.empty(LANES, np.int32)
+    narrow, channels = colors.shape[1], wide.shape[2]
+    broad = (channels + TILE - 1) // TILE * TILE
+    fours = broad - broad % (4 * TILE)
+    transmittance, weights = np.empty(LANES, np.float32), np.empty(TILE, np.float32)
+    sums, few = np.empty(LANES * broad, np.float32), np.empty(narrow * LANES, np.float32)
     columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, pixel_x, pixel_y, transmittance)
-        sums[:] = np.float32(0)
-        few[:] = np.float32(0)
-        counts[:] = 0
-        top, bottom = 0, y1 - y0
+        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
+        sums[:] = ZERO
+        few[:] = ZERO
+        xs = load(CENTRES, 0) + np.float32(x0)
+        top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
-            i = gaussians[entry]
-            mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
-            a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0 + top, y0 + bottom)
-            first, lanes = (row0 - y0) * TILE, max(0, (row1 - row0) * TILE)
-            rays, xs, ys = (
-                transmittance[first : first + lanes],
-                pixel_x[first : first + lanes],
-                pixel_y[first : first + lanes],
-            )
-            total = np.float32(0)
-            for lane in range(lanes):
-                alpha = alpha_at(xs[lane] - mean_x, ys[lane] - mean_y, a, b, c, opacity)
-                weight, rays[lane] = weight_of(alpha, rays[lane])
-                weights[lane] = weight
-                total += weight
-            if total > np.float32(0):
-                for channel in range(narrow):
-                    value, blended = colors[i, channel], few[channel, first : first + lanes]
-                    for lane in range(lanes):
-                        blended[lane] += value * weights[lane]
-                column0, column1 = pixel_span(mean_x, splats[i, RADIUS_X], x0, x1)
-                for row in range(row1 - row0):
-                    # Written always, counted where there is weight: no branch to mispredict.
-                    for lane in range(row * TILE + column0 - x0, row * TILE + column1 - x0):
-                        pixel, weight = first + lane, weights[lane]
-                        count = counts[pixel]
-                        listed[pixel, count], shares[pixel, count] = i, weight
-                        counts[pixel] = count + (1 if weight > np.float32(0) else 0)
-            if (entry - entries[tile]) % LISTED == LISTED - 1:
-                for pixel in range(LANES):
-                    take_in(sums[pixel], values, listed[pixel], shares[pixel], counts[pixel])
-                counts[:] = 0
-                top, bottom = open_rows(transmittance, top, bottom)
+            i = np.int64(gaussians[entry])
+            mean_x, mean_y, conic, opacity = splat_of(splats, i)
+            along = along_row(xs - mean_x, conic)
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
+            for y in range(row0, row1):
+                lane = (y - y0) * TILE
+                weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
+                seen = bits(weight > ZERO)
+                if seen == 0:
+                    continue
+                blend_row(weight, colors, i, narrow, lane, few)
+                store(weights, 0, weight)
+                # An ellipse's pixels in a row are neighbours.
+                first, end = first_bit(seen), end_bit(seen)
+                for channel in range(0, fours, 4 * TILE):
+                    add_four(values, i * broad + channel, weights, first, end, sums, lane * broad + channel, broad)
+                for channel in range(fours, broad, TILE):
+                    add_one(values, i * broad + channel, weights, first, end, sums, lane * broad + channel, broad)
+            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
+                top, bottom = open_rows(transmittance, y0, top, bottom)
                 if top == bottom:
                     break
         for y in range(y0, y1):
             for x in range(x0, x1):
                 pixel = (y - y0) * TILE + x - x0
-                take_in(sums[pixel], values, listed[pixel], shares[pixel], counts[pixel])
                 for channel in range(narrow):
-                    image[y - first_row, x, channel] = few[channel, pixel]
+                    image[y - first_row, x, channel] = few[channel * LANES + pixel]
                 for channel in range(channels):
-                    wide[y - first_row, x, channel] = sums[pixel, channel]
+                    wide[y - first_row, x, channel] = sums[np.uint64(pixel * broad + channel)]

@@ -5,68 +5,56 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.kernels import inline, kernel
-from feature_gs_ros.rasterizer.constants import (
-    CHECK_EVERY,
-    CONIC_A,
-    CONIC_B,
-    CONIC_C,
-    LANES,
-    MEAN_X,
-    MEAN_Y,
-    OPACITY,
-    RADIUS_X,
-    RADIUS_Y,
-    TILE,
-)
-from feature_gs_ros.rasterizer.kernels.alpha import all_ended, alpha_at, open_rows, start_tile, weight_of
+from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y, TILE
+from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
+from feature_gs_ros.rasterizer.kernels.vectors import load, spread, store, total
+
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+
+
+@inline
+def count_pixels(valid, x0, x1, y0, y1, counts):
+    """m(p) of a tile's lanes."""
+    for lane in range(LANES):
+        x, y = min(x0 + lane % TILE, x1 - 1), min(y0 + lane // TILE, y1 - 1)
+        counts[lane] = valid[y, x] if valid.shape[0] > 0 else ONE
 
 
 @kernel
 def corner_sums(
     start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y, fraction_x, fraction_y, valid, corners
 ):
-    pixel_x, pixel_y = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    share_x, share_y = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    transmittance, counts = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    transmittance, counts, shares = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(TILE, np.float32)
     columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, pixel_x, pixel_y, transmittance)
-        for lane in range(LANES):
-            x, y = min(x0 + lane % TILE, x1 - 1), min(y0 + lane // TILE, y1 - 1)
-            share_x[lane], share_y[lane] = fraction_x[x], fraction_y[y]
-            counts[lane] = valid[y, x] if valid.shape[0] > 0 else np.float32(1)
-        top, bottom = 0, y1 - y0
+        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
+        count_pixels(valid, x0, x1, y0, y1, counts)
+        for x in range(TILE):
+            shares[x] = fraction_x[min(x0 + x, x1 - 1)]
+        xs, us = load(CENTRES, 0) + np.float32(x0), load(shares, 0)
+        top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
-            mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
-            a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], y0 + top, y0 + bottom)
-            first = (row0 - y0) * TILE
-            lanes = max(0, (row1 - row0) * TILE)
-            rays, xs, ys = (
-                transmittance[first : first + lanes],
-                pixel_x[first : first + lanes],
-                pixel_y[first : first + lanes],
-            )
-            us, vs, ms = share_x[first : first + lanes], share_y[first : first + lanes], counts[first : first + lanes]
-            whole = right = lower = both = np.float32(0)
-            for lane in range(lanes):
-                alpha = alpha_at(xs[lane] - mean_x, ys[lane] - mean_y, a, b, c, opacity)
-                weight, rays[lane] = weight_of(alpha, rays[lane])
-                weight *= ms[lane]
-                whole += weight
-                right += weight * us[lane]
-                lower += weight * vs[lane]
-                both += weight * us[lane] * vs[lane]
+            mean_x, mean_y, conic, opacity = splat_of(splats, i)
+            along = along_row(xs - mean_x, conic)
+            first, end = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
+            every, low = spread(ZERO), spread(ZERO)
+            for y in range(first, end):
+                lane = (y - y0) * TILE
+                weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
+                weight *= load(counts, lane)
+                every += weight
+                low += weight * fraction_y[y]
+            whole, right, lower, both = total(every), total(every * us), total(low), total(low * us)
             slot = pair_slots[entry]
             corners[slot, 0], corners[slot, 1] = whole - right - lower + both, right - both
             corners[slot, 2], corners[slot, 3] = lower - both, both
             if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
-                top, bottom = open_rows(transmittance, top, bottom)
+                top, bottom = open_rows(transmittance, y0, top, bottom)
                 if top == bottom:
                     for hidden in range(entry + 1, entries[tile + 1]):
-                        corners[pair_slots[hidden], :] = np.float32(0)
+                        corners[pair_slots[hidden], :] = ZERO
                     break
 
 
@@ -98,6 +86,25 @@ def block_sizes(start, stop, splats, rects, slots, reach, edges_x, edges_y, lowe
                 slot += 1
 
 
+@inline
+def mix_into_block(weights, first, rows, columns, lower_x, lower_y, fraction_x, fraction_y, line, block):
+    """Bilinear: a row's weights to the cells of its line, and those to the two lines of cells around the row."""
+    row0, row1 = rows
+    column0, column1 = columns
+    cells = block.shape[1]
+    for row in range(row0, row1):
+        line[:cells] = ZERO
+        for column in range(column0, column1):
+            weight = weights[first + (row - row0) * TILE + column - column0]
+            u, cell = fraction_x[column], lower_x[column] - lower_x[column0]
+            line[cell] += weight * (ONE - u)
+            line[cell + 1] += weight * u
+        v, y = fraction_y[row], lower_y[row] - lower_y[row0]
+        for cell in range(cells):
+            block[y, cell] += line[cell] * (ONE - v)
+            block[y + 1, cell] += line[cell] * v
+
+
 @kernel
 def cell_blocks(
     start,
@@ -118,52 +125,47 @@ def cell_blocks(
     blocks,
     filled,
 ):
-    pixel_x, pixel_y = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     transmittance, counts = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     weights = np.empty(LANES, np.float32)
+    line = np.empty(lower_x[-1] + 2, np.float32)
     columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, pixel_x, pixel_y, transmittance)
-        for lane in range(LANES):
-            x, y = min(x0 + lane % TILE, x1 - 1), min(y0 + lane // TILE, y1 - 1)
-            counts[lane] = valid[y, x] if valid.shape[0] > 0 else np.float32(1)
+        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
+        count_pixels(valid, x0, x1, y0, y1, counts)
+        xs = load(CENTRES, 0) + np.float32(x0)
+        top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
-            mean_x, mean_y = splats[i, MEAN_X], splats[i, MEAN_Y]
-            a, b, c, opacity = splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C], splats[i, OPACITY]
-            column0, column1, cell_x, cells_x = block_of(mean_x, splats[i, RADIUS_X], x0, x1, lower_x, reach)
-            row0, row1, cell_y, cells_y = block_of(mean_y, splats[i, RADIUS_Y], y0, y1, lower_y, reach)
+            mean_x, mean_y, conic, opacity = splat_of(splats, i)
+            column0, column1, _, cells_x = block_of(mean_x, splats[i, RADIUS_X], x0, x1, lower_x, reach)
+            row0, row1, _, cells_y = block_of(mean_y, splats[i, RADIUS_Y], y0, y1, lower_y, reach)
             if cells_x * cells_y == 0:
                 continue
-            first, lanes = (row0 - y0) * TILE, (row1 - row0) * TILE
-            rays, xs, ys = (
-                transmittance[first : first + lanes],
-                pixel_x[first : first + lanes],
-                pixel_y[first : first + lanes],
-            )
-            ms = counts[first : first + lanes]
-            total = np.float32(0)
-            for lane in range(lanes):
-                alpha = alpha_at(xs[lane] - mean_x, ys[lane] - mean_y, a, b, c, opacity)
-                weight, rays[lane] = weight_of(alpha, rays[lane])
-                weights[lane] = weight * ms[lane]
-                total += weights[lane]
-            if total > np.float32(0):
+            along, every = along_row(xs - mean_x, conic), spread(ZERO)
+            for y in range(row0, row1):
+                lane = (y - y0) * TILE
+                weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
+                weight *= load(counts, lane)
+                store(weights, lane, weight)
+                every += weight
+            if total(every) > ZERO:
                 slot = pair_slots[entry]
                 filled[slot] = True
                 block = blocks[offsets[slot] : offsets[slot + 1]].reshape((cells_y, cells_x))
-                block[:] = np.float32(0)
-                for row in range(row0, row1):
-                    v, line = fraction_y[row], lower_y[row] - cell_y
-                    for column in range(column0, column1):
-                        weight = weights[(row - row0) * TILE + column - x0]
-                        u, cell = fraction_x[column], lower_x[column] - cell_x
-                        if reach == 1:
-                            block[line, cell] += weight
-                            continue
-                        block[line, cell] += weight * (np.float32(1) - u) * (np.float32(1) - v)
-                        block[line, cell + 1] += weight * u * (np.float32(1) - v)
-                        block[line + 1, cell] += weight * (np.float32(1) - u) * v
-                        block[line + 1, cell + 1] += weight * u * v
-            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1 and all_ended(transmittance):
-                break
+                block[:] = ZERO
+                first = (row0 - y0) * TILE + column0 - x0
+                if reach == 2:
+                    mix_into_block(
+                        weights, first, (row0, row1), (column0, column1),
+                        lower_x, lower_y, fraction_x, fraction_y, line, block,
+                    )  # fmt: skip
+                else:
+                    for row in range(row0, row1):
+                        cells = block[lower_y[row] - lower_y[row0]]
+                        for column in range(column0, column1):
+                            weight = weights[first + (row - row0) * TILE + column - column0]
+                            cells[lower_x[column] - lower_x[column0]] += weight
+            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
+                top, bottom = open_rows(transmittance, y0, top, bottom)
+                if top == bottom:
+                    break

@@ -64,7 +64,8 @@ def fine_entries(
 @kernel
 def multiply(start, stop, ends, indices, weights, values, product):
     """Rows ``start <= r < stop`` of a sparse matrix times dense values [M, D]."""
+    dimension = values.shape[1]
+    flat, rows = values.reshape(-1), product.reshape(-1)
     for row in range(start, stop):
-        first, last = ends[row], ends[row + 1]
         product[row, :] = np.float32(0)
-        add_cells(product[row], values, indices[first:last], weights[first:last], last - first)
+        add_cells(rows, row * dimension, flat, indices, weights, ends[row], ends[row + 1], dimension)

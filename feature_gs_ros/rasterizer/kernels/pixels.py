@@ -5,56 +5,55 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.kernels import kernel
-from feature_gs_ros.rasterizer.constants import (
-    CHECK_EVERY,
-    LANES,
-    MEAN_Y,
-    RADIUS_Y,
-    TILE,
-)
-from feature_gs_ros.rasterizer.kernels.alpha import lane_weights, open_rows, start_tile
+from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, RADIUS_Y, TILE
+from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
+from feature_gs_ros.rasterizer.kernels.vectors import load, spread, store, total
+
+ZERO, HALF = np.float32(0), np.float32(0.5)
 
 
 @kernel
 def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y, features, valid, sums):
     """``sums`` [pairs, D + 1] by slot: Σ w m F over a pair's pixels, and Σ w m."""
     channels = features.shape[2]
-    pixel_x, pixel_y = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     transmittance, weights = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    planes = np.empty(
-        (channels + 1, LANES), np.float32
-    )  # channels first: a channel's lanes are one vector after another
+    planes = np.empty((channels + 1) * LANES, np.float32)  # channels first: a channel's rows are vectors
     columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, pixel_x, pixel_y, transmittance)
+        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
         for lane in range(LANES):
             x, y = min(x0 + lane % TILE, x1 - 1), min(y0 + lane // TILE, y1 - 1)
             count = valid[y, x] if valid.shape[0] > 0 else np.float32(1)
             for channel in range(channels):
-                planes[channel, lane] = features[y, x, channel] * count
-            planes[channels, lane] = count
-        top, bottom = 0, y1 - y0
+                planes[channel * LANES + lane] = features[y, x, channel] * count
+            planes[channels * LANES + lane] = count
+        xs = load(CENTRES, 0) + np.float32(x0)
+        top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
-            row0, row1 = pixel_span(splats[i, MEAN_Y], splats[i, RADIUS_Y], y0 + top, y0 + bottom)
-            first, lanes = (row0 - y0) * TILE, max(0, (row1 - row0) * TILE)
-            total = lane_weights(splats, i, first, lanes, pixel_x, pixel_y, transmittance, weights)
+            mean_x, mean_y, conic, opacity = splat_of(splats, i)
+            along, every = along_row(xs - mean_x, conic), spread(ZERO)
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
+            for y in range(row0, row1):
+                lane = (y - y0) * TILE
+                weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
+                store(weights, lane, weight)
+                every += weight
             slot = pair_slots[entry]
-            if total > np.float32(0):
+            if total(every) > ZERO:
                 for channel in range(channels + 1):
-                    plane = planes[channel, first : first + lanes]
-                    added = np.float32(0)
-                    for lane in range(lanes):
-                        added += weights[lane] * plane[lane]
-                    sums[slot, channel] = added
+                    added = spread(ZERO)
+                    for lane in range((row0 - y0) * TILE, (row1 - y0) * TILE, TILE):
+                        added += load(weights, lane) * load(planes, channel * LANES + lane)
+                    sums[slot, channel] = total(added)
             else:
-                sums[slot, :] = np.float32(0)
+                sums[slot, :] = ZERO
             if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
-                top, bottom = open_rows(transmittance, top, bottom)
+                top, bottom = open_rows(transmittance, y0, top, bottom)
                 if top == bottom:
                     for hidden in range(entry + 1, entries[tile + 1]):
-                        sums[pair_slots[hidden], :] = np.float32(0)
+                        sums[pair_slots[hidden], :] = ZERO
                     break
 
 
@@ -64,9 +63,9 @@ def add_sums(start, stop, places, slots, sums, numerator, weight):
     channels = sums.shape[1] - 1
     for i in range(start, stop):
         row = numerator[places[i]]
-        total = np.float32(0)
+        added = ZERO
         for slot in range(slots[i], slots[i + 1]):
             for channel in range(channels):
                 row[channel] += sums[slot, channel]
-            total += sums[slot, channels]
-        weight[places[i]] += total
+            added += sums[slot, channels]
+        weight[places[i]] += added

@@ -5,41 +5,40 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.kernels import inline, kernel
-from feature_gs_ros.rasterizer.constants import BUFFER, FEW_TILES, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
+from feature_gs_ros.rasterizer.constants import BUFFER, FEW_TILES, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y, TILE
 from feature_gs_ros.rasterizer.kernels.cells import block_of
+from feature_gs_ros.rasterizer.kernels.vectors import load, store
 
 
 @inline
-def add_cells(row, cells, indices, shares, count):
-    """row += Σ share · cells[index]; four cells a pass, so that the row is loaded a quarter as often."""
-    dimension = row.shape[0]
-    k = 0
-    while k + 4 <= count:
-        f0, f1, f2, f3 = cells[indices[k]], cells[indices[k + 1]], cells[indices[k + 2]], cells[indices[k + 3]]
+def add_cells(rows, row, cells, indices, shares, first, end, dimension):
+    """rows[row : row + D] += Σ share · cells[index] over the list's [first, end), four a pass.
+
+    ``rows`` and ``cells`` are flat; slices of whole arrays would count references, which costs more than the sum.
+    """
+    whole, fours = dimension - dimension % TILE, end - (end - first) % 4
+    for k in range(first, fours, 4):
+        c0, c1 = np.int64(indices[k]) * dimension, np.int64(indices[k + 1]) * dimension
+        c2, c3 = np.int64(indices[k + 2]) * dimension, np.int64(indices[k + 3]) * dimension
         w0, w1, w2, w3 = shares[k], shares[k + 1], shares[k + 2], shares[k + 3]
-        for d in range(dimension):
-            row[d] += (w0 * f0[d] + w1 * f1[d]) + (w2 * f2[d] + w3 * f3[d])
-        k += 4
-    left = count - k
-    if left == 3:
-        f0, f1, f2 = cells[indices[k]], cells[indices[k + 1]], cells[indices[k + 2]]
-        w0, w1, w2 = shares[k], shares[k + 1], shares[k + 2]
-        for d in range(dimension):
-            row[d] += (w0 * f0[d] + w1 * f1[d]) + w2 * f2[d]
-    elif left == 2:
-        f0, f1 = cells[indices[k]], cells[indices[k + 1]]
-        w0, w1 = shares[k], shares[k + 1]
-        for d in range(dimension):
-            row[d] += w0 * f0[d] + w1 * f1[d]
-    elif left == 1:
-        f0, w0 = cells[indices[k]], shares[k]
-        for d in range(dimension):
-            row[d] += w0 * f0[d]
+        for d in range(0, whole, TILE):
+            near = load(cells, c0 + d) * w0 + load(cells, c1 + d) * w1
+            far = load(cells, c2 + d) * w2 + load(cells, c3 + d) * w3
+            store(rows, row + d, load(rows, row + d) + (near + far))
+        for d in range(whole, dimension):
+            rows[row + d] += (w0 * cells[c0 + d] + w1 * cells[c1 + d]) + (w2 * cells[c2 + d] + w3 * cells[c3 + d])
+    for k in range(fours, end):
+        cell, share = np.int64(indices[k]) * dimension, shares[k]
+        for d in range(0, whole, TILE):
+            store(rows, row + d, load(rows, row + d) + load(cells, cell + d) * share)
+        for d in range(whole, dimension):
+            rows[row + d] += share * cells[cell + d]
 
 
 @inline
-def add_line(row, cells, sums, base, first, columns, indices, shares, count):
+def add_line(target, sums, base, first, columns, indices, shares, count):
     """Queue a line of cells, multiply when the buffer is full; returns the queue's length and the line's weight."""
+    rows, row, cells, dimension = target
     total = np.float32(0)
     for cell in range(sums.shape[0]):
         share = sums[cell]
@@ -48,7 +47,7 @@ def add_line(row, cells, sums, base, first, columns, indices, shares, count):
             total += share
             count += 1
             if count == BUFFER:
-                add_cells(row, cells, indices, shares, count)
+                add_cells(rows, row, cells, indices, shares, 0, count, dimension)
                 count = 0
     return count, total
 
@@ -81,6 +80,8 @@ def add_coarse(
     start, stop, places, rects, slots, corners, cell_of_column, cell_of_row, columns, lines, cells, numerator, weight
 ):
     indices, shares = np.empty(BUFFER, np.int64), np.empty(BUFFER, np.float32)
+    dimension = cells.shape[1]
+    values, rows = cells.reshape(-1), numerator.reshape(-1)
     widest = 0
     for i in range(start, stop):
         widest = max(widest, rects[i, 2])
@@ -88,14 +89,14 @@ def add_coarse(
     upper_line, lower_line = np.empty(widest + 1, np.float32), np.empty(widest + 1, np.float32)
     for i in range(start, stop):
         left, top, across, down = rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3]
-        row = numerator[places[i]]
+        row = places[i] * dimension
         if across * down <= FEW_TILES:  # as most are: what tiles share is less than the work of finding it
             rect = (left, top, across)
             count, total = list_corners(
                 rect, slots[i], slots[i + 1], corners, cell_of_column, cell_of_row, columns, lines, indices, shares
             )
             if count > 0:
-                add_cells(row, cells, indices, shares, count)
+                add_cells(rows, row, values, indices, shares, 0, count, dimension)
                 weight[places[i]] += total
             continue
         most = np.float32(0)
@@ -104,6 +105,7 @@ def add_coarse(
         if most == np.float32(0):  # hidden, as many are
             continue
         total = np.float32(0)
+        target = (rows, row, values, dimension)
         count = 0
         slot = slots[i]
         first, line = cell_of_column[left], cell_of_row[top]
@@ -113,7 +115,7 @@ def add_coarse(
         lower[:] = np.float32(0)
         for y in range(top, top + down):
             if cell_of_row[y] != line:  # then it is the next one: the line above is complete
-                count, added = add_line(row, cells, upper, line * columns, first, columns, indices, shares, count)
+                count, added = add_line(target, upper, line * columns, first, columns, indices, shares, count)
                 total += added
                 line = cell_of_row[y]
                 upper[:] = lower
@@ -125,11 +127,11 @@ def add_coarse(
                 lower[cell] += corners[slot, 2]
                 lower[cell + 1] += corners[slot, 3]
                 slot += 1
-        count, added = add_line(row, cells, upper, line * columns, first, columns, indices, shares, count)
+        count, added = add_line(target, upper, line * columns, first, columns, indices, shares, count)
         total += added
         below = min(line + 1, lines - 1) * columns
-        count, added = add_line(row, cells, lower, below, first, columns, indices, shares, count)
-        add_cells(row, cells, indices, shares, count)
+        count, added = add_line(target, lower, below, first, columns, indices, shares, count)
+        add_cells(rows, row, values, indices, shares, 0, count, dimension)
         weight[places[i]] += total + added
 
 
@@ -155,8 +157,10 @@ def add_fine(
     weight,
 ):
     indices, shares = np.empty(BUFFER, np.int64), np.empty(BUFFER, np.float32)
+    dimension = cells.shape[1]
+    values, rows = cells.reshape(-1), numerator.reshape(-1)
     for i in range(start, stop):
-        row = numerator[places[i]]
+        row = places[i] * dimension
         total = np.float32(0)
         count = 0
         slot = slots[i] - 1
@@ -180,11 +184,11 @@ def add_fine(
                         total += share
                         count += 1
                         if count == BUFFER:
-                            add_cells(row, cells, indices, shares, count)
+                            add_cells(rows, row, values, indices, shares, 0, count, dimension)
                             count = 0
                     x += 1
                     if x == cells_x:
                         x = 0
                         base += columns
-        add_cells(row, cells, indices, shares, count)
+        add_cells(rows, row, values, indices, shares, 0, count, dimension)
         weight[places[i]] += total
