@@ -264,3 +264,37 @@ def test_bad_input_is_named() -> None:
         rasterizer.view(gaussians, distorted, pose)
     with pytest.raises(BackendError, match="backend 'metal' is unknown"):
         rasterizer.view(gaussians, camera, pose, backend="metal")  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.booleans())
+def test_labels_give_what_their_one_hot_images_give(seed: int, classes: int, masked: bool) -> None:
+    gaussians, (camera, pose) = random_map(seed, 150), random_camera(seed)
+    rng = np.random.default_rng(seed)
+    labels = np.kron(
+        rng.integers(-1, classes, (camera.height // 6 + 1, camera.width // 6 + 1)), np.ones((6, 6), np.int64)
+    )[: camera.height, : camera.width]
+    valid = torch.from_numpy(rng.random(labels.shape, np.float32)) if masked else None
+    view = rasterizer.view(gaussians, camera, pose)
+    found = view.backproject_labels(labels, classes, valid).toarray()
+    one_hot = torch.from_numpy(labels[:, :, None] == np.arange(classes)).float()
+    expected, _ = view.backproject(FeatureGrid(one_hot, interpolation="nearest"), valid)
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4 * float(expected.max().clamp_min(1e-3)))
+
+
+def test_labels_in_bands_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaussians, (camera, pose) = random_map(5), random_camera(5)
+    labels = np.random.default_rng(0).integers(0, 9, (camera.height, camera.width))
+    view = rasterizer.view(gaussians, camera, pose)
+    whole = view.backproject_labels(labels, 9)
+    monkeypatch.setattr("feature_gs_ros.rasterizer.labels.MOST_SUMS", 200)
+    assert abs(view.backproject_labels(labels, 9) - whole).max() <= 1e-5 * whole.max()
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    gaussians, (camera, pose) = random_map(5), random_camera(5)
+    view = rasterizer.view(gaussians, camera, pose)
+    with pytest.raises(GridError, match="9 classes"):
+        view.backproject_labels(np.full((camera.height, camera.width), 9), 9)
+    with pytest.raises(GridError, match="don't fit"):
+        view.backproject_labels(np.zeros((3, 3), np.int64), 9)

@@ -14,12 +14,10 @@ from torch import Tensor
 
 from feature_gs_ros.errors import IdentityError
 from feature_gs_ros.identity.encoding import BACKGROUND, IGNORE, Annotation
-from feature_gs_ros.rasterizer import FeatureGrid, View
 
 MERGE_THRESHOLD = 0.1  # overlap from which on two masks are one object: a false join is worse than a lost sliver
 CLEAR = 0.75  # share of its weight in a view that a Gaussian must have in one mask to speak for it
 DOUBT = 40.0  # pixels of weight that are added to the union: slivers, whose overlap is chance, merge last or not
-MASKS_AT_ONCE = 64
 LEAST_WEIGHT = 4.0  # pixels of weight that two masks must share: a few shared pixels are chance
 
 Node = tuple[int, int]  # (view, value in that view's label image)
@@ -93,21 +91,19 @@ def _mask_of_gaussians(
     annotation: Annotation, values: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Rows of Gaussians that one mask (or no mask) holds clearly, their weight, and that mask's index; −1 is none."""
-    view: View = annotation.view
-    labels = torch.from_numpy(annotation.labels.astype(np.int64))
-    valid = labels != IGNORE
-    _, weight = view.backproject(FeatureGrid(torch.ones(1, 1, 1)), valid)
-    best, index = torch.zeros(len(weight)), torch.full((len(weight),), -1, dtype=torch.int64)
-    for first in range(0, len(values), MASKS_AT_ONCE):
-        block = torch.tensor(values[first : first + MASKS_AT_ONCE])
-        grid = FeatureGrid((labels.unsqueeze(2) == block).to(torch.float32), interpolation="nearest")
-        share, which = view.backproject(grid, valid)[0].max(dim=1)
-        index = torch.where(share > best, which + first, index)
-        best = torch.maximum(best, share)
-    held = best > CLEAR * weight
-    index[~held] = -1
-    rows = (weight > 0).nonzero()[:, 0]
-    return rows.numpy(), weight[rows].numpy(), index[rows].numpy()
+    channel = np.zeros(65536, np.int32)  # 0 is no mask
+    channel[list(values)] = np.arange(1, len(values) + 1)
+    channel[IGNORE] = -1
+    weights = annotation.view.backproject_labels(channel[annotation.labels.astype(np.int64)], len(values) + 1)
+    total = np.asarray(weights.sum(axis=1))[:, 0]
+    entries = weights.tocoo()
+    order = np.lexsort((entries.data, entries.row))  # a row's heaviest label comes last
+    order = order[entries.col[order] > 0]
+    best, index = np.zeros(len(total), np.float32), np.full(len(total), -1)
+    best[entries.row[order]], index[entries.row[order]] = entries.data[order], entries.col[order] - 1
+    index[best <= CLEAR * total] = -1
+    rows = np.flatnonzero(total > 0)
+    return rows, total[rows], index[rows]
 
 
 def _overlaps(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,7 +27,6 @@ IGNORE = 255
 SPREAD = 0.3  # rate of the walk that gives what was hardly seen the code of its like neighbours
 ANCHOR = 0.15  # of a Gaussian's unoccluded weight, with which it holds on to the spread code
 ITERATIONS = 4
-CLASSES_AT_ONCE = 32  # whose weights are rendered side by side for the report
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,16 +99,15 @@ def encode_identities(
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     values = sorted(names)
-    targets = [_target(annotation, values, book) for annotation in annotations]
-    numerator, weight = torch.zeros(len(gaussians), book.dimension), torch.zeros(len(gaussians))
+    by_class = scipy.sparse.csr_matrix((len(gaussians), len(book)), dtype=np.float32)  # Σ_v Wᵀ M L
     unoccluded, views = torch.zeros(len(gaussians)), torch.zeros(len(gaussians), dtype=torch.int32)
-    for target in targets:
-        more, of = target.view.backproject(target.grid, target.valid)
-        numerator += more
-        weight += of
-        views += (of > 0).to(torch.int32)
-        unoccluded += unoccluded_weight(target.view)
-    codes = expected_features(numerator, weight)
+    for annotation in annotations:
+        shown = annotation.view.backproject_labels(_classes(annotation, values), len(book))
+        by_class = by_class + shown
+        views += torch.from_numpy(np.diff(shown.indptr) > 0).to(torch.int32)
+        unoccluded += unoccluded_weight(annotation.view)
+    weight = torch.from_numpy(np.asarray(by_class.sum(axis=1), np.float32)[:, 0])
+    codes = expected_features(torch.from_numpy(by_class @ book.codes.numpy()), weight)
     seconds["back-projection"] = time.perf_counter() - start
     if refine:
         start = time.perf_counter()
@@ -117,6 +116,7 @@ def encode_identities(
         codes = graph.spread(codes, SPREAD, views > 0, trust)
         seconds["spreading"] = time.perf_counter() - start
         start = time.perf_counter()
+        targets = [_target(annotation, values, book) for annotation in annotations]
         codes = solve_features(targets, codes, ANCHOR * unoccluded, iterations=ITERATIONS).features
         seconds["solving"] = time.perf_counter() - start
     teacher = IdentityExtractor({str(value): names[value] for value in values}, book.kind, book.dimension)
@@ -175,17 +175,20 @@ def unnamed_values(labels: NDArray[np.integer], names: Mapping[int, str]) -> lis
     return sorted({int(value) for value in np.unique(labels)} - set(names) - {IGNORE})
 
 
-def _target(annotation: Annotation, values: Sequence[int], book: CodeBook) -> Target:
-    channel = np.zeros(65536, np.int64)
+def _classes(annotation: Annotation, values: Sequence[int]) -> NDArray[np.int32]:
+    """A class [H, W] for each pixel, −1 where it doesn't count."""
+    channel = np.full(65536, -1, np.int32)
     channel[list(values)] = np.arange(len(values))
-    labels = annotation.labels.astype(np.int64)
-    valid = labels != IGNORE
-    image = book.codes[torch.from_numpy(channel[labels])]  # [H, W, d]
-    return Target(
-        annotation.view,
-        FeatureGrid(image, interpolation="nearest"),
-        None if valid.all() else torch.from_numpy(valid),
-    )
+    classes = channel[annotation.labels.astype(np.int64)]
+    classes[annotation.labels == IGNORE] = -1
+    return classes
+
+
+def _target(annotation: Annotation, values: Sequence[int], book: CodeBook) -> Target:
+    classes = torch.from_numpy(_classes(annotation, values)).long()
+    valid = classes >= 0
+    image = book.codes[classes.clamp_min(0)]  # [H, W, d]
+    return Target(annotation.view, FeatureGrid(image, interpolation="nearest"), None if valid.all() else valid)
 
 
 def _reports(
@@ -195,17 +198,14 @@ def _reports(
     count = len(values)
     pixels, overlap, union = (np.zeros((len(annotations), count), np.int64) for _ in range(3))
     total, right = np.zeros(count), np.zeros(count)
-    channel = np.full(65536, -1, np.int64)
-    channel[list(values)] = np.arange(count)
     for row, annotation in enumerate(annotations):
-        labels = channel[annotation.labels.astype(np.int64)]
-        labels[annotation.labels == IGNORE] = -1
+        labels = _classes(annotation, values)
         predicted = rendered_classes(result, teacher, annotation.view).numpy()
         counted = labels >= 0
         table = np.bincount(labels[counted] * count + predicted[counted], minlength=count**2).reshape(count, count)
         pixels[row], overlap[row] = table.sum(axis=1), np.diag(table)
         union[row] = table.sum(axis=0) + table.sum(axis=1) - np.diag(table)
-        told, agreeing = _weight_told(annotation.view, own, torch.from_numpy(labels), count)
+        told, agreeing = _weight_told(annotation.view, own.numpy(), labels, count)
         total += told
         right += agreeing
     reports = {}
@@ -227,18 +227,16 @@ def _reports(
 
 def _weight_told(
     view: View,
-    own: Tensor,  # [N] class of each Gaussian
-    labels: Tensor,  # [H, W] annotated class, -1 where a pixel doesn't count
+    own: NDArray[np.int64],  # [N] class of each Gaussian
+    labels: NDArray[np.int32],  # [H, W] annotated class, -1 where a pixel doesn't count
     count: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weight [classes] of each class's Gaussians in the pixels that count, and in those annotated as that class."""
+    entries = view.backproject_labels(labels, count).tocoo()
     told, right = np.zeros(count), np.zeros(count)
-    for first in range(0, count, CLASSES_AT_ONCE):
-        block = torch.arange(first, min(first + CLASSES_AT_ONCE, count))
-        weights = view.render((own.unsqueeze(1) == block).to(torch.float32))
-        told[block.numpy()] = weights[labels >= 0].sum(dim=0).numpy()
-        for column, index in enumerate(block.tolist()):
-            right[index] = float(weights[:, :, column][labels == index].sum())
+    np.add.at(told, own[entries.row], entries.data)
+    agreeing = own[entries.row] == entries.col
+    np.add.at(right, entries.col[agreeing], entries.data[agreeing])
     return told, right
 
 

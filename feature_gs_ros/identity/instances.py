@@ -19,7 +19,7 @@ from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.codes import make_codes
 from feature_gs_ros.identity.encoding import numbered_names
 from feature_gs_ros.neighbours import GaussianGraph
-from feature_gs_ros.rasterizer import FeatureGrid, View
+from feature_gs_ros.rasterizer import View
 
 SAMPLES = 8000
 CHUNK = 16384
@@ -92,8 +92,8 @@ def find_instances(
     for view in views:
         image = view.render(carriers)
         weight, winner = image.max(dim=2)
-        grid = functional.one_hot(winner, clusters).float() * (weight > 0).unsqueeze(2)
-        votes += view.backproject(FeatureGrid(grid, interpolation="nearest"))[0]
+        winner[weight == 0] = -1
+        votes += torch.from_numpy(view.backproject_labels(winner.numpy(), clusters).toarray())
     told = votes.amax(dim=1) > 0
     return torch.where(told, votes.argmax(dim=1), labels).add(1).to(torch.int32)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +16,7 @@ from feature_gs_ros.errors import GridError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.kernels import parallel_for
 from feature_gs_ros.rasterizer.grid import FeatureGrid
+from feature_gs_ros.rasterizer.labels import label_weights
 from feature_gs_ros.rasterizer.product import add_coarse, add_fine, add_pixels
 from feature_gs_ros.rasterizer.projection import Projection, project
 from feature_gs_ros.rasterizer.render import render_values
@@ -79,6 +81,29 @@ class CpuView:
         backproject_views([self], [grid], [valid], numerator, weight)
         places = torch.from_numpy(self.gaussians.along_curve.places)
         return numerator[places], weight[places]
+
+    def backproject_labels(
+        self, labels: NDArray[np.integer], classes: int, valid: Tensor | None = None
+    ) -> scipy.sparse.csr_matrix:
+        """Wᵀ M L of a label image [H, W], L its one-hot matrix: weights [N, C] float32.
+
+        Features that are a code a label are these weights times the codes, whatever the codes' length.
+
+        Args:
+            labels: 0 … classes − 1; pixels with negative ones count for nothing.
+            valid: as in `backproject`.
+
+        Raises:
+            GridError: labels or ``valid`` have another size than the camera, or a label is no class.
+        """
+        size = (self.camera.height, self.camera.width)
+        if labels.shape != size or labels.max() >= classes:
+            raise GridError(
+                f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes"
+            )
+        numbers = np.ascontiguousarray(labels, dtype=np.int32)
+        mask = _mask(valid, self.camera)
+        return label_weights(self.projection, *self._pixel_tiles, numbers, classes, mask, len(self.gaussians))
 
     @cached_property
     def _pixel_tiles(self) -> tuple[Layout, Bins]:
