@@ -26,7 +26,7 @@ from feature_gs_ros.training.start import StartOptions, nearest_allowed, start_f
 from feature_gs_ros.training.trainer import Moment, Trainer, TrainingOptions, measure
 from feature_gs_ros.training.views import TrainingView, load_views
 
-STEPS_A_VIEW, FEWEST_STEPS = 60, 1200  # where tens of views stop to gain on views left out
+STEPS_A_VIEW, FEWEST_STEPS = 60, 2400  # where tens of views stop to gain on views left out
 
 
 def train(
@@ -63,7 +63,7 @@ def train(
         skip: leave out a frame by name; may be repeated.
         every: take every n-th frame.
         size: pixels of the images' longer side.
-        iterations: steps, each over one image; 60 an image by default, and 1200 at least.
+        iterations: steps, each over one image; 60 an image by default, and 2400 at least.
         sh_degree: of the spherical harmonics, 0 to 3.
         stereo: start points that stereo between the images may add; 0 leaves it out.
         densify: clone and split Gaussians where the images pull, even where stereo made the start dense: sharper

@@ -22,7 +22,10 @@ STEREO_WIDTH = 320  # pixels: finer depths are noisier and take four times as lo
 FEWEST_POINTS = 8
 NEAR_SHARE = 0.3  # of the depth that 95% of the points lie beyond: nothing may be nearer to a camera
 SHELL_OPACITY = 0.9
-SHELL_DISTANCE = 2.0  # of the radius of 99% of the points
+SHELL_DISTANCE = 1.3  # of the radius of 99% of the points, where the inner sphere is
+SHELL_ROOM = 1.03  # of the farthest camera's distance at least: nothing of it is between a camera and the scene
+SHELL_SPREAD = 0.6  # standard deviation of a shell's Gaussian, of the distance to the next
+BEHIND = 95  # percent of a view's points that the inner sphere has to be behind of
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class StartOptions:
     """How dense the start is."""
 
     stereo: int = 40_000  # cells of space that stereo may fill; 0 leaves stereo out
-    shell: int = 2000  # Gaussians on a sphere around the scene, for what no point explains; 0 for none
+    shell: int = 2000  # Gaussians on each sphere around the scene, for what no point explains; 0 for none
     opacity: float = 0.3
 
 
@@ -59,9 +62,9 @@ def start_from_points(
     sizes = np.clip(spread, 1e-6, 0.1 * float(np.median(np.concatenate(_depths(points, views)))))
     opacity = np.full(len(places), options.opacity)
     if options.shell:
-        far, looks, size = _shell(points, views, options.shell)
+        far, looks, size = _shells(points, views, options.shell)
         places, shades = np.concatenate([places, far]), np.concatenate([shades, looks])
-        sizes = np.concatenate([sizes, np.full(len(far), size)])
+        sizes = np.concatenate([sizes, size])
         opacity = np.concatenate([opacity, np.full(len(far), SHELL_OPACITY)])
     return SplatParameters.of_points(
         torch.from_numpy(places), torch.from_numpy(shades), torch.from_numpy(sizes), torch.from_numpy(opacity), degree
@@ -126,26 +129,59 @@ def _spread(points: Points) -> Points:
     return spread
 
 
-def _shell(points: Points, views: Sequence[TrainingView], count: int) -> tuple[Points, Points, float]:
-    """Places on a sphere around the scene, the colours [M, 3] that views see there, and their size.
+def _shells(points: Points, views: Sequence[TrainingView], count: int) -> tuple[Points, Points, Points]:
+    """Places [M, 3] on spheres around the scene, their colours [M, 3] as views see them, and their sizes [M].
 
-    What no view sees gets the mean colour of the images' borders: beyond them it goes on like that, at a guess.
+    The inner sphere holds what surrounds the scene, so only what a view sees there and none sees before its points.
+    The outer one is whole and beyond all cameras: behind it there is nothing.
     """
     centre = np.median(points, axis=0)
-    radius = SHELL_DISTANCE * float(np.percentile(np.linalg.norm(points - centre, axis=1), 99))
-    turn = np.arange(count) + 0.5  # a Fibonacci sphere
+    reach = float(np.percentile(np.linalg.norm(points - centre, axis=1), 99))
+    farthest = max(float(np.linalg.norm(view.centre.numpy() - centre)) for view in views)
+    sphere = _sphere(count)
+    inner, inner_size = centre + reach * sphere, SHELL_SPREAD * reach * float(np.sqrt(4 * np.pi / count))
+    inner = inner[_behind(inner, inner_size, points, views)]
+    radius = max(SHELL_DISTANCE * reach, SHELL_ROOM * farthest)
+    places = np.concatenate([inner, centre + radius * sphere])
+    sizes = np.concatenate([np.full(len(inner), inner_size), np.full(count, inner_size * radius / reach)])
+    return places, _looks(places, views), sizes
+
+
+def _sphere(count: int) -> Points:
+    """Fibonacci's points on the unit sphere [N, 3]."""
+    turn = np.arange(count) + 0.5
     height, angle = 1 - 2 * turn / count, np.pi * (1 + 5**0.5) * turn
     circle = np.sqrt(1 - height**2)
-    places = centre + radius * np.stack([circle * np.cos(angle), circle * np.sin(angle), height], axis=1)
-    colors, seen = np.zeros((count, 3)), np.zeros(count)
+    sphere: Points = np.stack([circle * np.cos(angle), circle * np.sin(angle), height], axis=1)
+    return sphere
+
+
+def _behind(places: Points, size: float, points: Points, views: Sequence[TrainingView]) -> NDArray[np.bool_]:
+    """Which places [M] some view sees, and every view that does sees beyond nearly all of its points."""
+    seen, behind = np.zeros(len(places), np.bool_), np.ones(len(places), np.bool_)
+    for view, depths in zip(views, _depths(points, views), strict=True):
+        z, inside, _, _ = _seen(places, view)
+        seen |= inside
+        if len(depths):
+            behind &= ~inside | (z >= np.percentile(depths, BEHIND))
+        behind &= np.linalg.norm(places - view.centre.numpy(), axis=1) > 2 * size
+    result: NDArray[np.bool_] = seen & behind
+    return result
+
+
+def _looks(places: Points, views: Sequence[TrainingView]) -> Points:
+    """Mean colour [M, 3] of the views at places; what no view sees gets the one of the images' borders.
+
+    Beyond them it goes on like that, at a guess.
+    """
+    colors, seen = np.zeros((len(places), 3)), np.zeros(len(places))
     for view in views:
         _, inside, rows, columns = _seen(places, view)
         blurred = cv2.blur(view.image.numpy(), (max(1, view.camera.width // 20),) * 2)
         colors[inside] += blurred[rows[inside], columns[inside]]
         seen += inside
     border = np.concatenate([side for view in views for side in _sides(view.image.numpy())]).mean(axis=0)
-    looks = np.where(seen[:, None] > 0, colors / np.maximum(seen, 1)[:, None], border)
-    return places, looks, 0.6 * radius * float(np.sqrt(4 * np.pi / count))
+    return np.where(seen[:, None] > 0, colors / np.maximum(seen, 1)[:, None], border)
 
 
 def _sides(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:

@@ -29,7 +29,7 @@ class TrainingOptions:
     iterations: int = 2000
     sh_degree: int = 1
     sh_from: float = 0.4  # share of the run from which harmonics beyond degree 0 grow
-    coarse: tuple[float, ...] = (0.4,)  # shares of the run trained at 1/2ⁿ of the size, coarsest first
+    coarse: tuple[float, ...] = (0.4, 0.4)  # shares of the run trained at 1/2ⁿ of the size, coarsest first
     exposure: bool = True  # a gain and an offset a view and channel; the map keeps what depends on direction
     opacity_cost: float = 0.0
     scale_cost: float = 0.0

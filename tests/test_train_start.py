@@ -1,0 +1,51 @@
+"""What surrounds a scene before training: beyond the points for who sees it, and nothing before a camera."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from feature_gs_ros.cameras import Camera
+from feature_gs_ros.training.start import BEHIND, StartOptions, start_from_points
+from feature_gs_ros.training.views import TrainingView
+
+COUNT = 400
+
+
+def quarter(count: int, radius: float, color: float) -> list[TrainingView]:
+    """Cameras on a quarter of a circle that look slightly down at the origin."""
+    views = []
+    for angle in np.linspace(0, np.pi / 2, count):
+        eye = radius * np.array([np.cos(angle), np.sin(angle), 0.5])
+        forward = -eye / np.linalg.norm(eye)
+        right = np.cross(forward, [0, 0, 1])
+        right /= np.linalg.norm(right)
+        pose = np.eye(4)
+        pose[:3, :3] = np.stack([right, np.cross(forward, right), forward])
+        pose[:3, 3] = -pose[:3, :3] @ eye
+        image = torch.full((48, 64, 3), color)
+        views.append(TrainingView(f"{angle:.1f}", image, Camera(64, 48, 50.0, 50.0, 32.0, 24.0), pose))
+    return views
+
+
+def test_shells_are_behind_the_points_and_around_the_cameras() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(0, 0.5, (300, 3))
+    views = quarter(8, 3.0, 0.25)
+    start = start_from_points(
+        points, rng.integers(0, 255, (300, 3)).astype(np.uint8), views, 0, StartOptions(stereo=0, shell=COUNT)
+    )
+    inner, outer = start.means.detach()[300:-COUNT], start.means.detach()[-COUNT:]
+    assert float((outer - outer.mean(0)).norm(dim=1).min()) > 3.3  # the cameras are 3.35 away
+    assert 20 < len(inner) < COUNT
+    seen = torch.zeros(len(inner), dtype=torch.bool)
+    for view in views:
+        pose = torch.from_numpy(view.camera_from_splat).float()
+        local = inner @ pose[:3, :3].T + pose[:3, 3]
+        pixel = local[:, :2] / local[:, 2:] * 50 + torch.tensor([32.0, 24.0])
+        inside = (local[:, 2] > 0) & ((pixel > 0) & (pixel < torch.tensor([64.0, 48.0]))).all(1)
+        seen |= inside
+        depths = points @ view.camera_from_splat[2, :3] + view.camera_from_splat[2, 3]
+        assert bool((local[inside, 2] > np.percentile(depths, BEHIND) - 0.3).all())
+    assert bool(seen.all())
+    assert torch.allclose(start.sh_dc.detach()[300:], torch.tensor(-0.25 / 0.28209479), atol=1e-4)
