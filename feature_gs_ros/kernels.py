@@ -91,10 +91,11 @@ def _shared_pool() -> ThreadPoolExecutor:
 
 
 def _room_version(source: Path) -> str:
-    """Changes with any file of the room: numba only looks at a kernel's own file, not at the pieces that it calls."""
+    """Changes with any file of the room, and with the vectors: numba only looks at a kernel's own file, not at the
+    pieces that it calls."""
     package = Path(__file__).parent
     room = package / source.relative_to(package).parts[0] if source.is_relative_to(package) else source
-    files = sorted(room.rglob("*.py")) if room.is_dir() else [room]
+    files = [*(sorted(room.rglob("*.py")) if room.is_dir() else [room]), package / "vectors.py"]
     stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
     return f"{room.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
 

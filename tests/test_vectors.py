@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from feature_gs_ros.kernels import kernel
+from feature_gs_ros.products import FEW, inner_products
 from feature_gs_ros.rasterizer.constants import TILE
-from feature_gs_ros.rasterizer.kernels.vectors import (
+from feature_gs_ros.vectors import (
     bits,
     end_bit,
     first_bit,
@@ -110,3 +112,13 @@ def test_a_sum_over_rows_stays_a_vector() -> None:
     result = np.empty(TILE, np.float32)
     _whole_rows(values, np.float32(0.5), result)
     np.testing.assert_allclose(result, 0.5 * values.reshape(5, TILE).sum(0))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 300), st.integers(1, FEW + 1), st.integers(1, 200), st.booleans())
+def test_inner_products_of_any_shape(rows: int, vectors: int, dimension: int, strided: bool) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    features = torch.randn(rows, 2 * dimension if strided else dimension, generator=generator)[:, :dimension]
+    others = torch.randn(vectors, dimension, generator=generator)
+    expected = features.double() @ others.double().T
+    assert torch.allclose(inner_products(features, others).double(), expected, atol=1e-4)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from feature_gs_ros.products import inner_products
+
 _SMALLEST_NORM = 1e-12
 
 
@@ -45,11 +47,3 @@ def cosine(features: Tensor, others: Tensor, norms: Tensor | None = None) -> Ten
     """Cosine similarity, Eq. 6; a zero vector is similar to nothing. ``norms`` [M] of the features, where known."""
     norms = torch.linalg.vector_norm(features, dim=1) if norms is None else norms
     return inner_products(features, functional.normalize(others, dim=1)) / norms.clamp_min(_SMALLEST_NORM).unsqueeze(1)
-
-
-def inner_products(features: Tensor, others: Tensor) -> Tensor:  # [M, D], [P, D] -> [M, P]
-    """``features · others``. A single row is asked twice: torch multiplies by one vector on one thread only, and at a
-    third of the speed at which the features can be read."""
-    if len(others) == 1:
-        return functional.linear(features, others.expand(2, -1).contiguous())[:, :1]
-    return functional.linear(features, others)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from feature_gs_ros.vectors import SIZE
+
 NEAR_PLANE = np.float32(0.01)  # splat units
 EPS2D = np.float32(0.3)  # px², added to the diagonal of the 2D covariance
 ALPHA_MIN = np.float32(1.0 / 255.0)  # smaller alphas are skipped
@@ -15,7 +17,7 @@ WIDEST = np.float32(3.34)  # standard deviations at which an opacity of 1 has fa
 # Columns of Projection.splats.
 MEAN_X, MEAN_Y, CONIC_A, CONIC_B, CONIC_C, OPACITY, RADIUS_X, RADIUS_Y = range(8)
 
-TILE = 16  # pixels a side at most: the lanes of one row in every kernel
+TILE = SIZE  # pixels a side at most: a row of them is one vector
 LANES = TILE * TILE
 CHECK_EVERY = 16  # Gaussians between two looks whether all of a tile's rays have ended
 FEW_TILES = 4  # of a Gaussian, up to which each tile's cells are multiplied for themselves

@@ -18,7 +18,7 @@ from feature_gs_ros.rasterizer.constants import (
     TILE,
     TRANSMITTANCE_MIN,
 )
-from feature_gs_ros.rasterizer.kernels.vectors import bits, load, maximum, minimum, store, where
+from feature_gs_ros.vectors import bits, load, maximum, minimum, store, where
 
 CENTRES = np.arange(TILE, dtype=np.float32) + np.float32(0.5)  # of a row's pixels, from the tile's first
 HALF = np.float32(0.5)

@@ -22,7 +22,7 @@ from feature_gs_ros.rasterizer.constants import (
 )
 from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
-from feature_gs_ros.rasterizer.kernels.vectors import (
+from feature_gs_ros.vectors import (
     bits,
     end_bit,
     first_bit,

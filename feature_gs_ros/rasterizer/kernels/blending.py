@@ -8,7 +8,7 @@ from feature_gs_ros.kernels import inline, kernel
 from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, RADIUS_Y, TILE
 from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
-from feature_gs_ros.rasterizer.kernels.vectors import bits, end_bit, first_bit, load, store
+from feature_gs_ros.vectors import bits, end_bit, first_bit, load, store
 
 ZERO, HALF = np.float32(0), np.float32(0.5)
 

@@ -8,7 +8,7 @@ from feature_gs_ros.kernels import inline, kernel
 from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, RADIUS_Y, TILE
 from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
-from feature_gs_ros.rasterizer.kernels.vectors import load, spread, store, total
+from feature_gs_ros.vectors import load, spread, store, total
 
 ZERO, HALF = np.float32(0), np.float32(0.5)
 

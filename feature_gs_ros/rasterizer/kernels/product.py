@@ -7,7 +7,7 @@ import numpy as np
 from feature_gs_ros.kernels import inline, kernel
 from feature_gs_ros.rasterizer.constants import BUFFER, FEW_TILES, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y, TILE
 from feature_gs_ros.rasterizer.kernels.cells import block_of
-from feature_gs_ros.rasterizer.kernels.vectors import load, store
+from feature_gs_ros.vectors import load, store
 
 
 @inline

@@ -20,12 +20,11 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import lower_builtin, models, register_model
 from numba.np.arrayobj import make_array
 
-from feature_gs_ros.rasterizer.constants import TILE
-
 intrinsic: Any = extending.intrinsic  # its types know nothing of how kernels call it
 FAST = ("fast",)  # reassociated and fused, as everywhere in the kernels
+SIZE = 16
 FLOAT, INT = ir.FloatType(), ir.IntType(32)
-FLOATS, BITS = ir.VectorType(FLOAT, TILE), ir.VectorType(ir.IntType(1), TILE)
+FLOATS, BITS = ir.VectorType(FLOAT, SIZE), ir.VectorType(ir.IntType(1), SIZE)
 
 
 class VectorType(types.Type):
@@ -64,7 +63,7 @@ def _spread(context, builder, value, numba_type):
     number = context.cast(builder, value, numba_type, types.float32)
     nothing = ir.Constant(FLOATS, ir.Undefined)
     first = builder.insert_element(nothing, number, ir.Constant(INT, 0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(INT, TILE), [0] * TILE))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(INT, SIZE), [0] * SIZE))
 
 
 def _define(operators, make, result):
@@ -155,7 +154,7 @@ def where(_typing, mask, vector):
     """The vector where the mask holds, 0 elsewhere."""
 
     def lower(_context, builder, _signature, args):
-        return builder.select(args[0], args[1], ir.Constant(FLOATS, [0.0] * TILE))
+        return builder.select(args[0], args[1], ir.Constant(FLOATS, [0.0] * SIZE))
 
     return signature(VECTOR, mask, vector), lower
 
@@ -165,10 +164,10 @@ def put(_typing, vector, place, number):
     """The vector with ``number`` at ``place``: in registers, where a store and a load would wait for each other."""
 
     def lower(context, builder, sig, args):
-        places = ir.Constant(ir.VectorType(INT, TILE), list(range(TILE)))
+        places = ir.Constant(ir.VectorType(INT, SIZE), list(range(SIZE)))
         place = builder.trunc(context.cast(builder, args[1], sig.args[1], types.intp), INT)
-        nothing = ir.Constant(ir.VectorType(INT, TILE), ir.Undefined)
-        zeros = ir.Constant(ir.VectorType(INT, TILE), [0] * TILE)
+        nothing = ir.Constant(ir.VectorType(INT, SIZE), ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(INT, SIZE), [0] * SIZE)
         wanted = builder.shuffle_vector(builder.insert_element(nothing, place, ir.Constant(INT, 0)), nothing, zeros)
         here = builder.icmp_signed("==", places, wanted)
         return builder.select(here, _spread(context, builder, args[2], sig.args[2]), args[0])
@@ -199,7 +198,7 @@ def total(_typing, vector):
 
     def lower(_context, builder, _signature, args):
         kind = ir.FunctionType(FLOAT, [FLOAT, FLOATS])
-        reduce = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{TILE}f32")
+        reduce = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{SIZE}f32")
         return builder.call(reduce, [ir.Constant(FLOAT, 0.0), args[0]], fastmath=FAST)
 
     return signature(types.float32, vector), lower
@@ -210,7 +209,7 @@ def bits(_typing, mask):
     """The mask as an integer: bit k for place k."""
 
     def lower(_context, builder, _signature, args):
-        return builder.zext(builder.bitcast(args[0], ir.IntType(TILE)), ir.IntType(64))
+        return builder.zext(builder.bitcast(args[0], ir.IntType(SIZE)), ir.IntType(64))
 
     return signature(types.int64, mask), lower
 
