@@ -136,7 +136,7 @@ def scene_views(small_scene: Path) -> list[TrainingView]:
 
 def small_trainer(views: list[TrainingView], **options: object) -> Trainer:
     rng = np.random.default_rng(0)
-    points = np.concatenate([rng.uniform([-0.4, -0.3, 0], [0.4, 0.3, 0.02], (400, 3)), rng.normal(0, 1, (20, 3))])
+    points = np.concatenate([rng.uniform([-0.4, -0.3, 0], [0.4, 0.3, 0.02], (400, 3)), rng.uniform(-0.4, 0.4, (20, 3))])
     colors = rng.integers(0, 255, (len(points), 3)).astype(np.uint8)
     chosen = TrainingOptions(iterations=40, coarse=(0.3,), density=DensityOptions(every=10, most=900))
     start = start_from_points(points, colors, views, 1, StartOptions(stereo=0, shell=100))

@@ -82,15 +82,20 @@ def _depths(points: Points, views: Sequence[TrainingView]) -> list[Points]:
     return [z[inside] for z, inside, _, _ in (_seen(points, view) for view in views)]
 
 
-def _seen(points: Points, view: TrainingView) -> tuple[Points, NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-    """Camera z, whether it is in the image, and the pixel's row and column there."""
+def _seen(
+    points: Points, view: TrainingView, margin: float = 0.0
+) -> tuple[Points, NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Camera z, whether a ball of radius ``margin`` touches the image, and the centre's row and column there."""
+    camera = view.camera
     local = points @ view.camera_from_splat[:3, :3].T + view.camera_from_splat[:3, 3]
     z = local[:, 2]
     safe = np.where(z > 1e-9, z, 1e-9)
-    x = local[:, 0] / safe * view.camera.fx + view.camera.cx
-    y = local[:, 1] / safe * view.camera.fy + view.camera.cy
-    inside = (z > 1e-9) & (x >= 0) & (x < view.camera.width) & (y >= 0) & (y < view.camera.height)
-    return z, inside, np.where(inside, y, 0).astype(np.int64), np.where(inside, x, 0).astype(np.int64)
+    x = local[:, 0] / safe * camera.fx + camera.cx
+    y = local[:, 1] / safe * camera.fy + camera.cy
+    wide, high = margin / safe * camera.fx, margin / safe * camera.fy
+    inside = (z > 1e-9) & (x >= -wide) & (x < camera.width + wide) & (y >= -high) & (y < camera.height + high)
+    rows, columns = np.clip(y, 0, camera.height - 1), np.clip(x, 0, camera.width - 1)
+    return z, inside, rows.astype(np.int64), columns.astype(np.int64)
 
 
 def _stereo_points(points: Points, views: Sequence[TrainingView]) -> tuple[Points, Points]:
@@ -160,11 +165,11 @@ def _behind(places: Points, size: float, points: Points, views: Sequence[Trainin
     """Which places [M] some view sees, and every view that does sees beyond nearly all of its points."""
     seen, behind = np.zeros(len(places), np.bool_), np.ones(len(places), np.bool_)
     for view, depths in zip(views, _depths(points, views), strict=True):
-        z, inside, _, _ = _seen(places, view)
-        seen |= inside
+        z, touches, _, _ = _seen(places, view, margin=2 * size)
+        seen |= _seen(places, view)[1]
         if len(depths):
-            behind &= ~inside | (z >= np.percentile(depths, BEHIND))
-        behind &= np.linalg.norm(places - view.centre.numpy(), axis=1) > 2 * size
+            behind &= ~touches | (z - size >= np.percentile(depths, BEHIND))
+        behind &= np.linalg.norm(places - view.centre.numpy(), axis=1) > 4 * size
     result: NDArray[np.bool_] = seen & behind
     return result
 

@@ -18,7 +18,7 @@ from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.photometry import rgb_loss
 from feature_gs_ros.training.views import TrainingView
 
-RATES = {"quats_wxyz": 1e-3, "log_scales": 5e-3, "logits": 0.05, "sh_dc": 2.5e-3, "sh_rest": 2.5e-3 / 20}
+RATES = {"quats_wxyz": 1e-3, "log_scales": 1e-2, "logits": 0.05, "sh_dc": 2.5e-3, "sh_rest": 2.5e-3 / 20}
 MEANS_RATE, MEANS_RATE_END = 1.6e-4, 1.6e-6  # times the scene's extent
 
 
