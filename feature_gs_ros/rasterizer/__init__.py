@@ -20,7 +20,7 @@ from feature_gs_ros.rasterizer.grid import FeatureGrid
 Backend = Literal["auto", "cpu", "cuda"]
 
 
-# What every backend's view offers: render, render_color, render_depth and backproject, with
+# What every backend's view offers: render, render_color, render_depth, backproject and backproject_labels, with
 # ``⟨render(v), M U F⟩ = ⟨v, backproject(F)⟩``.
 View = CpuView
 

@@ -15,10 +15,12 @@ from feature_gs_ros.rasterizer.constants import (
     MEAN_X,
     MEAN_Y,
     OPACITY,
+    RADIUS_Y,
     TILE,
     TRANSMITTANCE_MIN,
 )
-from feature_gs_ros.vectors import bits, load, maximum, minimum, store, where
+from feature_gs_ros.rasterizer.kernels.binning import pixel_span
+from feature_gs_ros.vectors import bits, load, maximum, minimum, spread, store, total, where
 
 CENTRES = np.arange(TILE, dtype=np.float32) + np.float32(0.5)  # of a row's pixels, from the tile's first
 HALF = np.float32(0.5)
@@ -79,6 +81,20 @@ def row_weights(dy, along, conic, opacity, transmittance, lane):
     left = where(alive, left)
     store(transmittance, lane, left)
     return where(alive, weight), left
+
+
+@inline
+def pair_weights(splats, i, xs, y0, top, bottom, transmittance, weights):
+    """w of Gaussian i in a tile's open rows, into their lanes of ``weights``; returns these rows and Σ w."""
+    mean_x, mean_y, conic, opacity = splat_of(splats, i)
+    along, every = along_row(xs - mean_x, conic), spread(np.float32(0))
+    row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
+    for y in range(row0, row1):
+        lane = (y - y0) * TILE
+        weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
+        store(weights, lane, weight)
+        every += weight
+    return row0, row1, total(every)
 
 
 @inline

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.kernels import kernel
-from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, RADIUS_Y, TILE
-from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
-from feature_gs_ros.rasterizer.kernels.binning import pixel_span
-from feature_gs_ros.vectors import load, spread, store, total
+from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, TILE
+from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, open_rows, pair_weights, start_tile
+from feature_gs_ros.vectors import load, spread, total
 
-ZERO, HALF = np.float32(0), np.float32(0.5)
+ZERO = np.float32(0)
 
 
 @kernel
@@ -32,16 +31,9 @@ def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edg
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussians[entry]
-            mean_x, mean_y, conic, opacity = splat_of(splats, i)
-            along, every = along_row(xs - mean_x, conic), spread(ZERO)
-            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
-            for y in range(row0, row1):
-                lane = (y - y0) * TILE
-                weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
-                store(weights, lane, weight)
-                every += weight
+            row0, row1, drawn = pair_weights(splats, i, xs, y0, top, bottom, transmittance, weights)
             slot = pair_slots[entry]
-            if total(every) > ZERO:
+            if drawn > ZERO:
                 for channel in range(channels + 1):
                     added = spread(ZERO)
                     for lane in range((row0 - y0) * TILE, (row1 - y0) * TILE, TILE):
