@@ -298,3 +298,10 @@ def test_labels_that_do_not_fit_are_refused() -> None:
         view.backproject_labels(np.full((camera.height, camera.width), 9), 9)
     with pytest.raises(GridError, match="don't fit"):
         view.backproject_labels(np.zeros((3, 3), np.int64), 9)
+
+
+def test_an_image_beyond_all_measure_is_refused() -> None:
+    gaussians, (_, pose) = random_map(5), random_camera(5)
+    wide = Camera(600_000, 1, 100.0, 100.0, 300_000.0, 0.5)
+    with pytest.raises(CameraError, match="600000×1"):
+        rasterizer.view(gaussians, wide, pose).render_color()

@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_gs_ros.errors import BackendError, CameraError
 from feature_gs_ros.kernels import parallel_for
 from feature_gs_ros.rasterizer.constants import TILE
 from feature_gs_ros.rasterizer.grid import FeatureGrid, Interpolation
@@ -21,6 +22,7 @@ from feature_gs_ros.rasterizer.kernels import binning as kernels
 from feature_gs_ros.rasterizer.projection import Projection
 
 COARSE_CELL = 9.0  # pixels; cells at least as large get tiles between their centres
+MOST_TILES = np.iinfo(np.int16).max  # a side of the image
 SNAP = 1e-5  # of a cell: closer to a centre is on it
 
 Ints = NDArray[np.int32]
@@ -125,9 +127,19 @@ class Bins:
 
 
 def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_row: int | None = None) -> Bins:
-    """Which Gaussians may touch which tiles, limited to the tile rows ``first_row <= row < last_row``."""
+    """Which Gaussians may touch which tiles, limited to the tile rows ``first_row <= row < last_row``.
+
+    Raises:
+        CameraError: the image has more than `MOST_TILES` tiles a side.
+        BackendError: more pairs than memory could hold.
+    """
     last_row = layout.y.tiles if last_row is None else last_row
     count = len(projection.rows)
+    if max(layout.x.tiles, layout.y.tiles) > MOST_TILES:
+        raise CameraError(
+            f"an image of {len(layout.x.lower)}×{len(layout.y.lower)} px has more than {MOST_TILES} tiles a side; "
+            "render it in parts"
+        )
     rects = np.empty((count, 4), np.int16)
     sizes = np.empty(count + 1, np.int64)
     sizes[0] = 0
@@ -143,7 +155,9 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
     )
     slots = np.cumsum(sizes)
     if slots[-1] >= 2**31:
-        raise OverflowError(f"{slots[-1]} pairs of tile and Gaussian")  # 2³¹ pairs would need 32 GB
+        raise BackendError(  # they would need 32 GB
+            f"{slots[-1]} pairs of tile and Gaussian are more than 2³¹; use a smaller image or prune the map"
+        )
     # Chunks of the front-to-back order fill their own stretch of every tile's list: parallel, and the same list.
     walks = np.empty((count, 4), np.int32)
     parallel_for(
