@@ -92,7 +92,7 @@ def test_opacities_are_reset_where_it_is_asked_for(scene_views: list[TrainingVie
 def test_control_c_ends_in_a_map_and_a_run_to_go_on_with(scene_views: list[TrainingView], tmp_path: Path) -> None:
     stream, out = colmap_folder(tmp_path / "colmap", scene_views), tmp_path / "map.ply"
     checkpoint = out.with_name("map.ply.training")
-    words = ["train", stream, "--out", out, "--iterations", 900, "--stereo", 0, "--size", 64]
+    words = ["train", stream, "--out", out, "--iterations", 500, "--stereo", 0, "--size", 64]
     program = [sys.executable, "-c", "from feature_gs_ros.cli import main; main()", *map(str, words)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as training:
         end = time.monotonic() + PATIENCE
@@ -106,12 +106,12 @@ def test_control_c_ends_in_a_map_and_a_run_to_go_on_with(scene_views: list[Train
     assert "Traceback" not in noted
     assert "stopped early; go on with --resume" in told
     reached = int(str(read_training(checkpoint)[1]["iteration"]))
-    assert 250 <= reached < 900
+    assert 250 <= reached < 500
     assert f"after {reached} iterations" in told
     stopped = load_map(out)
     assert torch.allclose(stopped.means, saved_parameters(checkpoint).to_map().means)
     outcome = run(*words, "--resume")
-    assert f"resuming after {reached} of 900" in outcome.stderr
-    assert "after 900 iterations" in outcome.stdout
+    assert f"resuming after {reached} of 500" in outcome.stderr
+    assert "after 500 iterations" in outcome.stdout
     assert not checkpoint.exists()
     assert not torch.equal(load_map(out).means[:100], stopped.means[:100])
