@@ -36,7 +36,6 @@ WAYS: dict[str, tuple[str, ...]] = {
     "solving": ("distill",),
     "distillation, frozen": ("distill", "--method", "train"),
     "joint, 64 numbers": ("distill", "--method", "train", "--joint", "--dims", "64", "--iterations", "400"),
-    "joint, all numbers": ("distill", "--method", "train", "--joint", "--iterations", "400"),
     "colours alone": ("distill", "--method", "train", "--joint", "--dims", "64", "--iterations", "400", "--gamma", "0"),
 }
 

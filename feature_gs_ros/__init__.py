@@ -3,7 +3,12 @@
 The library has no ROS import; only ``feature_gs_ros.ros`` has one.
 """
 
+import os
 from pkgutil import extend_path
+
+# torch's idle OpenMP threads would spin for milliseconds, on the very cores that our kernels' threads, the camera's
+# driver and the planner need. Read when torch is loaded; whoever has set it keeps it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # In a colcon workspace the generated messages and this tree are two folders of one package.
 __path__ = extend_path(__path__, __name__)

@@ -133,7 +133,8 @@ def backproject_views(
     for view, grid, valid, total in zip(views, grids, valids, sums, strict=True):
         layout = grid_layout(grid, view.camera.width, view.camera.height)
         mask = _mask(valid, view.camera)
-        values = (sign * grid.values.to("cpu", torch.float32)).contiguous().numpy()
+        values = grid.values.to("cpu", torch.float32).contiguous().numpy()
+        values = values if sign == 1 else sign * values
         cells = values.reshape(-1, grid.dimension)
         if _by_pixels(view, layout, grid.dimension):
             add_pixels(view.projection, *view._pixel_tiles, values, mask, numerator.numpy(), total)
@@ -146,10 +147,9 @@ def backproject_views(
     if coarse:
         _add_coarse_batch(coarse, numerator)
     for total in sums:
-        seen = torch.from_numpy(total)
-        weight += sign * seen
+        weight.numpy()[:] += sign * total
         if view_count is not None:
-            view_count += sign * (seen > 0).to(view_count.dtype)
+            view_count.numpy()[:] += (sign * (total > 0)).astype(np.int32)
 
 
 def _by_pixels(view: CpuView, layout: Layout, dimension: int) -> bool:
