@@ -15,6 +15,7 @@ from feature_gs_ros.sorting import argsort_positive
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+RANGE = 16384  # Gaussians projected at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +47,18 @@ def project_arrays(
 ) -> Projection:
     """The same of plain arrays, in whose order places and rows count."""
     count = len(means)
-    splats = np.empty((count, 8), np.float32)
-    depths = np.empty(count, np.float32)
-    visible = np.empty(count, np.bool_)
+    splats, depths = np.empty((count, 8), np.float32), np.empty(count, np.float32)
+    places = np.empty(count, np.int32)
     arrays = (means, quats_wxyz, scales, opacities, *kernel_camera(camera, camera_from_splat))
-    parallel_for(count, 16384, lambda i, j: kernels.project(i, j, *arrays, splats, depths, visible))
-    places = np.flatnonzero(visible).astype(np.int32)
-    depths = depths[places]
-    return Projection(places, places, splats[places], depths, argsort_positive(depths))
+    found: dict[int, int] = {}
+
+    def work(start: int, stop: int) -> None:
+        found[start] = kernels.project(start, stop, *arrays, splats, depths, places)
+
+    parallel_for(count, RANGE, work)
+    parts = [slice(start, start + found[start]) for start in sorted(found)] or [slice(0, 0)]
+    splats, depths, places = (np.concatenate([array[part] for part in parts]) for array in (splats, depths, places))
+    return Projection(places, places, splats, depths, argsort_positive(depths))
 
 
 def kernel_camera(camera: Camera, camera_from_splat: NDArray[np.float64]) -> tuple[Floats, Floats]:

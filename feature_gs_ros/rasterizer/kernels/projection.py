@@ -25,7 +25,9 @@ from feature_gs_ros.rasterizer.constants import (
 
 
 @kernel
-def project(start, stop, means, quats, scales, opacities, pose, intrinsics, splats, depths, visible):
+def project(start, stop, means, quats, scales, opacities, pose, intrinsics, splats, depths, places):
+    """Those of [start, stop) that can touch the image, side by side from ``start`` on; returns how many."""
+    count = start
     fx, fy, cx, cy, width, height = intrinsics
     margin = np.float32(TANGENT_MARGIN)
     right, left = (width - cx) / fx + margin * width / fx, cx / fx + margin * width / fx
@@ -33,7 +35,6 @@ def project(start, stop, means, quats, scales, opacities, pose, intrinsics, spla
     reach_x = fx * math.sqrt(np.float32(1) + max(right, left) ** 2)
     reach_y = fy * math.sqrt(np.float32(1) + max(bottom, top) ** 2)
     for i in range(start, stop):
-        visible[i] = False
         x = pose[0, 0] * means[i, 0] + pose[0, 1] * means[i, 1] + pose[0, 2] * means[i, 2] + pose[0, 3]
         y = pose[1, 0] * means[i, 0] + pose[1, 1] * means[i, 1] + pose[1, 2] * means[i, 2] + pose[1, 3]
         z = pose[2, 0] * means[i, 0] + pose[2, 1] * means[i, 1] + pose[2, 2] * means[i, 2] + pose[2, 3]
@@ -98,12 +99,13 @@ def project(start, stop, means, quats, scales, opacities, pose, intrinsics, spla
             or mean_y - radius_y >= height
         ):
             continue
-        splats[i, MEAN_X], splats[i, MEAN_Y] = mean_x, mean_y
-        splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C] = (
+        splats[count, MEAN_X], splats[count, MEAN_Y] = mean_x, mean_y
+        splats[count, CONIC_A], splats[count, CONIC_B], splats[count, CONIC_C] = (
             yy / determinant,
             -xy / determinant,
             xx / determinant,
         )
-        splats[i, OPACITY], splats[i, RADIUS_X], splats[i, RADIUS_Y] = opacity, radius_x, radius_y
-        depths[i] = z
-        visible[i] = True
+        splats[count, OPACITY], splats[count, RADIUS_X], splats[count, RADIUS_Y] = opacity, radius_x, radius_y
+        depths[count], places[count] = z, i
+        count += 1
+    return count - start
