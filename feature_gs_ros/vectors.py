@@ -25,6 +25,8 @@ FAST = ("fast",)  # reassociated and fused, as everywhere in the kernels
 SIZE = 16
 FLOAT, INT = ir.FloatType(), ir.IntType(32)
 FLOATS, BITS = ir.VectorType(FLOAT, SIZE), ir.VectorType(ir.IntType(1), SIZE)
+INTS = ir.VectorType(INT, SIZE)
+PLACES = ir.Constant(INTS, list(range(SIZE)))
 
 
 class VectorType(types.Type):
@@ -64,6 +66,11 @@ def _spread(context, builder, value, numba_type):
     nothing = ir.Constant(FLOATS, ir.Undefined)
     first = builder.insert_element(nothing, number, ir.Constant(INT, 0))
     return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(INT, SIZE), [0] * SIZE))
+
+
+def _spread_int(builder, number):
+    nothing, zeros = ir.Constant(INTS, ir.Undefined), ir.Constant(INTS, [0] * SIZE)
+    return builder.shuffle_vector(builder.insert_element(nothing, number, ir.Constant(INT, 0)), nothing, zeros)
 
 
 def _define(operators, make, result):
@@ -140,6 +147,25 @@ def store(_typing, array, first, vector):
 
 
 @intrinsic
+def store_first(_typing, array, first, vector, count):
+    """``array[first : first + 16] = vector``, but only its first ``count`` places."""
+    if not _floats(array):
+        return None
+
+    def lower(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig, args)
+        count = builder.trunc(context.cast(builder, args[3], sig.args[3], types.int64), INT)
+        stored = builder.icmp_signed("<", PLACES, _spread_int(builder, count))
+        kind = ir.FunctionType(ir.VoidType(), [FLOATS, pointer.type, INT, BITS])
+        name = f"llvm.masked.store.v{SIZE}f32.p0v{SIZE}f32"
+        masked = cgutils.get_or_insert_function(builder.module, kind, name)
+        builder.call(masked, [args[2], pointer, ir.Constant(INT, 4), stored])
+        return context.get_dummy_value()
+
+    return signature(types.none, array, first, vector, count), lower
+
+
+@intrinsic
 def spread(_typing, number):
     """The number in all sixteen places."""
 
@@ -164,12 +190,8 @@ def put(_typing, vector, place, number):
     """The vector with ``number`` at ``place``: in registers, where a store and a load would wait for each other."""
 
     def lower(context, builder, sig, args):
-        places = ir.Constant(ir.VectorType(INT, SIZE), list(range(SIZE)))
         place = builder.trunc(context.cast(builder, args[1], sig.args[1], types.intp), INT)
-        nothing = ir.Constant(ir.VectorType(INT, SIZE), ir.Undefined)
-        zeros = ir.Constant(ir.VectorType(INT, SIZE), [0] * SIZE)
-        wanted = builder.shuffle_vector(builder.insert_element(nothing, place, ir.Constant(INT, 0)), nothing, zeros)
-        here = builder.icmp_signed("==", places, wanted)
+        here = builder.icmp_signed("==", PLACES, _spread_int(builder, place))
         return builder.select(here, _spread(context, builder, args[2], sig.args[2]), args[0])
 
     return signature(VECTOR, vector, place, number), lower

@@ -27,6 +27,7 @@ GRIDS = {
     "a grid of the middle only": ((4, 4), {"left": 0.2, "top": 0.3, "right": 0.7, "bottom": 0.9}),
     "2-pixel cells": ((22, 35), {}),
     "a cell a pixel": ((45, 70), {}),
+    "three cells a pixel": ((135, 200), {}),
     "nearest": ((7, 9), {"interpolation": "nearest"}),
     "one cell": ((1, 1), {}),
 }

@@ -22,6 +22,7 @@ from feature_gs_ros.vectors import (
     put,
     spread,
     store,
+    store_first,
     total,
     where,
 )
@@ -97,6 +98,20 @@ def test_put_changes_one_place(values: Floats, place: int, number: float) -> Non
     expected[place] = number
     _put(values, place, np.float32(number), result)
     np.testing.assert_array_equal(result, expected)
+
+
+@kernel
+def _store_first(values, first, vector, count):
+    store_first(values, first, load(vector, 0), count)
+
+
+@settings(deadline=None, max_examples=30)
+@given(arrays.arrays(np.float32, 3 * TILE, elements=NUMBERS), VECTORS, st.integers(0, 2 * TILE), st.integers(-3, 99))
+def test_store_first_leaves_the_rest(values: Floats, vector: Floats, first: int, count: int) -> None:
+    expected, end = values.copy(), min(max(count, 0), TILE)
+    expected[first : first + end] = vector[:end]
+    _store_first(values, first, vector, count)
+    np.testing.assert_array_equal(values, expected)
 
 
 @kernel

@@ -8,7 +8,7 @@ from feature_gs_ros.kernels import inline, kernel
 from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y, TILE
 from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
-from feature_gs_ros.vectors import load, spread, store, total
+from feature_gs_ros.vectors import load, spread, store, store_first, total
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
@@ -87,22 +87,52 @@ def block_sizes(start, stop, splats, rects, slots, reach, edges_x, edges_y, lowe
 
 
 @inline
-def mix_into_block(weights, first, rows, columns, lower_x, lower_y, fraction_x, fraction_y, line, block):
-    """Bilinear: a row's weights to the cells of its line, and those to the two lines of cells around the row."""
-    row0, row1 = rows
-    column0, column1 = columns
-    cells = block.shape[1]
-    for row in range(row0, row1):
-        line[:cells] = ZERO
-        for column in range(column0, column1):
-            weight = weights[first + (row - row0) * TILE + column - column0]
-            u, cell = fraction_x[column], lower_x[column] - lower_x[column0]
-            line[cell] += weight * (ONE - u)
-            line[cell + 1] += weight * u
-        v, y = fraction_y[row], lower_y[row] - lower_y[row0]
-        for cell in range(cells):
-            block[y, cell] += line[cell] * (ONE - v)
-            block[y + 1, cell] += line[cell] * v
+def mixing_width(edges, lower):
+    """Cells that a tile's pixels touch along one axis at most, and room to load a vector from any of them on."""
+    widest = 0
+    for tile in range(edges.shape[0] - 1):
+        widest = max(widest, lower[edges[tile + 1] - 1] - lower[edges[tile]])
+    return widest + 2 + TILE
+
+
+@inline
+def fill_mixing(x0, x1, lower_x, fraction_x, width, mixing):
+    """U along a row of a tile, [pixels, width]: the share of each pixel in each cell from the tile's first one on."""
+    mixing[:] = ZERO
+    for x in range(x0, x1):
+        cell, u = (x - x0) * width + lower_x[x] - lower_x[x0], fraction_x[x]
+        mixing[cell], mixing[cell + 1] = ONE - u, u
+
+
+@inline
+def mix_line(pixels, line, first, end, mixing, width, shift, blocks, place, cells):
+    """A line of a block: weights of a tile's pixels [first, end), already mixed across rows, to its cells."""
+    store(line, 0, pixels)
+    for cell in range(0, cells, TILE):
+        mixed = spread(ZERO)
+        for x in range(first, end):
+            mixed += load(mixing, x * width + shift + cell) * line[x]
+        store_first(blocks, place + cell, mixed, cells - cell)
+
+
+@inline
+def mix_block(weights, y0, span_y, span_x, lower_y, fraction_y, line, mixing, width, shift, blocks, place, cells):
+    """Bilinear: a pair's weights to its block, line by line; each row of pixels mixes two lines of cells."""
+    row0, row1 = span_y
+    first, end = span_x
+    near, far = spread(ZERO), spread(ZERO)
+    current = lower_y[row0]
+    for y in range(row0, row1):
+        while current < lower_y[y]:
+            mix_line(near, line, first, end, mixing, width, shift, blocks, place, cells)
+            near, far = far, spread(ZERO)
+            current += 1
+            place += cells
+        weight, v = load(weights, (y - y0) * TILE), fraction_y[y]
+        near += weight * (ONE - v)
+        far += weight * v
+    mix_line(near, line, first, end, mixing, width, shift, blocks, place, cells)
+    mix_line(far, line, first, end, mixing, width, shift, blocks, place + cells, cells)
 
 
 @kernel
@@ -127,11 +157,13 @@ def cell_blocks(
 ):
     transmittance, counts = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     weights = np.empty(LANES, np.float32)
-    line = np.empty(lower_x[-1] + 2, np.float32)
+    width = mixing_width(edges_x, lower_x)
+    line, mixing = np.empty(TILE, np.float32), np.empty(TILE * width, np.float32)
     columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
         x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
         count_pixels(valid, x0, x1, y0, y1, counts)
+        fill_mixing(x0, x1, lower_x, fraction_x, width, mixing)
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
@@ -151,15 +183,16 @@ def cell_blocks(
             if total(every) > ZERO:
                 slot = pair_slots[entry]
                 filled[slot] = True
-                block = blocks[offsets[slot] : offsets[slot + 1]].reshape((cells_y, cells_x))
-                block[:] = ZERO
-                first = (row0 - y0) * TILE + column0 - x0
                 if reach == 2:
-                    mix_into_block(
-                        weights, first, (row0, row1), (column0, column1),
-                        lower_x, lower_y, fraction_x, fraction_y, line, block,
+                    shift = lower_x[column0] - lower_x[x0]
+                    mix_block(
+                        weights, y0, (row0, row1), (column0 - x0, column1 - x0), lower_y, fraction_y,
+                        line, mixing, width, shift, blocks, offsets[slot], cells_x,
                     )  # fmt: skip
                 else:
+                    block = blocks[offsets[slot] : offsets[slot + 1]].reshape((cells_y, cells_x))
+                    block[:] = ZERO
+                    first = (row0 - y0) * TILE + column0 - x0
                     for row in range(row0, row1):
                         cells = block[lower_y[row] - lower_y[row0]]
                         for column in range(column0, column1):
