@@ -166,6 +166,25 @@ def store_first(_typing, array, first, vector, count):
 
 
 @intrinsic
+def prefetch(_typing, array, place):
+    """Ask for ``array.flat[place]``, of any contiguous array, to be in the cache when it is needed soon."""
+    if not (isinstance(array, types.Array) and array.layout == "C"):
+        return None
+
+    def lower(context, builder, sig, args):
+        data = make_array(sig.args[0])(context, builder, args[0]).data
+        place = context.cast(builder, args[1], sig.args[1], types.intp)
+        pointer = builder.bitcast(builder.gep(data, [place]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, INT, INT, INT])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        read, keep, data_cache = ir.Constant(INT, 0), ir.Constant(INT, 3), ir.Constant(INT, 1)
+        builder.call(fetch, [pointer, read, keep, data_cache])
+        return context.get_dummy_value()
+
+    return signature(types.none, array, place), lower
+
+
+@intrinsic
 def spread(_typing, number):
     """The number in all sixteen places."""
 

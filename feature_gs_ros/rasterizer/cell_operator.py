@@ -122,7 +122,7 @@ def _entries(
     if layout.coarse:
         coarse = coarse_weights(projection, layout, valid)
         lists = _empty_lists(coarse.corners.size)
-        at = (x.lower[x.edges[:-1]], y.lower[y.edges[:-1]], x.cells, y.cells)
+        at = (x.first_cells, y.first_cells, x.cells, y.cells)
         count = kernels.coarse_entries(
             projection.rows, coarse.bins.rects, coarse.bins.slots, coarse.corners, *at, *lists
         )

@@ -19,6 +19,7 @@ MEAN_X, MEAN_Y, CONIC_A, CONIC_B, CONIC_C, OPACITY, RADIUS_X, RADIUS_Y = range(8
 
 TILE = SIZE  # pixels a side at most: a row of them is one vector
 LANES = TILE * TILE
+AHEAD = 8  # entries of a list after which what a Gaussian needs has come from memory
 CHECK_EVERY = 16  # Gaussians between two looks whether all of a tile's rays have ended
 FEW_TILES = 4  # of a Gaussian, up to which each tile's cells are multiplied for themselves
 BUFFER = 64  # (cell, weight) pairs collected before they are multiplied

@@ -17,7 +17,7 @@ from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.kernels import parallel_for
 from feature_gs_ros.rasterizer.grid import FeatureGrid
 from feature_gs_ros.rasterizer.labels import label_weights
-from feature_gs_ros.rasterizer.product import add_coarse, add_fine, add_pixels
+from feature_gs_ros.rasterizer.product import add_coarse, add_fine, add_pixels, add_totals
 from feature_gs_ros.rasterizer.projection import Projection, project
 from feature_gs_ros.rasterizer.render import render_values
 from feature_gs_ros.rasterizer.spherical_harmonics import colors_from_sh
@@ -121,7 +121,7 @@ def backproject_views(
     valids: Sequence[Tensor | None],
     numerator: Tensor,  # [N, D] float32, added to
     weight: Tensor,  # [N] float32, added to
-    view_count: Tensor | None = None,  # [N] int32, added to: views in which the Gaussian has weight
+    view_count: Tensor | None = None,  # [N] int32, ±1 where a view's weight is above 0
     sign: int = 1,
 ) -> None:
     """Add Σ_v Wᵀ M U F to accumulators along the map's Z-curve (`GaussianMap.along_curve`).
@@ -129,8 +129,9 @@ def backproject_views(
     Several views a call touch each row of the accumulators once, not once a view. ``sign`` −1 takes them out.
     """
     coarse: list[tuple[CpuView, CoarseWeights, NDArray[np.float32], NDArray[np.float32]]] = []
-    sums = [np.zeros(len(weight), np.float32) for _ in views]
-    for view, grid, valid, total in zip(views, grids, valids, sums, strict=True):
+    counts = np.zeros(len(weight), np.int32) if view_count is None else view_count.numpy()
+    totals = [np.zeros(len(view.projection.rows), np.float32) for view in views]
+    for view, grid, valid, total in zip(views, grids, valids, totals, strict=True):
         layout = grid_layout(grid, view.camera.width, view.camera.height)
         mask = _mask(valid, view.camera)
         values = grid.values.to("cpu", torch.float32).contiguous().numpy()
@@ -146,10 +147,8 @@ def backproject_views(
                 _add_fine_band(view, weights, cells, numerator, total)
     if coarse:
         _add_coarse_batch(coarse, numerator)
-    for total in sums:
-        weight.numpy()[:] += sign * total
-        if view_count is not None:
-            view_count.numpy()[:] += (sign * (total > 0)).astype(np.int32)
+    for view, total in zip(views, totals, strict=True):
+        add_totals(view.projection, total, sign, weight.numpy(), counts)
 
 
 def _by_pixels(view: CpuView, layout: Layout, dimension: int) -> bool:

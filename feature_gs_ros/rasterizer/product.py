@@ -27,7 +27,7 @@ def add_coarse(
     start: int,
     stop: int,
     numerator: Floats,  # [N, D] along the map's Z-curve, added to
-    weight: Floats,  # [N] along the map's Z-curve, added to
+    totals: Floats,  # [V] Wᵀm of the projected Gaussians, added to
 ) -> None:
     """Add a view with coarse cells to the accumulators of the projection's Gaussians ``start <= i < stop``."""
     x, y = weights.layout.x, weights.layout.y
@@ -38,13 +38,13 @@ def add_coarse(
         weights.bins.rects,
         weights.bins.slots,
         weights.corners,
-        x.lower[x.edges[:-1]],
-        y.lower[y.edges[:-1]],
+        x.first_cells,
+        y.first_cells,
         x.cells,
         y.cells,
         cells,
         numerator,
-        weight,
+        totals,
     )
 
 
@@ -55,7 +55,7 @@ def add_fine(
     start: int,
     stop: int,
     numerator: Floats,  # [N, D] along the map's Z-curve, added to
-    weight: Floats,  # [N] along the map's Z-curve, added to
+    totals: Floats,  # [V] Wᵀm of the projected Gaussians, added to
 ) -> None:
     """Add a view with fine cells to the accumulators of the projection's Gaussians ``start <= i < stop``."""
     x, y = weights.layout.x, weights.layout.y
@@ -77,7 +77,7 @@ def add_fine(
         x.cells,
         cells,
         numerator,
-        weight,
+        totals,
     )
 
 
@@ -88,7 +88,7 @@ def add_pixels(
     features: Floats,  # [H, W, D]
     valid: Floats,  # m(p) [H, W], or [0, 0] where all pixels count
     numerator: Floats,  # [N, D] along the map's Z-curve, added to
-    weight: Floats,  # [N] along the map's Z-curve, added to
+    totals: Floats,  # [V] Wᵀm of the projected Gaussians, added to
 ) -> None:
     """Add a view with few channels a pixel to the accumulators: weights and product in one pass."""
     sums = np.empty((bins.pairs, features.shape[2] + 1), np.float32)
@@ -97,5 +97,10 @@ def add_pixels(
     parallel_for(
         len(projection.rows),
         4096,
-        lambda i, j: pixels.add_sums(i, j, projection.places, bins.slots, sums, numerator, weight),
+        lambda i, j: pixels.add_sums(i, j, projection.places, bins.slots, sums, numerator, totals),
     )
+
+
+def add_totals(projection: Projection, totals: Floats, sign: int, weight: Floats, view_count: Ints) -> None:
+    """Add a view's Wᵀm to the weight [N], and ±1 to ``view_count`` [N] where it has any; both along the Z-curve."""
+    kernels.add_totals(0, len(totals), projection.places, totals, sign, weight, view_count)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,11 @@ class Axis:
     @property
     def tiles(self) -> int:
         return len(self.edges) - 1
+
+    @cached_property
+    def first_cells(self) -> Ints:
+        """[tiles] the cell at or before each tile's first pixel."""
+        return self.lower[self.edges[:-1]]
 
     @property
     def mixes(self) -> bool:

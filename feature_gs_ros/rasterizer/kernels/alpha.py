@@ -6,6 +6,7 @@ import numpy as np
 
 from feature_gs_ros.kernels import inline
 from feature_gs_ros.rasterizer.constants import (
+    AHEAD,
     ALPHA_MAX,
     ALPHA_MIN,
     CONIC_A,
@@ -20,7 +21,7 @@ from feature_gs_ros.rasterizer.constants import (
     TRANSMITTANCE_MIN,
 )
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
-from feature_gs_ros.vectors import bits, load, maximum, minimum, spread, store, total, where
+from feature_gs_ros.vectors import bits, load, maximum, minimum, prefetch, spread, store, total, where
 
 CENTRES = np.arange(TILE, dtype=np.float32) + np.float32(0.5)  # of a row's pixels, from the tile's first
 HALF = np.float32(0.5)
@@ -48,6 +49,13 @@ def start_tile(tile, edges_x, edges_y, columns, transmittance):
         inside = x0 + lane % TILE < x1 and y0 + lane // TILE < y1
         transmittance[lane] = np.float32(1) if inside else np.float32(0)
     return x0, x1, y0, y1
+
+
+@inline
+def gaussian_at(entry, end, gaussians, splats):
+    """The Gaussian of a tile's entry; one further on is sent for, as a tile's splats lie all over memory."""
+    prefetch(splats, np.int64(gaussians[min(entry + AHEAD, end - 1)]) * splats.shape[1])
+    return gaussians[entry]
 
 
 @inline

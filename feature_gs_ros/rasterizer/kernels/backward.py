@@ -20,7 +20,15 @@ from feature_gs_ros.rasterizer.constants import (
     TRANSMITTANCE_MIN,
     WIDE,
 )
-from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
+from feature_gs_ros.rasterizer.kernels.alpha import (
+    CENTRES,
+    along_row,
+    gaussian_at,
+    open_rows,
+    row_weights,
+    splat_of,
+    start_tile,
+)
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 from feature_gs_ros.vectors import (
     bits,
@@ -116,7 +124,7 @@ def color_gradients(
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom, place = y0, y1, entries[tile]
         for entry in range(entries[tile], entries[tile + 1]):
-            i = gaussians[entry]
+            i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
             dx = xs - mean_x
             along, color = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
@@ -211,7 +219,7 @@ def payload_gradients(
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom, place = y0, y1, entries[tile]
         for entry in range(entries[tile], entries[tile + 1]):
-            i = np.int64(gaussians[entry])
+            i = np.int64(gaussian_at(entry, entries[tile + 1], gaussians, splats))
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
             dx = xs - mean_x
             along, color = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])

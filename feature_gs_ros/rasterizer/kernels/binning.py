@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.kernels import inline, kernel
-from feature_gs_ros.rasterizer.constants import MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
+from feature_gs_ros.rasterizer.constants import AHEAD, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
+from feature_gs_ros.vectors import prefetch
 
 
 @inline
@@ -42,6 +43,9 @@ def tile_rects(start, stop, splats, tile_of_x, tile_of_y, first_row, last_row, r
 def count_pairs(start, stop, order, rects, slots, tile_columns, counts, walks):
     """Count each tile's pairs, and leave what is needed to walk them again in ``walks``, in the order of the walk."""
     for k in range(start, stop):
+        ahead = np.int64(order[min(k + AHEAD, stop - 1)])
+        prefetch(rects, ahead * rects.shape[1])
+        prefetch(slots, ahead)
         i = order[k]
         left, top, across, down = rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3]
         tile, size = top * tile_columns + left, across * down

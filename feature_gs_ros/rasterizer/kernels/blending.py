@@ -6,7 +6,15 @@ import numpy as np
 
 from feature_gs_ros.kernels import inline, kernel
 from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, RADIUS_Y, TILE
-from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
+from feature_gs_ros.rasterizer.kernels.alpha import (
+    CENTRES,
+    along_row,
+    gaussian_at,
+    open_rows,
+    row_weights,
+    splat_of,
+    start_tile,
+)
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 from feature_gs_ros.vectors import bits, end_bit, first_bit, load, store
 
@@ -32,7 +40,7 @@ def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, fir
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
-            i = gaussians[entry]
+            i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
             along = along_row(xs - mean_x, conic)
             row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
@@ -91,7 +99,7 @@ def blend_wide(start, stop, splats, entries, gaussians, edges_x, edges_y, colors
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
-            i = np.int64(gaussians[entry])
+            i = np.int64(gaussian_at(entry, entries[tile + 1], gaussians, splats))
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
             along = along_row(xs - mean_x, conic)
             row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)

@@ -6,7 +6,15 @@ import numpy as np
 
 from feature_gs_ros.kernels import inline, kernel
 from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y, TILE
-from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, along_row, open_rows, row_weights, splat_of, start_tile
+from feature_gs_ros.rasterizer.kernels.alpha import (
+    CENTRES,
+    along_row,
+    gaussian_at,
+    open_rows,
+    row_weights,
+    splat_of,
+    start_tile,
+)
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 from feature_gs_ros.vectors import load, spread, store, store_first, total
 
@@ -35,7 +43,7 @@ def corner_sums(
         xs, us = load(CENTRES, 0) + np.float32(x0), load(shares, 0)
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
-            i = gaussians[entry]
+            i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
             along = along_row(xs - mean_x, conic)
             first, end = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
@@ -167,7 +175,7 @@ def cell_blocks(
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
-            i = gaussians[entry]
+            i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
             column0, column1, _, cells_x = block_of(mean_x, splats[i, RADIUS_X], x0, x1, lower_x, reach)
             row0, row1, _, cells_y = block_of(mean_y, splats[i, RADIUS_Y], y0, y1, lower_y, reach)

@@ -6,7 +6,7 @@ import numpy as np
 
 from feature_gs_ros.kernels import inline, kernel
 from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, TILE
-from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, open_rows, pair_weights, start_tile
+from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, gaussian_at, open_rows, pair_weights, start_tile
 from feature_gs_ros.vectors import load, spread, total
 
 ZERO = np.float32(0)
@@ -70,7 +70,7 @@ def label_sums(
             places[pair_slots[entry]] = place
             if top == bottom:
                 continue
-            i = gaussians[entry]
+            i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
             row0, row1, drawn = pair_weights(splats, i, xs, y0, top, bottom, transmittance, weights)
             if drawn > ZERO:
                 for plane in range(count):

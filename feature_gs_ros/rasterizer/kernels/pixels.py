@@ -6,7 +6,7 @@ import numpy as np
 
 from feature_gs_ros.kernels import kernel
 from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, TILE
-from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, open_rows, pair_weights, start_tile
+from feature_gs_ros.rasterizer.kernels.alpha import CENTRES, gaussian_at, open_rows, pair_weights, start_tile
 from feature_gs_ros.vectors import load, spread, total
 
 ZERO = np.float32(0)
@@ -30,7 +30,7 @@ def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edg
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
-            i = gaussians[entry]
+            i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
             row0, row1, drawn = pair_weights(splats, i, xs, y0, top, bottom, transmittance, weights)
             slot = pair_slots[entry]
             if drawn > ZERO:
@@ -50,7 +50,7 @@ def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edg
 
 
 @kernel
-def add_sums(start, stop, places, slots, sums, numerator, weight):
+def add_sums(start, stop, places, slots, sums, numerator, totals):
     """Add the sums of each Gaussian's pairs to its row of the accumulators."""
     channels = sums.shape[1] - 1
     for i in range(start, stop):
@@ -60,4 +60,4 @@ def add_sums(start, stop, places, slots, sums, numerator, weight):
             for channel in range(channels):
                 row[channel] += sums[slot, channel]
             added += sums[slot, channels]
-        weight[places[i]] += added
+        totals[i] += added

@@ -77,7 +77,7 @@ def list_corners(rect, first, end, corners, cell_of_column, cell_of_row, columns
 
 @kernel
 def add_coarse(
-    start, stop, places, rects, slots, corners, cell_of_column, cell_of_row, columns, lines, cells, numerator, weight
+    start, stop, places, rects, slots, corners, cell_of_column, cell_of_row, columns, lines, cells, numerator, totals
 ):
     indices, shares = np.empty(BUFFER, np.int64), np.empty(BUFFER, np.float32)
     dimension = cells.shape[1]
@@ -97,7 +97,7 @@ def add_coarse(
             )
             if count > 0:
                 add_cells(rows, row, values, indices, shares, 0, count, dimension)
-                weight[places[i]] += total
+                totals[i] += total
             continue
         most = np.float32(0)
         for slot in range(slots[i], slots[i + 1]):
@@ -132,7 +132,7 @@ def add_coarse(
         below = min(line + 1, lines - 1) * columns
         count, added = add_line(target, lower, below, first, columns, indices, shares, count)
         add_cells(rows, row, values, indices, shares, 0, count, dimension)
-        weight[places[i]] += total + added
+        totals[i] += total + added
 
 
 @kernel
@@ -154,7 +154,7 @@ def add_fine(
     columns,
     cells,
     numerator,
-    weight,
+    totals,
 ):
     indices, shares = np.empty(BUFFER, np.int64), np.empty(BUFFER, np.float32)
     dimension = cells.shape[1]
@@ -191,4 +191,13 @@ def add_fine(
                         x = 0
                         base += columns
         add_cells(rows, row, values, indices, shares, 0, count, dimension)
-        weight[places[i]] += total
+        totals[i] += total
+
+
+@kernel
+def add_totals(start, stop, places, totals, sign, weight, view_count):
+    """A view's Wᵀm to the accumulators, and to the number of views in which a Gaussian has weight."""
+    for i in range(start, stop):
+        if totals[i] > np.float32(0):
+            weight[places[i]] += sign * totals[i]
+            view_count[places[i]] += sign
