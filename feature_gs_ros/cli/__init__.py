@@ -12,6 +12,7 @@ import tyro
 
 from feature_gs_ros.cli import (
     affordance,
+    affordance_library,
     backproject,
     distill,
     edit,
@@ -54,11 +55,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         "replica": evaluate_protocols.replica,
     },
     "affordance": {
-        "add": affordance.add,
+        "add": affordance_library.add,
         "transfer": affordance.transfer,
-        "list": affordance.list_sources,
-        "remove": affordance.remove,
-        "merge": affordance.merge,
+        "list": affordance_library.list_sources,
+        "remove": affordance_library.remove,
+        "merge": affordance_library.merge,
     },
 }
 

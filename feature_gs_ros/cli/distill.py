@@ -12,6 +12,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json, teacher_options
 from feature_gs_ros.codecs import Codec, build_codec
 from feature_gs_ros.distillation import (
@@ -113,6 +114,8 @@ def distill(
     """
     if joint and method != "train":
         raise TrainingError("--joint changes the geometry, which least squares can't: add --method train")
+    trained_map = {"the map beside --out": _map_beside(out)} if joint else {}
+    check_outputs({"--out": out, **trained_map}, [map, stream, weights, alignment])
     options = teacher_options(option) | ({} if weights is None else {"weights": weights})
     teacher = make_extractor(extractor, **options)
     if dims is not None and not 1 <= dims <= teacher.dimension:
@@ -237,7 +240,7 @@ def _train_jointly(
 def _save(outcome: _Outcome, work: _Work, lessons: Sequence[Lesson], out: Path) -> FeatureField:
     provenance = work.provenance
     if outcome.gaussians is not work.gaussians:
-        beside = out.with_suffix(".ply")
+        beside = _map_beside(out)
         save_ply(outcome.gaussians, beside)
         # Read back: the file's logarithms and logits decide the last bits that a field is checked by.
         written = load_map(beside)
@@ -248,6 +251,11 @@ def _save(outcome: _Outcome, work: _Work, lessons: Sequence[Lesson], out: Path) 
     field = field_of(outcome.features, lessons, work.teacher, work.stream, provenance, outcome.codec)
     field.save(out)
     return field
+
+
+def _map_beside(out: Path) -> Path:
+    """Where the trained map of a field stands."""
+    return out.with_suffix(".ply")
 
 
 def _products(lessons: Sequence[Lesson]) -> int:

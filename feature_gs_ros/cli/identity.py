@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from feature_gs_ros import rasterizer
+from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
 from feature_gs_ros.errors import IdentityError
 from feature_gs_ros.field import Provenance
@@ -64,6 +65,7 @@ def identity(
     rasterizer.choose_backend(backend)
     if instances and labels is not None:
         raise IdentityError("--instances numbers the objects by itself; leave out --labels")
+    check_outputs({"--out": out, "--extract": extract}, [map, stream, masks, labels, alignment])
     gaussians, source, annotated = load_map(map), open_stream(stream), open_masks(masks, instances)
     names = class_names(load_labels(labels)) if labels is not None else None
     if names is None and not instances and isinstance(annotated, CocoMasks):
@@ -87,7 +89,9 @@ def identity(
     objects = identities.objects()
     if extract is not None:
         for found in objects:
-            identities.extract(found.value, extract / f"{found.value} {found.name}.ply".replace("/", "-"))
+            file = extract / f"{found.value} {found.name}.ply".replace("/", "-")
+            check_outputs({"--extract": file}, [map])
+            identities.extract(found.value, file)
     _tell(encoding, read, association, book, objects, out, json)
     return 0
 

@@ -12,6 +12,7 @@ import tyro
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
+from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import alignment_or_identity, open_field, open_segmenter
 from feature_gs_ros.errors import FieldError, PromptError
 from feature_gs_ros.extractors import extractor_of
@@ -67,6 +68,7 @@ def render(
         weights: the teacher's weights, where they are not at their usual place.
         backend: auto, cpu or cuda.
     """
+    check_outputs({"--out": out}, [field, stream, map, alignment, weights])
     features, gaussians = open_field(field, map)
     splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
     frame = next(iter(open_stream(stream).frames([index])))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import tyro
 
+from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
 from feature_gs_ros.errors import TrainingError
 from feature_gs_ros.gaussians import GaussianMap
@@ -83,6 +84,8 @@ def train(
         )
     if not all(0 < share < 1 for share in reset_opacity):
         raise TrainingError(f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1")
+    checkpoint = out.with_name(out.name + ".training")
+    check_outputs({"--out": out, "the checkpoint": checkpoint, "--pictures": pictures}, [stream, init, alignment])
     source = open_stream(stream)
     names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)
@@ -93,7 +96,7 @@ def train(
     torch.set_num_threads(1)  # OpenMP's threads spin for one another: beside other work a step takes ten times as long
     start = time.perf_counter()
     trainer = _trainer(stream, init, views, options, StartOptions(stereo=stereo))
-    session = SessionOptions(out.with_name(out.name + ".training"), pictures=pictures, picture_every=picture_every)
+    session = SessionOptions(checkpoint, pictures=pictures, picture_every=picture_every)
     if resume and session.checkpoint.is_file():
         resume_training(trainer, session.checkpoint)
         note(f"resuming after {trainer.iteration} of {iterations} iterations")
