@@ -24,6 +24,7 @@ from feature_gs_ros.messages.camera_info import camera_from_info
 from feature_gs_ros.messages.image import decode_image, image_dimensions, image_kind
 from feature_gs_ros.messages.transform import stamp_ns
 from feature_gs_ros.msg import FeatureGrid
+from feature_gs_ros.ros.keyframes import JUMP_NS
 from feature_gs_ros.ros.parameters import chosen, value
 from feature_gs_ros.ros.qos import image_qos
 from feature_gs_ros.ros.statistics import Statistics
@@ -31,7 +32,6 @@ from feature_gs_ros.ros.subscriptions import subscribe_counting
 
 MESSAGES = {"raw": Image, "compressed": CompressedImage, "grid": FeatureGrid}
 MASKS_KEPT = 60
-JUMP_NS = 1_000_000_000  # a stamp that is earlier by more is a recording that began again
 
 Mask = NDArray[np.bool_]  # [H, W]
 

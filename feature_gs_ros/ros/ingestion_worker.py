@@ -26,6 +26,7 @@ from feature_gs_ros.ros.poses import Matrix, Poses
 from feature_gs_ros.ros.statistics import Statistics
 
 RETRY = 0.01  # s between looks at frames that wait for tf
+JUMPED = "time jumped back"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,7 @@ class ReadyFrame:
     camera: Camera
     camera_from_map: Matrix
     mask: Any  # message, None where there is none
+    epoch: int  # how often time had jumped back when it was completed
 
 
 class IngestionWorker:
@@ -65,6 +67,7 @@ class IngestionWorker:
         self._field, self._poses, self._statistics = field, poses, statistics
         self._limits, self._now, self._log = limits, now, log
         self._gates: dict[str, KeyframeGate] = {}
+        self._epoch = 0  # how often time jumped back; guarded by `changed`
         self._waiting_for_flush: list[int] = []  # stamps, ns
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="ingestion")
@@ -82,14 +85,15 @@ class IngestionWorker:
             self._thread.join()
 
     def on_jump(self, reason: str) -> None:
-        """Time went back: forget tf, what waits and the last keyframes, and go on."""
+        """Time went back: forget tf, what waits, what is in the teacher and the last keyframes, and go on."""
         self._log.warning(f"{reason}: tf and waiting frames are forgotten")
         with self.changed:
+            self._epoch += 1
             self._poses.clear()
             for camera in self.cameras:
                 dropped = camera.forget()
                 if dropped:
-                    self._statistics.skip("time jumped back", dropped)
+                    self._statistics.skip(JUMPED, dropped)
             for gate in self._gates.values():
                 gate.reset()
 
@@ -162,7 +166,7 @@ class IngestionWorker:
             mask = camera.mask_near(arrival.stamp, limits.mask_tolerance, patient)
             if mask is None:
                 return f"no mask on '{camera.settings.mask_topic}'"
-        return ReadyFrame(camera, arrival, model, pose, mask)
+        return ReadyFrame(camera, arrival, model, pose, mask, self._epoch)
 
     def _accumulate(self, ready: ReadyFrame) -> None:
         """Teacher and back-projection of one frame.
@@ -184,20 +188,30 @@ class IngestionWorker:
             counts = torch.from_numpy(counted_pixels(ignored, grid))
             valid = counts if valid is None else valid & counts
         view = self._field.map.view(pinhole.camera, ready.camera_from_map)
+        if ready.epoch != self._epoch:  # time jumped back while the teacher had it
+            self._statistics.skip(JUMPED)
+            return
         self._field.add(view, grid, valid, name)
-        gate.take(stamp, ready.camera_from_map)
-        ready.source.last = LastFrame(
-            name,
-            stamp,
-            ready.arrival.message.header.frame_id,
-            ready.camera,
-            ready.camera_from_map,
-            None if settings.kind == "grid" else pinhole.image,
-            None if valid is None else valid.numpy() > 0,
-        )
+        self._remember(ready, name, pinhole, valid)
         self._waiting_for_flush.append(stamp)
         if len(self._waiting_for_flush) >= BATCH:
             self._flush()
+
+    def _remember(self, ready: ReadyFrame, name: str, pinhole: PinholeView, valid: torch.Tensor | None) -> None:
+        """The frame was used: later ones are compared with it, unless time jumped back since."""
+        last = LastFrame(
+            name,
+            ready.arrival.stamp,
+            ready.arrival.message.header.frame_id,
+            ready.camera,
+            ready.camera_from_map,
+            None if ready.source.settings.kind == "grid" else pinhole.image,
+            None if valid is None else valid.numpy() > 0,
+        )
+        with self.changed:
+            if ready.epoch == self._epoch:
+                self._gates[ready.source.settings.name].take(last.stamp, last.camera_from_map)
+                ready.source.last = last
 
     def _features(self, ready: ReadyFrame, name: str) -> tuple[PinholeView, FeatureGrid]:
         message, extractor = ready.arrival.message, self._field.map.extractor

@@ -16,9 +16,11 @@ from feature_gs_ros.backprojection import BackProjector
 from feature_gs_ros.cameras import Distortion
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.field import FeatureField
+from feature_gs_ros.messages.transform import stamp_ns
 from feature_gs_ros.msg import Answer, FeatureGrid
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.srv import QueryText, Save
+from feature_gs_ros.srv import QueryText, RenderView, Save
+from ros.altered import Gate
 from ros.harness import ACTIVATE, CONFIGURE, RELIABLE, Robot, Starter, Watch, info_message, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
 
@@ -163,6 +165,47 @@ def test_a_looped_recording_without_a_clock_goes_on(robot, start: Starter, gauss
         used, left_out = watch.outcome(4)
         assert used >= 4 - lap, left_out
         assert used + sum(left_out.values()) == 4
+
+
+SLOW_TEACHER = """
+from feature_gs_ros.extractors.color import ColorExtractor
+
+extract = ColorExtractor.extract
+
+def wait_and_extract(self, image, name=""):
+    pass_gate()
+    return extract(self, image, name)
+
+ColorExtractor.extract = wait_and_extract
+"""
+
+
+def test_a_frame_that_time_jumps_over_in_the_teacher_leaves_no_trace(robot, start: Starter, gaussians, tmp_path):
+    """Or all frames of the new lap would be older than the last one that was taken, and refused."""
+    gate = Gate(tmp_path)
+    node = start.active(gate.map(SLOW_TEACHER), tf_timeout=5.0)
+    robot = robot_with_default_topics(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    watch = Watch(robot)
+    end = robot.now()
+    robot.publish_info(end)
+    gate.shut()
+    robot.publish_tf(end, *transform_of(camera_from_map(0.9)))
+    robot.publish_image(take_picture(gaussians, camera_from_map(0.9)), end)
+    gate.wait()
+    stamps = [end - 60_000_000_000 + 100_000_000 * k for k in range(5)]
+    robot.publish_image(take_picture(gaussians, camera_from_map(0.0)), stamps[0])
+    wait_until(lambda: "went back" in node.log.read_text(), what="the jump")  # which clears tf
+    for k, stamp in enumerate(stamps):
+        robot.publish_tf(stamp, *transform_of(camera_from_map(k / 5)))
+        if k > 0:
+            robot.publish_image(take_picture(gaussians, camera_from_map(k / 5)), stamp)
+    gate.open()
+    assert watch.outcome(6) == (5, {"time jumped back": 1})
+    assert _saved(robot, start).provenance.frames == tuple(str(stamp) for stamp in stamps)
+    request = RenderView.Request(camera="camera")  # from where the last frame was taken
+    header = robot.call(RenderView, "/feature_map/render_view", request).image.header
+    assert stamp_ns(header.stamp) == stamps[-1]
 
 
 def test_the_teacher_may_run_on_another_host(robot, start: Starter, gaussians):
