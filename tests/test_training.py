@@ -19,11 +19,12 @@ from feature_gs_ros.training.checkpoint import resume_training, save_training, s
 from feature_gs_ros.training.densification import Density, DensityOptions
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.photometry import rgb_loss, ssim
-from feature_gs_ros.training.session import SessionOptions, train_map
+from feature_gs_ros.training.session import SessionOptions, set_aside, train_map
 from feature_gs_ros.training.start import StartOptions, start_from_points
 from feature_gs_ros.training.stereo import StereoView, sweep_points
 from feature_gs_ros.training.trainer import Trainer, TrainingOptions, measure
 from feature_gs_ros.training.views import TrainingView, load_views
+from tests.disk import largest_file
 
 
 def dense_ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -201,6 +202,34 @@ def test_divergence_before_any_checkpoint_is_an_error(scene_views: list[Training
         trainer.parameters.sh_dc[:] = float("inf")
     with pytest.raises(TrainingError, match="no checkpoint"):
         train_map(trainer, [], SessionOptions(tmp_path / "run"))
+
+
+def test_an_earlier_runs_checkpoint_is_not_this_ones(scene_views: list[TrainingView], tmp_path: Path) -> None:
+    """A run that diverges at once is an error, beside whatever checkpoint; and `set_aside` loses none."""
+    path = tmp_path / "run"
+    train_map(small_trainer(scene_views), [], SessionOptions(path), lambda moment: moment.iteration == 2)
+    earlier = path.read_bytes()
+    trainer = small_trainer(scene_views)
+    with torch.no_grad():
+        trainer.parameters.sh_dc[:] = float("inf")
+    with pytest.raises(TrainingError, match="no checkpoint to go back to"):
+        train_map(trainer, [], SessionOptions(path))
+    assert path.read_bytes() == earlier
+    assert [set_aside(path), set_aside(path)] == [tmp_path / "run.1", None]
+    path.write_bytes(b"later")
+    assert set_aside(path) == tmp_path / "run.2"
+    assert (tmp_path / "run.1").read_bytes() == earlier
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(scene_views: list[TrainingView], tmp_path: Path) -> None:
+    trainer, path = small_trainer(scene_views), tmp_path / "run"
+    save_training(trainer, path)
+    before = path.read_bytes()
+    trainer.step()
+    with largest_file(4096), pytest.raises(TrainingError, match=r"can't write the checkpoint .*File too large"):
+        save_training(trainer, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_damaged_checkpoints_are_errors(scene_views: list[TrainingView], tmp_path: Path) -> None:
