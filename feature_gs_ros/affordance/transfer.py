@@ -191,19 +191,26 @@ def agreement(votes: Tensor) -> Tensor:
 def only(transferred: Transfer, affordances: Sequence[str]) -> Transfer:
     """A transfer of these affordances; the others become none.
 
+    A Gaussian has the affordance that it had among all: what one of these won stays its own, with the share of the
+    votes that are for these or for none, and what another won is none's.
+
     Raises:
         AffordanceError: one was not transferred.
     """
-    for name in affordances:
-        transferred.mask(name)
-    probability = torch.zeros(len(transferred.probability), 1 + len(affordances))
-    for column, name in enumerate(affordances, start=1):
-        mask = transferred.mask(name)
-        probability[:, column] = transferred.probability[:, 1 + transferred.affordances.index(name)]
-        # What another affordance won stays lost.
-        probability[~mask, column] = probability[~mask, column].clamp(max=0.5)
-    probability[:, 0] = 1 - probability[:, 1:].sum(dim=1)
-    return replace(transferred, affordances=tuple(affordances), probability=probability)
+    names = tuple(dict.fromkeys(affordances))
+    masks = [transferred.mask(name) for name in names]
+    columns = [0, *(1 + transferred.affordances.index(name) for name in names)]
+    winner = torch.zeros(len(transferred.probability), dtype=torch.int64)  # column of the result
+    for column, mask in enumerate(masks, start=1):
+        winner[mask] = column
+    won = winner > 0
+    probability = transferred.probability[:, columns]
+    probability[won] /= probability[won].sum(dim=1, keepdim=True)
+    probability[~won, 0] = 1 - probability[~won, 1:].sum(dim=1)
+    # Where the first two were level, another order of the columns must not let the second win.
+    level = probability.argmax(dim=1) != winner
+    probability[level, winner[level]] = torch.nextafter(probability[level].amax(dim=1), torch.tensor(2.0))
+    return replace(transferred, affordances=names, probability=probability)
 
 
 def _nothing(affordances: int) -> Tensor:
