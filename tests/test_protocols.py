@@ -21,15 +21,16 @@ from feature_gs_ros.identity.codes import orthogonal_codes
 from feature_gs_ros.identity.encoding import Annotation, encode_identities
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.splat_files import save_ply
-from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask
-from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs, read_polygons
+from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
+from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views, read_polygons
 from feature_gs_ros.protocols.prediction import read_mask, resized
 from feature_gs_ros.protocols.published import LERF_MASK, REPLICA
 from feature_gs_ros.protocols.replica import evaluate_replica, frequent_iou, replica_tests, upsampled
 from feature_gs_ros.protocols.scoring import PromptScores
-from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs
+from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs, three_d_ovs_views
 from feature_gs_ros.rasterizer import FeatureGrid
 from feature_gs_ros.segmentation import Segmenter
+from tests.command_line import run
 
 CAMERA = Camera(64, 48, 60.0, 60.0, 32.0, 24.0)
 NAMES = {0: "background", 1: "green apple", 2: "old camera"}
@@ -139,6 +140,7 @@ def test_lerf_mask(scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: P
     (folder / "test_mask" / "empty").mkdir()
     result = evaluate_lerf_mask(segmenter, folder, stream=Stream())
     assert result.views == 3
+    assert lerf_mask_views(folder, Stream()) == ["frame_00000", "frame_00003", "frame_00008"]
     assert set(result.prompts) == {"green apple", "old camera"}
     assert result.metrics["mIoU"] > 0.9
     assert result.metrics["mBIoU"] > 0.8
@@ -175,6 +177,7 @@ def test_three_d_ovs(scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path:
     assert result.metrics["mIoU"] > 0.9
     assert result.skipped["view 07"] == "has no mask of old camera, background"
     assert "44" in result.skipped
+    assert three_d_ovs_views(tmp_path / "bed", Stream()) == ["frame_00004", "frame_00007"]
     (folder / "classes.txt").write_text("\n")
     with pytest.raises(EvaluationError, match="names no class"):
         evaluate_three_d_ovs(segmenter, tmp_path / "bed", stream=Stream())
@@ -209,6 +212,8 @@ def test_lerf_ovs(scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Pa
     assert result.views == 2
     assert result.metrics["mIoU"] > 0.85
     assert set(result.skipped) == {"frame_00099", "frame_00007.json"}
+    assert lerf_ovs_views(tmp_path / "ramen", Stream()) == ["frame_00002", "frame_00006", "frame_00007"]
+    assert lerf_ovs_views(tmp_path / "ramen", Stream(), tmp_path / "ramen") == []
 
 
 @pytest.mark.parametrize(
@@ -306,3 +311,25 @@ def test_the_command_makes_a_field_of_all_but_the_test_views(
         command_segmenter(Stream(), (), None, None, None, None, "cpu")
     with pytest.raises(EvaluationError, match="leave out --extractor 'color'"):
         command_segmenter(Stream(), (), tmp_path / "f", None, "color", None, "cpu")
+
+
+@pytest.mark.parametrize("protocol", ["3d-ovs", "lerf-ovs", "lerf-mask"])
+def test_the_commands_make_no_field_of_frames_that_they_score(
+    protocol: str, scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Path
+) -> None:
+    """A scene of two frames, both of them annotated: nothing is left to make a field of."""
+    folder = tmp_path / "bed"
+    save_ply(scene[0].gaussians, tmp_path / "map.ply")
+    cameras = []
+    for name in ("0001", "0002"):
+        write(folder / "images" / f"{name}.png", np.zeros((48, 64), np.bool_))
+        cameras.append({"image": f"images/{name}.png", "width": 64, "height": 48, "fx": 60, "fy": 60, "cx": 32,
+                        "cy": 24, "camera_from_world": pose(0).tolist()})  # fmt: skip
+        for layout in ("segmentations", "test_mask"):
+            write(folder / layout / name / "red.png", np.ones((48, 64), np.bool_))
+        (folder / f"{name}.json").write_text("{}")
+    (folder / "cameras.json").write_text(json.dumps(cameras))
+    (folder / "segmentations" / "classes.txt").write_text("red")
+    said = run("evaluate", protocol, folder, "--map", tmp_path / "map.ply", "--extractor", "color", code=2)
+    assert "every frame of" in said.stderr
+    assert said.stdout == ""

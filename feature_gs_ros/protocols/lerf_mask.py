@@ -89,6 +89,12 @@ def lerf_mask_tests(stream: Stream) -> list[str]:
     return [name for name in names if name.startswith("test")] or names[::8]
 
 
+def lerf_mask_views(folder: str | Path, stream: Stream) -> list[str]:
+    """Frames that a field to be scored may not have seen: the test views, and whatever else has masks."""
+    found, _ = read_prompt_folders(Path(folder) / "test_mask")
+    return sorted({*lerf_mask_tests(stream), *frames_of_folders(stream, sorted(found), {}).values()})
+
+
 def score_prompt_masks(
     segmenter: Segmenter,
     stream: Stream,
