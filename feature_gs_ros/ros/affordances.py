@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from vision_msgs.msg import Detection3DArray
 
 from feature_gs_ros.affordance import Library, Region, Settings, find_regions, make_source, transfer
@@ -28,6 +27,7 @@ from feature_gs_ros.ros.marked_pictures import MARK, marked_picture
 from feature_gs_ros.ros.outcome import Outcome
 from feature_gs_ros.ros.publishers import Publishers
 from feature_gs_ros.ros.queries import check_texts
+from feature_gs_ros.ros.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.ros.session import Session
 from feature_gs_ros.segmentation import State, decide
 from feature_gs_ros.srv import AddAffordance, TransferAffordance
@@ -41,15 +41,14 @@ class Affordances:
 
     def __init__(self, node: Any, publishers: Publishers, session: Callable[[], Session]) -> None:
         self._node, self._publishers, self._session = node, publishers, session
-        group = MutuallyExclusiveCallbackGroup()
-        self._services = [
-            node.create_service(AddAffordance, "~/add_affordance", self._add, callback_group=group),
-            node.create_service(TransferAffordance, "~/transfer_affordance", self._transfer, callback_group=group),
-        ]
+        callbacks: Callbacks = {
+            "add_affordance": (AddAffordance, self._add),
+            "transfer_affordance": (TransferAffordance, self._transfer),
+        }
+        self._services = ServiceGroup(node, callbacks)
 
     def close(self) -> None:
-        for service in self._services:
-            self._node.destroy_service(service)
+        self._services.close()
 
     def _add(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):

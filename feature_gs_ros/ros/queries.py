@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from torch import Tensor
 
 from feature_gs_ros import segmentation
@@ -30,6 +29,7 @@ from feature_gs_ros.ros.outcome import Outcome
 from feature_gs_ros.ros.pointing import Points, locate, things_at
 from feature_gs_ros.ros.publishers import Publishers
 from feature_gs_ros.ros.sam_clicks import asks_sam, sam_answer
+from feature_gs_ros.ros.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.ros.session import Session
 from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText
 
@@ -44,20 +44,15 @@ class Queries:
 
     def __init__(self, node: Any, publishers: Publishers, session: Callable[[], Session]) -> None:
         self._node, self._publishers, self._session = node, publishers, session
-        group = MutuallyExclusiveCallbackGroup()
-        callbacks = {
+        callbacks: Callbacks = {
             "query_text": (QueryText, self._query_text),
             "query_points": (QueryPoints, self._query_points),
             "query_example": (QueryExample, self._query_example),
         }
-        self._services = [
-            node.create_service(kind, f"~/{name}", callback, callback_group=group)
-            for name, (kind, callback) in callbacks.items()
-        ]
+        self._services = ServiceGroup(node, callbacks)
 
     def close(self) -> None:
-        for service in self._services:
-            self._node.destroy_service(service)
+        self._services.close()
 
     def _query_text(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from geometry_msgs.msg import Transform, Vector3
 from numpy.typing import NDArray
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.time import Time
 from sensor_msgs.msg import Image
 
@@ -26,6 +25,7 @@ from feature_gs_ros.rasterizer import View
 from feature_gs_ros.ros.answers import StepTimes, header_message
 from feature_gs_ros.ros.guard import answering
 from feature_gs_ros.ros.queries import check_texts, threshold_of
+from feature_gs_ros.ros.service_group import ServiceGroup
 from feature_gs_ros.ros.session import Session
 from feature_gs_ros.segmentation import check_threshold, mask_labels, render_similarities, segment_view
 from feature_gs_ros.srv import RenderView
@@ -41,12 +41,10 @@ class RenderService:
 
     def __init__(self, node: Any, session: Callable[[], Session]) -> None:
         self._node, self._session = node, session
-        self._service = node.create_service(
-            RenderView, "~/render_view", self._render, callback_group=MutuallyExclusiveCallbackGroup()
-        )
+        self._services = ServiceGroup(node, {"render_view": (RenderView, self._render)})
 
     def close(self) -> None:
-        self._node.destroy_service(self._service)
+        self._services.close()
 
     def _render(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):

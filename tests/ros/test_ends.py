@@ -1,0 +1,87 @@
+"""Ends at bad moments: transitions during an answer, callbacks that fail."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from lifecycle_msgs.srv import ChangeState
+
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.msg import Answer
+from feature_gs_ros.srv import QueryText
+from ros.altered import Gate, altered_map
+from ros.harness import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Robot, Starter, wait_for_future, wait_until
+from ros.test_lifecycle import teach
+
+SLOW_ANSWERS = """
+from feature_gs_ros.extractors.color import ColorExtractor
+from feature_gs_ros.ros import service_group
+
+embed = ColorExtractor.embed
+
+def wait_and_embed(self, prompts):
+    pass_gate()
+    return embed(self, prompts)
+
+ColorExtractor.embed = wait_and_embed
+"""
+
+
+@pytest.mark.parametrize("patience", ["15.0", "0.1"])
+def test_cleaning_up_waits_for_the_answer_under_way_or_the_node_lives_without(
+    robot: Robot, start: Starter, gaussians, tmp_path: Path, patience
+):
+    gate = Gate(tmp_path)
+    node = start.active(gate.map(f"{SLOW_ANSWERS}\nservice_group.PATIENCE = {patience}\n"))
+    teach(robot, gaussians)
+    asking = robot.node.create_client(QueryText, "/feature_map/query_text")
+    assert asking.wait_for_service(10)
+    gate.shut()
+    answer = asking.call_async(QueryText.Request(text="red"))
+    gate.wait()
+    assert robot.change_state(DEACTIVATE)
+    changing = robot.node.create_client(ChangeState, "/feature_map/change_state")
+    assert changing.wait_for_service(10)
+    request = ChangeState.Request()
+    request.transition.id = CLEANUP
+    cleaned = changing.call_async(request)
+    time.sleep(0.5)
+    assert cleaned.done() is (patience == "0.1")
+    gate.open()
+    assert wait_for_future(cleaned, 20, "cleanup").success
+    if patience == "15.0":
+        assert wait_for_future(answer, 20, "the question").answer.state == Answer.FOUND
+        assert "Traceback" not in node.log.read_text()
+    else:
+        wait_until(lambda: robot.state() and "came too late" in node.log.read_text(), what="a word about the answer")
+    assert robot.state() == "unconfigured"
+    assert robot.change_state(CONFIGURE)
+    assert robot.change_state(ACTIVATE)
+    assert node.stop() == 0
+
+
+def test_a_callback_that_fails_ends_the_program_with_the_field_saved(
+    robot: Robot, start: Starter, gaussians, tmp_path: Path
+):
+    broken = tmp_path / "broken"
+    change = f"""
+from pathlib import Path
+from feature_gs_ros.ros import feature_map
+
+status_message = feature_map.status_message
+
+def fail(*arguments):
+    if Path({str(broken)!r}).exists():
+        raise RuntimeError("this report is broken")
+    return status_message(*arguments)
+
+feature_map.status_message = fail
+"""
+    node = start.active(altered_map(tmp_path, change), save_on_deactivate=True)
+    teach(robot, gaussians)
+    broken.touch()
+    assert node.process.wait(20) == 1
+    assert "this report is broken" in node.log.read_text()
+    assert len(FeatureField.load(start.data / "field.safetensors").provenance.frames) == 3
