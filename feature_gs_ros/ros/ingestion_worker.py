@@ -70,18 +70,22 @@ class IngestionWorker:
         self._epoch = 0  # how often time jumped back; guarded by `changed`
         self._waiting_for_flush: list[int] = []  # stamps, ns
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="ingestion")
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._gates = {camera.settings.name: KeyframeGate() for camera in self.cameras}
+        """Take frames until `stop`; may be called again after it."""
+        for camera in self.cameras:
+            self._gates.setdefault(camera.settings.name, KeyframeGate())
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="ingestion")
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the frame at hand and end; what waits is dropped."""
+        """Finish the frame at hand and end; what waits goes on waiting."""
         with self.changed:
             self._stopping = True
             self.changed.notify_all()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
 
     def on_jump(self, reason: str) -> None:

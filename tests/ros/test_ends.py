@@ -1,7 +1,8 @@
-"""Ends at bad moments: transitions during an answer, callbacks that fail."""
+"""Ends at bad moments: transitions during an answer, callbacks that fail, fields that can't be saved."""
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -85,3 +86,31 @@ feature_map.status_message = fail
     assert node.process.wait(20) == 1
     assert "this report is broken" in node.log.read_text()
     assert len(FeatureField.load(start.data / "field.safetensors").provenance.frames) == 3
+
+
+def test_a_field_that_cannot_be_saved_stays_until_it_can(robot: Robot, start: Starter, gaussians):
+    node = start.active(save_on_deactivate=True)
+    teach(robot, gaussians)
+    in_the_way = start.data / "field.safetensors" / "anything"
+    in_the_way.mkdir(parents=True)
+    assert not robot.change_state(DEACTIVATE)
+    assert robot.state() == "active"
+    assert "field.safetensors" in node.log.read_text()
+    teach(robot, gaussians, views=5)  # it still learns
+    in_the_way.rmdir()
+    in_the_way.parent.rmdir()
+    assert robot.change_state(DEACTIVATE)
+    assert robot.state() == "inactive"
+    frames = FeatureField.load(start.data / "field.safetensors").provenance.frames
+    assert len(frames) >= 7  # of the 8, one may be where the camera was before
+    assert "Traceback" not in node.log.read_text()
+
+
+def test_a_field_that_cannot_be_saved_at_the_end_is_lost_with_a_word(robot: Robot, start: Starter, gaussians):
+    node = start.active(save_on_deactivate=True)
+    teach(robot, gaussians)
+    (start.data / "field.safetensors" / "anything").mkdir(parents=True)
+    assert node.stop(signal.SIGINT) == 0
+    said = node.log.read_text()
+    assert "what was learned is lost" in said
+    assert "Traceback" not in said
