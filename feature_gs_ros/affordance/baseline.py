@@ -14,6 +14,7 @@ from feature_gs_ros.affordance.library import Library
 from feature_gs_ros.affordance.nearest import nearest_patches
 from feature_gs_ros.affordance.patches import sample
 from feature_gs_ros.affordance.transfer import DEFAULTS, Settings, Transfer, count_votes, voters
+from feature_gs_ros.errors import StoppedError
 from feature_gs_ros.field import SMALLEST_WEIGHT, FeatureField
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import FeatureGrid, View
@@ -35,9 +36,10 @@ def transfer_by_views(
     Args:
         field: only for what was seen, and the teacher.
         views: each with its features by the library's teacher.
-        progress: called with the views done.
+        progress: called with the views done; True stops.
 
     Raises:
+        StoppedError: ``progress`` stopped it.
         AffordanceError: as for `transfer`.
         GridError: a view's features don't fit.
     """
@@ -54,8 +56,8 @@ def transfer_by_views(
         votes += sums[:, :-1]
         cosines += sums[:, -1]
         weight += total
-        if progress is not None:
-            progress(done)
+        if progress is not None and progress(done):
+            raise StoppedError(f"stopped after {done} views")
     seen = weight > 0
     votes[~seen, 0] = 1.0
     return Transfer(

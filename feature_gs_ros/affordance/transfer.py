@@ -110,9 +110,10 @@ def transfer(
         among: [N] bool, the Gaussians asked about, e.g. the mask of a text query; all by default.
         object_word: only sources with this word.
         graph: gives the map's graph, if there is one already; made where ``settings.spread`` needs it.
-        progress: called with the Gaussians done, and all.
+        progress: called with the Gaussians done, and all; True stops.
 
     Raises:
+        StoppedError: ``progress`` stopped it.
         FieldError: the field belongs to another map.
         AffordanceError: the library is empty or of another teacher, k is larger than its patches, or features are
             not finite.

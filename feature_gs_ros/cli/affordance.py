@@ -68,7 +68,7 @@ def transfer(
     check_outputs({"--out": out / CLOUD}, [find_map(field, features, map)])
     among = _gaussians_of(object, object_field or field, map, weights, gaussians) if object else None
     known = object.lower() in {source.object.lower() for source in sources.sources}
-    with ProgressBar("transferring", "Gaussian", quiet=json).running() as progress:
+    with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
         transferred = transfer_affordances(
             gaussians,
             features,

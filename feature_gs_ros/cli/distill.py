@@ -130,7 +130,7 @@ def distill(
     codec = _codec(dims, work, earlier)
     began = time.perf_counter()
     encoded = codec if method == "solve" else None
-    with ProgressBar("teacher", "view", quiet=json).running() as bar:
+    with ProgressBar("teacher", "view", quiet=json, keeps=False).running() as bar:
         lessons = lessons_of(source, names, teacher, gaussians, provenance, encoded, bar)
     ready = time.perf_counter()
     if method == "solve":

@@ -74,12 +74,12 @@ def affordance(
     source, annotated, names = open_stream(stream), MaskFolder(masks), load_labels(labels)
     splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
     settings = Settings(k, vote, floor, spread)
-    with ProgressBar("transferring", "Gaussian", quiet=json).running() as progress:
+    with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
         transfers = {"2D-3D": transfer(gaussians, features, sources, settings, progress=progress)}
     report = Report()
     if baseline:
         frames = [name for name in features.provenance.frames if name in set(source.names())]
-        with ProgressBar("2D-2D-3D", "view", quiet=json).running() as progress:
+        with ProgressBar("2D-2D-3D", "view", quiet=json, keeps=False).running() as progress:
             views = _views(gaussians, features, source, frames, weights, backend, report)
             transfers["2D-2D-3D"] = transfer_by_views(
                 gaussians, features, sources, views, settings, lambda done: progress(done, len(frames))

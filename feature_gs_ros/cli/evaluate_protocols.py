@@ -174,7 +174,7 @@ def _segmenter(
             f"every frame of '{stream.source}' is a test view, none is left for a field; give --field"
         )
     projector = BackProjector(gaussians, teacher.identity, teacher.dimension)
-    with ProgressBar("back-projecting", "view").running() as progress:
+    with ProgressBar("back-projecting", "view", keeps=False).running() as progress:
         report = ingest(stream, names, teacher, projector, backend=backend, progress=progress)
     if not report.used:
         raise EvaluationError(f"no image of '{stream.source}' could be used: {counted(report.skipped)}")
