@@ -83,22 +83,24 @@ class Affordances:
             settings, library = _settings(request), _library(session)
             with times.step("snapshot"):
                 snapshot = session.field.snapshot()
-            thing = None
+            shown, thing = snapshot.shown, None
             if request.object_text:
                 with times.step("similarity"):
-                    thing = snapshot.segmenter.ask(check_texts([request.object_text]))[0]
+                    thing = snapshot.segmenter.ask(check_texts([request.object_text]), among=shown.present)[0]
             with times.step("transfer"):
-                among = None if thing is None else thing.mask
+                among = shown.present if thing is None else thing.mask
                 found = _transferred(snapshot, library, settings, among, request)
-            outcome = Outcome(self._node, self._publishers, session, times)
+            outcome = Outcome(self._node, self._publishers, session, shown, times)
             with times.step("regions"):
-                gaussians, field = snapshot.segmenter.gaussians, snapshot.segmenter.field
-                regions = sorted(find_regions(gaussians, field, found, outcome.reach), key=lambda r: -r.opacity)
+                field = shown.field(snapshot.segmenter.field)
+                regions = find_regions(shown.gaussians, field, found, outcome.reach)
+                regions.sort(key=lambda region: -region.opacity)
             response.regions = [region_message(number, region) for number, region in enumerate(regions, start=1)]
             response.cloud = _publish(outcome, snapshot, found, regions)
             answer = response.answer
             state = State.FOUND if regions else decide(0.0, found.coverage)
-            answer.state, answer.message, answer.coverage = STATES[state], found.message(gaussians), found.coverage
+            answer.state, answer.coverage = STATES[state], found.coverage
+            answer.message = found.message(shown.gaussians)
             if thing is not None and thing.state is not State.FOUND:
                 answer.state, answer.message, answer.coverage = STATES[thing.state], thing.message, thing.coverage
             answer.views, answer.timing = snapshot.views, times.messages

@@ -40,7 +40,7 @@ class Edits:
             else:
                 done, verb = self._push(session, request, times), "did"
             with times.step("apply"):
-                field.shown = field.edits.edited()
+                field.show_edits()
             with times.step("publish"):
                 self._publishers.forget_answer()  # its Gaussians may be gone, or elsewhere
                 self._publishers.send_map(field, session.settings.map_frame)
@@ -56,9 +56,10 @@ class Edits:
         texts = check_texts([request.text, *request.negatives])
         threshold = threshold_of(request.threshold)
         with times.step("snapshot"):
-            segmenter = field.snapshot().segmenter
+            snapshot = field.snapshot()
         with times.step("similarity"):
-            selection = select_text(segmenter, texts[0], texts[1:], threshold, request.soft_edge, field.present)
+            present = snapshot.shown.present
+            selection = select_text(snapshot.segmenter, texts[0], texts[1:], threshold, request.soft_edge, present)
         edit = Edit(operation, texts[0], selection)
         with times.step("edit"):
             field.edits.push(edit)

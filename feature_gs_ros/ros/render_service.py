@@ -51,10 +51,7 @@ class RenderService:
             session, times = self._session(), StepTimes()
             camera, camera_from_map, header = _viewpoint(session, request)
             with times.step("view"):
-                # Colours and depth are those of the edited map; features belong to the map as it was learned.
-                edited = request.content in (RenderView.Request.COLOR, RenderView.Request.DEPTH)
-                shown = session.field.shown.visible() if edited else None
-                view = session.field.map.view(camera, camera_from_map, shown)
+                view = session.field.map.view(camera, camera_from_map, session.field.shown.gaussians)
             with times.step("render"):
                 encoding, pixels, coverage = _picture(session, view, request)
             response.image = image_message(pixels, encoding, header)
