@@ -232,7 +232,8 @@ def test_refusals() -> None:
         transfer(line(4), field, axes_library(), PLAIN)
     with pytest.raises(AffordanceError, match="k=5 neighbours of 4 patches"):
         transfer(gaussians, field, axes_library(), Settings())
-    for bad in ({"k": 0}, {"floor": 2.0}, {"floor": float("nan")}, {"spread": -1.0}, {"vote": "loudest"}):
+    bad_spreads: list[dict[str, object]] = [{"spread": -1.0}, {"spread": 1e-300}, {"spread": float("inf")}]
+    for bad in ({"k": 0}, {"floor": 2.0}, {"floor": float("nan")}, {"vote": "loudest"}, *bad_spreads):
         with pytest.raises(AffordanceError):
             Settings(**bad)  # type: ignore[arg-type]
 

@@ -20,6 +20,7 @@ from feature_gs_ros.segmentation import State, decide
 
 Vote = Literal["majority", "distance"]
 TEMPERATURE = 0.05  # of the votes by distance: a cosine smaller by this much counts e times less
+SLOWEST = 1e-6  # rate of spreading: beyond it, or its inverse, single precision ends
 CHUNK = 65536  # Gaussians whose votes are counted at once
 
 
@@ -39,8 +40,10 @@ class Settings:
             raise AffordanceError(f"vote '{self.vote}' is unknown; choose majority or distance")
         if self.floor is not None and not -1 <= self.floor <= 1:
             raise AffordanceError(f"similarity floor {self.floor} is no cosine; choose -1 to 1")
-        if not 0 <= self.spread < float("inf"):
-            raise AffordanceError(f"spread rate {self.spread} is out of range; choose 0 (none) or more, e.g. 0.3")
+        if self.spread != 0 and not SLOWEST <= self.spread <= 1 / SLOWEST:
+            raise AffordanceError(
+                f"spread rate {self.spread} is out of range; choose 0 (none), or {SLOWEST:g} to {1 / SLOWEST:g}"
+            )
 
 
 DEFAULTS = Settings()

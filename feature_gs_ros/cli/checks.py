@@ -1,11 +1,37 @@
-"""What commands check before any work: that no input is written over."""
+"""What commands check before any work: that no input is written over, and that numbers are in their range."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from feature_gs_ros.errors import OptionError
+
+MOST_SEED = 2**63 - 1
+
+
+def check_number(
+    option: str, value: float | None, least: float, most: float = math.inf, *, above: bool = False
+) -> None:
+    """A number from ``least`` (or above it) to ``most``, finite; None is an option that wasn't given.
+
+    Raises:
+        OptionError: it isn't.
+    """
+    if value is None:
+        return
+    # Compared, not converted: a whole number may be beyond any float.
+    if (value > least if above else value >= least) and value <= most and abs(value) != math.inf:
+        return
+    lower = f"more than {least:g}" if above else f"{least:g} or more"
+    upper = "" if most == math.inf else f", up to {most:g}"
+    raise OptionError(f"{option} {value} is out of range; choose {lower}{upper}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise an OptionError unless random generators take the seed."""
+    check_number("--seed", seed, 0, MOST_SEED)
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
 from feature_gs_ros.errors import IdentityError
 from feature_gs_ros.field import Provenance
@@ -63,6 +63,8 @@ def identity(
         json: print one JSON object.
     """
     rasterizer.choose_backend(backend)
+    check_seed(seed)
+    check_number("--merge-threshold", merge_threshold, 0, 1, above=True)
     if instances and labels is not None:
         raise IdentityError("--instances numbers the objects by itself; leave out --labels")
     check_outputs({"--out": out, "--extract": extract}, [map, stream, masks, labels, alignment])

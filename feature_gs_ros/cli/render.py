@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -148,7 +149,7 @@ def _pixels(text: str, count: int) -> list[float]:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != count:
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise PromptError(f"'{text}' is no {'U,V' if count == 2 else 'U0,V0,U1,V1'} in pixels, e.g. 320,240")
     return numbers
 

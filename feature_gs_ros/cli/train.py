@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import tyro
 
-from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
 from feature_gs_ros.errors import MapError, TrainingError
 from feature_gs_ros.gaussians import GaussianMap
@@ -79,10 +79,13 @@ def train(
         seed: of the random order of the images.
         json: print one JSON object.
     """
-    if not 0 <= sh_degree <= 3 or (iterations is not None and iterations < 1) or size < 16:
-        raise TrainingError(
-            f"--sh-degree {sh_degree} --iterations {iterations} --size {size}: 0 to 3, 1 and 16 or more"
-        )
+    check_number("--sh-degree", sh_degree, 0, 3)
+    check_number("--iterations", iterations, 1)
+    check_number("--size", size, 16)
+    check_number("--stereo", stereo, 0)
+    check_number("--gaussians", gaussians, 1)
+    check_number("--picture-every", picture_every, 1)
+    check_seed(seed)
     if not all(0 < share < 1 for share in reset_opacity):
         raise TrainingError(f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1")
     checkpoint = out.with_name(out.name + ".training")
