@@ -66,17 +66,22 @@ def _places(session: Session, shown: ShownMap, request: Any, points: Sequence[An
 def camera_view(session: Session, shown: ShownMap, request: Any) -> tuple[Camera, View]:
     """The camera that a request names, distorted as it is, and its rectified view of the map at the request's stamp.
 
+    Of the last frame the pose is known even when tf has long forgotten it.
+
     Raises:
         CameraError, NoTransformError, ParameterError: there is no such camera, or nothing was heard of it yet.
     """
     source = session.camera(request.camera)
-    camera = source.camera_of_size()
-    if camera is None:
-        raise CameraError(f"camera '{request.camera}' has no camera_info yet")
-    stamp = stamp_ns(request.header.stamp) or (source.last.stamp if source.last else 0)
-    if not source.frame_id or stamp == 0:
-        raise NoTransformError(f"camera '{request.camera}' has no image yet, so its pose is not known")
-    pose = session.poses.camera_from_map(source.frame_id, stamp)
+    stamp, last = stamp_ns(request.header.stamp), source.last
+    if last is not None and stamp in (0, last.stamp):
+        camera, pose = last.lens, last.camera_from_map
+    else:
+        current = source.camera()
+        if current is None:
+            raise CameraError(f"camera '{request.camera}' has no camera_info yet")
+        if not source.frame_id or stamp == 0:
+            raise NoTransformError(f"camera '{request.camera}' has no image yet, so its pose is not known")
+        camera, pose = current, session.poses.camera_from_map(source.frame_id, stamp)
     return camera, session.field.map.view(replace(camera, distortion=None), pose, shown.gaussians)
 
 

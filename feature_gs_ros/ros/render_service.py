@@ -86,7 +86,7 @@ def _viewpoint(session: Session, request: Any) -> tuple[Camera, NDArray[np.float
     elif source is None:
         raise CameraError("neither camera nor camera_info is given")
     else:
-        known = source.camera_of_size()
+        known = source.camera()
         if known is None:
             raise CameraError(f"camera '{request.camera}' has no camera_info yet")
         camera = known
