@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from feature_gs_ros.training.photometry import rgb_loss, ssim
 from feature_gs_ros.training.session import SessionOptions, set_aside, train_map
 from feature_gs_ros.training.start import StartOptions, start_from_points
 from feature_gs_ros.training.stereo import StereoView, sweep_points
-from feature_gs_ros.training.trainer import Trainer, TrainingOptions, measure
+from feature_gs_ros.training.trainer import Trainer, TrainingOptions, measure, render
 from feature_gs_ros.training.views import TrainingView, load_views
 from tests.disk import largest_file
 
@@ -151,6 +152,23 @@ def test_training_brings_the_images_closer(scene_views: list[TrainingView]) -> N
     after = np.mean(list(measure(trainer.result(), scene_views).values()))
     assert after > before + 1
     assert len(trainer.result().to_map()) == len(trainer.parameters)
+
+
+def test_pixels_beyond_the_lens_are_not_measured(scene_views: list[TrainingView]) -> None:
+    """Whatever stands there, the PSNR is that of the pixels that count; training's own progress says the same."""
+    view, trainer = scene_views[0], small_trainer(scene_views[:1], random_background=False, coarse=(), exposure=False)
+    valid = torch.zeros(view.image.shape[:2], dtype=torch.bool)
+    valid[10:40, 20:60] = True
+    rendered = render(trainer.parameters, view, 1).color.detach().clamp(0, 1)
+    error = float(((rendered - view.image)[10:40, 20:60] ** 2).mean())
+    told = []
+    for beyond in (0.0, 1.0):
+        image = torch.where(valid[:, :, None], view.image, torch.tensor(beyond))
+        masked = replace(view, image=image, valid=valid)
+        told += list(measure(trainer.parameters, [masked]).values())
+        told.append(Trainer(copy.deepcopy(trainer.parameters), [masked], trainer.options).step()[1])
+    assert told == pytest.approx([-10 * np.log10(error)] * 4, abs=1e-3)
+    assert measure(trainer.parameters, [replace(view, valid=torch.zeros_like(valid))]) == {}
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(scene_views: list[TrainingView], tmp_path: Path) -> None:
