@@ -16,7 +16,7 @@ from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity import instances as module
-from feature_gs_ros.identity.instances import find_instances
+from feature_gs_ros.identity.instances import find_instances, instance_field
 from feature_gs_ros.io.gaussian_ply import save_ply
 from feature_gs_ros.io.splat_files import load_map
 from tests.command_line import run
@@ -65,6 +65,23 @@ def test_each_ball_is_one_object_however_many_are_rendered_at_once(
     for view, winners in zip(views, module._winners(views, len(gaussians), samples, clusters, BLOBS), strict=True):
         weight, winner = view.render(carriers).max(dim=2)
         assert torch.equal(torch.from_numpy(winners), torch.where(weight > 0, winner, -1))
+
+
+def test_no_object_is_numbered_as_what_does_not_count() -> None:
+    """More than 255 objects: an id of 255 would have no name, and its Gaussians the next one's."""
+    rng = np.random.default_rng(2)
+    y, x = np.divmod(np.arange(264), 22)
+    means = np.stack([x, y, 0 * x], axis=1)[:, None] + rng.normal(0, 0.01, (264, 15, 3))
+    gaussians = GaussianMap.from_tensors(
+        torch.from_numpy(means.reshape(-1, 3)), torch.tensor([1.0, 0, 0, 0]).expand(264 * 15, 4),
+        torch.full((264 * 15, 3), 0.03), torch.full((264 * 15,), 0.8), torch.zeros(264 * 15, 1, 3),
+    )  # fmt: skip
+    field = field_of(gaussians, torch.ones(264 * 15, 3))
+    ids = find_instances(gaussians, field, [], samples=264 * 15, smallest=10, largest=0.01)
+    found = ids.unique().tolist()
+    assert found == [*range(1, 255), *range(256, 266)]
+    owners = instance_field(field, ids).decoded().argmax(dim=1)
+    assert len(torch.stack([ids.long(), owners], dim=1).unique(dim=0)) == len(owners.unique()) == 264
 
 
 @pytest.mark.parametrize(

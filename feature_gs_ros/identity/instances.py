@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.codes import make_codes
 from feature_gs_ros.identity.encoding import numbered_names
+from feature_gs_ros.identity.masks import mask_numbers
 from feature_gs_ros.neighbours import GaussianGraph
 from feature_gs_ros.rasterizer import View
 
@@ -51,7 +53,7 @@ def find_instances(
     seed: int = 0,
     graph: GaussianGraph | None = None,
 ) -> Tensor:
-    """Instance id [N] int32 of every Gaussian from 1, 0 where none fits.
+    """Instance id [N] int32 of every Gaussian, one of `mask_numbers`; 0 everywhere where there is no cluster.
 
     HDBSCAN clusters a sample, drawn by opacity from what was seen, on places and the features' principal components,
     spread over like-coloured neighbours. What it calls noise joins the nearest cluster. Then the operator spreads the
@@ -98,7 +100,8 @@ def find_instances(
         votes = votes + view.backproject_labels(winners, clusters)
     told = torch.from_numpy(votes.max(axis=1).toarray()[:, 0] > 0)
     most = torch.from_numpy(np.asarray(votes.argmax(axis=1)).ravel())
-    return torch.where(told, most, labels).add(1).to(torch.int32)
+    numbers = torch.tensor(list(itertools.islice(mask_numbers(), clusters)))
+    return numbers[torch.where(told, most, labels)].to(torch.int32)
 
 
 def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
