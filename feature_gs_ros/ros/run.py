@@ -51,9 +51,11 @@ def run(make_node: Callable[[], Any], threads: int) -> None:
 
 def _spin(node: Any, executor: MultiThreadedExecutor, stopping: threading.Event) -> None:
     # Here and not by launch: after a crash its request might go to the dead node, which discovery still lists.
-    autostart = isinstance(node, LifecycleNode) and value(node, "autostart")
-    if autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-        node.trigger_activate()
+    if isinstance(node, LifecycleNode):
+        if not value(node, "autostart"):
+            node.get_logger().info("waits to be configured and activated, as the parameter autostart is false")
+        elif node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            node.trigger_activate()
     executor.add_node(node)
     while not stopping.is_set() and not getattr(node, "finished", False):
         try:
