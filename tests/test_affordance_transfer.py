@@ -260,9 +260,14 @@ def test_the_baseline_votes_by_masked_gradients() -> None:
     _, inside = view.backproject(ones, mask)
     _, outside = view.backproject(ones, 1 - mask)
     field = field_of(gaussians, torch.zeros(150, 4))
-    result: Transfer = transfer_by_views(gaussians, field, axes_library(), [(view, grid)], PLAIN)
+    result: Transfer = transfer_by_views(gaussians, field, axes_library(), [(view, grid, None)], PLAIN)
     seen = (inside + outside) > 0
     assert int(seen.sum()) > 20
     assert torch.equal(result.asked, seen)
     assert torch.equal((result.label == 1)[seen], (inside > outside)[seen])
     assert torch.allclose(result.similarity[seen], torch.ones(int(seen.sum())), atol=1e-3)
+    valid = torch.zeros(45, 70, dtype=torch.bool)
+    valid[:, :35] = True  # beyond it the lens shows nothing
+    half = transfer_by_views(gaussians, field, axes_library(), [(view, grid, valid)], PLAIN)
+    assert torch.equal(half.asked, inside > 0)
+    assert torch.equal(half.label == 1, inside > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.cameras import Camera, Frame
+from feature_gs_ros.cameras import Camera, Distortion, Frame, rectified_labels
 from feature_gs_ros.cli.evaluate_protocols import _segmenter as command_segmenter
 from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.extractors import extractor_of
+from feature_gs_ros.extractors.labels import LabelsExtractor
+from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.codes import orthogonal_codes
 from feature_gs_ros.identity.encoding import Annotation, encode_identities
@@ -25,7 +28,7 @@ from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_vie
 from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views, read_polygons
 from feature_gs_ros.protocols.prediction import read_mask, resized
 from feature_gs_ros.protocols.published import LERF_MASK, REPLICA
-from feature_gs_ros.protocols.replica import evaluate_replica, frequent_iou, replica_tests, upsampled
+from feature_gs_ros.protocols.replica import evaluate_replica, frequent_iou, replica_tests, teacher_labels, upsampled
 from feature_gs_ros.protocols.scoring import PromptScores
 from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs, three_d_ovs_views
 from feature_gs_ros.rasterizer import FeatureGrid
@@ -270,6 +273,28 @@ def test_replica_against_label_images(scene: tuple[Segmenter, list[NDArray[np.in
     (masks / "frame_00002.png").rename(masks / "frame_00004.png")
     with pytest.raises(EvaluationError, match="no test view"):
         evaluate_replica(segmenter, tmp_path, NAMES, truth=MaskFolder(masks), stream=Stream())
+
+
+def test_replicas_teacher_answers_on_the_rectified_image(
+    scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Path
+) -> None:
+    """A teacher that reads label images of frames as they were taken: moved with the image, blank where it is."""
+    rows, columns = np.mgrid[:48, :64]
+    gaussians, labels = scene[0].gaussians, ((rows // 8 + columns // 8) % 3).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "4.png"), labels)
+    (tmp_path / "labels.yaml").write_text("".join(f"{value}: {name}\n" for value, name in NAMES.items()))
+    teacher = LabelsExtractor(tmp_path, tmp_path / "labels.yaml")
+    seen = torch.ones(len(gaussians), dtype=torch.int32)
+    provenance = Provenance(gaussians.checksum)
+    field = FeatureField(torch.zeros(len(gaussians), 3), seen.float(), seen, teacher.identity, provenance)
+    lens = Distortion("plumb_bob", (0.3, 0.0, 0.0, 0.0, 0.0))
+    frame = Frame("4", replace(CAMERA, distortion=lens), pose(4), lambda: np.zeros((48, 64, 3), np.uint8))
+    told, counted = teacher_labels(Segmenter(gaussians, field, teacher), frame, list(NAMES.values()))
+    true = rectified_labels(labels, frame.camera, outside=255)
+    assert 0 < np.count_nonzero(~counted) < counted.size / 2
+    assert np.array_equal(counted, true != 255)
+    assert (told[counted] == true[counted]).mean() > 0.99
+    assert (told[counted] == labels[counted]).mean() < 0.95
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])

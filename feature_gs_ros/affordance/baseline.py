@@ -24,7 +24,7 @@ def transfer_by_views(
     gaussians: GaussianMap,
     field: FeatureField,
     library: Library,
-    views: Iterable[tuple[View, FeatureGrid]],
+    views: Iterable[tuple[View, FeatureGrid, Tensor | None]],
     settings: Settings = DEFAULTS,
     progress: Callable[[int], object] | None = None,
 ) -> Transfer:
@@ -35,7 +35,7 @@ def transfer_by_views(
 
     Args:
         field: only for what was seen, and the teacher.
-        views: each with its features by the library's teacher.
+        views: each with its features by the library's teacher, and the pixels [H, W] that count, None for all.
         progress: called with the views done; True stops.
 
     Raises:
@@ -50,9 +50,9 @@ def transfer_by_views(
     floor = library.floor if settings.floor is None else settings.floor
     votes = torch.zeros(len(gaussians), 1 + len(affordances))
     cosines, weight = torch.zeros(len(gaussians)), torch.zeros(len(gaussians))
-    for done, (view, grid) in enumerate(views, start=1):
+    for done, (view, grid, valid) in enumerate(views, start=1):
         masks = view_masks(grid, features, shares, settings, floor, view.camera.width, view.camera.height)
-        sums, total = view.backproject(masks)
+        sums, total = view.backproject(masks, valid)
         votes += sums[:, :-1]
         cosines += sums[:, -1]
         weight += total
