@@ -18,7 +18,7 @@ from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.io.structured import read_structured
-from feature_gs_ros.protocols.lerf_mask import score_prompt_masks
+from feature_gs_ros.protocols.lerf_mask import prompts_of, score_prompt_masks
 from feature_gs_ros.protocols.prediction import Mask, scene_stream
 from feature_gs_ros.protocols.scoring import ProtocolResult, summarised
 from feature_gs_ros.segmentation import Segmenter
@@ -60,7 +60,7 @@ def evaluate_lerf_ovs(
         else:
             skipped[name] = f"no frame of '{stream.source}' has this name"
     scores, views = score_prompt_masks(segmenter, stream, truth, frames, skipped, backend=backend)
-    return summarised("LERF-OVS", folder.name, scores, views, skipped)
+    return summarised("LERF-OVS", folder.name, scores, views, skipped, prompts_of(truth))
 
 
 def lerf_ovs_views(folder: str | Path, stream: Stream, labels: str | Path | None = None) -> list[str]:

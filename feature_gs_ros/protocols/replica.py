@@ -80,7 +80,7 @@ def evaluate_replica(
     if not ious:
         raise EvaluationError(f"no test view of '{folder}' could be evaluated: {skipped}")
     metrics = {"mIoU": float(np.mean(ious)), "accuracy": float(np.mean(accuracies))}
-    return ProtocolResult("Replica", folder.name, metrics, {}, len(ious), skipped)
+    return ProtocolResult("Replica", folder.name, metrics, {}, len(ious), len(classes), len(asked), skipped)
 
 
 def replica_tests(stream: Stream) -> list[str]:

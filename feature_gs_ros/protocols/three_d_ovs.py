@@ -47,7 +47,7 @@ def evaluate_three_d_ovs(
         if missing:
             skipped[f"view {name}"] = f"has no mask of {', '.join(missing)}"
     scores, views = score_prompt_masks(segmenter, stream, truth, frames, skipped, competing=classes, backend=backend)
-    return summarised("3D-OVS", folder.name, scores, views, skipped)
+    return summarised("3D-OVS", folder.name, scores, views, skipped, classes)
 
 
 def three_d_ovs_views(folder: str | Path, stream: Stream) -> list[str]:
