@@ -213,8 +213,9 @@ class CameraInput:
         if settings.kind == "compressed" and not topic.endswith("/compressed"):
             topic += "/compressed"
         kind = MESSAGES[settings.kind]
+        of_frames = image_qos("reliable", self._limit) if settings.kind == "grid" else quality
         found = [
-            subscribe_counting(node, kind, topic, self._on_frame, quality, group, self._on_lost),
+            subscribe_counting(node, kind, topic, self._on_frame, of_frames, group, self._on_lost),
             node.create_subscription(CameraInfo, settings.camera_info, self._on_info, quality, callback_group=group),
         ]
         if settings.mask_topic:

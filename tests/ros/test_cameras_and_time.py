@@ -9,6 +9,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 from geometry_msgs.msg import Point
+from rclpy.qos import ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -240,11 +241,9 @@ def test_a_frame_that_time_jumps_over_in_the_teacher_leaves_no_trace(robot, star
 
 
 def test_the_teacher_may_run_on_another_host(robot, start: Starter, gaussians):
-    """feature_extractor makes grids of images; feature_map takes them and never sees an image."""
-    extractor = start.program(
-        "feature_extractor", extractor="color", extractor_options="{cell: 4}", image_reliability="reliable"
-    )
-    start.active(camera__input="grid", camera__image="/feature_extractor/features")
+    """feature_extractor makes grids of images; feature_map takes them, reliably, and never sees an image."""
+    extractor = start.program("feature_extractor", extractor="color", extractor_options="{cell: 4}")
+    start.active(camera__input="grid", camera__image="/feature_extractor/features", image_reliability="best_effort")
     assert robot.change_state(CONFIGURE, "/feature_extractor"), extractor.log.read_text()
     assert robot.change_state(ACTIVATE, "/feature_extractor"), extractor.log.read_text()
     robot = robot_with_default_topics(robot)
@@ -257,6 +256,9 @@ def test_the_teacher_may_run_on_another_host(robot, start: Starter, gaussians):
         robot.publish_posed(take_picture(gaussians, pose), pose)
         wait_until(lambda count=k + 1: len(grids) == count, what="a grid")
     assert watch.outcome(6) == (6, {})
+    ends = robot.node.get_publishers_info_by_topic("/feature_extractor/features")
+    ends += robot.node.get_subscriptions_info_by_topic("/feature_extractor/features")
+    assert [end.qos_profile.reliability for end in ends] == [ReliabilityPolicy.RELIABLE] * 3  # the test's own is one
     grid = grids[0]
     assert (grid.rows, grid.columns, grid.dimension) == (30, 40, 3)
     assert (grid.width, grid.height, len(grid.data)) == (160, 120, 30 * 40 * 3 * 2)
