@@ -13,7 +13,8 @@ from feature_gs_ros.field import FeatureField
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.srv import QueryText
 from ros.altered import Gate, altered_map
-from ros.harness import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Robot, Starter, wait_for_future, wait_until
+from ros.harness import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Robot, Starter, Watch, wait_for_future, wait_until
+from ros.scene import camera_from_map, take_picture
 from ros.test_lifecycle import teach
 
 SLOW_ANSWERS = """
@@ -86,6 +87,45 @@ feature_map.status_message = fail
     assert node.process.wait(20) == 1
     assert "this report is broken" in node.log.read_text()
     assert len(FeatureField.load(start.data / "field.safetensors").provenance.frames) == 3
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "method"),
+    [
+        ("ros.poses", "Poses", "camera_from_map"),
+        ("ros.live_field", "LiveField", "flush"),
+        ("backprojection", "BackProjector", "_accumulate"),
+    ],
+)
+def test_no_failure_of_the_ingestion_ends_it_and_every_frame_is_counted(
+    robot: Robot, start: Starter, gaussians, tmp_path: Path, place, name, method
+):
+    broken = tmp_path / "broken"
+    change = f"""
+from pathlib import Path
+from feature_gs_ros.{place} import {name}
+
+sound = {name}.{method}
+
+def fail(*arguments, **options):
+    if Path({str(broken)!r}).exists():
+        raise MemoryError("no room")
+    return sound(*arguments, **options)
+
+{name}.{method} = fail
+"""
+    node = start.active(altered_map(tmp_path, change))
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    watch = Watch(robot)
+    robot.publish_info(robot.now())
+    broken.touch()
+    for k in range(6):
+        robot.publish_posed(take_picture(gaussians, camera_from_map(k / 6)), camera_from_map(k / 6))
+    assert watch.outcome(6) == (0, {"MemoryError in the teacher or the map, see the log": 6})
+    assert "no room" in node.log.read_text()
+    broken.unlink()
+    robot.publish_posed(take_picture(gaussians, camera_from_map(0.5)), camera_from_map(0.5))
+    assert watch.outcome(1) == (1, {})
 
 
 def test_a_field_that_cannot_be_saved_stays_until_it_can(robot: Robot, start: Starter, gaussians):
