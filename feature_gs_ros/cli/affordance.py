@@ -62,7 +62,7 @@ def transfer(
     """
     rasterizer.choose_backend(backend)
     settings = Settings(k, vote, floor, spread)
-    check_outputs({"--out": out}, [field, object_field, library, stream, map, weights])
+    check_outputs({}, [field, object_field, library, stream, map, weights], folders={"--out": out})
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
     check_outputs({"--out": out / CLOUD}, [find_map(field, features, map)])

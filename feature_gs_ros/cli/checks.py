@@ -34,19 +34,25 @@ def check_seed(seed: int) -> None:
     check_number("--seed", seed, 0, MOST_SEED)
 
 
-def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
-    """No file to write may be one that is read, nor may two be the same; links are followed.
+def check_outputs(
+    files: Mapping[str, Path | None],
+    inputs: Iterable[Path | None],
+    *,
+    folders: Mapping[str, Path | None] | None = None,
+) -> None:
+    """What is written may not be read as well, nor twice; files may not be folders, nor folders files.
 
     Args:
-        outputs: files, or folders, by the option that names them.
-        inputs: files and folders that are read.
+        files: to write, by the option that names them.
+        inputs: files and folders that are read; links are followed.
+        folders: to write into, by option.
 
     Raises:
-        OptionError: one is.
+        OptionError: one can't be written, or something would be lost by it.
     """
     read = {path.resolve() for path in inputs if path is not None}
     written: dict[Path, str] = {}
-    for option, path in outputs.items():
+    for option, path in {**files, **(folders or {})}.items():
         if path is None:
             continue
         target = path.resolve()
@@ -54,4 +60,8 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | No
             raise OptionError(f"{option} '{path}' is read by this command and would be lost; choose another name")
         if target in written:
             raise OptionError(f"{option} and {written[target]} would both be written to '{path}'; choose another name")
+        if option in files and target.is_dir():
+            raise OptionError(f"{option} '{path}' is a folder; choose another name, or one in it")
+        if option not in files and target.exists() and not target.is_dir():
+            raise OptionError(f"{option} '{path}' is a file, where a folder is wanted; choose another name")
         written[target] = option

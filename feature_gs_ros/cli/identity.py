@@ -67,7 +67,7 @@ def identity(
     check_number("--merge-threshold", merge_threshold, 0, 1, above=True)
     if instances and labels is not None:
         raise IdentityError("--instances numbers the objects by itself; leave out --labels")
-    check_outputs({"--out": out, "--extract": extract}, [map, stream, masks, labels, alignment])
+    check_outputs({"--out": out}, [map, stream, masks, labels, alignment], folders={"--extract": extract})
     gaussians, source, annotated = load_map(map), open_stream(stream), open_masks(masks, instances)
     names = class_names(load_labels(labels)) if labels is not None else None
     if names is None and not instances and isinstance(annotated, CocoMasks):

@@ -45,7 +45,7 @@ def instances(
         json: print one JSON object.
     """
     check_seed(seed)
-    check_outputs({"--out": out, "--extract": extract}, [field, map])
+    check_outputs({"--out": out}, [field, map], folders={"--extract": extract})
     features, gaussians = open_field(field, map)
     own = find_map(field, features, map)
     check_outputs({"--out": out}, [own])

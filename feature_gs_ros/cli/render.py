@@ -69,7 +69,7 @@ def render(
         weights: the teacher's weights, where they are not at their usual place.
         backend: auto, cpu or cuda.
     """
-    check_outputs({"--out": out}, [field, stream, map, alignment, weights])
+    check_outputs({}, [field, stream, map, alignment, weights], folders={"--out": out})
     features, gaussians = open_field(field, map)
     splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
     frame = next(iter(open_stream(stream).frames([index])))

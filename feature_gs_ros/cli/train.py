@@ -89,7 +89,8 @@ def train(
     if not all(0 < share < 1 for share in reset_opacity):
         raise TrainingError(f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1")
     checkpoint = out.with_name(out.name + ".training")
-    check_outputs({"--out": out, "the checkpoint": checkpoint, "--pictures": pictures}, [stream, init, alignment])
+    files, folders = {"--out": out, "the checkpoint": checkpoint}, {"--pictures": pictures}
+    check_outputs(files, [stream, init, alignment], folders=folders)
     source = open_stream(stream)
     names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)
