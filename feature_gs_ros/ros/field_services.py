@@ -39,7 +39,7 @@ class FieldServices:
     def _load(self, request: Any, response: Any) -> Any:
         with reporting(response, self._node.get_logger()):
             session = self._session()
-            path = session.settings.data(request.path or session.settings.field)
+            path = session.settings.field_path(request.path)
             session.field.load(path)
             response.success, response.message = True, f"{session.field.views} views from '{path}'"
         return response
