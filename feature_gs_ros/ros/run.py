@@ -26,7 +26,7 @@ LAST_CALLBACKS = 2.0  # s that callbacks under way have at the end
 def run(make_node: Callable[[], Any], threads: int) -> None:
     """Spin a node until SIGINT, SIGTERM or its own end, then `close` it, also where a callback fails.
 
-    Exits with 2 where its parameters can't be used, with 1 where a callback or the end failed. Signals don't
+    Exits with 2 where its parameters can't be used, with 1 where a callback, the end or its work failed. Signals don't
     invalidate ROS's context here, as they do by default: a node may still log, answer and publish while it closes. A
     second one does not end a save.
     """
@@ -45,7 +45,7 @@ def run(make_node: Callable[[], Any], threads: int) -> None:
     # Each of them, whatever became of the others: what was learned is to be saved, and no thread left.
     for step in (node.close, partial(executor.shutdown, LAST_CALLBACKS), node.destroy_node, rclpy.shutdown):
         done &= _succeeds(node, step)
-    if not done:
+    if not done or getattr(node, "failed", False):
         sys.exit(1)
 
 

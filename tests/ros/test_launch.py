@@ -235,6 +235,15 @@ def test_the_demo_plays_a_recording_to_the_map(robot: Robot, launch, map_file, a
     launched.end()
 
 
+def test_the_demo_ends_where_its_scene_cannot_be_made(launch, tmp_path):
+    (tmp_path / "file").touch()
+    launched = launch("demo.launch.py", scene=tmp_path / "file" / "scene")
+    launched.process.wait(120)
+    said = launched.log.read_text()
+    assert "could not be made" in said
+    assert "bag_player" not in said
+
+
 def _check_rviz(robot: Robot) -> None:
     """Every topic that RViz's config shows is published, with its type and a durability that fits."""
     content = yaml.safe_load((SHARE / "rviz" / "feature_gs.rviz").read_text())
