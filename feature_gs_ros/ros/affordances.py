@@ -145,12 +145,13 @@ def _settings(request: Any) -> Settings:
     Raises:
         PromptError: k or floor is out of range.
     """
-    if not 1 <= request.k <= MOST_NEIGHBOURS:
-        raise PromptError(f"k is {request.k}, expected 1 to {MOST_NEIGHBOURS} neighbours")
+    if request.k > MOST_NEIGHBOURS:
+        raise PromptError(f"k is {request.k}, expected 1 to {MOST_NEIGHBOURS} neighbours, or 0 (the default)")
     if not 0 <= request.floor <= 1:
         raise PromptError(f"floor {request.floor} is out of range; give 0 (the teacher's own) to 1")
     usual = Settings()
-    return Settings(k=request.k, floor=float(request.floor) or None, spread=usual.spread if request.smooth else 0.0)
+    spread = usual.spread if request.smooth else 0.0
+    return Settings(k=request.k or usual.k, floor=float(request.floor) or None, spread=spread)
 
 
 def _transferred(
