@@ -87,5 +87,13 @@ class EditError(FeatureGsError):
     """An edit selects nothing or everything, or its record doesn't fit the map."""
 
 
+class OptionError(FeatureGsError):
+    """An option of the command line can't be used: out of range, or a file to write that is also read."""
+
+
+class StoppedError(FeatureGsError):
+    """Long work was asked to stop by its progress before there was anything worth keeping."""
+
+
 class TrainingError(FeatureGsError):
     """Training can't start, or diverged; what was good before is kept."""

@@ -9,10 +9,13 @@ from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
     IncludeLaunchDescription,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
+    Shutdown,
 )
 from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
@@ -53,7 +56,13 @@ def start(context: LaunchContext) -> list[Any]:
     if needs_scene and not (scene / "map.ply").is_file():
         program = "import sys; from feature_gs_ros.cli import main; sys.exit(main(sys.argv[1:]))"
         make = ExecuteProcess(cmd=["python3", "-c", program, "synth", str(scene)], output="screen")
-        return [make, RegisterEventHandler(OnProcessExit(target_action=make, on_exit=nodes(given, scene)))]
+
+        def go_on(event: ProcessExited, _: LaunchContext) -> list[Any]:
+            if event.returncode != 0:
+                return [LogInfo(msg=f"the scene '{scene}' could not be made"), Shutdown(reason="no scene")]
+            return nodes(given, scene)
+
+        return [make, RegisterEventHandler(OnProcessExit(target_action=make, on_exit=go_on))]
     return nodes(given, scene)
 
 

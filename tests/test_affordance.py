@@ -175,6 +175,36 @@ def test_round_trip_of_file_and_folder(tmp_path: Path, folder: bool) -> None:
     assert [entry.name for entry in Library.load(path).sources] == ["a", "c"]
 
 
+def test_a_folder_loses_only_what_was_removed_from_the_library(tmp_path: Path) -> None:
+    """Also where a file of several sources was put into the folder by hand."""
+    library("a", "b", "c").save(tmp_path / "several.safetensors")
+    Library.load(tmp_path).remove("b").save(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.safetensors", "c.safetensors"]
+    Library.load(tmp_path).add(source("a", "rim"), replace_existing=True).save(tmp_path)
+    assert sorted(Library.load(tmp_path).affordances) == ["handle", "rim"]
+
+
+@pytest.mark.parametrize("name", ["field", "a"])
+def test_a_folder_keeps_what_is_no_library(tmp_path: Path, name: str) -> None:
+    """A learned field, even one of a source's name: refused before anything is written."""
+    field = tmp_path / f"{name}.safetensors"
+    save_file({"features": torch.ones(3)}, field, metadata={"format": "feature_gs_ros field 1"})
+    before = field.read_bytes()
+    with pytest.raises(AffordanceError, match=rf"{name}.safetensors' holds format .* another folder"):
+        library("a", "b").save(tmp_path)
+    assert field.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [field]
+
+
+def test_a_folder_keeps_the_sources_of_another_library(tmp_path: Path) -> None:
+    library("other").save(tmp_path / "other.safetensors")
+    with pytest.raises(AffordanceError, match=r"of another library \(sources other\)"):
+        library("a", "b").remove("b").save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["other.safetensors"]
+    library("a").merge(Library.load(tmp_path)).save(tmp_path)
+    assert [entry.name for entry in Library.load(tmp_path).sources] == ["a", "other"]
+
+
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "library"
     library("a").save(path)

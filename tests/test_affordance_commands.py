@@ -84,6 +84,17 @@ def test_add_list_transfer_merge_remove(
     assert [s["name"] for s in json.loads(run("affordance", "list", library, "--json").stdout)["sources"]] == ["two"]
 
 
+def test_merge_into_a_folder_of_fields_leaves_them(color_field: Path, color_library: Path, tmp_path: Path) -> None:
+    image, mask = picture(tmp_path)
+    library, fields = tmp_path / "grips", tmp_path / "fields"
+    run("affordance", "add", image, mask, "--library", library, "--name", "two", "--extractor", "color")
+    fields.mkdir()
+    (fields / "learned.safetensors").write_bytes(color_field.read_bytes())
+    refused("affordance", "merge", library, color_library, "--out", fields, message="it is no part of this library")
+    assert (fields / "learned.safetensors").read_bytes() == color_field.read_bytes()
+    assert len(list(fields.iterdir())) == 1
+
+
 def test_nothing_found_is_an_answer(color_field: Path, tmp_path: Path) -> None:
     """A colour that the tabletop doesn't have."""
     image, mask = picture(tmp_path)

@@ -56,6 +56,13 @@ def test_the_gate_compares_with_the_last_frame_taken(seconds, pose, passes):
     assert gate.refusal(0, moved(), LIMITS) is None
 
 
+@pytest.mark.parametrize(("seconds", "passes"), [(-0.9, False), (-1.1, True), (-3600.0, True)])
+def test_a_stamp_long_before_the_last_one_is_a_new_beginning(seconds, passes):
+    gate = KeyframeGate()
+    gate.take(7200 * SECOND, moved())
+    assert (gate.refusal(7200 * SECOND + int(seconds * SECOND), moved(x=5.0), LIMITS) is None) is passes
+
+
 def test_translation_is_how_far_the_camera_went_not_the_maps_origin():
     """A turn on the spot, far from the map's origin, moves the pose's last column but not the camera."""
     gate = KeyframeGate()

@@ -6,8 +6,9 @@ A `Library` holds annotated images of one teacher; `transfer` lets their patches
 
 from feature_gs_ros.affordance.baseline import transfer_by_views
 from feature_gs_ros.affordance.evaluation import evaluate_affordances, render_affordances
-from feature_gs_ros.affordance.library import Library, Source, box_labels, make_source
+from feature_gs_ros.affordance.library import Library
 from feature_gs_ros.affordance.regions import Region, find_regions
+from feature_gs_ros.affordance.source import Source, box_labels, make_source
 from feature_gs_ros.affordance.transfer import Settings, Transfer, transfer
 
 __all__ = [

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.affordance.evaluation import render_affordances
-from feature_gs_ros.affordance.library import Source
 from feature_gs_ros.affordance.patches import IGNORE
 from feature_gs_ros.affordance.regions import Region
+from feature_gs_ros.affordance.source import Source
 from feature_gs_ros.affordance.transfer import Transfer
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Image

@@ -12,6 +12,7 @@ import tyro
 
 from feature_gs_ros.cli import (
     affordance,
+    affordance_library,
     backproject,
     distill,
     edit,
@@ -27,7 +28,7 @@ from feature_gs_ros.cli import (
     synth,
     train,
 )
-from feature_gs_ros.errors import FeatureGsError
+from feature_gs_ros.errors import FeatureGsError, StoppedError
 
 Command = Callable[..., Any]
 
@@ -54,11 +55,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         "replica": evaluate_protocols.replica,
     },
     "affordance": {
-        "add": affordance.add,
+        "add": affordance_library.add,
         "transfer": affordance.transfer,
-        "list": affordance.list_sources,
-        "remove": affordance.remove,
-        "merge": affordance.merge,
+        "list": affordance_library.list_sources,
+        "remove": affordance_library.remove,
+        "merge": affordance_library.merge,
     },
 }
 
@@ -69,12 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.exit(_run(words))
+    except (KeyboardInterrupt, StoppedError):
+        print("feature-gs: interrupted", file=sys.stderr)
+        sys.exit(130)
     except FeatureGsError as error:
         print(f"feature-gs: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("feature-gs: interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # `feature-gs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

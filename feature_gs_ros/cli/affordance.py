@@ -1,107 +1,23 @@
-"""``feature-gs affordance``: mark a part on pictures, find it on the map."""
+"""``feature-gs affordance transfer``: what is marked on a library's pictures, found on the map."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import tyro
-from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.affordance import Library, Settings, box_labels, find_regions, make_source
-from feature_gs_ros.affordance.pictures import source_picture
+from feature_gs_ros.affordance import Library, Settings, find_regions
 from feature_gs_ros.affordance.transfer import Vote, only
 from feature_gs_ros.affordance.transfer import transfer as transfer_affordances
-from feature_gs_ros.affordance.umd import UMD_AFFORDANCES, load_umd_labels
-from feature_gs_ros.cli.affordance_files import Found, as_json, numbers, write_files
-from feature_gs_ros.cli.common import ProgressBar, note, open_field, open_segmenter, print_json
-from feature_gs_ros.errors import AffordanceError
-from feature_gs_ros.extractors import extractor_of, make_extractor
-from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.cli.affordance_files import CLOUD, Found, as_json, numbers, write_files
+from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.common import ProgressBar, find_map, note, open_field, open_segmenter, print_json
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.io.images import load_image
-from feature_gs_ros.io.masks import MaskFolder, load_labels
-from feature_gs_ros.pictures import save_png
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.segmentation import State
-
-DEFAULT_EXTRACTOR = "imagenet-parts"
-
-
-def add(
-    image: Path,
-    mask: Path | None = None,
-    /,
-    *,
-    library: Path,
-    labels: Path | None = None,
-    affordance: str | None = None,
-    box: tuple[float, float, float, float] | None = None,
-    object: str = "",  # noqa: A002 - the word of the command line
-    name: str | None = None,
-    extractor: str | None = None,
-    weights: Path | None = None,
-    turns: int | None = None,
-    force: bool = False,
-    picture: Path | None = None,
-    json: bool = False,
-) -> int:
-    """Add an annotated image to a library of sources.
-
-    Args:
-        image: the picture that something is marked on.
-        mask: of the same size: PNG of one channel of 8 or 16 bits, or a ..._label.mat of the UMD data set.
-        library: safetensors file, made if it isn't there; or a folder that exists, for a file a source.
-        labels: names of the mask's values, YAML. Without it all that isn't 0 is one affordance.
-        affordance: its name, without --labels; the mask's file name by default.
-        box: left, top, right, bottom in pixels, instead of a mask.
-        object: the word for the thing, e.g. "coffee mug".
-        name: of the source; the image's file name by default.
-        extractor: teacher of a new library; imagenet-parts by default.
-        weights: the teacher's weights, where they are not at their usual place.
-        turns: copies of the image, each turned on by 90 degrees, whose features are averaged: 1 to 4; all of them
-            by default, if the teacher looks at the image.
-        force: replace a source of this name.
-        picture: write the image with what is marked.
-        json: print one JSON object.
-    """
-    pixels = load_image(image)
-    values, names = _annotation(mask, labels, affordance, box, pixels.shape[:2])
-    sources, teacher = _open_library(library, extractor, weights, mask, labels)
-    source = make_source(
-        pixels,
-        values,
-        names,
-        teacher,
-        name=name or image.stem,
-        object_word=object,
-        frame=mask.stem if mask is not None and teacher.identity.name == "labels" else image.stem,
-        turns=turns,
-    )
-    sources = sources.add(source, replace_existing=force)
-    sources.save(library)
-    if picture is not None:
-        save_png(source_picture(source), picture)
-    if json:
-        print_json(
-            {
-                "library": str(library),
-                "source": source.name,
-                "affordances": source.affordances,
-                "object": source.object,
-                "patches": len(source.features),
-                "sources": len(sources),
-            }
-        )
-    else:
-        print(
-            f"added '{source.name}' ({', '.join(source.affordances)}; {len(source.features)} patches) to {library}, "
-            f"which has {len(sources)} source{'s' if len(sources) != 1 else ''}"
-        )
-    return 0
 
 
 def transfer(
@@ -146,11 +62,13 @@ def transfer(
     """
     rasterizer.choose_backend(backend)
     settings = Settings(k, vote, floor, spread)
+    check_outputs({}, [field, object_field, library, stream, map, weights], folders={"--out": out})
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
+    check_outputs({"--out": out / CLOUD}, [find_map(field, features, map)])
     among = _gaussians_of(object, object_field or field, map, weights, gaussians) if object else None
     known = object.lower() in {source.object.lower() for source in sources.sources}
-    with ProgressBar("transferring", "Gaussian", quiet=json).running() as progress:
+    with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
         transferred = transfer_affordances(
             gaussians,
             features,
@@ -177,128 +95,6 @@ def transfer(
         )
     print(f"wrote {', '.join(written)} to {out} ({transferred.seconds:.1f} s)")
     return 0
-
-
-def list_sources(library: Path, /, *, json: bool = False) -> int:
-    """List a library's sources.
-
-    Args:
-        library: written by feature-gs affordance add.
-        json: print one JSON object.
-    """
-    sources = Library.load(library)
-    if json:
-        print_json(
-            {
-                "teacher": sources.teacher.name,
-                "floor": sources.floor,
-                "sources": [
-                    {
-                        "name": source.name,
-                        "affordances": source.affordances,
-                        "object": source.object,
-                        "patches": len(source.features),
-                    }
-                    for source in sources.sources
-                ],
-            }
-        )
-        return 0
-    print(f"teacher {sources.teacher.name}, {len(sources)} sources")
-    for source in sources.sources:
-        thing = f" of '{source.object}'" if source.object else ""
-        print(f"  {source.name}: {', '.join(source.affordances)}{thing}, {len(source.features)} patches")
-    return 0
-
-
-def remove(name: str, /, *, library: Path) -> int:
-    """Remove a source from a library.
-
-    Args:
-        name: of the source.
-        library: written by feature-gs affordance add.
-    """
-    sources = Library.load(library).remove(name)
-    sources.save(library)
-    print(f"removed '{name}' from {library}, which has {len(sources)} sources")
-    return 0
-
-
-def merge(first: Path, second: Path, /, *, out: Path) -> int:
-    """Merge two libraries of one teacher.
-
-    Args:
-        first: a library.
-        second: another; no source may have a name of the first.
-        out: the library to write.
-    """
-    sources = Library.load(first).merge(Library.load(second))
-    sources.save(out)
-    print(f"wrote {out} with {len(sources)} sources")
-    return 0
-
-
-AFFORDANCE = {"add": add, "transfer": transfer, "list": list_sources, "remove": remove, "merge": merge}
-
-
-def _annotation(
-    mask: Path | None,
-    labels: Path | None,
-    affordance: str | None,
-    box: tuple[float, float, float, float] | None,
-    size: tuple[int, int],
-) -> tuple[NDArray[np.integer], dict[int, str]]:
-    """Label values [H, W], and their names."""
-    if (mask is None) == (box is None):
-        raise AffordanceError("mark something: give either a MASK or --box LEFT TOP RIGHT BOTTOM")
-    if labels is not None and affordance is not None:
-        raise AffordanceError("--labels names the affordances, so leave out --affordance")
-    if box is not None:
-        if affordance is None:
-            raise AffordanceError("name what the box marks: --affordance NAME")
-        return box_labels(*size, box), {1: affordance}
-    assert mask is not None
-    if mask.suffix == ".mat":
-        return load_umd_labels(mask), load_labels(labels) if labels else dict(UMD_AFFORDANCES)
-    values = MaskFolder(mask.parent).load(mask.stem) if mask.suffix == ".png" else _no_png(mask)
-    if labels is not None:
-        return values, load_labels(labels)
-    return (values > 0).astype(np.uint8), {1: affordance or mask.stem}
-
-
-def _no_png(mask: Path) -> NDArray[np.integer]:
-    raise AffordanceError(f"the mask '{mask}' is no PNG; JPEG and the like blur the borders of labels: save it as PNG")
-
-
-def _open_library(
-    path: Path, name: str | None, weights: Path | None, mask: Path | None, labels: Path | None
-) -> tuple[Library, Extractor]:
-    """The library, empty if there is none yet, and its teacher."""
-    if path.is_file() or (path.is_dir() and any(path.glob("*.safetensors"))):
-        sources = Library.load(path)
-        if name is not None and name != sources.teacher.name:
-            raise AffordanceError(
-                f"'{path}' is a library of the teacher '{sources.teacher.name}', not of '{name}'; choose another file"
-            )
-        if sources.teacher.name == "labels":
-            teacher = _teacher("labels", weights, mask, labels)
-        else:
-            teacher = extractor_of(sources.teacher, weights)  # with the options that the library was made with
-        sources.check_teacher(teacher.identity)
-        return sources, teacher
-    teacher = _teacher(name or DEFAULT_EXTRACTOR, weights, mask, labels)
-    return Library.of(teacher), teacher
-
-
-def _teacher(name: str, weights: Path | None, mask: Path | None, labels: Path | None) -> Extractor:
-    options: dict[str, object] = {}
-    if weights is not None:
-        options["weights"] = weights
-    if name == "labels":
-        if mask is None or labels is None:
-            raise AffordanceError("the teacher 'labels' needs a MASK and --labels YAML")
-        options |= {"masks": mask.parent, "labels": labels}
-    return make_extractor(name, **options)
 
 
 def _gaussians_of(

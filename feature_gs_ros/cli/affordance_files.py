@@ -22,6 +22,8 @@ from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.pictures import save_png
 from feature_gs_ros.rasterizer import Backend
 
+CLOUD = "affordances.ply"
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -90,8 +92,8 @@ def write_files(
     marked = label > 0
     if bool(marked.any()):
         extra = {"affordance_id": label[marked].float(), "similarity": found.transferred.similarity[marked]}
-        save_ply(found.gaussians.select(marked), out / "affordances.ply", extra)
-        written.append("affordances.ply")
+        save_ply(found.gaussians.select(marked), out / CLOUD, extra)
+        written.append(CLOUD)
     pictures = {f"source_{source.name}": source_picture(source) for source in sources.sources}
     if found.field.provenance.views:
         known = best_view(found.gaussians, found.field.provenance.views, marked)

@@ -10,6 +10,7 @@ from typing import Annotated, cast
 import tyro
 
 from feature_gs_ros.backprojection import BackProjector, memory_needed
+from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json, teacher_options
 from feature_gs_ros.codecs import Codec, build_codec, parse_codec
 from feature_gs_ros.errors import ExtractorError, FieldError, StreamError
@@ -67,6 +68,7 @@ def backproject(
         json: print one JSON object.
     """
     choose_backend(backend)
+    check_outputs({"--out": out}, [map, stream, weights, alignment, masks, labels], folders={"--cache": cache})
     teacher = _make_teacher(extractor, teacher_options(option), weights, masks, labels)
     if cache is not None:
         teacher = cast("Extractor", CachedExtractor(teacher, cache))  # it only reads what the contract names

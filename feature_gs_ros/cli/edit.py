@@ -12,6 +12,7 @@ import tyro
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
+from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
 from feature_gs_ros.cli.query import best_view
 from feature_gs_ros.clicks import feature_of, feature_under_mask, weights_near
@@ -83,8 +84,13 @@ def edit(
     asked = _operation(delete, extract, recolor, move, Recolor(color, paint), Move(by, turn, scale))
     if (asked is not None) + undo + redo != 1:
         raise EditError("give one of --delete, --extract, --recolor, --move PROMPT, --undo, --redo")
-    segmenter = open_segmenter(field, map, weights)
     remembered = out.with_name(out.name + ".edits")
+    outputs = {"--out": out, "the file of the edits": remembered, "--picture": picture}
+    example = None if asked is None or not asked[1].startswith("@") else Path(asked[1][1:])
+    check_outputs(outputs, [field, map, weights, example])
+    segmenter = open_segmenter(field, map, weights)
+    own = find_map(field, segmenter.field, map)
+    check_outputs(outputs, [own])
     stack = _stack(remembered, segmenter)
     before = stack.edited()
     if asked is not None:
@@ -94,7 +100,7 @@ def edit(
         stack.push(done)
     else:
         done = stack.undo() if undo else stack.redo()
-    left = stack.export(out, _plain_ply(find_map(field, segmenter.field, map)))
+    left = stack.export(out, _plain_ply(own))
     stack.save(remembered)
     if picture is not None:
         save_png(_picture(segmenter, before, stack.edited(), done.selection), picture)

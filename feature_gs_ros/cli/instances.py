@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.cli.common import open_field, print_json
+from feature_gs_ros.cli.checks import check_outputs, check_seed
+from feature_gs_ros.cli.common import find_map, open_field, print_json
 from feature_gs_ros.cli.identity import object_as_json, object_line
 from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.identity.instances import LARGEST, PLACE, SAMPLES, SMALLEST, find_instances, instance_field
@@ -43,7 +44,11 @@ def instances(
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
+    check_seed(seed)
+    check_outputs({"--out": out}, [field, map], folders={"--extract": extract})
     features, gaussians = open_field(field, map)
+    own = find_map(field, features, map)
+    check_outputs({"--out": out}, [own])
     views = [
         rasterizer.view(gaussians, known.camera.resized(known.camera.width // 4, known.camera.height // 4),
                         known.camera_from_splat, backend)
@@ -61,7 +66,9 @@ def instances(
     objects = identities.objects()
     if extract is not None:
         for entry in objects:
-            identities.extract(entry.value, extract / f"{entry.name}.ply")
+            file = extract / f"{entry.name}.ply"
+            check_outputs({"--extract": file}, [own])
+            identities.extract(entry.value, file)
     if json:
         print_json({"field": str(out), "objects": [object_as_json(entry) for entry in objects]})
         return 0

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
-from feature_gs_ros.cli.common import open_segmenter, print_json
+from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
 from feature_gs_ros.errors import FieldError
 from feature_gs_ros.field import KnownView
 from feature_gs_ros.gaussians import GaussianMap
@@ -52,7 +53,10 @@ def query(
         json: print one JSON object.
     """
     rasterizer.choose_backend(backend)
+    outputs = {"--cloud": cloud, "--picture": picture}
+    check_outputs(outputs, [field, map, weights])
     segmenter = open_segmenter(field, map, weights)
+    check_outputs(outputs, [find_map(field, segmenter.field, map)])
     answer = segmenter.ask([text], negative, threshold)[0]
     objects = find_objects(
         segmenter.gaussians,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ import tyro
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
+from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import alignment_or_identity, open_field, open_segmenter
 from feature_gs_ros.errors import FieldError, PromptError
 from feature_gs_ros.extractors import extractor_of
@@ -67,6 +69,7 @@ def render(
         weights: the teacher's weights, where they are not at their usual place.
         backend: auto, cpu or cuda.
     """
+    check_outputs({}, [field, stream, map, alignment, weights], folders={"--out": out})
     features, gaussians = open_field(field, map)
     splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
     frame = next(iter(open_stream(stream).frames([index])))
@@ -146,7 +149,7 @@ def _pixels(text: str, count: int) -> list[float]:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != count:
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise PromptError(f"'{text}' is no {'U,V' if count == 2 else 'U0,V0,U1,V1'} in pixels, e.g. 320,240")
     return numbers
 

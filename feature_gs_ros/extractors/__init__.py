@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import cast
+from types import UnionType
+from typing import Union, cast, get_args, get_origin, get_type_hints
 
 from feature_gs_ros.errors import ExtractorError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
@@ -66,6 +67,7 @@ def make_extractor(name: str, **options: object) -> Extractor:
     ]
     if missing:
         raise ExtractorError(f"the teacher '{name}' needs the option {', '.join(missing)}")
+    _check_numbers(name, factory, options)
     return factory(**options)
 
 
@@ -92,6 +94,21 @@ def extractor_requirements(name: str) -> Requirements | None:
         return OF_THE_BASE.get(name)
     requirements: Requirements = _factory(name).requirements()  # type: ignore[attr-defined]
     return requirements
+
+
+def _check_numbers(name: str, factory: Callable[..., Extractor], options: Mapping[str, object]) -> None:
+    """Raise an ExtractorError where a number is wanted and something else is given, as a command line may."""
+    try:
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (NameError, TypeError):  # a third-party one whose types aren't there when it runs
+        return
+    for key, value in options.items():
+        hint = hints.get(key)
+        kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+        wanted = "a whole number" if int in kinds else "a number" if float in kinds else ""
+        if not wanted or type(value) in kinds or (type(value) is int and float in kinds):
+            continue
+        raise ExtractorError(f"option {key}={value!r} of the teacher '{name}' is not {wanted}")
 
 
 def _factory(name: str) -> Callable[..., Extractor]:

@@ -14,10 +14,11 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from feature_gs_ros.errors import FeatureGsError, ParameterError
+from feature_gs_ros.errors import ParameterError, StreamError
 from feature_gs_ros.io import rosbag_file
 from feature_gs_ros.io.rosbag_file import Bag, Topic
 from feature_gs_ros.messages.transform import stamp_ns
+from feature_gs_ros.ros.guard import explain
 from feature_gs_ros.ros.parameters import BAG_PLAYER, declare, value
 from feature_gs_ros.ros.run import run
 
@@ -28,6 +29,7 @@ TYPES = {
     rosbag_file.TF: TFMessage,
 }
 MOVING = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+BETWEEN_ROUNDS = 0.1  # s: a recording of a single moment isn't played as fast as the processor can
 STATIC = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -37,7 +39,7 @@ class BagPlayer(Node):
     def __init__(self) -> None:
         """
         Raises:
-            StreamError: no recording, or a damaged one.
+            StreamError: no recording, a damaged one, or one with nothing to play.
             ParameterError: parameters that don't go together.
         """
         super().__init__("bag_player")
@@ -47,6 +49,9 @@ class BagPlayer(Node):
             raise ParameterError("parameter bag is empty; give the path of a recording")
         self._keeps_stamps = bool(value(self, "clock")) or not value(self, "restamp")
         self._bag = Bag(Path(path).expanduser())
+        if not self._bag.topics:
+            others = ", ".join(self._bag.all_topics) or "no topics at all"
+            raise StreamError(f"the recording '{path}' has no images, camera_info or tf to play; it has {others}")
         self._outputs = {
             topic.name: self.create_publisher(
                 TYPES[topic.type], topic.name, STATIC if topic.name.endswith("tf_static") else MOVING
@@ -55,7 +60,7 @@ class BagPlayer(Node):
         }
         self._clock_output = self.create_publisher(Clock, "/clock", 10) if value(self, "clock") else None
         self._stopping = threading.Event()
-        self.finished = False
+        self.finished = self.failed = False
         self._thread = threading.Thread(target=self._play, name="player")
         self._thread.start()
 
@@ -65,15 +70,15 @@ class BagPlayer(Node):
 
     def _play(self) -> None:
         try:
-            rounds = 0
-            while rounds == 0 or value(self, "loop"):
-                if self._stopping.wait(float(value(self, "delay")) if rounds == 0 else 0.0) or not self._play_once():
-                    break
-                rounds += 1
-        except FeatureGsError as error:
-            self.get_logger().error(str(error))
-        self._stopping.wait(1.0)  # for what was sent last to arrive
-        self.finished = True
+            pause = float(value(self, "delay"))
+            while not self._stopping.wait(pause) and self._play_once() and value(self, "loop"):
+                pause = BETWEEN_ROUNDS
+            self._stopping.wait(1.0)  # for what was sent last to arrive
+        except Exception as error:  # whatever it is, nobody else hears of it
+            self.failed = True
+            self.get_logger().error(f"playing '{self._bag.path}' failed: {explain(error, self.get_logger())}")
+        finally:
+            self.finished = True
 
     def _play_once(self) -> bool:
         """Publish each message at its time; False where playing was ended."""

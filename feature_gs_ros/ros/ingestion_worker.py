@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from feature_gs_ros.cameras import Camera, Frame, Image
-from feature_gs_ros.errors import CameraError, FeatureGsError, ImageError, NoTransformError
+from feature_gs_ros.errors import FeatureGsError, NoTransformError
 from feature_gs_ros.ingestion import PinholeView, extract, pinhole_view
 from feature_gs_ros.messages.feature_grid import grid_from_message
 from feature_gs_ros.rasterizer import FeatureGrid
@@ -26,6 +26,7 @@ from feature_gs_ros.ros.poses import Matrix, Poses
 from feature_gs_ros.ros.statistics import Statistics
 
 RETRY = 0.01  # s between looks at frames that wait for tf
+JUMPED = "time jumped back"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,7 @@ class ReadyFrame:
     camera: Camera
     camera_from_map: Matrix
     mask: Any  # message, None where there is none
+    epoch: int  # how often time had jumped back when it was completed
 
 
 class IngestionWorker:
@@ -65,31 +67,37 @@ class IngestionWorker:
         self._field, self._poses, self._statistics = field, poses, statistics
         self._limits, self._now, self._log = limits, now, log
         self._gates: dict[str, KeyframeGate] = {}
+        self._epoch = 0  # how often time jumped back; guarded by `changed`
         self._waiting_for_flush: list[int] = []  # stamps, ns
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="ingestion")
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._gates = {camera.settings.name: KeyframeGate() for camera in self.cameras}
+        """Take frames until `stop`; may be called again after it."""
+        for camera in self.cameras:
+            self._gates.setdefault(camera.settings.name, KeyframeGate())
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="ingestion")
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the frame at hand and end; what waits is dropped."""
+        """Finish the frame at hand and end; what waits goes on waiting."""
         with self.changed:
             self._stopping = True
             self.changed.notify_all()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
 
     def on_jump(self, reason: str) -> None:
-        """Time went back: forget tf, what waits and the last keyframes, and go on."""
+        """Time went back: forget tf, what waits, what is in the teacher and the last keyframes, and go on."""
         self._log.warning(f"{reason}: tf and waiting frames are forgotten")
         with self.changed:
+            self._epoch += 1
             self._poses.clear()
             for camera in self.cameras:
                 dropped = camera.forget()
                 if dropped:
-                    self._statistics.skip("time jumped back", dropped)
+                    self._statistics.skip(JUMPED, dropped)
             for gate in self._gates.values():
                 gate.reset()
 
@@ -101,19 +109,33 @@ class IngestionWorker:
 
     def _run(self) -> None:
         while not self._stopping:
-            ready = self._next()
-            if ready is None:
-                self._flush()
-                self._wait()
-                continue
             try:
-                self._accumulate(ready)
-            except FeatureGsError as error:
-                self._statistics.skip(str(error))
-            except Exception as error:  # a network may raise anything, and the thread must live
-                self._statistics.skip(f"{type(error).__name__} in the teacher or the map, see the log")
-                self._log.error(f"a frame is left out: {traceback.format_exc()}", throttle_duration_sec=10.0)
+                self._step()
+            except Exception:  # or the node would stay active and learn nothing
+                self._log.error(f"the ingestion failed: {traceback.format_exc()}", throttle_duration_sec=10.0)
+                time.sleep(RETRY)
         self._flush()
+
+    def _step(self) -> None:
+        """One frame, or a wait for the next."""
+        ready = self._next()
+        if ready is None:
+            self._flush()
+            self._wait()
+            return
+        try:
+            self._accumulate(ready)
+        except Exception as error:  # a network may raise anything
+            self._leave_out(error)
+
+    def _leave_out(self, error: Exception, frames: int = 1) -> None:
+        """Count frames that an error cost; one that nobody foresaw goes to the log, too."""
+        if isinstance(error, FeatureGsError):
+            self._statistics.skip(str(error), frames)
+            return
+        self._statistics.skip(f"{type(error).__name__} in the teacher or the map, see the log", frames)
+        said = "".join(traceback.format_exception(error))
+        self._log.error(f"{frames} frames are left out: {said}", throttle_duration_sec=10.0)
 
     def _wait(self) -> None:
         with self.changed:
@@ -129,9 +151,9 @@ class IngestionWorker:
                     arrival = camera.pending[0]
                     try:
                         found = self._complete(camera, arrival, limits)
-                    except (CameraError, ImageError) as error:
+                    except Exception as error:  # it would be the next one for ever
                         camera.pending.popleft()
-                        self._statistics.skip(str(error))
+                        self._leave_out(error)
                         continue
                     if isinstance(found, ReadyFrame):
                         camera.pending.popleft()
@@ -162,7 +184,7 @@ class IngestionWorker:
             mask = camera.mask_near(arrival.stamp, limits.mask_tolerance, patient)
             if mask is None:
                 return f"no mask on '{camera.settings.mask_topic}'"
-        return ReadyFrame(camera, arrival, model, pose, mask)
+        return ReadyFrame(camera, arrival, model, pose, mask, self._epoch)
 
     def _accumulate(self, ready: ReadyFrame) -> None:
         """Teacher and back-projection of one frame.
@@ -184,20 +206,36 @@ class IngestionWorker:
             counts = torch.from_numpy(counted_pixels(ignored, grid))
             valid = counts if valid is None else valid & counts
         view = self._field.map.view(pinhole.camera, ready.camera_from_map)
-        self._field.add(view, grid, valid, name)
-        gate.take(stamp, ready.camera_from_map)
-        ready.source.last = LastFrame(
-            name,
-            stamp,
-            ready.arrival.message.header.frame_id,
-            ready.camera,
-            ready.camera_from_map,
-            None if settings.kind == "grid" else pinhole.image,
-            None if valid is None else valid.numpy() > 0,
-        )
+        if ready.epoch != self._epoch:  # time jumped back while the teacher had it
+            self._statistics.skip(JUMPED)
+            return
+        try:
+            self._field.add(view, grid, valid, name)
+        except FeatureGsError:  # of this frame
+            raise
+        except Exception as error:  # of the batch that it completed
+            self._lose_waiting(error)
+            raise
+        self._remember(ready, name, pinhole, valid)
         self._waiting_for_flush.append(stamp)
         if len(self._waiting_for_flush) >= BATCH:
             self._flush()
+
+    def _remember(self, ready: ReadyFrame, name: str, pinhole: PinholeView, valid: torch.Tensor | None) -> None:
+        """The frame was used: later ones are compared with it, unless time jumped back since."""
+        last = LastFrame(
+            name,
+            ready.arrival.stamp,
+            ready.arrival.message.header.frame_id,
+            ready.camera,
+            ready.camera_from_map,
+            None if ready.source.settings.kind == "grid" else pinhole.image,
+            None if valid is None else valid.numpy() > 0,
+        )
+        with self.changed:
+            if ready.epoch == self._epoch:
+                self._gates[ready.source.settings.name].take(last.stamp, last.camera_from_map)
+                ready.source.last = last
 
     def _features(self, ready: ReadyFrame, name: str) -> tuple[PinholeView, FeatureGrid]:
         message, extractor = ready.arrival.message, self._field.map.extractor
@@ -211,12 +249,23 @@ class IngestionWorker:
 
     def _flush(self) -> None:
         """Nothing else is ready: accumulate what waits for a batch, so that no frame waits for the next one."""
-        if self._waiting_for_flush:
+        if not self._waiting_for_flush:
+            return
+        try:
             self._field.flush()
-            now = self._now()
-            for stamp in self._waiting_for_flush:
-                self._statistics.use((now - stamp) * 1e-9)
-            self._waiting_for_flush.clear()
+        except Exception as error:  # memory may run out
+            self._lose_waiting(error)
+            return
+        now = self._now()
+        for stamp in self._waiting_for_flush:
+            self._statistics.use((now - stamp) * 1e-9)
+        self._waiting_for_flush.clear()
+
+    def _lose_waiting(self, error: Exception) -> None:
+        """A batch failed: its frames are gone."""
+        if self._waiting_for_flush:
+            self._leave_out(error, len(self._waiting_for_flush))
+        self._waiting_for_flush.clear()
 
 
 def _waiting_since(camera: CameraInput) -> float:

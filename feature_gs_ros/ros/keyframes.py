@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+JUMP_NS = 1_000_000_000  # a stamp that is earlier by more is a recording that began again
+
 
 @dataclass(frozen=True)
 class KeyframeLimits:
@@ -29,10 +31,12 @@ class KeyframeGate:
         self._last = None
 
     def refusal(self, stamp_ns: int, camera_from_map: NDArray[np.float64], limits: KeyframeLimits) -> str | None:
-        """Why a frame with this pose [4, 4] isn't worth it, None where it is."""
+        """Why a frame with this pose [4, 4] isn't worth it, None where it is, and where time jumped back."""
         if self._last is None:
             return None
         last_stamp, last_pose = self._last
+        if last_stamp - stamp_ns > JUMP_NS:
+            return None
         elapsed = (stamp_ns - last_stamp) * 1e-9
         if elapsed < limits.min_interval:
             return "sooner than keyframe.min_interval"

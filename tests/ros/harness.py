@@ -87,9 +87,9 @@ class Starter:
         """Unconfigured."""
         return self.program("feature_map", **{**self.defaults, **parameters})
 
-    def active(self, **parameters: object) -> NodeProcess:
-        """feature_map, by itself brought to active."""
-        node = self.feature_map(autostart=True, **parameters)
+    def active(self, program: str = "feature_map", **parameters: object) -> NodeProcess:
+        """feature_map, or a program that is like it, by itself brought to active."""
+        node = self.program(program, **{**self.defaults, "autostart": True, **parameters})
         wait_until(lambda: not node.running or self.robot.serves(), 60, "the node's services")
         end = time.monotonic() + 120
         while node.running and self.robot.state() != "active" and time.monotonic() < end:

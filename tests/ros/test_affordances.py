@@ -199,7 +199,6 @@ def test_a_picture_that_cannot_be_added_is_answered_invalid(robot, start_once, r
 @pytest.mark.parametrize(
     ("request_", "complaint"),
     [
-        ({"k": 0}, "k is 0"),
         ({"k": 101}, "k is 101"),
         ({"floor": 1.5}, "floor"),
         ({"floor": float("nan")}, "floor"),
@@ -213,6 +212,13 @@ def test_a_transfer_that_cannot_be_asked_is_answered_invalid(robot, gaussians, r
     answer = transfer(robot, **request_).answer
     assert answer.state == Answer.INVALID
     assert complaint in answer.message
+
+
+def test_no_k_is_the_default(robot, gaussians):
+    assert mark(robot, gaussians, "red").sources == 1
+    by_default, asked = transfer(robot, k=0), transfer(robot, k=5)
+    assert by_default.answer.state == Answer.FOUND, by_default.answer.message
+    assert by_default.regions == asked.regions
 
 
 def test_a_floor_lets_everything_abstain(robot):

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 
@@ -178,3 +180,26 @@ def test_the_player_says_why_it_cannot_play(start, path, complaint):
     assert player.process.wait(30) == 2
     assert complaint in player.log.read_text()
     assert "Traceback" not in player.log.read_text()
+
+
+def recording(folder: Path, topic: str, kind: str, data: bytes) -> Path:
+    """Of one message."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    with Writer(folder, version=8) as writer:
+        writer.write(writer.add_connection(topic, kind, typestore=store), START, data)
+    return folder
+
+
+def test_the_player_refuses_a_recording_with_nothing_to_play(start, tmp_path):
+    bag = recording(tmp_path / "words", "/words", "std_msgs/msg/String", b"\0\1\0\0\2\0\0\0a\0\0\0")
+    player = start.program("bag_player", bag=str(bag), loop=True)
+    assert player.process.wait(30) == 2
+    assert "no images, camera_info or tf to play; it has /words" in player.log.read_text()
+
+
+def test_the_player_ends_where_it_cannot_go_on(start, tmp_path):
+    """A message whose bytes say that its frame_id is longer than they are."""
+    bag = recording(tmp_path / "broken", IMAGE, "sensor_msgs/msg/Image", b"\0\1\0\0" + b"\xff" * 16)
+    player = start.program("bag_player", bag=str(bag), loop=True, delay=0.1)
+    assert player.process.wait(30) == 1
+    assert "failed" in player.log.read_text()

@@ -1,0 +1,58 @@
+"""Programs that are feature_map with one thing changed in them: a teacher that waits, a step that fails when told to.
+
+They run as the installed ones do, in a process of their own, so that a test can reach a moment that is hard to meet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ros.harness import wait_until
+
+MAIN = """
+from feature_gs_ros.ros.feature_map import main
+
+main()
+"""
+
+
+def altered_map(folder: Path, change: str) -> str:
+    """The path of a program, for `Starter`, that does ``change``, in Python, and then what feature_map does."""
+    path = folder / "altered_map"
+    path.write_text(change + MAIN)
+    return str(path)
+
+
+class Gate:
+    """Holds up an altered program wherever its change calls ``pass_gate()``, while the gate is shut."""
+
+    CODE = """
+import time
+from pathlib import Path
+
+def pass_gate():
+    while Path({closed!r}).exists():
+        Path({reached!r}).touch()
+        time.sleep(0.01)
+"""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._closed, self._reached = folder, folder / "closed", folder / "reached"
+
+    def map(self, change: str) -> str:
+        """feature_map after a change that calls ``pass_gate()``."""
+        code = self.CODE.format(closed=str(self._closed), reached=str(self._reached))
+        return altered_map(self._folder, code + change)
+
+    def shut(self) -> None:
+        """Hold up who comes next."""
+        self._reached.unlink(missing_ok=True)
+        self._closed.touch()
+
+    def wait(self) -> None:
+        """Until somebody is held up."""
+        wait_until(self._reached.exists, 30, "somebody at the gate")
+
+    def open(self) -> None:
+        """Let everybody through."""
+        self._closed.unlink(missing_ok=True)
