@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.errors import EvaluationError, ExtractorError
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
 from feature_gs_ros.extractors.words import WordList
@@ -68,12 +68,15 @@ class LabelsExtractor:
         """The label image of frame ``name``, at its own resolution: [H, W, classes] float16, nearest.
 
         Raises:
-            EvaluationError: the frame has no label image, or it is damaged.
-            ExtractorError: the label image has another aspect than the frame, or no folder was given.
+            ExtractorError: the frame has no label image, it is damaged or has another aspect than the frame, or no
+                folder was given.
         """
         if self._masks is None:
             raise ExtractorError("the teacher 'labels' was made without masks; pass masks=DIR")
-        labels = self._masks.load(name)
+        try:
+            labels = self._masks.load(name)
+        except EvaluationError as error:  # as every teacher says it, so that this frame alone is left out
+            raise ExtractorError(str(error)) from error
         height, width = image.shape[:2]
         if abs(labels.shape[1] * height - labels.shape[0] * width) > max(height, width):
             raise ExtractorError(
