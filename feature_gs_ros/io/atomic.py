@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """A temporary path in the target's folder; renamed to ``target`` when the block ends well, removed when not.
 
-    A process killed in between leaves the old file whole.
+    A process killed in between leaves the old file whole. Where safetensors fails to write, on a full disk say, that
+    is an OSError as any other.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -29,6 +32,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(target)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(str(error)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

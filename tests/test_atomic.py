@@ -1,0 +1,84 @@
+"""Files on a disk that is full: one of our errors, the old file whole, and nothing left beside it."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_map
+
+from feature_gs_ros.affordance.library import Library
+from feature_gs_ros.affordance.source import Source
+from feature_gs_ros.editing import Delete, Edit, EditStack, Selection
+from feature_gs_ros.errors import AffordanceError, EditError, ExtractorError, FeatureGsError, FieldError
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.extractors.weights import convert_checkpoint
+from feature_gs_ros.field import FeatureField, Provenance
+
+COUNT = 2000
+MAP = random_map(4, COUNT)
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file may grow beyond ``size`` bytes: writing on fails, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def save_field(path: Path) -> None:
+    identity = ExtractorIdentity("color")
+    counts = torch.ones(COUNT, dtype=torch.int32)
+    FeatureField(torch.rand(COUNT, 3), torch.ones(COUNT), counts, identity, Provenance(MAP.checksum)).save(path)
+
+
+def save_edits(path: Path) -> None:
+    rows = torch.arange(COUNT // 2)
+    stack = EditStack(MAP)
+    stack.push(Edit(Delete(), "half", Selection(rows, torch.ones(len(rows)))))
+    stack.save(path)
+
+
+def save_weights(path: Path) -> None:
+    source = path.with_name("weights.pth")
+    if not source.exists():
+        torch.save({"layer": torch.rand(COUNT)}, source)
+    convert_checkpoint(source, path)
+
+
+def save_library(path: Path) -> None:
+    image, labels = torch.zeros(64, 64, 3, dtype=torch.uint8), torch.zeros(64, 64, dtype=torch.uint8)
+    source = Source("cup", ("grip",), "", image, labels, torch.rand(4, 3), torch.ones(4, 1))
+    Library(ExtractorIdentity("color"), 0.5, (source,)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("save", "error"),
+    [
+        (save_field, FieldError),
+        (save_edits, EditError),
+        (save_weights, ExtractorError),
+        (save_library, AffordanceError),
+    ],
+)
+def test_a_full_disk_is_an_error_and_leaves_the_old_file(
+    save: Callable[[Path], None], error: type[FeatureGsError], tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    save(path)
+    before = path.read_bytes()
+    files = sorted(tmp_path.iterdir())
+    with room_for(4096), pytest.raises(error, match=r"can't write .*'"):
+        save(path)
+    assert path.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == files
+    assert np.frombuffer(before, np.uint8).size > 4096  # it would not have fitted
