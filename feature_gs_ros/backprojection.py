@@ -153,7 +153,7 @@ class BackProjector:
         self._numerator += other._numerator
         self._weight += other._weight
         self._view_count += other._view_count
-        self.provenance = replace(self.provenance, frames=self.provenance.frames + other.provenance.frames)
+        self.provenance = self.provenance.joined(other.provenance)
 
     def flush(self) -> None:
         """Accumulate what is queued."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 LOOKED_AT = 5  # first views after which a stream that misses the map is refused
+KNOWN_VIEWS = 32  # cameras that a field remembers
 SEES_NOTHING = 0.02  # of a view's pixels covered by the map, on average over these
 
 
@@ -39,6 +40,7 @@ class Accumulator(Protocol):
     def flush(self) -> None: ...
 
 
+Item = TypeVar("Item")
 Progress = Callable[[int, int, str], bool | None]  # views done, views in all, name; True cancels
 
 
@@ -194,9 +196,11 @@ def choose_frames(stream: Stream, every: int = 1, skip: Sequence[str] = ()) -> l
     return chosen
 
 
-def known_views(stream: Stream, names: Sequence[str], splat_from_map: Sim3, count: int = 32) -> tuple[KnownView, ...]:
+def known_views(
+    stream: Stream, names: Sequence[str], splat_from_map: Sim3, count: int = KNOWN_VIEWS
+) -> tuple[KnownView, ...]:
     """Cameras of up to ``count`` of the named frames, spread over them, as a field remembers them."""
-    picked = _spread(names, count)
+    picked = spread(names, count)
     return tuple(
         KnownView(
             frame.name,
@@ -209,14 +213,14 @@ def known_views(stream: Stream, names: Sequence[str], splat_from_map: Sim3, coun
 
 def sample_grids(stream: Stream, names: Sequence[str], extractor: Extractor, count: int = 8) -> list[Tensor]:
     """Values [rows, columns, D] of a few grids spread over the stream, to fit a codec on."""
-    frames = stream.frames(_spread(names, count))
+    frames = stream.frames(spread(names, count))
     return [extract(extractor, rectified(frame.image, frame.camera)[0], frame).values for frame in frames]
 
 
-def _spread(names: Sequence[str], count: int) -> list[str]:
-    """Up to ``count`` names at even steps."""
-    step = max(1.0, len(names) / count)
-    return [names[int(k * step)] for k in range(min(count, len(names)))]
+def spread(items: Sequence[Item], count: int = KNOWN_VIEWS) -> tuple[Item, ...]:
+    """Up to ``count`` of the items at even steps."""
+    step = max(1.0, len(items) / count)
+    return tuple(items[int(k * step)] for k in range(min(count, len(items))))
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:
