@@ -51,7 +51,6 @@ class Report:
     used: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)  # by reason
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
-    map_in_view: list[float] = field(default_factory=list)  # per view, the share of pixels that the map covers
     cancelled: bool = False
 
     @contextmanager
@@ -97,6 +96,44 @@ def pinhole_view(frame: Frame, splat_from_map: Sim3) -> PinholeView:
         splat_from_map.camera_from_splat(frame.camera_from_world),
         None if valid.all() else torch.from_numpy(valid),
     )
+
+
+class Sight:
+    """Whether a stream's views see the map at all: where they don't, the two are in different frames."""
+
+    def __init__(self, source: str) -> None:
+        """``source`` is the stream's, for the message."""
+        self._source = source
+        self._shares: list[float] = []  # per view, of the pixels that the map covers
+
+    def check(self, view: rasterizer.View) -> None:
+        """Look at one more view, seen at every eighth pixel's cost; after the first few none is looked at.
+
+        Raises:
+            CameraError: the first views see almost nothing of the map.
+        """
+        if len(self._shares) >= LOOKED_AT:
+            return
+        camera = view.camera
+        width, height = max(1, camera.width // 8), max(1, camera.height // 8)
+        small = rasterizer.view(view.gaussians, camera.resized(width, height), view.camera_from_splat)
+        self._shares.append(float((small.render_depth()[:, :, 1] > 0.5).float().mean()))
+        if len(self._shares) == LOOKED_AT:
+            self.finish()
+
+    def finish(self) -> None:
+        """Judge by the views that there were, however few.
+
+        Raises:
+            CameraError: they see almost nothing of the map.
+        """
+        count = len(self._shares)
+        if count and sum(self._shares) / count < SEES_NOTHING:
+            raise CameraError(
+                f"the first {count} cameras of '{self._source}' see the map in {100 * sum(self._shares) / count:.1f}% "
+                "of their pixels: stream and map are in different frames. Give the transform between them (--alignment "
+                "FILE with splat_from_map, or nerfstudio's dataparser_transforms.json)"
+            )
 
 
 def extract(extractor: Extractor, image: Image, frame: Frame) -> FeatureGrid:
@@ -151,10 +188,10 @@ def ingest(
     Single images that can't be used are skipped and counted by reason.
 
     Raises:
-        CameraError: the first views see almost nothing of the map.
+        CameraError: the views see almost nothing of the map.
         StreamError: the stream is damaged.
     """
-    report = Report()
+    report, sight = Report(), Sight(stream.source)
     for done, frame in enumerate(_timed(stream.frames(names), report), start=1):
         try:
             with report.stage("decode"):
@@ -163,8 +200,7 @@ def ingest(
                 grid = extract(extractor, pinhole.image, frame)
             with report.stage("back-projection"):
                 view = rasterizer.view(projector.gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
-                report.map_in_view.append(_coverage(view))
-                _refuse_blind_stream(report.map_in_view, min(LOOKED_AT, len(names)), stream.source)
+                sight.check(view)
                 projector.add(view, grid, pinhole.valid, frame.name)
             report.used.append(frame.name)
         except (StreamError, GridError, ExtractorError) as error:
@@ -172,6 +208,7 @@ def ingest(
         if progress is not None and progress(done, len(names), frame.name):
             report.cancelled = True
             break
+    sight.finish()
     with report.stage("back-projection"):
         projector.flush()
     report.skipped.update(stream.skipped)
@@ -240,20 +277,3 @@ def _timed(frames: Iterator[Frame], report: Report) -> Iterator[Frame]:
         if frame is None:
             return
         yield frame
-
-
-def _coverage(view: rasterizer.View) -> float:
-    """Share of the pixels that the map covers, seen at every eighth pixel's cost."""
-    camera = view.camera
-    width, height = max(1, camera.width // 8), max(1, camera.height // 8)
-    small = rasterizer.view(view.gaussians, camera.resized(width, height), view.camera_from_splat)
-    return float((small.render_depth()[:, :, 1] > 0.5).float().mean())
-
-
-def _refuse_blind_stream(shares: Sequence[float], enough: int, source: str) -> None:
-    if len(shares) == enough and sum(shares) / enough < SEES_NOTHING:
-        raise CameraError(
-            f"the first {enough} cameras of '{source}' see the map in {100 * sum(shares) / enough:.1f}% of their "
-            "pixels: stream and map are in different frames. Give the transform between them (--alignment FILE with "
-            "splat_from_map, or nerfstudio's dataparser_transforms.json)"
-        )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from feature_gs_ros.field import FeatureField
 from tests.command_line import run
-from tests.little_scene import FRAMES, write_scene
+from tests.little_scene import FRAMES, write_scene, write_stream
 
 
 def test_a_damaged_mask_costs_its_own_view(tmp_path: Path) -> None:
@@ -27,3 +29,31 @@ def test_a_damaged_mask_costs_its_own_view(tmp_path: Path) -> None:
     )  # fmt: skip
     assert json.loads(distilled.stdout)["views"] == len(FRAMES) - 1
     assert FeatureField.load(scene / "distilled").provenance.frames == tuple(n for n in FRAMES if n != "0001")
+
+
+@pytest.mark.parametrize("damaged", [0, 4])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("backproject", "--extractor", "color"),
+        ("distill", "--extractor", "color"),
+        ("identity", "--masks", "masks"),
+        ("identity", "--masks", "masks", "--instances"),
+    ],
+)
+def test_cameras_that_miss_the_map_are_refused(
+    words: tuple[str, ...], damaged: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a forgotten --alignment: whatever the command, and however few of the images can be used."""
+    write_scene(tmp_path)
+    write_stream(tmp_path, aside=40.0)
+    for name in FRAMES[:damaged]:
+        whole = (tmp_path / "images" / f"{name}.png").read_bytes()
+        (tmp_path / "images" / f"{name}.png").write_bytes(whole[: len(whole) // 2])
+        (tmp_path / "masks" / f"{name}.png").write_bytes(b"nothing")
+    monkeypatch.chdir(tmp_path)
+    command, *rest = words
+    said = run(command, "map.ply", ".", "--out", "field", *rest, code=2).stderr
+    assert "see the map in 0.0% of their pixels" in said
+    assert "--alignment FILE" in said
+    assert not (tmp_path / "field").exists()

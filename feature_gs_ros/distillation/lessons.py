@@ -14,7 +14,7 @@ from feature_gs_ros.errors import ExtractorError, GridError, StreamError
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import extract, known_views, pinhole_view
+from feature_gs_ros.ingestion import Sight, extract, known_views, pinhole_view
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.memory import check_budget
 from feature_gs_ros.rasterizer.cell_operator import CellOperator
@@ -50,15 +50,17 @@ def lessons_of(
     Raises:
         StreamError: none can be used.
         BudgetError: they won't fit into memory.
-        CameraError: a lens can't be rectified.
+        CameraError: a lens can't be rectified, or the views see almost nothing of the map.
     """
     lessons: list[Lesson] = []
+    sight = Sight(stream.source)
     reason = "none was read"
     for done, frame in enumerate(stream.frames(names), start=1):
         try:
             pinhole = pinhole_view(frame, provenance.splat_from_map)
             grid = extract(extractor, pinhole.image, frame)
             view = rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat)
+            sight.check(view)
             operator = CellOperator(view, grid, pinhole.valid)
             wanted = operator.target(grid)
             lessons.append(Lesson(frame.name, operator, codec.encode(wanted) if codec else wanted))
@@ -70,6 +72,7 @@ def lessons_of(
             check_budget(size * len(names), None, f"{len(names)} views", "take fewer (--every), or a coarser teacher")
         if progress is not None and progress(done, len(names), frame.name):
             break
+    sight.finish()
     if not lessons:
         raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
     return lessons

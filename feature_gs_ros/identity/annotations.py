@@ -13,7 +13,7 @@ from feature_gs_ros.errors import EvaluationError, IdentityError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.encoding import IGNORE, Annotation, unnamed_values
 from feature_gs_ros.identity.masks import Masks
-from feature_gs_ros.ingestion import Progress, counted, some
+from feature_gs_ros.ingestion import Progress, Sight, counted, some
 from feature_gs_ros.io.streams import Stream
 
 
@@ -45,6 +45,7 @@ def read_annotations(
 
     Raises:
         IdentityError: no frame has a mask that can be used.
+        CameraError: the views see almost nothing of the map.
     """
     known = set(masks.names())
     chosen = [name for name in stream.names() if name in known]
@@ -55,6 +56,7 @@ def read_annotations(
         )
     found: list[Annotation] = []
     skipped: Counter[str] = Counter()
+    sight = Sight(stream.source)
     for done, frame in enumerate(stream.frames(chosen), start=1):
         try:
             labels = rectified_labels(masks.load(frame.name, frame.camera), frame.camera, outside=IGNORE)
@@ -67,9 +69,11 @@ def read_annotations(
             continue
         pose = splat_from_map.camera_from_splat(frame.camera_from_world)
         view = rasterizer.view(gaussians, replace(frame.camera, distortion=None), pose, backend)
+        sight.check(view)
         found.append(Annotation(frame.name, view, labels))
         if progress is not None and progress(done, len(chosen), frame.name):
             break
+    sight.finish()
     if not found:
         raise IdentityError(f"no mask can be used: {counted(skipped)}")
     for name in sorted(known - set(chosen)):
