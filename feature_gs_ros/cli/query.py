@@ -58,12 +58,7 @@ def query(
     segmenter = open_segmenter(field, map, weights)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
     answer = segmenter.ask([text], negative, threshold)[0]
-    objects = find_objects(
-        segmenter.gaussians,
-        answer.mask,
-        answer.similarity,
-        segmenter.field.provenance.splat_from_map.inverse(),
-    )
+    objects = _objects(segmenter, answer)
     if cloud is not None and answer.state is State.FOUND:
         save_ply(segmenter.gaussians.select(answer.mask), cloud, {"similarity": answer.similarity[answer.mask]})
     if picture is not None:
@@ -83,6 +78,14 @@ def query(
     if picture is not None:
         print(f"wrote {picture}")
     return 0
+
+
+def _objects(segmenter: Segmenter, answer: Answer) -> list[FoundObject]:
+    """Of what was found; a few Gaussians that pass by chance are no object."""
+    if answer.state is not State.FOUND:
+        return []
+    map_from_splat = segmenter.field.provenance.splat_from_map.inverse()
+    return find_objects(segmenter.gaussians, answer.mask, answer.similarity, map_from_splat)
 
 
 def answer_picture(segmenter: Segmenter, answer: Answer) -> Image:

@@ -1,0 +1,46 @@
+"""What commands say of a field whose answers are known: red on the right, blue on the left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from feature_gs_ros.extractors import make_extractor
+from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.io.splat_files import load_map
+from tests.command_line import run
+from tests.little_scene import write_scene
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write_scene(tmp_path)
+
+
+def write_field(scene: Path, red: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """A field of the colour teacher: red where ``red`` of the means [N, 3] says so, elsewhere blue."""
+    gaussians = load_map(scene / "map.ply")
+    teacher = make_extractor("color")
+    features = torch.where(red(gaussians.means)[:, None], *teacher.embed(["red", "blue"]))
+    count = len(gaussians)
+    provenance = Provenance(gaussians.checksum, str(scene / "map.ply"))
+    field = FeatureField(
+        features, torch.ones(count), torch.ones(count, dtype=torch.int32), teacher.identity, provenance
+    )
+    field.save(scene / "field")
+    return scene / "field"
+
+
+def test_what_is_not_found_has_no_objects(scene: Path) -> None:
+    """Three red Gaussians side by side: their opacity isn't enough for a thing."""
+    field = write_field(scene, lambda means: means[:, 0] >= means[:, 0].topk(3).values[-1])
+    answer = json.loads(run("query", field, "red", "--json").stdout)
+    assert (answer["state"], answer["gaussians"], answer["objects"]) == ("not found", 3, [])
+    assert "object" not in run("query", field, "red").stdout
+    whole = json.loads(run("query", write_field(scene, lambda means: means[:, 0] > 0), "red", "--json").stdout)
+    assert whole["state"] == "found"
+    assert len(whole["objects"]) == 1
