@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.pictures import save_png
 from tests.command_line import run
 from tests.little_scene import write_scene
 
@@ -44,3 +46,20 @@ def test_what_is_not_found_has_no_objects(scene: Path) -> None:
     whole = json.loads(run("query", write_field(scene, lambda means: means[:, 0] > 0), "red", "--json").stdout)
     assert whole["state"] == "found"
     assert len(whole["objects"]) == 1
+
+
+def test_json_has_no_number_that_is_none(scene: Path) -> None:
+    """Where all pixels are to be ignored there is no mean and no accuracy: null, not NaN."""
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    for path in (scene / "masks").iterdir():
+        save_png(np.full((48, 64), 255, np.uint8), path)
+    said = run(
+        "evaluate", "segmentation", field, "--stream", scene, "--masks", scene / "masks",
+        "--labels", scene / "labels.yaml", "--prompt", "left=red", "--prompt", "right=blue", "--json",
+    ).stdout  # fmt: skip
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    told = json.loads(said, parse_constant=refuse)
+    assert (told["miou"], told["accuracy"], told["views"]) == (None, None, 6)

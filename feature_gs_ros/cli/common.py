@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,8 +126,16 @@ class ProgressBar:
 
 
 def print_json(content: Mapping[str, object]) -> None:
-    """One object on stdout and nothing else there."""
-    print(json.dumps(content))
+    """One object on stdout and nothing else there; numbers that JSON hasn't (NaN, infinity) are null."""
+    print(json.dumps(_finite(content), allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def note(text: str) -> None:
