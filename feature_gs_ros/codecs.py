@@ -6,6 +6,7 @@ so that any sum of encoded features decodes like the features themselves: ``f â‰
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -120,10 +121,10 @@ def parse_codec(text: str) -> tuple[CodecKind, int]:
     Raises:
         FieldError: anything else.
     """
-    kind, _, number = text.partition(":")
-    if kind not in ("pca", "random") or not number.isdigit() or int(number) < 1:
+    match = re.fullmatch(r"(pca|random):([1-9][0-9]{0,8})", text)
+    if match is None:
         raise FieldError(f"codec '{text}' is not pca:K or random:K with K â‰¥ 1, e.g. pca:64")
-    return ("pca" if kind == "pca" else "random"), int(number)
+    return ("pca" if match[1] == "pca" else "random"), int(match[2])
 
 
 def build_codec(kind: CodecKind, dimension: int, samples: Sequence[Tensor]) -> Codec:

@@ -78,7 +78,7 @@ def teacher_options(texts: Sequence[str]) -> dict[str, object]:
             raise ExtractorError(f"--option {key} is given twice; give it once")
         try:
             options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that there isn't is a ValueError
             raise ExtractorError(
                 f"--option '{text}': the value is no YAML; quote it, e.g. {key}='\"{value}\"'"
             ) from error

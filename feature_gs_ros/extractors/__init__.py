@@ -14,6 +14,7 @@ from typing import cast
 
 from feature_gs_ros.errors import ExtractorError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
+from feature_gs_ros.extractors.options import checked_options
 from feature_gs_ros.extractors.requirements import OF_THE_BASE, Requirements
 
 ENTRY_POINT_GROUP = "feature_gs_ros.extractors"
@@ -47,7 +48,8 @@ def make_extractor(name: str, **options: object) -> Extractor:
         options: keyword arguments of the teacher's class, e.g. ``weights``.
 
     Raises:
-        ExtractorError: the name is unknown, a library is missing, an option is unknown, or the teacher's own.
+        ExtractorError: the name is unknown, a library is missing, an option is unknown or of another type, or the
+            teacher's own.
     """
     factory = _factory(name)
     parameters = inspect.signature(factory).parameters
@@ -66,7 +68,7 @@ def make_extractor(name: str, **options: object) -> Extractor:
     ]
     if missing:
         raise ExtractorError(f"the teacher '{name}' needs the option {', '.join(missing)}")
-    return factory(**options)
+    return factory(**checked_options(name, factory, options))
 
 
 def extractor_of(identity: ExtractorIdentity, weights: str | Path | None = None) -> Extractor:

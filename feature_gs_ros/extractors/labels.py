@@ -53,7 +53,7 @@ class LabelsExtractor:
         if (labels is None) == (classes is None):
             raise ExtractorError("the teacher 'labels' needs either labels=YAML or classes={value: name}")
         self._masks = None if masks is None else MaskFolder(masks)
-        names = load_labels(labels) if labels is not None else {int(key): name for key, name in (classes or {}).items()}
+        names = load_labels(labels) if labels is not None else _by_value(classes or {})
         self._names = {value: name for value, name in sorted(names.items()) if value != IGNORED}
         if not 0 < len(self._names) <= MAX_CLASSES:
             raise ExtractorError(f"{len(self._names)} classes are named, the teacher 'labels' takes 1 to {MAX_CLASSES}")
@@ -110,3 +110,10 @@ class LabelsExtractor:
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
         """Cosine of the shares, [M, P]."""
         return cosine(features.float(), examples.float())
+
+
+def _by_value(classes: Mapping[str, str]) -> dict[int, str]:
+    try:
+        return {int(value): name for value, name in classes.items()}
+    except (TypeError, ValueError) as error:
+        raise ExtractorError(f"the classes of the teacher 'labels' need a number for each name: {error}") from error
