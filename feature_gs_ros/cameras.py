@@ -38,7 +38,7 @@ class Distortion:
     coefficients: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        counts = COEFFICIENT_COUNTS.get(self.model)
+        counts = COEFFICIENT_COUNTS.get(self.model) if isinstance(self.model, str) else None  # a file may say anything
         if counts is None:
             raise CameraError(f"distortion model '{self.model}' is unknown; known are {', '.join(COEFFICIENT_COUNTS)}")
         if len(self.coefficients) not in counts:
