@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from feature_gs_ros.extractors import make_extractor
+from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.pictures import save_png
@@ -23,10 +24,10 @@ def scene(tmp_path: Path) -> Path:
     return write_scene(tmp_path)
 
 
-def write_field(scene: Path, red: Callable[[torch.Tensor], torch.Tensor]) -> Path:
-    """A field of the colour teacher: red where ``red`` of the means [N, 3] says so, elsewhere blue."""
+def write_field(scene: Path, red: Callable[[torch.Tensor], torch.Tensor], teacher: Extractor | None = None) -> Path:
+    """A field of the colour teacher, or another: red where ``red`` of the means [N, 3] says so, elsewhere blue."""
     gaussians = load_map(scene / "map.ply")
-    teacher = make_extractor("color")
+    teacher = teacher or make_extractor("color")
     features = torch.where(red(gaussians.means)[:, None], *teacher.embed(["red", "blue"]))
     count = len(gaussians)
     provenance = Provenance(gaussians.checksum, str(scene / "map.ply"))
@@ -63,3 +64,25 @@ def test_json_has_no_number_that_is_none(scene: Path) -> None:
 
     told = json.loads(said, parse_constant=refuse)
     assert (told["miou"], told["accuracy"], told["views"]) == (None, None, 6)
+
+
+def test_a_precomputed_field_is_asked_in_words(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of embeddings is no part of the field: every command that asks takes it as an option."""
+    monkeypatch.chdir(scene)
+    np.savez("words.npz", red=np.array([1, 0, 0], np.float32), blue=np.array([0, 1, 0], np.float32))
+    teacher = make_extractor("precomputed", embeddings="words.npz", dimension=3)
+    write_field(scene, lambda means: means[:, 0] > 0, teacher)
+    words = ("--option", "embeddings=words.npz")
+    assert "--option embeddings=FILE" in run("query", "field", "red", code=2).stderr
+    answer = json.loads(run("query", "field", "red", *words, "--json").stdout)
+    assert (answer["state"], len(answer["objects"])) == ("found", 1)
+    run("render", "field", "--stream", ".", "--index", "0000", "--out", "pictures", "--query", "red", *words)
+    assert (scene / "pictures" / "mask.png").exists()
+    told = json.loads(run("edit", "field", "--delete", "red", "--out", "edited.ply", *words, "--json").stdout)
+    assert told["gaussians"] == 400 - answer["gaussians"]
+    score = ("--stream", ".", "--masks", "masks", "--labels", "labels.yaml", "--json")
+    asked = ("--prompt", "left=blue", "--prompt", "right=red")
+    assert json.loads(run("evaluate", "segmentation", "field", *score, *asked, *words).stdout)["miou"] > 0.5
+    other = run("query", "field", "red", *words, "--option", "dimension=4", code=2).stderr
+    assert "has shape (3,), expected (4,)" in other
+    assert "has no option colour" in run("query", "field", "red", "--option", "colour=3", code=2).stderr

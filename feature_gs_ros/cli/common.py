@@ -52,15 +52,20 @@ def find_map(path: Path, field: FeatureField, map_path: Path | None) -> Path:
     return source
 
 
-def open_segmenter(path: Path, map_path: Path | None, weights: Path | None = None) -> Segmenter:
+def open_segmenter(
+    path: Path, map_path: Path | None, weights: Path | None = None, options: Sequence[str] = ()
+) -> Segmenter:
     """A field ready for queries: with its map, and its teacher made again.
 
+    Args:
+        options: ``KEY=VALUE`` for the teacher, beside those that the field remembers.
+
     Raises:
-        ExtractorError: the teacher's weights are not here.
-        FieldError: another teacher's weights.
+        ExtractorError: the teacher's weights are not here, or it doesn't take an option.
+        FieldError: another teacher's weights, or an option that makes another teacher of it.
     """
     field, gaussians = open_field(path, map_path)
-    return Segmenter(gaussians, field, extractor_of(field.teacher, weights))
+    return Segmenter(gaussians, field, extractor_of(field.teacher, weights, teacher_options(options)))
 
 
 def teacher_options(texts: Sequence[str]) -> dict[str, object]:

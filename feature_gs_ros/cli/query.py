@@ -35,6 +35,7 @@ def query(
     picture: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
@@ -49,13 +50,14 @@ def query(
         picture: write a picture of the map with what was found.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
     rasterizer.choose_backend(backend)
     outputs = {"--cloud": cloud, "--picture": picture}
     check_outputs(outputs, [field, map, weights])
-    segmenter = open_segmenter(field, map, weights)
+    segmenter = open_segmenter(field, map, weights, option)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
     answer = segmenter.ask([text], negative, threshold)[0]
     objects = _objects(segmenter, answer)

@@ -49,6 +49,7 @@ def render(
     alignment: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
 ) -> int:
     """Render a frame's view: image, colour, depth, features as colours; with a query also similarity and mask.
@@ -66,6 +67,7 @@ def render(
         alignment: splat_from_map file, where the stream is in another frame than the field's.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
     """
     check_outputs({"--out": out}, [field, stream, map, alignment, weights])
@@ -84,7 +86,7 @@ def render(
     rendered, coverage = render_similarities(view, colors, features.seen)
     pictures["features"] = to_image(rendered * (coverage > 0.5).unsqueeze(2))
     if query:
-        segmenter = open_segmenter(field, map, weights)
+        segmenter = open_segmenter(field, map, weights, option)
         pictures |= _answers(segmenter, view, query, threshold, pinhole.image)
     if sam_point or sam_not or sam_box:
         pictures |= _sam_answers(gaussians, features, view, (sam_point, sam_not, sam_box), weights, pinhole.image)

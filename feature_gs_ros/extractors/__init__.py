@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
@@ -71,21 +71,23 @@ def make_extractor(name: str, **options: object) -> Extractor:
     return factory(**checked_options(name, factory, options))
 
 
-def extractor_of(identity: ExtractorIdentity, weights: str | Path | None = None) -> Extractor:
+def extractor_of(
+    identity: ExtractorIdentity, weights: str | Path | None = None, options: Mapping[str, object] | None = None
+) -> Extractor:
     """The teacher that made a field, to ask the field by: its options are those that the identity holds.
 
     Args:
         identity: the field's.
         weights: file of the weights, where it isn't the installed one.
+        options: what asking needs beside them, e.g. the embeddings of `precomputed`.
 
     Raises:
-        ExtractorError: the teacher can't be made here, or takes no weights.
+        ExtractorError: the teacher can't be made here, or takes no weights or not these options.
     """
     parameters = inspect.signature(_factory(identity.name)).parameters
-    options = {key: value for key, value in identity.preprocessing.items() if key in parameters}
-    if weights is not None:
-        options["weights"] = weights
-    return make_extractor(identity.name, **options)
+    known = {key: value for key, value in identity.preprocessing.items() if key in parameters}
+    given = {} if weights is None else {"weights": weights}
+    return make_extractor(identity.name, **{**known, **(options or {}), **given})
 
 
 def extractor_requirements(name: str) -> Requirements | None:
