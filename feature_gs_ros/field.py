@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from feature_gs_ros.codecs import Codec, CodecKind
+from feature_gs_ros.codecs import PRESERVES, Codec
 from feature_gs_ros.errors import AlignmentError, CameraError, FieldError
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.gaussians import GaussianMap
@@ -180,7 +180,7 @@ class FeatureField:
             raise FieldError(f"'{path}' holds format '{metadata.get('format')}', expected '{FORMAT}'")
         try:
             return _from_file(tensors, json.loads(metadata["content"]))
-        except (KeyError, TypeError, ValueError, AlignmentError, CameraError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AlignmentError, CameraError) as error:
             raise FieldError(f"'{path}' is damaged: {error!r}; make it anew") from error
 
 
@@ -206,23 +206,51 @@ def describe_teacher(identity: ExtractorIdentity) -> str:
 
 def _from_file(tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> FeatureField:
     features, weight, view_count = tensors["features"], tensors["weight"], tensors["view_count"]
-    count = features.shape[0]
-    if features.dim() != 2 or weight.shape != (count,) or view_count.shape != (count,):
-        raise ValueError(
-            f"shapes {tuple(features.shape)}, {tuple(weight.shape)}, {tuple(view_count.shape)} don't fit together"
-        )
+    shapes = tuple(features.shape), tuple(weight.shape), tuple(view_count.shape)
+    if len(shapes[0]) != 2 or 0 in shapes[0] or shapes[1:] != (shapes[0][:1],) * 2:
+        raise ValueError(f"shapes {shapes[0]}, {shapes[1]}, {shapes[2]} don't fit together")
+    _check_finite(features=features, weight=weight)
+    if view_count.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"view_count holds {view_count.dtype}")
     teacher, provenance = content["teacher"], content["provenance"]
     if not isinstance(teacher, dict) or not isinstance(provenance, dict):
         raise TypeError("teacher and provenance must be tables")
-    codec = None
-    if content.get("codec"):
-        kind: CodecKind = content["codec"]  # type: ignore[assignment]
-        codec = Codec(kind, tensors["encoder"], tensors.get("decoder", tensors["encoder"]), tensors["mean"])
     return FeatureField(
         features=features,
         weight=weight,
         view_count=view_count,
-        teacher=ExtractorIdentity(**teacher),
+        teacher=_identity_from_file(**teacher),
         provenance=Provenance.from_json(provenance),
-        codec=codec,
+        codec=_codec_from_file(content.get("codec"), tensors, shapes[0][1]),
     )
+
+
+def _identity_from_file(name: object, weights: object, preprocessing: object) -> ExtractorIdentity:
+    if not (isinstance(name, str) and isinstance(weights, str) and isinstance(preprocessing, dict)):
+        raise TypeError(f"the teacher is {name!r}, {weights!r}, {preprocessing!r}")
+    return ExtractorIdentity(name, weights, preprocessing)
+
+
+def _codec_from_file(kind: object, tensors: Mapping[str, Tensor], stored: int) -> Codec | None:
+    if kind is None:
+        return None
+    if kind not in PRESERVES:
+        raise ValueError(f"codec {kind!r} is unknown")
+    encoder, mean = tensors["encoder"], tensors["mean"]
+    decoder = tensors.get("decoder", encoder)
+    shape = tuple(encoder.shape)
+    if len(shape) != 2 or shape[0] != stored or decoder.shape != encoder.shape or tuple(mean.shape) != shape[1:]:
+        raise ValueError(
+            f"a codec of shapes {shape}, {tuple(decoder.shape)}, {tuple(mean.shape)} doesn't fit {stored} numbers"
+        )
+    _check_finite(encoder=encoder, decoder=decoder, mean=mean)
+    return Codec(kind, encoder, decoder, mean)
+
+
+def _check_finite(**tensors: Tensor) -> None:
+    for name, values in tensors.items():
+        if values.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            raise TypeError(f"{name} hold {values.dtype}")
+        # One pass without a copy, however large; NaN wins either.
+        if not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):
+            raise ValueError(f"{name} hold NaN or Inf")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.alignment import Sim3, sim3_from_mapping
 from feature_gs_ros.cameras import Camera, check_pose
+from feature_gs_ros.io.images import MAX_PIXELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,4 +125,6 @@ class Provenance:
 
 def _pinhole(size: Sequence[int], intrinsics: Sequence[float]) -> Camera:
     (width, height), (fx, fy, cx, cy) = size, intrinsics
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"a view of {width}×{height} pixels; there are none of more than {MAX_PIXELS}")
     return Camera(int(width), int(height), float(fx), float(fy), float(cx), float(cy))
