@@ -7,7 +7,6 @@ so that any sum of encoded features decodes like the features themselves: ``f â‰
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,9 +124,3 @@ def parse_codec(text: str) -> tuple[CodecKind, int]:
     if match is None:
         raise FieldError(f"codec '{text}' is not pca:K or random:K with K â‰¥ 1, e.g. pca:64")
     return ("pca" if match[1] == "pca" else "random"), int(match[2])
-
-
-def build_codec(kind: CodecKind, dimension: int, samples: Sequence[Tensor]) -> Codec:
-    """A codec by name, from sample grids' values, each [rows, columns, D]."""
-    cells = torch.cat([values.reshape(-1, values.shape[-1]) for values in samples])
-    return fit_pca(cells, dimension) if kind == "pca" else random_projection(cells.shape[1], dimension)

@@ -17,16 +17,16 @@ from torch import Tensor
 from feature_gs_ros import rasterizer
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Camera, Frame, Image, distorted_pixels, rectified
-from feature_gs_ros.errors import CameraError, ExtractorError, GridError, StreamError
+from feature_gs_ros.errors import ExtractorError, GridError, StreamError
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import KnownView, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.rasterizer.grid import FeatureGrid
+from feature_gs_ros.sight import Sight
 
-LOOKED_AT = 5  # first views after which a stream that misses the map is refused
 KNOWN_VIEWS = 32  # cameras that a field remembers
-SEES_NOTHING = 0.02  # of a view's pixels covered by the map, on average over these
+UNUSABLE = (StreamError, GridError, ExtractorError)  # a frame that raises these is left out, the others go on
 
 
 class Accumulator(Protocol):
@@ -98,44 +98,6 @@ def pinhole_view(frame: Frame, splat_from_map: Sim3) -> PinholeView:
     )
 
 
-class Sight:
-    """Whether a stream's views see the map at all: where they don't, the two are in different frames."""
-
-    def __init__(self, source: str) -> None:
-        """``source`` is the stream's, for the message."""
-        self._source = source
-        self._shares: list[float] = []  # per view, of the pixels that the map covers
-
-    def check(self, view: rasterizer.View) -> None:
-        """Look at one more view, seen at every eighth pixel's cost; after the first few none is looked at.
-
-        Raises:
-            CameraError: the first views see almost nothing of the map.
-        """
-        if len(self._shares) >= LOOKED_AT:
-            return
-        camera = view.camera
-        width, height = max(1, camera.width // 8), max(1, camera.height // 8)
-        small = rasterizer.view(view.gaussians, camera.resized(width, height), view.camera_from_splat)
-        self._shares.append(float((small.render_depth()[:, :, 1] > 0.5).float().mean()))
-        if len(self._shares) == LOOKED_AT:
-            self.finish()
-
-    def finish(self) -> None:
-        """Judge by the views that there were, however few.
-
-        Raises:
-            CameraError: they see almost nothing of the map.
-        """
-        count = len(self._shares)
-        if count and sum(self._shares) / count < SEES_NOTHING:
-            raise CameraError(
-                f"the first {count} cameras of '{self._source}' see the map in {100 * sum(self._shares) / count:.1f}% "
-                "of their pixels: stream and map are in different frames. Give the transform between them (--alignment "
-                "FILE with splat_from_map, or nerfstudio's dataparser_transforms.json)"
-            )
-
-
 def extract(extractor: Extractor, image: Image, frame: Frame) -> FeatureGrid:
     """Features of a frame's rectified image [H, W, 3].
 
@@ -203,7 +165,7 @@ def ingest(
                 sight.check(view)
                 projector.add(view, grid, pinhole.valid, frame.name)
             report.used.append(frame.name)
-        except (StreamError, GridError, ExtractorError) as error:
+        except UNUSABLE as error:
             report.skipped[str(error)] += 1
         if progress is not None and progress(done, len(names), frame.name):
             report.cancelled = True
@@ -248,10 +210,30 @@ def known_views(
     )
 
 
-def sample_grids(stream: Stream, names: Sequence[str], extractor: Extractor, count: int = 8) -> list[Tensor]:
-    """Values [rows, columns, D] of a few grids spread over the stream, to fit a codec on."""
-    frames = stream.frames(spread(names, count))
-    return [extract(extractor, rectified(frame.image, frame.camera)[0], frame).values for frame in frames]
+def sample_cells(stream: Stream, names: Sequence[str], extractor: Extractor, count: int = 8) -> Tensor:
+    """Features [M, D] of a few frames' grids, spread over the stream, to fit a codec on.
+
+    Frames that can't be used are left out; where all of the few can't, any others are taken.
+
+    Raises:
+        StreamError: no frame can be used, or the stream is damaged.
+    """
+    reason = "none was read"
+    for chosen in (spread(names, count), names):
+        cells: list[Tensor] = []
+        for frame in stream.frames(chosen):
+            try:
+                image, _, _ = rectified(frame.image, frame.camera)
+                values = extract(extractor, image, frame).values
+            except UNUSABLE as error:
+                reason = str(error)
+                continue
+            cells.append(values.reshape(-1, values.shape[2]))
+            if len(cells) == count:
+                break
+        if cells:
+            return torch.cat(cells)
+    raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
 
 
 def spread(items: Sequence[Item], count: int = KNOWN_VIEWS) -> tuple[Item, ...]:

@@ -15,14 +15,14 @@ from feature_gs_ros.alignment import load_alignment
 from feature_gs_ros.backprojection import BackProjector, memory_needed
 from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json, teacher_options
-from feature_gs_ros.codecs import Codec, build_codec, parse_codec
+from feature_gs_ros.codecs import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.errors import ExtractorError, FieldError, StreamError
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import Report, choose_frames, counted, ingest, known_views, sample_grids, spread
+from feature_gs_ros.ingestion import Report, choose_frames, counted, ingest, known_views, sample_cells, spread
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import Stream, open_stream
@@ -156,7 +156,9 @@ def _fit_codec(text: str | None, stream: Stream, names: list[str], teacher: Extr
     kind, dimension = parse_codec(text)
     if dimension > teacher.dimension:
         raise FieldError(f"codec '{text}' stores more numbers than the teacher's {teacher.dimension}")
-    return build_codec(kind, dimension, sample_grids(stream, names, teacher))
+    if kind == "random":
+        return random_projection(teacher.dimension, dimension)
+    return fit_pca(sample_cells(stream, names, teacher), dimension)
 
 
 def _field_with_views(projector: BackProjector, stream: Stream, used: Sequence[str]) -> FeatureField:

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.codecs import Codec
-from feature_gs_ros.errors import ExtractorError, GridError, StreamError
+from feature_gs_ros.errors import StreamError
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import Sight, extract, known_views, pinhole_view
+from feature_gs_ros.ingestion import UNUSABLE, extract, known_views, pinhole_view
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.memory import check_budget
 from feature_gs_ros.rasterizer.cell_operator import CellOperator
+from feature_gs_ros.sight import Sight
 from feature_gs_ros.solving import solve_cells
 
 COVERED = 0.5  # of a cell that the map must cover for it to be compared
@@ -64,7 +65,7 @@ def lessons_of(
             operator = CellOperator(view, grid, pinhole.valid)
             wanted = operator.target(grid)
             lessons.append(Lesson(frame.name, operator, codec.encode(wanted) if codec else wanted))
-        except (StreamError, GridError, ExtractorError) as error:
+        except UNUSABLE as error:
             reason = str(error)
             continue
         if len(lessons) == 1:

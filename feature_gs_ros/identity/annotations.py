@@ -13,8 +13,9 @@ from feature_gs_ros.errors import EvaluationError, IdentityError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.encoding import IGNORE, Annotation, unnamed_values
 from feature_gs_ros.identity.masks import Masks
-from feature_gs_ros.ingestion import Progress, Sight, counted, some
+from feature_gs_ros.ingestion import Progress, counted, some
 from feature_gs_ros.io.streams import Stream
+from feature_gs_ros.sight import Sight
 
 
 @dataclass(frozen=True, eq=False)
