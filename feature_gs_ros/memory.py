@@ -25,8 +25,11 @@ def available_bytes() -> int | None:
     return min(found) if found else None
 
 
-def check_budget(needed: int, budget: int | None, work: str, mend: str) -> None:
+def check_budget(needed: int, budget: int | None, work: str, mend: str, held: int = 0) -> None:
     """Refuse work over its budget (bytes; None: `SHARE` of what is free).
+
+    Args:
+        held: bytes of the need that this process has taken already: they are no more free.
 
     Raises:
         BudgetError: with the need, the limit and the mend.
@@ -36,7 +39,7 @@ def check_budget(needed: int, budget: int | None, work: str, mend: str) -> None:
         free = available_bytes()
         if free is None:
             return
-        limit = int(free * SHARE)
+        limit = int((free + held) * SHARE)
     if needed > limit:
         raise BudgetError(f"{work} needs {gigabytes(needed)}, the limit is {gigabytes(limit)}: {mend}")
 

@@ -13,7 +13,7 @@ import tyro
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import alignment_or_identity, open_field, open_segmenter
+from feature_gs_ros.cli.common import alignment_or_identity, open_field, teacher_options
 from feature_gs_ros.errors import FieldError, PromptError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.sam import SamExtractor
@@ -86,7 +86,7 @@ def render(
     rendered, coverage = render_similarities(view, colors, features.seen)
     pictures["features"] = to_image(rendered * (coverage > 0.5).unsqueeze(2))
     if query:
-        segmenter = open_segmenter(field, map, weights, option)
+        segmenter = Segmenter(gaussians, features, extractor_of(features.teacher, weights, teacher_options(option)))
         pictures |= _answers(segmenter, view, query, threshold, pinhole.image)
     if sam_point or sam_not or sam_box:
         pictures |= _sam_answers(gaussians, features, view, (sam_point, sam_not, sam_box), weights, pinhole.image)
