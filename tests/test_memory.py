@@ -17,7 +17,7 @@ from feature_gs_ros.errors import BudgetError
 from feature_gs_ros.extractors.precomputed import PrecomputedExtractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.memory import check_budget
+from feature_gs_ros.memory import available_bytes, check_budget
 from feature_gs_ros.pictures import principal_colors
 from feature_gs_ros.segmentation import Segmenter, segment_view
 from tests.command_line import run
@@ -70,6 +70,28 @@ def field(gaussians: GaussianMap, teacher: PrecomputedExtractor) -> FeatureField
     features = torch.rand(COUNT, DIMENSION, generator=torch.Generator().manual_seed(0))
     count = torch.ones(COUNT, dtype=torch.int32)
     return FeatureField(features, torch.ones(COUNT), count, teacher.identity, Provenance(gaussians.checksum))
+
+
+def write_cgroup(folder: Path, limit: str, used: int, statistics: str) -> Path:
+    for name, text in (("max", limit), ("current", str(used)), ("stat", statistics)):
+        (folder / f"memory.{name}").write_text(f"{text}\n")
+    return folder
+
+
+def test_files_that_were_read_are_free_memory(tmp_path: Path) -> None:
+    """A container of 64 MB that has read a recording of 50: the kernel gives that back when it is asked for memory."""
+    nothing = available_bytes(tmp_path / "no cgroup")
+    statistics = "anon 4194304\nfile 52428800\ninactive_anon 0\ninactive_file 50331648\nactive_file 2097152"
+    assert available_bytes(write_cgroup(tmp_path, "67108864", 62_914_560, statistics)) == 4_194_304 + 50_331_648
+    assert available_bytes(write_cgroup(tmp_path, "67108864", 62_914_560, "inactive_file")) == 4_194_304
+    assert available_bytes(write_cgroup(tmp_path, "67108864", 70_000_000, "anon 0")) == 0
+    assert nothing is not None
+    (tmp_path / "memory.stat").unlink()
+    assert available_bytes(tmp_path) == 0
+    for limit in ("max", "no number"):
+        unlimited = available_bytes(write_cgroup(tmp_path, limit, 62_914_560, statistics))
+        assert unlimited is not None
+        assert unlimited > 0.5 * nothing  # the machine's own
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16])
