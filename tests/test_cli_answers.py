@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plyfile import PlyData, PlyElement
 
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.extractors.base import Extractor
@@ -86,3 +87,29 @@ def test_a_precomputed_field_is_asked_in_words(scene: Path, monkeypatch: pytest.
     other = run("query", "field", "red", *words, "--option", "dimension=4", code=2).stderr
     assert "has shape (3,), expected (4,)" in other
     assert "has no option colour" in run("query", "field", "red", "--option", "colour=3", code=2).stderr
+
+
+def test_a_map_of_plain_colours_is_recoloured(scene: Path) -> None:
+    """nerfstudio's PLY without SH, from the command line."""
+    vertex = PlyData.read(str(scene / "map.ply"))["vertex"].data
+    colors = np.clip(
+        np.rint(255 * (0.28209479177387814 * np.stack([vertex[f"f_dc_{k}"] for k in range(3)]) + 0.5)), 0, 255
+    )
+    kept = [name for name in vertex.dtype.names if not name.startswith("f_dc")]
+    rows = np.empty(
+        len(vertex), [*((name, "f4") for name in kept), *((name, "u1") for name in ("red", "green", "blue"))]
+    )
+    for name in kept:
+        rows[name] = vertex[name]
+    rows["red"], rows["green"], rows["blue"] = colors
+    PlyData([PlyElement.describe(rows, "vertex")]).write(str(scene / "map.ply"))
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    words = ("--recolor", "red", "--color", 0, 1, 0, "--paint", "flat", "--out", scene / "edited.ply")
+    run("edit", field, *words)
+    edited = PlyData.read(str(scene / "edited.ply"))["vertex"].data
+    assert edited.dtype == rows.dtype
+    right = edited["x"] > 0
+    assert np.stack([edited[name][right] for name in ("red", "green", "blue")]).mean(axis=1) == pytest.approx(
+        [0, 255, 0]
+    )
+    assert np.array_equal(edited[~right], rows[~right])
