@@ -178,20 +178,22 @@ def ingest(
 
 
 def choose_frames(stream: Stream, every: int = 1, skip: Sequence[str] = ()) -> list[str]:
-    """Names of every n-th frame, without the skipped ones.
+    """Names of every n-th frame, without those to be left out, ``skip``.
 
     Raises:
-        StreamError: ``every`` is below 1, a skipped name matches nothing, or nothing is left.
+        StreamError: ``every`` is below 1, a name to be left out matches nothing, or nothing is left.
     """
     names = stream.names()
     unknown = [name for name in skip if name not in names]
     if unknown:
-        raise StreamError(f"--skip {', '.join(unknown)} matches no frame of '{stream.source}'; frames: {some(names)}")
+        raise StreamError(
+            f"{', '.join(unknown)}, to be left out, matches no frame of '{stream.source}'; frames: {some(names)}"
+        )
     if every < 1:
         raise StreamError(f"every {every}-th frame makes no sense; give 1 or more")
     chosen = [name for name in names if name not in set(skip)][::every]
     if not chosen:
-        raise StreamError(f"no frame of '{stream.source}' is left after --skip and --every")
+        raise StreamError(f"no frame of '{stream.source}' is left: all {len(names)} are to be left out")
     return chosen
 
 

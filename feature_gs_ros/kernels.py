@@ -120,13 +120,13 @@ def _room_version(source: Path) -> str:
 
 
 def _cache_folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "feature_gs_ros" / "numba"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "feature_gs_ros" / "numba"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         pass
     # A read-only home, as in many containers. The folder is ours alone: numba's cache is executable code.
     folder = Path(tempfile.gettempdir()) / f"feature_gs_ros-{os.getuid()}"

@@ -1,8 +1,10 @@
-"""Files on a disk that is full: one of our errors, the old file whole, and nothing left beside it."""
+"""Files appear whole or not at all: also on a full disk, behind a link, and with the mode that they had."""
 
 from __future__ import annotations
 
+import os
 import resource
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,3 +84,37 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(
     assert path.read_bytes() == before
     assert sorted(tmp_path.iterdir()) == files
     assert np.frombuffer(before, np.uint8).size > 4096  # it would not have fitted
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    """A field on a large disk, linked from the project: saving doesn't move it."""
+    (tmp_path / "disk").mkdir()
+    save_field(tmp_path / "disk" / "field")
+    before = (tmp_path / "disk" / "field").read_bytes()
+    (tmp_path / "field").symlink_to(Path("disk") / "field")
+    (tmp_path / "new").symlink_to(tmp_path / "disk" / "new")
+    save_field(tmp_path / "field")
+    save_field(tmp_path / "new")
+    assert (tmp_path / "field").readlink() == Path("disk") / "field"
+    assert (tmp_path / "disk" / "field").read_bytes() != before
+    assert not (tmp_path / "disk" / "new").is_symlink()
+    assert FeatureField.load(tmp_path / "new").features.shape == (COUNT, 3)
+
+
+def test_a_file_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "field"
+    before = os.umask(0o027)
+    try:
+        save_field(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(0o600)
+        save_field(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("ñ" * 127)  # 254 of 255 bytes
+    save_field(path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

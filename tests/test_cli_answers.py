@@ -113,3 +113,20 @@ def test_a_map_of_plain_colours_is_recoloured(scene: Path) -> None:
         [0, 255, 0]
     )
     assert np.array_equal(edited[~right], rows[~right])
+
+
+def test_a_view_that_is_named_twice_is_evaluated_once(scene: Path) -> None:
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    words = ("--stream", scene, "--masks", scene / "masks", "--labels", scene / "labels.yaml", "--prompt", "left=blue")
+    views = ("--view", "0003", "--view", "0001", "--view", "0003")
+    told = json.loads(run("evaluate", "segmentation", field, *words, *views, "--json").stdout)
+    assert told["views"] == 2
+
+
+@pytest.mark.parametrize("option", ["--hold-out", "--skip"])
+def test_a_frame_to_be_left_out_that_there_is_not(option: str, scene: Path) -> None:
+    """Two options leave frames out: the message names the frame, not the other option."""
+    words = ("distill", scene / "map.ply", scene, "--out", scene / "f", "--extractor", "color", option, "nosuch")
+    said = run(*words, code=2).stderr
+    assert said.startswith("feature-gs: nosuch, to be left out, matches no frame of")
+    assert "--" not in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,16 @@ def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch, tmp
     assert kernels.thread_count() == 3
     monkeypatch.setenv("FEATURE_GS_LOG", "loud")
     assert "FEATURE_GS_LOG=LOUD is no level of messages; choose DEBUG" in run(*words, code=2).stderr
+
+
+def test_a_user_without_a_home_has_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container that runs under a number: the cache goes to a folder that is this user's alone."""
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)  # nobody's number
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(RuntimeError):
+        Path.home()
+    folder = kernels._cache_folder()
+    assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o077 == 0
