@@ -118,9 +118,9 @@ def methods(views: int) -> dict[str, float]:
     library = Library.of(teacher).add(source)
     adding = time.perf_counter() - start
 
-    def with_grids() -> Iterator[tuple[View, FeatureGrid]]:
+    def with_grids() -> Iterator[tuple[View, FeatureGrid, None]]:
         for shot, grid in zip(recorded, grids, strict=True):
-            yield shot.view, grid
+            yield shot.view, grid, None
 
     found = {
         "2D-3D": transfer(gaussians, field, library),

@@ -91,5 +91,9 @@ class OptionError(FeatureGsError):
     """An option or environment variable can't be used: out of range, or a file to write that is also read."""
 
 
+class StoppedError(FeatureGsError):
+    """Long work was asked to stop by its progress before there was anything worth keeping."""
+
+
 class TrainingError(FeatureGsError):
     """Training can't start, or diverged; what was good before is kept."""

@@ -236,9 +236,14 @@ def boundary_iou(predicted: NDArray[np.bool_], true: NDArray[np.bool_], dilation
     return float((bands[0] & bands[1]).sum() / union) if union else float("nan")
 
 
-def psnr(rendered: torch.Tensor, image: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of colours [H, W, 3] in 0..1."""
-    error = float(((rendered.clamp(0, 1) - image) ** 2).mean())
+def psnr(rendered: torch.Tensor, image: torch.Tensor, valid: torch.Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of colours [H, W, 3] in 0..1, over the pixels that count; NaN where none does.
+
+    Args:
+        valid: [H, W] bool, the pixels that count; all by default.
+    """
+    squares = (rendered.clamp(0, 1) - image) ** 2
+    error = float((squares if valid is None else squares[valid]).mean())
     return float("inf") if error == 0 else -10 * float(np.log10(error))
 
 

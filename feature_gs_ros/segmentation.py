@@ -227,18 +227,16 @@ def segment_view(segmenter: Segmenter, view: View, texts: Sequence[str]) -> tupl
 
 
 def _score_rendered_features(segmenter: Segmenter, view: View, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 7 in bands of rows: the features of a whole image are never held, those of the map not once more."""
+    """Eq. 7 in bands of rows: the features of a whole image are never held, those in view once."""
     field, extractor = segmenter.field, segmenter.extractor
     values = _visible_features(field, view.visible)
-    height, width = view.camera.height, view.camera.width
+    height, width, smallest = view.camera.height, view.camera.width, torch.finfo(torch.float32).tiny
     step = max(16, BAND_BYTES // (4 * width * max(field.dimension, values.shape[1])))
     scores, coverages = [], []
-    smallest = torch.finfo(torch.float32).tiny
     for first in range(0, height, step):
         band = view.render_visible(values, rows=(first, min(first + step, height))).reshape(-1, values.shape[1])
         features = band[:, :-2] / band[:, -2:-1].clamp_min(smallest)
-        if field.codec:
-            features = field.codec.decode(features)
+        features = field.codec.decode(features) if field.codec else features
         score = extractor.scores(features, embeddings, extractor.prepare(features))
         score[band[:, -2] <= smallest] = 0
         scores.append(score)

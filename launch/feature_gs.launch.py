@@ -1,17 +1,20 @@
 """Starts feature_map, and feature_extractor where asked to, and brings them to active."""
 
+import re
+from pathlib import Path
 from typing import Any
 
+import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.substitutions import FindPackageShare
 
-CONFIG = PathJoinSubstitution([FindPackageShare("feature_gs_ros"), "config", "feature_map.yaml"])
 SAVE_PATIENCE = "60"  # s after Ctrl-C in which a large field may be saved
+UNLESS_SAID = {"autostart": True}  # by an argument or the config file
+GRIDS = "feature_extractor/features"
 
-# Arguments that are parameters of the same name; what is left empty keeps the config file's value.
+# Arguments that are parameters of the same name; what is left empty keeps the config file's value, or its default.
 PARAMETERS = {
     "map": "Path of the pretrained splat map.",
     "alignment": "Path of a file with splat_from_map, where splat and robot have different frames.",
@@ -21,65 +24,116 @@ PARAMETERS = {
     "data_dir": "Folder below which services read and write files.",
     "load_on_activate": "Go on with the learned field of an earlier run: true or false.",
     "save_on_deactivate": "Save the learned field at the end: true or false.",
+    "use_sim_time": "Take the time from /clock: true or false.",
+    "autostart": "Bring the nodes to active: true or false; empty, and not in the config file: true.",
+}
+# The same of the camera, the first one where the config file has several.
+CAMERA = {
+    "image": "Topic of the camera's images; empty: image.",
+    "camera_info": "Topic of the camera's calibration; empty: camera_info.",
+    "input": "raw, or compressed: then <image>/compressed is subscribed; empty: raw.",
+    "mask_topic": "Topic of masks of the pixels that don't count, e.g. the robot's own arm.",
 }
 OTHERS = {
-    "image": ("image", "Topic of the camera's images."),
-    "camera_info": ("camera_info", "Topic of the camera's calibration."),
-    "input": ("raw", "raw, or compressed: then <image>/compressed is subscribed."),
-    "mask_topic": ("", "Topic of masks of the pixels that don't count, e.g. the robot's own arm."),
     "remote_teacher": ("false", "Run the teacher in a node of its own, feature_extractor: true or false."),
-    "config": (CONFIG, "File with feature_map's parameters, where they aren't arguments."),
+    "config": ("", "File with parameters, where they aren't arguments; share/feature_gs_ros/config has all of them."),
     "namespace": ("", "Namespace of the nodes."),
-    "use_sim_time": ("false", "Take the time from /clock: true or false."),
-    "autostart": ("true", "Bring the nodes to active: true or false."),
     "respawn": ("true", "Start a node again that ended by itself: true or false."),
     "log_level": ("info", "debug, info, warn or error."),
 }
+# What a feature_extractor takes over from feature_map's parameters.
+OF_TEACHER = ("extractor", "extractor_options", "image_reliability", "use_sim_time", "autostart")
+OF_IMAGES = ("image", "camera_info", "input", "rectified")
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [DeclareLaunchArgument(name, default_value="", description=text) for name, text in PARAMETERS.items()]
-    arguments += [
-        DeclareLaunchArgument(name, default_value=default, description=text) for name, (default, text) in OTHERS.items()
+    arguments = {name: ("", text) for name, text in (PARAMETERS | CAMERA).items()} | OTHERS
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in arguments.items()
     ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=start_nodes)])
+    return LaunchDescription([*declared, OpaqueFunction(function=start_nodes)])
 
 
 def start_nodes(context: LaunchContext) -> list[Any]:
-    """The nodes with the arguments' values."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in (*PARAMETERS, *OTHERS)}
-    parameters = {name: typed(given[name]) for name in PARAMETERS if given[name]}
-    remote = given["remote_teacher"] == "true"
-    parameters["camera.input"] = "grid" if remote else given["input"]
-    parameters["camera.mask_topic"] = given["mask_topic"]
-    for name in ("use_sim_time", "autostart"):
-        parameters[name] = given[name] == "true"
-    topics = [("camera_info", given["camera_info"])]
-    grids = "feature_extractor/features" if remote else given["image"]
-    nodes = [node("feature_map", given, [given["config"], parameters], [*topics, ("image", grids)])]
-    if remote:
-        teacher = {name: parameters[name] for name in ("extractor", "extractor_options") if name in parameters}
-        teacher |= {"input": given["input"]}
-        teacher |= {name: parameters[name] for name in ("use_sim_time", "autostart")}
-        nodes.append(node("feature_extractor", given, [teacher], [*topics, ("image", given["image"])]))
-    return nodes
+    """The nodes; an argument counts before the config file, and this before the defaults."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in (*PARAMETERS, *CAMERA, *OTHERS)}
+    file = [given["config"]] if given["config"] else []
+    configured = parameters_in(file, f"{given['namespace']}/feature_map")
+    camera = next(iter(configured.get("cameras", [])), "camera")
+    passed = {name: typed(given[name]) for name in PARAMETERS if given[name]}
+    passed |= {f"{camera}.{name}": given[name] for name in CAMERA if given[name]}
+    if given["remote_teacher"] != "true":
+        return [node("feature_map", given, [*file, unless_in(configured) | passed])]
+    own = parameters_in(file, f"{given['namespace']}/feature_extractor")
+    teacher = unless_in(own)
+    teacher |= {name: value for name, value in of_teacher(configured, camera).items() if name not in own}
+    grids = {f"{camera}.image": GRIDS, f"{camera}.input": "grid"}
+    return [
+        node("feature_map", given, [*file, unless_in(configured) | passed | grids]),
+        node("feature_extractor", given, [*file, teacher | of_teacher(passed, camera)]),
+    ]
 
 
-def node(name: str, given: dict[str, str], parameters: list[Any], remappings: list[Any]) -> Node:
+def unless_in(configured: dict[str, Any]) -> dict[str, Any]:
+    """Defaults of this file, where the config file doesn't say otherwise."""
+    return {name: value for name, value in UNLESS_SAID.items() if name not in configured}
+
+
+def of_teacher(parameters: dict[str, Any], camera: str) -> dict[str, Any]:
+    """feature_extractor's parameters that follow from those of feature_map."""
+    found = {name: parameters[name] for name in OF_TEACHER if name in parameters}
+    found |= {name: parameters[key] for name in OF_IMAGES if (key := f"{camera}.{name}") in parameters}
+    if found.get("input") == "grid":  # then they are the grids that feature_map takes
+        found = {name: value for name, value in found.items() if name not in ("input", "image")}
+    return found
+
+
+def parameters_in(files: list[str], name: str) -> dict[str, Any]:
+    """What parameter files say to the node of this whole name; later sections count before earlier ones."""
+    found: dict[str, Any] = {}
+
+    def walk(content: dict[str, Any], section: str) -> None:
+        for key, value in content.items():
+            if key != "ros__parameters":
+                walk(value, f"{section}/{key.strip('/')}")
+            elif re.fullmatch(pattern(section), "/" + name.strip("/")):
+                found.update(flat(value))
+
+    for file in files:
+        walk(yaml.safe_load(Path(file).expanduser().read_text()) or {}, "")
+    return found
+
+
+def pattern(section: str) -> str:
+    """Of the names that a section is for: ``**`` stands for any number of words, ``*`` for one."""
+    words = {"**": r"(/[^/]+)*", "*": r"/[^/]+"}
+    return "".join(words.get(word, f"/{re.escape(word)}") for word in section.strip("/").split("/"))
+
+
+def flat(parameters: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters by their whole names."""
+    found: dict[str, Any] = {}
+    for key, value in parameters.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def node(name: str, given: dict[str, str], parameters: list[Any]) -> Node:
     """A node that gets time to save, and is started again where it ends by itself."""
+    logger = ".".join([*given["namespace"].strip("/").split("/"), name]).lstrip(".")
     return Node(
         package="feature_gs_ros",
         executable=name,
         name=name,
         namespace=given["namespace"],
         parameters=parameters,
-        remappings=remappings,
         output="screen",
         respawn=given["respawn"] == "true",
         respawn_delay=2.0,
         sigterm_timeout=SAVE_PATIENCE,
         sigkill_timeout=SAVE_PATIENCE,
-        arguments=["--ros-args", "--log-level", f"{name}:={given['log_level']}"],
+        arguments=["--ros-args", "--log-level", f"{logger}:={given['log_level']}"],
     )
 
 

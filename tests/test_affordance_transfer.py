@@ -181,6 +181,38 @@ def test_only_some_affordances() -> None:
         only(both, ["lid"])
 
 
+def some_transfer(probability: torch.Tensor) -> Transfer:
+    """Of handle, blade, rim, with these shares of the votes [N, 4]."""
+    everyone = torch.ones(len(probability), dtype=torch.bool)
+    return Transfer(("handle", "blade", "rim"), probability, torch.ones(len(probability)), ~everyone, everyone, 1.0, 0)
+
+
+def test_only_keeps_what_won_by_fewer_than_half_of_the_votes() -> None:
+    plurality = some_transfer(torch.tensor([[0.35, 0.40, 0.25, 0.0], [0.0, 0.5, 0.5, 0.0], [0.5, 0.5, 0.0, 0.0]]))
+    assert plurality.label.tolist() == [1, 1, 0]
+    handle = only(plurality, ["handle"])
+    assert handle.label.tolist() == [1, 1, 0]
+    assert float(handle.probability[0, 1]) == pytest.approx(0.40 / 0.75)
+    assert only(plurality, ["blade"]).label.tolist() == [0, 0, 0]
+    assert float(only(plurality, ["rim", "blade", "rim"]).probability[0, 2]) == 0.25
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    votes=st.lists(st.tuples(*[st.integers(0, 5)] * 4).filter(any), min_size=1, max_size=30),
+    names=st.lists(st.sampled_from(("handle", "blade", "rim")), min_size=1, max_size=3),
+)
+def test_only_keeps_exactly_the_winners(votes: list[tuple[int, ...]], names: list[str]) -> None:
+    """Whatever is asked for, in whatever order; few votes are often level."""
+    shares = torch.tensor(votes, dtype=torch.float32)
+    everything = some_transfer(shares / shares.sum(dim=1, keepdim=True))
+    some = only(everything, names)
+    for name in names:
+        assert torch.equal(some.mask(name), everything.mask(name))
+    assert bool((some.probability >= 0).all())
+    assert torch.allclose(some.probability.sum(dim=1), torch.ones(len(votes)), atol=1e-5)
+
+
 def test_a_codec_is_decoded() -> None:
     gaussians = line(3)
     mean = torch.tensor([1.0, 0, 0, 0])
@@ -200,7 +232,8 @@ def test_refusals() -> None:
         transfer(line(4), field, axes_library(), PLAIN)
     with pytest.raises(AffordanceError, match="k=5 neighbours of 4 patches"):
         transfer(gaussians, field, axes_library(), Settings())
-    for bad in ({"k": 0}, {"floor": 2.0}, {"floor": float("nan")}, {"spread": -1.0}, {"vote": "loudest"}):
+    bad_spreads: list[dict[str, object]] = [{"spread": -1.0}, {"spread": 1e-300}, {"spread": float("inf")}]
+    for bad in ({"k": 0}, {"floor": 2.0}, {"floor": float("nan")}, {"vote": "loudest"}, *bad_spreads):
         with pytest.raises(AffordanceError):
             Settings(**bad)  # type: ignore[arg-type]
 
@@ -227,9 +260,14 @@ def test_the_baseline_votes_by_masked_gradients() -> None:
     _, inside = view.backproject(ones, mask)
     _, outside = view.backproject(ones, 1 - mask)
     field = field_of(gaussians, torch.zeros(150, 4))
-    result: Transfer = transfer_by_views(gaussians, field, axes_library(), [(view, grid)], PLAIN)
+    result: Transfer = transfer_by_views(gaussians, field, axes_library(), [(view, grid, None)], PLAIN)
     seen = (inside + outside) > 0
     assert int(seen.sum()) > 20
     assert torch.equal(result.asked, seen)
     assert torch.equal((result.label == 1)[seen], (inside > outside)[seen])
     assert torch.allclose(result.similarity[seen], torch.ones(int(seen.sum())), atol=1e-3)
+    valid = torch.zeros(45, 70, dtype=torch.bool)
+    valid[:, :35] = True  # beyond it the lens shows nothing
+    half = transfer_by_views(gaussians, field, axes_library(), [(view, grid, valid)], PLAIN)
+    assert torch.equal(half.asked, inside > 0)
+    assert torch.equal(half.label == 1, inside > 0)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +19,10 @@ from feature_gs_ros.errors import AffordanceError, EditError, ExtractorError, Fe
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.weights import convert_checkpoint
 from feature_gs_ros.field import FeatureField, Provenance
+from tests.disk import largest_file
 
 COUNT = 2000
 MAP = random_map(4, COUNT)
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond ``size`` bytes: writing on fails, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def save_field(path: Path) -> None:
@@ -79,7 +67,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(
     save(path)
     before = path.read_bytes()
     files = sorted(tmp_path.iterdir())
-    with room_for(4096), pytest.raises(error, match=r"can't write .*'"):
+    with largest_file(4096), pytest.raises(error, match=r"can't write .*'"):
         save(path)
     assert path.read_bytes() == before
     assert sorted(tmp_path.iterdir()) == files

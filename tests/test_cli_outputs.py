@@ -72,6 +72,7 @@ TRANSFER = ("affordance", "transfer", "map.safetensors", "--library", "grips")
         (*ADD, "--library", "mask.png"),
         (*ADD, "--library", "grips", "--picture", "photo.png"),
         (*TRANSFER, "--out", "stream", "--stream", "stream"),
+        ("extractors", "--convert", "new.safetensors", "--out", "./new.safetensors"),
     ],
 )
 def test_an_input_is_never_written_over(words: tuple[str, ...], inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +83,28 @@ def test_an_input_is_never_written_over(words: tuple[str, ...], inputs: Path, mo
     assert len(said.stderr.strip().splitlines()) == 1
     assert {path: path.read_bytes() for path in inputs.iterdir() if path.is_file()} == before
     assert list((inputs / "stream").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "stream", "--init", "map.ply", "--out", "stream/.."),
+        (*DISTILL, "--out", "folder"),
+        ("backproject", "map.ply", "stream", "--out", "folder"),
+        ("backproject", "map.ply", "stream", "--out", "new", "--cache", "labels.yaml"),
+        ("identity", "map.ply", "stream", "--masks", "stream", "--out", "folder"),
+        ("instances", "map.safetensors", "--out", "new", "--extract", "photo.png"),
+        ("query", "map.safetensors", "red", "--cloud", "folder"),
+        ("render", "map.safetensors", "--stream", "stream", "--index", "1", "--out", "photo.png"),
+    ],
+)
+def test_files_are_no_folders(words: tuple[str, ...], inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before the work, which would be lost."""
+    monkeypatch.chdir(inputs)
+    (inputs / "folder").mkdir()
+    said = run(*words, code=2)
+    assert "is a folder; choose" in said.stderr or "where a folder is wanted; choose" in said.stderr
+    assert not (inputs / "new").exists()
 
 
 def test_a_cloud_of_affordances_spares_the_map(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

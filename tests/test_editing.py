@@ -240,6 +240,8 @@ def test_edits_that_make_no_sense() -> None:
         lambda: Move((0, float("nan"), 0)),
         lambda: Move(rotation_wxyz=(0, 0, 0, 0)),
         lambda: Move(scale=0.0),
+        lambda: Move((0, 0, 1e300)),
+        lambda: Move(rotation_wxyz=(1, 0, 0, 1e300)),
     ],
 )
 def test_parameters_out_of_range(make) -> None:  # type: ignore[no-untyped-def]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from feature_gs_ros import rasterizer
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Camera, Frame
-from feature_gs_ros.errors import EvaluationError, GridError, IdentityError
+from feature_gs_ros.errors import GridError, IdentityError
 from feature_gs_ros.evaluation import Confusion
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.field import FeatureField, KnownView, Provenance
@@ -33,7 +32,7 @@ from feature_gs_ros.identity.encoding import (
     rendered_classes,
 )
 from feature_gs_ros.identity.instances import find_instances
-from feature_gs_ros.identity.masks import SamMasks, decode_rle, open_masks
+from feature_gs_ros.identity.masks import open_masks
 from feature_gs_ros.identity.voting import vote
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.splat_files import load_map
@@ -316,58 +315,6 @@ def test_instances_without_annotation() -> None:
     assert torch.equal(ids, find_instances(gaussians, field, [entry.view for entry in entries], samples=1200))
     with pytest.raises(IdentityError, match="too few for clusters"):
         find_instances(gaussians, replace(field, view_count=torch.zeros_like(field.view_count)), [])
-
-
-def test_rle_by_hand_and_back() -> None:
-    """COCO's columns first; its string form worked by hand."""
-    mask = np.array([[0, 1, 1], [0, 1, 0]], np.bool_)
-    assert (decode_rle([2, 3, 1], (2, 3), "here") == mask).all()
-    assert (decode_rle("231", (2, 3), "here") == mask).all()
-    # 40, 2, 57, 1: 40 is 01000 with more and 1, 57 is 11001 with more and 1, the fourth run is 1 − 2 = −1: 11111.
-    expected = np.zeros(100, np.bool_)
-    expected[[40, 41, 99]] = True
-    assert (decode_rle("X12i1O", (10, 10), "here") == expected.reshape(10, 10).T).all()
-    for counts in ([2, 3], "2", "23", [-1, 7], "\x01"):
-        with pytest.raises(EvaluationError, match=r"run lengths|add up"):
-            decode_rle(counts, (2, 3), "here")
-
-
-def test_coco_and_sam_files(tmp_path: Path) -> None:
-    rle = {"size": [2, 3], "counts": [2, 3, 1]}
-    coco = {
-        "images": [{"id": 4, "file_name": "a/12.jpg", "height": 2, "width": 3}],
-        "annotations": [
-            {"image_id": 4, "category_id": 9, "segmentation": rle},
-            {"image_id": 4, "category_id": 3, "segmentation": {"size": [2, 3], "counts": [5, 1]}},
-        ],
-        "categories": [{"id": 9, "name": "mug"}, {"id": 3, "name": "lid"}],
-    }
-    path = tmp_path / "annotations.json"
-    path.write_text(json.dumps(coco))
-    masks = open_masks(path)
-    assert masks.names() == ["12"]
-    assert masks.load("12").tolist() == [[0, 9, 9], [0, 9, 3]]
-    assert open_masks(tmp_path, instances=True).load("12").tolist() == [[0, 1, 1], [0, 1, 2]]
-    with pytest.raises(EvaluationError, match="is 3×2 pixels, its frame 120×90"):
-        masks.load("12", CAMERA)
-    coco["annotations"][0]["segmentation"] = {"size": [2, 3], "counts": "###"}  # type: ignore[index]
-    path.write_text(json.dumps(coco))
-    with pytest.raises(EvaluationError, match="damaged"):
-        open_masks(path).load("12")
-    path.write_text("[]")
-    with pytest.raises(EvaluationError, match="no COCO file"):
-        open_masks(path)
-    folder = tmp_path / "sam"
-    folder.mkdir()
-    (folder / "7.json").write_text(
-        json.dumps([{"segmentation": rle}, {"segmentation": {"size": [2, 3], "counts": "5100000"}}])
-    )
-    with pytest.raises(EvaluationError, match="add up"):
-        SamMasks(folder).load("7")
-    (folder / "7.json").write_text(json.dumps([{"segmentation": rle}]))
-    assert open_masks(folder).load("7").tolist() == [[0, 1, 1], [0, 1, 0]]
-    with pytest.raises(EvaluationError, match="holds no masks"):
-        open_masks(tmp_path / "empty" if (tmp_path / "empty").mkdir() is None else tmp_path)
 
 
 def test_masks_that_fit_no_frame_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""The public protocols: layouts read from small look-alikes, figures against hand-worked cases and second code."""
+"""The public protocols: layouts read from small look-alikes, their commands, and what their figures leave out."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,24 +13,24 @@ import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.cameras import Camera, Frame
+from feature_gs_ros.cameras import Camera, Distortion, Frame, rectified_labels
 from feature_gs_ros.cli.evaluate_protocols import _segmenter as command_segmenter
 from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.extractors import extractor_of
+from feature_gs_ros.extractors.labels import LabelsExtractor
+from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.codes import orthogonal_codes
 from feature_gs_ros.identity.encoding import Annotation, encode_identities
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.splat_files import save_ply
-from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask
-from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs, read_polygons
-from feature_gs_ros.protocols.prediction import read_mask, resized
+from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
+from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views
 from feature_gs_ros.protocols.published import LERF_MASK, REPLICA
-from feature_gs_ros.protocols.replica import evaluate_replica, frequent_iou, replica_tests, upsampled
-from feature_gs_ros.protocols.scoring import PromptScores
-from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs
-from feature_gs_ros.rasterizer import FeatureGrid
+from feature_gs_ros.protocols.replica import evaluate_replica, replica_tests, teacher_labels
+from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs, three_d_ovs_views
 from feature_gs_ros.segmentation import Segmenter
+from tests.command_line import run
 
 CAMERA = Camera(64, 48, 60.0, 60.0, 32.0, 24.0)
 NAMES = {0: "background", 1: "green apple", 2: "old camera"}
@@ -87,46 +88,6 @@ def write(path: Path, mask: NDArray[np.bool_]) -> None:
     cv2.imwrite(str(path), mask.astype(np.uint8) * 255)
 
 
-def gaussian_grouping(gt: NDArray[np.bool_], dt: NDArray[np.bool_]) -> tuple[float, float]:
-    """In plain numpy: a pixel is in the band if the square of 2d + 1 around it leaves the mask."""
-    distance = max(1, round(0.02 * float(np.hypot(*gt.shape))))
-    bands = []
-    for mask in (gt, dt):
-        padded = np.pad(mask, distance)
-        inner = np.ones_like(mask)
-        for dy in range(2 * distance + 1):
-            for dx in range(2 * distance + 1):
-                inner &= padded[dy : dy + mask.shape[0], dx : dx + mask.shape[1]]
-        bands.append(mask & ~inner)
-    ratio = (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()
-    return float((gt & dt).sum() / (gt | dt).sum()), float(ratio)
-
-
-def test_scores_are_those_of_a_second_implementation() -> None:
-    rng = np.random.default_rng(0)
-    scores, by_prompt = PromptScores(), {"a": [], "b": []}  # type: ignore[var-annotated]
-    for prompt in ("a", "a", "b"):
-        true = cv2.GaussianBlur(rng.random((60, 80)), (0, 0), 5) > 0.5
-        predicted = cv2.GaussianBlur(true.astype(np.float64), (0, 0), 2) > 0.55
-        scores.add(prompt, predicted, true)
-        by_prompt[prompt].append(gaussian_grouping(true, predicted))
-    for prompt, pairs in by_prompt.items():
-        assert scores.iou()[prompt] == pytest.approx(np.mean([pair[0] for pair in pairs]))
-        assert scores.boundary()[prompt] == pytest.approx(np.mean([pair[1] for pair in pairs]))
-
-
-def test_iou_by_hand() -> None:
-    """A 4×4 square against the same moved by one column: 12 of 20 pixels."""
-    true, predicted = np.zeros((100, 100), np.bool_), np.zeros((100, 100), np.bool_)
-    true[10:14, 10:14], predicted[10:14, 11:15] = True, True
-    scores = PromptScores()
-    scores.add("x", predicted, true)
-    assert scores.iou()["x"] == pytest.approx(12 / 20)
-    assert scores.boundary()["x"] == pytest.approx(12 / 20)  # a band of 3 pixels fills the square
-    with pytest.raises(EvaluationError, match="not the same size"):
-        scores.add("x", predicted[:5], true)
-
-
 def test_lerf_mask(scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Path) -> None:
     segmenter, labels = scene
     folder = tmp_path / "figurines"
@@ -139,11 +100,22 @@ def test_lerf_mask(scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: P
     (folder / "test_mask" / "empty").mkdir()
     result = evaluate_lerf_mask(segmenter, folder, stream=Stream())
     assert result.views == 3
+    assert lerf_mask_views(folder, Stream()) == ["frame_00000", "frame_00003", "frame_00008"]
     assert set(result.prompts) == {"green apple", "old camera"}
     assert result.metrics["mIoU"] > 0.9
     assert result.metrics["mBIoU"] > 0.8
     assert {"7", "rubber duck", "empty", "frame_00008: old camera"} == set(result.skipped)
+    assert (result.scored, result.asked, result.complete) == (2, 3, False)
+    told = result.as_json()
+    assert (told["prompts_scored"], told["prompts_asked"], told["comparable"]) == (2, 3, False)
     table = result.table(LERF_MASK)
+    (line,) = [line for line in table.splitlines() if line.startswith("this map")]
+    assert line.endswith("  2 of 3 prompts were scored: not comparable with published figures")
+    (folder / "test_mask" / "0" / "rubber duck.png").unlink()
+    whole = evaluate_lerf_mask(segmenter, folder, stream=Stream())
+    assert whole.as_json()["comparable"]
+    assert whole.metrics == result.metrics
+    assert "not comparable" not in whole.table(LERF_MASK)
     assert "Gaussian Grouping (published)" in table
     assert "69.7" in table
     assert result.as_json()["scene"] == "figurines"
@@ -172,9 +144,11 @@ def test_three_d_ovs(scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path:
     write(folder / "44" / "green apple.png", labels[7] == 1)
     result = evaluate_three_d_ovs(segmenter, tmp_path / "bed", stream=Stream())
     assert result.views == 2
+    assert result.complete
     assert result.metrics["mIoU"] > 0.9
     assert result.skipped["view 07"] == "has no mask of old camera, background"
     assert "44" in result.skipped
+    assert three_d_ovs_views(tmp_path / "bed", Stream()) == ["frame_00004", "frame_00007"]
     (folder / "classes.txt").write_text("\n")
     with pytest.raises(EvaluationError, match="names no class"):
         evaluate_three_d_ovs(segmenter, tmp_path / "bed", stream=Stream())
@@ -209,42 +183,8 @@ def test_lerf_ovs(scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Pa
     assert result.views == 2
     assert result.metrics["mIoU"] > 0.85
     assert set(result.skipped) == {"frame_00099", "frame_00007.json"}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([], "no table"),
-        ({"imageWidth": 10**6, "imageHeight": 10**6, "shapes": []}, "image size"),
-        ({"imageWidth": 8, "imageHeight": 8, "shapes": []}, "no polygon"),
-        ({"imageWidth": 8, "imageHeight": 8, "shapes": [{"label": "a", "points": [[0, 0], [1, 1]]}]}, "three points"),
-        ({"imageWidth": 8, "imageHeight": 8, "shapes": [{"label": 3, "points": [[0, 0], [1, 1], [2, 0]]}]}, "without"),
-    ],
-)
-def test_damaged_polygons(content: object, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "frame_1.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(EvaluationError, match=message):
-        read_polygons(path)
-
-
-def test_polygons_of_one_category_add_up(tmp_path: Path) -> None:
-    shapes = [
-        {"label": "a", "points": [[0, 0], [2, 0], [2, 2], [0, 2]]},
-        {"label": "a", "points": [[5, 5], [7, 5], [7, 7]]},
-    ]
-    (tmp_path / "f.json").write_text(json.dumps({"imageWidth": 8, "imageHeight": 8, "shapes": shapes}))
-    mask = read_polygons(tmp_path / "f.json")["a"]
-    assert mask[:3, :3].all()
-    assert mask.sum() == 9 + 6
-
-
-def test_replica_counts_the_seven_most_frequent_labels() -> None:
-    """By hand: label 0 has 3 of 5, label 1 has 1 of 4, label 9 has 0 of 1; where two count the last drops."""
-    teacher, student = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 0, 9])
-    assert frequent_iou(teacher, student, 2) == pytest.approx((3 / 5 + 1 / 4) / 2)
-    assert frequent_iou(teacher, student) == pytest.approx((3 / 5 + 1 / 4 + 0) / 3)
-    assert frequent_iou(np.array([255, 300]), np.array([255, 300])) == 1.0
+    assert lerf_ovs_views(tmp_path / "ramen", Stream()) == ["frame_00002", "frame_00006", "frame_00007"]
+    assert lerf_ovs_views(tmp_path / "ramen", Stream(), tmp_path / "ramen") == []
 
 
 def test_replica_against_label_images(scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Path) -> None:
@@ -259,6 +199,7 @@ def test_replica_against_label_images(scene: tuple[Segmenter, list[NDArray[np.in
     assert result.metrics["accuracy"] > 0.98
     assert result.metrics["mIoU"] > 0.9
     assert "unicorn" in result.skipped
+    assert "3 of 4 prompts were scored" in result.table(REPLICA)
     assert "NeRF-DFF (published)" in result.table(REPLICA)
     with pytest.raises(EvaluationError, match="knows none"):
         evaluate_replica(segmenter, tmp_path, {7: "unicorn"}, stream=Stream())
@@ -267,30 +208,26 @@ def test_replica_against_label_images(scene: tuple[Segmenter, list[NDArray[np.in
         evaluate_replica(segmenter, tmp_path, NAMES, truth=MaskFolder(masks), stream=Stream())
 
 
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
-def test_upsampling_is_the_operators_own(interpolation: str) -> None:
-    """Against torch's interpolation for a grid that covers the image."""
-    values = torch.rand(5, 7, 3, generator=torch.Generator().manual_seed(2))
-    mode = "nearest-exact" if interpolation == "nearest" else interpolation
-    expected = torch.nn.functional.interpolate(values.permute(2, 0, 1)[None], size=(48, 64), mode=mode)
-    grid = FeatureGrid(values, interpolation=interpolation)  # type: ignore[arg-type]
-    torch.testing.assert_close(upsampled(grid, 48, 64), expected[0].permute(1, 2, 0), atol=1e-5, rtol=0)
-
-
-def test_masks_of_other_kinds(tmp_path: Path) -> None:
-    path = tmp_path / "m.png"
-    cv2.imwrite(str(path), np.array([[0, 128, 129, 255]], np.uint8))
-    assert read_mask(path).tolist() == [[False, False, True, True]]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8) + (2**31 - 1).to_bytes(4, "big") * 2 + bytes(20))
-    with pytest.raises(EvaluationError, match="2147483647"):
-        read_mask(path)
-    path.write_bytes(b"")
-    with pytest.raises(EvaluationError, match="damaged"):
-        read_mask(path)
-    with pytest.raises(EvaluationError, match="can't read"):
-        read_mask(tmp_path / "none.png")
-    small = np.array([[True, False], [False, True]])
-    assert (resized(small, (4, 4)) == np.kron(small, np.ones((2, 2), np.bool_))).all()
+def test_replicas_teacher_answers_on_the_rectified_image(
+    scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Path
+) -> None:
+    """A teacher that reads label images of frames as they were taken: moved with the image, blank where it is."""
+    rows, columns = np.mgrid[:48, :64]
+    gaussians, labels = scene[0].gaussians, ((rows // 8 + columns // 8) % 3).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "4.png"), labels)
+    (tmp_path / "labels.yaml").write_text("".join(f"{value}: {name}\n" for value, name in NAMES.items()))
+    teacher = LabelsExtractor(tmp_path, tmp_path / "labels.yaml")
+    seen = torch.ones(len(gaussians), dtype=torch.int32)
+    provenance = Provenance(gaussians.checksum)
+    field = FeatureField(torch.zeros(len(gaussians), 3), seen.float(), seen, teacher.identity, provenance)
+    lens = Distortion("plumb_bob", (0.3, 0.0, 0.0, 0.0, 0.0))
+    frame = Frame("4", replace(CAMERA, distortion=lens), pose(4), lambda: np.zeros((48, 64, 3), np.uint8))
+    told, counted = teacher_labels(Segmenter(gaussians, field, teacher), frame, list(NAMES.values()))
+    true = rectified_labels(labels, frame.camera, outside=255)
+    assert 0 < np.count_nonzero(~counted) < counted.size / 2
+    assert np.array_equal(counted, true != 255)
+    assert (told[counted] == true[counted]).mean() > 0.99
+    assert (told[counted] == labels[counted]).mean() < 0.95
 
 
 def test_the_command_makes_a_field_of_all_but_the_test_views(
@@ -306,3 +243,25 @@ def test_the_command_makes_a_field_of_all_but_the_test_views(
         command_segmenter(Stream(), (), None, None, None, None, "cpu")
     with pytest.raises(EvaluationError, match="leave out --extractor 'color'"):
         command_segmenter(Stream(), (), tmp_path / "f", None, "color", None, "cpu")
+
+
+@pytest.mark.parametrize("protocol", ["3d-ovs", "lerf-ovs", "lerf-mask"])
+def test_the_commands_make_no_field_of_frames_that_they_score(
+    protocol: str, scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Path
+) -> None:
+    """A scene of two frames, both of them annotated: nothing is left to make a field of."""
+    folder = tmp_path / "bed"
+    save_ply(scene[0].gaussians, tmp_path / "map.ply")
+    cameras = []
+    for name in ("0001", "0002"):
+        write(folder / "images" / f"{name}.png", np.zeros((48, 64), np.bool_))
+        cameras.append({"image": f"images/{name}.png", "width": 64, "height": 48, "fx": 60, "fy": 60, "cx": 32,
+                        "cy": 24, "camera_from_world": pose(0).tolist()})  # fmt: skip
+        for layout in ("segmentations", "test_mask"):
+            write(folder / layout / name / "red.png", np.ones((48, 64), np.bool_))
+        (folder / f"{name}.json").write_text("{}")
+    (folder / "cameras.json").write_text(json.dumps(cameras))
+    (folder / "segmentations" / "classes.txt").write_text("red")
+    said = run("evaluate", protocol, folder, "--map", tmp_path / "map.ply", "--extractor", "color", code=2)
+    assert "every frame of" in said.stderr
+    assert said.stdout == ""

@@ -88,6 +88,16 @@ def test_every_teacher_of_the_package_tells_its_needs() -> None:
         assert f"`{name}`" in DOCUMENT.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("name", "option"), [("color", {"cell": "nan"}), ("color", {"cell": 1.5}), ("precomputed", {"dimension": "3"})]
+)
+def test_an_option_of_another_kind_is_named(name: str, option: dict[str, object]) -> None:
+    """YAML takes nan and 1e3 for words: the command line hands them on as they are."""
+    with pytest.raises(ExtractorError, match=rf"option {next(iter(option))}=.* is not a whole number"):
+        make_extractor(name, **option)
+    assert make_extractor("color", cell=4, space="rgb").dimension == 3
+
+
 def test_conversion_by_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": {"a": torch.ones(3)}}, tmp_path / "w.ckpt")
     assert extractors(convert=tmp_path / "w.ckpt", out=tmp_path / "w.safetensors") == 0

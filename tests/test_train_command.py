@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from feature_gs_ros.pictures import save_png, to_image
 from feature_gs_ros.training.checkpoint import read_training, saved_parameters
 from feature_gs_ros.training.views import TrainingView, load_views
 from tests.command_line import run
+from tests.disk import largest_file
 
 PATIENCE = 60.0  # seconds that a loaded machine may take
 
@@ -87,6 +90,33 @@ def test_opacities_are_reset_where_it_is_asked_for(scene_views: list[TrainingVie
         opacities[name] = float(load_map(out).opacities.max())
     assert opacities["kept"] > 0.85  # the shell's start
     assert opacities["reset"] < 0.1  # 0.05, and three steps of 0.05 in the logit
+
+
+def test_a_map_that_cannot_be_written_loses_no_run(scene_views: list[TrainingView], tmp_path: Path) -> None:
+    """The disk fills up after the first checkpoint: the run stays, and goes on when there is room again."""
+    stream, out = colmap_folder(tmp_path / "colmap", scene_views), tmp_path / "map.ply"
+    checkpoint = out.with_name("map.ply.training")
+    checkpoint.write_bytes(b"an earlier run")
+    words = ["train", stream, "--out", out, "--iterations", 450, "--stereo", 0, "--size", 64]
+    with ExitStack() as disk:
+
+        def fill() -> None:
+            end = time.monotonic() + PATIENCE
+            while not (checkpoint.is_file() and checkpoint.stat().st_size > 1000) and time.monotonic() < end:
+                time.sleep(0.002)
+            disk.enter_context(largest_file(1000))
+
+        filling = threading.Thread(target=fill)
+        filling.start()
+        said = run(*words, code=2)
+        filling.join()
+    assert f"the run is kept in '{checkpoint}'" in said.stderr
+    assert "an earlier run's checkpoint is now" in said.stderr
+    assert checkpoint.with_name("map.ply.training.1").read_bytes() == b"an earlier run"
+    assert not out.exists()
+    assert "of 450" in run(*words, "--resume").stderr
+    assert len(load_map(out)) > 0
+    assert not checkpoint.exists()
 
 
 def test_control_c_ends_in_a_map_and_a_run_to_go_on_with(scene_views: list[TrainingView], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from feature_gs_ros.training.checkpoint import resume_training, save_training, s
 from feature_gs_ros.training.densification import Density, DensityOptions
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.photometry import rgb_loss, ssim
-from feature_gs_ros.training.session import SessionOptions, train_map
+from feature_gs_ros.training.session import SessionOptions, set_aside, train_map
 from feature_gs_ros.training.start import StartOptions, start_from_points
 from feature_gs_ros.training.stereo import StereoView, sweep_points
-from feature_gs_ros.training.trainer import Trainer, TrainingOptions, measure
+from feature_gs_ros.training.trainer import Trainer, TrainingOptions, measure, render
 from feature_gs_ros.training.views import TrainingView, load_views
+from tests.disk import largest_file
 
 
 def dense_ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -152,6 +154,23 @@ def test_training_brings_the_images_closer(scene_views: list[TrainingView]) -> N
     assert len(trainer.result().to_map()) == len(trainer.parameters)
 
 
+def test_pixels_beyond_the_lens_are_not_measured(scene_views: list[TrainingView]) -> None:
+    """Whatever stands there, the PSNR is that of the pixels that count; training's own progress says the same."""
+    view, trainer = scene_views[0], small_trainer(scene_views[:1], random_background=False, coarse=(), exposure=False)
+    valid = torch.zeros(view.image.shape[:2], dtype=torch.bool)
+    valid[10:40, 20:60] = True
+    rendered = render(trainer.parameters, view, 1).color.detach().clamp(0, 1)
+    error = float(((rendered - view.image)[10:40, 20:60] ** 2).mean())
+    told = []
+    for beyond in (0.0, 1.0):
+        image = torch.where(valid[:, :, None], view.image, torch.tensor(beyond))
+        masked = replace(view, image=image, valid=valid)
+        told += list(measure(trainer.parameters, [masked]).values())
+        told.append(Trainer(copy.deepcopy(trainer.parameters), [masked], trainer.options).step()[1])
+    assert told == pytest.approx([-10 * np.log10(error)] * 4, abs=1e-3)
+    assert measure(trainer.parameters, [replace(view, valid=torch.zeros_like(valid))]) == {}
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(scene_views: list[TrainingView], tmp_path: Path) -> None:
     whole = small_trainer(scene_views)
     whole.run()
@@ -201,6 +220,34 @@ def test_divergence_before_any_checkpoint_is_an_error(scene_views: list[Training
         trainer.parameters.sh_dc[:] = float("inf")
     with pytest.raises(TrainingError, match="no checkpoint"):
         train_map(trainer, [], SessionOptions(tmp_path / "run"))
+
+
+def test_an_earlier_runs_checkpoint_is_not_this_ones(scene_views: list[TrainingView], tmp_path: Path) -> None:
+    """A run that diverges at once is an error, beside whatever checkpoint; and `set_aside` loses none."""
+    path = tmp_path / "run"
+    train_map(small_trainer(scene_views), [], SessionOptions(path), lambda moment: moment.iteration == 2)
+    earlier = path.read_bytes()
+    trainer = small_trainer(scene_views)
+    with torch.no_grad():
+        trainer.parameters.sh_dc[:] = float("inf")
+    with pytest.raises(TrainingError, match="no checkpoint to go back to"):
+        train_map(trainer, [], SessionOptions(path))
+    assert path.read_bytes() == earlier
+    assert [set_aside(path), set_aside(path)] == [tmp_path / "run.1", None]
+    path.write_bytes(b"later")
+    assert set_aside(path) == tmp_path / "run.2"
+    assert (tmp_path / "run.1").read_bytes() == earlier
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(scene_views: list[TrainingView], tmp_path: Path) -> None:
+    trainer, path = small_trainer(scene_views), tmp_path / "run"
+    save_training(trainer, path)
+    before = path.read_bytes()
+    trainer.step()
+    with largest_file(4096), pytest.raises(TrainingError, match=r"can't write the checkpoint .*File too large"):
+        save_training(trainer, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_damaged_checkpoints_are_errors(scene_views: list[TrainingView], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from feature_gs_ros.affordance.library import Library
 from feature_gs_ros.affordance.nearest import nearest_patches
 from feature_gs_ros.affordance.patches import sample
 from feature_gs_ros.affordance.transfer import DEFAULTS, Settings, Transfer, count_votes, voters
+from feature_gs_ros.errors import StoppedError
 from feature_gs_ros.field import SMALLEST_WEIGHT, FeatureField
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import FeatureGrid, View
@@ -23,7 +24,7 @@ def transfer_by_views(
     gaussians: GaussianMap,
     field: FeatureField,
     library: Library,
-    views: Iterable[tuple[View, FeatureGrid]],
+    views: Iterable[tuple[View, FeatureGrid, Tensor | None]],
     settings: Settings = DEFAULTS,
     progress: Callable[[int], object] | None = None,
 ) -> Transfer:
@@ -34,10 +35,11 @@ def transfer_by_views(
 
     Args:
         field: only for what was seen, and the teacher.
-        views: each with its features by the library's teacher.
-        progress: called with the views done.
+        views: each with its features by the library's teacher, and the pixels [H, W] that count, None for all.
+        progress: called with the views done; True stops.
 
     Raises:
+        StoppedError: ``progress`` stopped it.
         AffordanceError: as for `transfer`.
         GridError: a view's features don't fit.
     """
@@ -48,14 +50,14 @@ def transfer_by_views(
     floor = library.floor if settings.floor is None else settings.floor
     votes = torch.zeros(len(gaussians), 1 + len(affordances))
     cosines, weight = torch.zeros(len(gaussians)), torch.zeros(len(gaussians))
-    for done, (view, grid) in enumerate(views, start=1):
+    for done, (view, grid, valid) in enumerate(views, start=1):
         masks = view_masks(grid, features, shares, settings, floor, view.camera.width, view.camera.height)
-        sums, total = view.backproject(masks)
+        sums, total = view.backproject(masks, valid)
         votes += sums[:, :-1]
         cosines += sums[:, -1]
         weight += total
-        if progress is not None:
-            progress(done)
+        if progress is not None and progress(done):
+            raise StoppedError(f"stopped after {done} views")
     seen = weight > 0
     votes[~seen, 0] = 1.0
     return Transfer(

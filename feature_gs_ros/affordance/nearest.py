@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.errors import AffordanceError
+from feature_gs_ros.errors import AffordanceError, StoppedError
 from feature_gs_ros.kernels import kernel, parallel_for
 
 ROWS = 2048  # Gaussians a block
@@ -36,12 +36,13 @@ def nearest_patches(
         count: how many rows there are.
         patches: [M, D], any length but zero.
         k: 1 … M.
-        progress: called with the rows done, and all.
+        progress: called with the rows done, and all; True stops.
 
     Returns:
         Cosines [count, k] float32, best first, and the patches' rows [count, k] int64.
 
     Raises:
+        StoppedError: ``progress`` stopped it.
         AffordanceError: ``k`` is out of range, dimensions differ, or a feature is not finite.
     """
     if not 1 <= k <= len(patches):
@@ -73,8 +74,8 @@ def nearest_patches(
             torch.mm(block, other, out=products)
             _scan_rows(products.numpy(), column * COLUMNS, best[rows], index[rows])
         best[rows] /= norms.clamp_min(_SMALLEST_NORM).numpy()[:, None]
-        if progress is not None:
-            progress(rows.stop, count)
+        if progress is not None and progress(rows.stop, count):
+            raise StoppedError(f"stopped after the neighbours of {rows.stop} of {count} Gaussians")
     return torch.from_numpy(best), torch.from_numpy(index).long()
 
 

@@ -20,6 +20,7 @@ from feature_gs_ros.segmentation import State, decide
 
 Vote = Literal["majority", "distance"]
 TEMPERATURE = 0.05  # of the votes by distance: a cosine smaller by this much counts e times less
+SLOWEST = 1e-6  # rate of spreading: beyond it, or its inverse, single precision ends
 CHUNK = 65536  # Gaussians whose votes are counted at once
 
 
@@ -39,8 +40,10 @@ class Settings:
             raise AffordanceError(f"vote '{self.vote}' is unknown; choose majority or distance")
         if self.floor is not None and not -1 <= self.floor <= 1:
             raise AffordanceError(f"similarity floor {self.floor} is no cosine; choose -1 to 1")
-        if not 0 <= self.spread < float("inf"):
-            raise AffordanceError(f"spread rate {self.spread} is out of range; choose 0 (none) or more, e.g. 0.3")
+        if self.spread != 0 and not SLOWEST <= self.spread <= 1 / SLOWEST:
+            raise AffordanceError(
+                f"spread rate {self.spread} is out of range; choose 0 (none), or {SLOWEST:g} to {1 / SLOWEST:g}"
+            )
 
 
 DEFAULTS = Settings()
@@ -110,9 +113,10 @@ def transfer(
         among: [N] bool, the Gaussians asked about, e.g. the mask of a text query; all by default.
         object_word: only sources with this word.
         graph: gives the map's graph, if there is one already; made where ``settings.spread`` needs it.
-        progress: called with the Gaussians done, and all.
+        progress: called with the Gaussians done, and all; True stops.
 
     Raises:
+        StoppedError: ``progress`` stopped it.
         FieldError: the field belongs to another map.
         AffordanceError: the library is empty or of another teacher, k is larger than its patches, or features are
             not finite.
@@ -191,19 +195,26 @@ def agreement(votes: Tensor) -> Tensor:
 def only(transferred: Transfer, affordances: Sequence[str]) -> Transfer:
     """A transfer of these affordances; the others become none.
 
+    A Gaussian has the affordance that it had among all: what one of these won stays its own, with the share of the
+    votes that are for these or for none, and what another won is none's.
+
     Raises:
         AffordanceError: one was not transferred.
     """
-    for name in affordances:
-        transferred.mask(name)
-    probability = torch.zeros(len(transferred.probability), 1 + len(affordances))
-    for column, name in enumerate(affordances, start=1):
-        mask = transferred.mask(name)
-        probability[:, column] = transferred.probability[:, 1 + transferred.affordances.index(name)]
-        # What another affordance won stays lost.
-        probability[~mask, column] = probability[~mask, column].clamp(max=0.5)
-    probability[:, 0] = 1 - probability[:, 1:].sum(dim=1)
-    return replace(transferred, affordances=tuple(affordances), probability=probability)
+    names = tuple(dict.fromkeys(affordances))
+    masks = [transferred.mask(name) for name in names]
+    columns = [0, *(1 + transferred.affordances.index(name) for name in names)]
+    winner = torch.zeros(len(transferred.probability), dtype=torch.int64)  # column of the result
+    for column, mask in enumerate(masks, start=1):
+        winner[mask] = column
+    won = winner > 0
+    probability = transferred.probability[:, columns]
+    probability[won] /= probability[won].sum(dim=1, keepdim=True)
+    probability[~won, 0] = 1 - probability[~won, 1:].sum(dim=1)
+    # Where the first two were level, another order of the columns must not let the second win.
+    level = probability.argmax(dim=1) != winner
+    probability[level, winner[level]] = torch.nextafter(probability[level].amax(dim=1), torch.tensor(2.0))
+    return replace(transferred, affordances=names, probability=probability)
 
 
 def _nothing(affordances: int) -> Tensor:

@@ -28,7 +28,7 @@ from feature_gs_ros.cli import (
     synth,
     train,
 )
-from feature_gs_ros.errors import FeatureGsError, OptionError
+from feature_gs_ros.errors import FeatureGsError, OptionError, StoppedError
 
 Command = Callable[..., Any]
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -71,12 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         logging.basicConfig(level=_log_level(), format="%(levelname)s %(message)s")
         sys.exit(_run(words))
+    except (KeyboardInterrupt, StoppedError):
+        print("feature-gs: interrupted", file=sys.stderr)
+        sys.exit(130)
     except FeatureGsError as error:
         print(f"feature-gs: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("feature-gs: interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # `feature-gs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

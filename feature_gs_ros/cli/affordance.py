@@ -64,13 +64,13 @@ def transfer(
     """
     rasterizer.choose_backend(backend)
     settings = Settings(k, vote, floor, spread)
-    check_outputs({"--out": out}, [field, object_field, library, stream, map, weights])
+    check_outputs({}, [field, object_field, library, stream, map, weights], folders={"--out": out})
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
     check_outputs({"--out": out / CLOUD}, [find_map(field, features, map)])
     among = _gaussians_of(object, object_field or field, map, (weights, option), gaussians) if object else None
     known = object.lower() in {source.object.lower() for source in sources.sources}
-    with ProgressBar("transferring", "Gaussian", quiet=json).running() as progress:
+    with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
         transferred = transfer_affordances(
             gaussians,
             features,

@@ -59,7 +59,9 @@ def add(
         picture: write the image with what is marked.
         json: print one JSON object.
     """
-    check_outputs({"--library": library, "--picture": picture}, [image, mask, labels, weights])
+    inputs = [image, mask, labels, weights]
+    check_outputs({"--picture": picture}, [*inputs, library])
+    check_outputs({} if library.is_dir() else {"--library": library}, inputs)
     pixels = load_image(image)
     values, names = _annotation(mask, labels, affordance, box, pixels.shape[:2])
     sources, teacher = _open_library(library, extractor, weights, mask, labels)

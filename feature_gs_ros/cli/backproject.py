@@ -71,7 +71,7 @@ def backproject(
         json: print one JSON object.
     """
     choose_backend(backend)
-    check_outputs({"--out": out, "--cache": cache}, [map, stream, weights, alignment, masks, labels])
+    check_outputs({"--out": out}, [map, stream, weights, alignment, masks, labels], folders={"--cache": cache})
     teacher = _make_teacher(extractor, teacher_options(option), weights, masks, labels)
     if cache is not None:
         teacher = cast("Extractor", CachedExtractor(teacher, cache))  # it only reads what the contract names

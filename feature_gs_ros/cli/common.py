@@ -15,7 +15,7 @@ import yaml
 from tqdm import tqdm
 
 from feature_gs_ros.alignment import Sim3, load_alignment
-from feature_gs_ros.errors import ExtractorError, FieldError
+from feature_gs_ros.errors import ExtractorError, FieldError, StoppedError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
@@ -97,11 +97,13 @@ def alignment_or_identity(path: Path | None) -> Sim3:
 class ProgressBar:
     """A bar on stderr with rate and remaining time; its call is the callback of long work.
 
-    Ctrl-C once asks the work to stop and keep what is done; twice ends the process.
+    Ctrl-C once asks the work to stop, twice ends the process.
     """
 
-    def __init__(self, what: str, unit: str, quiet: bool = False) -> None:
+    def __init__(self, what: str, unit: str, quiet: bool = False, *, keeps: bool = True) -> None:
+        """``keeps``: whether what is done by then is of use; else a stop ends the command."""
         self._bar = tqdm(desc=what, unit=unit, file=sys.stderr, disable=quiet or None)
+        self._keeps = keeps
         self.interrupted = False
 
     def __call__(self, done: int, total: int, name: str = "") -> bool:
@@ -113,21 +115,26 @@ class ProgressBar:
 
     @contextmanager
     def running(self) -> Iterator[ProgressBar]:
-        """Take over Ctrl-C for the time of the block."""
+        """Take over Ctrl-C for the time of the block.
+
+        Raises:
+            StoppedError: Ctrl-C stopped work that keeps nothing.
+        """
         before = signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield self
         finally:
             signal.signal(signal.SIGINT, before)
             self._bar.close()
+        if self.interrupted and not self._keeps:
+            raise StoppedError("interrupted")
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        self._bar.write(
-            "stopping after this view; what is done is kept (Ctrl-C again to quit at once)", file=sys.stderr
-        )
+        kept = " after this view; what is done is kept" if self._keeps else ""
+        self._bar.write(f"stopping{kept} (Ctrl-C again to quit at once)", file=sys.stderr)
 
 
 def print_json(content: Mapping[str, object]) -> None:

@@ -4,65 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
-from torch import Tensor
 
-from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json, teacher_options
+from feature_gs_ros.cli.checks import check_number, check_outputs
+from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, print_json, teacher_options
+from feature_gs_ros.cli.distill_methods import Outcome, Work, solve, train, train_jointly
 from feature_gs_ros.codecs import Codec, fit_pca
 from feature_gs_ros.distillation import (
     Decoder,
-    FeatureTrainer,
-    FrozenOptions,
     JointOptions,
-    JointTrainer,
     Lesson,
     field_of,
     lessons_of,
     rendered_cosine,
-    useful_passes,
 )
 from feature_gs_ros.errors import FieldError, TrainingError
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
-from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField, Provenance
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import choose_frames, extract, pinhole_view, sample_cells
+from feature_gs_ros.ingestion import choose_frames, sample_cells
 from feature_gs_ros.io.gaussian_ply import save_ply
 from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import Stream, open_stream
-from feature_gs_ros.solving import solve_cells
-from feature_gs_ros.training.views import load_views
-
-MOST_PASSES = 4  # over all views
-
-
-@dataclass(frozen=True, eq=False)
-class _Work:
-    """What every way of distilling begins with."""
-
-    gaussians: GaussianMap
-    stream: Stream
-    names: list[str]
-    teacher: Extractor
-    provenance: Provenance
-    quiet: bool
-
-
-@dataclass(frozen=True, eq=False)
-class _Outcome:
-    """What it ends with."""
-
-    features: Tensor  # [N, K]
-    codec: Codec | None
-    products: int  # with A or Aᵀ of one view
-    finished: bool
-    gaussians: GaussianMap  # another map where the geometry was trained
+from feature_gs_ros.io.streams import open_stream
 
 
 def distill(
@@ -114,6 +80,9 @@ def distill(
     """
     if joint and method != "train":
         raise TrainingError("--joint changes the geometry, which least squares can't: add --method train")
+    check_number("--iterations", iterations, 0 if method == "solve" else 1)
+    check_number("--gamma", gamma, 0, 1e6)
+    check_number("--size", size, 16)
     trained_map = {"the map beside --out": _map_beside(out)} if joint else {}
     check_outputs({"--out": out, **trained_map}, [map, stream, weights, alignment])
     options = teacher_options(option) | ({} if weights is None else {"weights": weights})
@@ -125,25 +94,25 @@ def distill(
     provenance = Provenance(
         gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
     )
-    work = _Work(gaussians, source, names, teacher, provenance, json)
+    work = Work(gaussians, source, names, teacher, provenance, json)
     earlier = _earlier(start, work)
     codec = _codec(dims, work, earlier)
     began = time.perf_counter()
     encoded = codec if method == "solve" else None
-    with ProgressBar("teacher", "view", quiet=json).running() as bar:
+    with ProgressBar("teacher", "view", quiet=json, keeps=False).running() as bar:
         lessons = lessons_of(source, names, teacher, gaussians, provenance, encoded, bar)
     ready = time.perf_counter()
     if method == "solve":
-        outcome = _solve(work, lessons, codec, earlier, iterations)
+        outcome = solve(work, lessons, codec, earlier, iterations)
     elif joint:
         chosen = JointOptions(
             iterations=JointOptions.iterations if iterations is None else iterations,
             gamma=gamma,
             shaped_by_features=not frozen_by_features,
         )
-        outcome = _train_jointly(work, lessons, codec, earlier, chosen, size)
+        outcome = train_jointly(work, lessons, codec, earlier, chosen, size)
     else:
-        outcome = _train(work, lessons, codec, earlier, iterations)
+        outcome = train(work, lessons, codec, earlier, iterations)
     done = time.perf_counter()
     field = _save(outcome, work, lessons, out)
     held = lessons_of(source, hold_out, teacher, outcome.gaussians, field.provenance) if hold_out else []
@@ -151,7 +120,7 @@ def distill(
     return 0 if outcome.finished else 130
 
 
-def _earlier(path: Path | None, work: _Work) -> FeatureField | None:
+def _earlier(path: Path | None, work: Work) -> FeatureField | None:
     if path is None:
         return None
     field = FeatureField.load(path)
@@ -162,7 +131,7 @@ def _earlier(path: Path | None, work: _Work) -> FeatureField | None:
     return field
 
 
-def _codec(dims: int | None, work: _Work, earlier: FeatureField | None) -> Codec | None:
+def _codec(dims: int | None, work: Work, earlier: FeatureField | None) -> Codec | None:
     if earlier is not None:
         stored = earlier.features.shape[1]
         if dims is not None and dims != stored:
@@ -171,73 +140,7 @@ def _codec(dims: int | None, work: _Work, earlier: FeatureField | None) -> Codec
     return None if dims is None else fit_pca(sample_cells(work.stream, work.names, work.teacher), dims)
 
 
-def _solve(
-    work: _Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int | None
-) -> _Outcome:
-    targets = [(lesson.operator, lesson.wanted) for lesson in lessons]
-    begin = None if earlier is None else earlier.features.float()
-    if iterations is None:
-        iterations = useful_passes(lessons, MOST_PASSES)
-        note(f"{iterations} passes gain on views left out for this")
-    with ProgressBar("solving", "pass", quiet=work.quiet).running() as bar:
-        solution = solve_cells(targets, start=begin, iterations=iterations, progress=bar)
-        finished = not bar.interrupted
-    return _Outcome(solution.features, codec, _products(lessons), finished, work.gaussians)
-
-
-def _train(
-    work: _Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int | None
-) -> _Outcome:
-    decoder = None if codec is None else Decoder.of_codec(codec)
-    begin = None if earlier is None else earlier.features.float()
-    options = FrozenOptions(iterations=FrozenOptions.iterations if iterations is None else iterations)
-    trainer = FeatureTrainer(lessons, options, decoder, begin)
-    with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
-        try:
-            finished = trainer.run(bar)
-        except TrainingError as error:
-            note(str(error))
-            finished = False
-    return _Outcome(
-        trainer.features.detach(), decoder.codec() if decoder else None, _products(lessons), finished, work.gaussians
-    )
-
-
-def _train_jointly(
-    work: _Work,
-    lessons: Sequence[Lesson],
-    codec: Codec | None,
-    earlier: FeatureField | None,
-    options: JointOptions,
-    size: int,
-) -> _Outcome:
-    used = [lesson.name for lesson in lessons]
-    # The start: what frozen geometry says, so that the geometry isn't pulled by features that are nowhere near.
-    if earlier is not None:
-        begin = earlier.features.float()
-    else:
-        wanted = [codec.encode(lesson.wanted) if codec else lesson.wanted for lesson in lessons]
-        pairs = [(lesson.operator, values) for lesson, values in zip(lessons, wanted, strict=True)]
-        begin = solve_cells(pairs, iterations=0).features
-    views = load_views(work.stream, used, work.provenance.splat_from_map, size)
-    grids = [
-        extract(work.teacher, pinhole_view(frame, work.provenance.splat_from_map).image, frame)
-        for frame in work.stream.frames(used)
-    ]
-    decoder = None if codec is None else Decoder.of_codec(codec)
-    trainer = JointTrainer(work.gaussians, begin, views, grids, options, decoder)
-    with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
-        try:
-            finished = trainer.run(bar)
-        except TrainingError as error:
-            note(str(error))
-            finished = False
-    trained = trainer.parameters.to_map()
-    features = trainer.features.detach()[trained.file_rows]
-    return _Outcome(features, decoder.codec() if decoder else None, _products(lessons), finished, trained)
-
-
-def _save(outcome: _Outcome, work: _Work, lessons: Sequence[Lesson], out: Path) -> FeatureField:
+def _save(outcome: Outcome, work: Work, lessons: Sequence[Lesson], out: Path) -> FeatureField:
     provenance = work.provenance
     if outcome.gaussians is not work.gaussians:
         beside = _map_beside(out)
@@ -258,13 +161,9 @@ def _map_beside(out: Path) -> Path:
     return out.with_suffix(".ply")
 
 
-def _products(lessons: Sequence[Lesson]) -> int:
-    return sum(lesson.operator.products for lesson in lessons)
-
-
 def _tell(
     field: FeatureField,
-    outcome: _Outcome,
+    outcome: Outcome,
     held: Sequence[Lesson],
     seconds: tuple[float, float],
     out: Path,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from torch import Tensor
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import (
@@ -17,12 +18,16 @@ from feature_gs_ros.affordance import (
     transfer_by_views,
 )
 from feature_gs_ros.affordance.transfer import Vote
+from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.cameras import Frame
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, open_field, print_json
+from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.evaluation import Evaluation
 from feature_gs_ros.extractors import extractor_of
+from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import Report, pinhole_view
+from feature_gs_ros.ingestion import Report, extract, pinhole_view, some
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.streams import Stream, open_stream
 from feature_gs_ros.rasterizer import Backend, FeatureGrid, View
@@ -74,13 +79,15 @@ def affordance(
     source, annotated, names = open_stream(stream), MaskFolder(masks), load_labels(labels)
     splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
     settings = Settings(k, vote, floor, spread)
-    with ProgressBar("transferring", "Gaussian", quiet=json).running() as progress:
+    with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
         transfers = {"2D-3D": transfer(gaussians, features, sources, settings, progress=progress)}
     report = Report()
     if baseline:
-        frames = [name for name in features.provenance.frames if name in set(source.names())]
-        with ProgressBar("2D-2D-3D", "view", quiet=json).running() as progress:
-            views = _views(gaussians, features, source, frames, weights, backend, report)
+        frames = _frames_of(features, source)
+        with report.stage("features"):
+            teacher = extractor_of(features.teacher, weights)
+        with ProgressBar("2D-2D-3D", "view", quiet=json, keeps=False).running() as progress:
+            views = _views(gaussians, source.frames(frames), teacher, splat_from_map, backend, report)
             transfers["2D-2D-3D"] = transfer_by_views(
                 gaussians, features, sources, views, settings, lambda done: progress(done, len(frames))
             )
@@ -117,24 +124,39 @@ def mean_recall(result: Evaluation) -> float:
     return sum(result.recall.values()) / len(result.recall) if result.recall else float("nan")
 
 
+def _frames_of(field: FeatureField, stream: Stream) -> list[str]:
+    """The frames that the field was made of.
+
+    Raises:
+        EvaluationError: none of them is in the stream.
+    """
+    known = set(stream.names())
+    frames = [name for name in field.provenance.frames if name in known]
+    if not frames:
+        made = some(field.provenance.frames, 3) or "none"
+        raise EvaluationError(
+            f"--baseline needs the field's own frames ({made}), '{stream.source}' has none of them: "
+            "give the stream that the field was made of"
+        )
+    return frames
+
+
 def _views(
     gaussians: GaussianMap,
-    field: FeatureField,
-    stream: Stream,
-    frames: list[str],
-    weights: Path | None,
+    frames: Iterator[Frame],
+    extractor: Extractor,
+    splat_from_map: Sim3,
     backend: Backend,
     report: Report,
-) -> Iterator[tuple[View, FeatureGrid]]:
-    """The field's views with their features, made anew; the time of that goes to ``report``."""
-    with report.stage("features"):
-        extractor = extractor_of(field.teacher, weights)
-    for frame in stream.frames(frames):
+) -> Iterator[tuple[View, FeatureGrid, Tensor | None]]:
+    """Frames as views, with their features made anew and the pixels that count; the time goes to ``report``."""
+    for frame in frames:
         with report.stage("features"):
-            pinhole = pinhole_view(frame, field.provenance.splat_from_map)
-            grid = extractor.extract(pinhole.image, frame.name)
+            pinhole = pinhole_view(frame, splat_from_map)
+            grid = extract(extractor, pinhole.image, frame)
         report.used.append(frame.name)
-        yield rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat, backend), grid
+        view = rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
+        yield view, grid, pinhole.valid
 
 
 def _as_json(scene: str, results: dict[str, Evaluation], seconds: dict[str, float]) -> dict[str, object]:

@@ -13,13 +13,13 @@ from feature_gs_ros.ingestion import counted, ingest
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import Stream, open_stream
-from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_tests
-from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs
+from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
+from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views
 from feature_gs_ros.protocols.prediction import scene_stream
 from feature_gs_ros.protocols.published import LERF_MASK, REPLICA, PublishedRow
 from feature_gs_ros.protocols.replica import evaluate_replica, replica_tests
 from feature_gs_ros.protocols.scoring import ProtocolResult
-from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs
+from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs, three_d_ovs_views
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.segmentation import Segmenter
 
@@ -49,7 +49,7 @@ def lerf_mask(
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
-    segmenter = _segmenter(cameras, lerf_mask_tests(cameras), field, map, extractor, weights, backend)
+    segmenter = _segmenter(cameras, lerf_mask_views(directory, cameras), field, map, extractor, weights, backend)
     return _tell(evaluate_lerf_mask(segmenter, directory, stream=cameras, backend=backend), LERF_MASK, json)
 
 
@@ -78,7 +78,7 @@ def three_d_ovs(
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
-    segmenter = _segmenter(cameras, (), field, map, extractor, weights, backend)
+    segmenter = _segmenter(cameras, three_d_ovs_views(directory, cameras), field, map, extractor, weights, backend)
     return _tell(evaluate_three_d_ovs(segmenter, directory, stream=cameras, backend=backend), (), json)
 
 
@@ -109,7 +109,8 @@ def lerf_ovs(
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
-    segmenter = _segmenter(cameras, (), field, map, extractor, weights, backend)
+    tests = lerf_ovs_views(directory, cameras, labels)
+    segmenter = _segmenter(cameras, tests, field, map, extractor, weights, backend)
     result = evaluate_lerf_ovs(segmenter, directory, labels=labels, stream=cameras, backend=backend)
     return _tell(result, (), json)
 
@@ -168,8 +169,12 @@ def _segmenter(
     gaussians = load_map(map_path)
     teacher = make_extractor(extractor or DEFAULT_EXTRACTOR, **({"weights": weights} if weights else {}))
     names = [name for name in stream.names() if name not in set(test_views)]
+    if not names:
+        raise EvaluationError(
+            f"every frame of '{stream.source}' is a test view, none is left for a field; give --field"
+        )
     projector = BackProjector(gaussians, teacher.identity, teacher.dimension)
-    with ProgressBar("back-projecting", "view").running() as progress:
+    with ProgressBar("back-projecting", "view", keeps=False).running() as progress:
         report = ingest(stream, names, teacher, projector, backend=backend, progress=progress)
     if not report.used:
         raise EvaluationError(f"no image of '{stream.source}' could be used: {counted(report.skipped)}")

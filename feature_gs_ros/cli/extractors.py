@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import print_json
 from feature_gs_ros.errors import ExtractorError
 from feature_gs_ros.extractors import ENTRY_POINT_GROUP, extractor_names, extractor_requirements
@@ -67,5 +68,6 @@ def _row(name: str, needs: Requirements) -> dict[str, Any]:
 def _convert(source: Path, target: Path | None) -> int:
     if target is None or target.suffix != ".safetensors":
         raise ExtractorError("--convert FILE needs --out FILE.safetensors")
+    check_outputs({"--out": target}, [source])
     print(f"wrote {convert_checkpoint(source, target)} tensors to {target}")
     return 0

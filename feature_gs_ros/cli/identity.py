@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
 from feature_gs_ros.errors import IdentityError
 from feature_gs_ros.field import Provenance
@@ -63,15 +63,17 @@ def identity(
         json: print one JSON object.
     """
     rasterizer.choose_backend(backend)
+    check_seed(seed)
+    check_number("--merge-threshold", merge_threshold, 0, 1, above=True)
     if instances and labels is not None:
         raise IdentityError("--instances numbers the objects by itself; leave out --labels")
-    check_outputs({"--out": out, "--extract": extract}, [map, stream, masks, labels, alignment])
+    check_outputs({"--out": out}, [map, stream, masks, labels, alignment], folders={"--extract": extract})
     gaussians, source, annotated = load_map(map), open_stream(stream), open_masks(masks, instances)
     names = class_names(load_labels(labels)) if labels is not None else None
     if names is None and not instances and isinstance(annotated, CocoMasks):
         names = class_names(annotated.labels)
     pose = alignment_or_identity(alignment)
-    with ProgressBar("reading masks", "view", quiet=json).running() as progress:
+    with ProgressBar("reading masks", "view", quiet=json, keeps=False).running() as progress:
         read = read_annotations(gaussians, source, annotated, pose, names, backend=backend, progress=progress)
     association = associate(read.annotations, merge_threshold) if instances else None
     annotations = association.annotations if association else read.annotations

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.checks import check_outputs, check_seed
 from feature_gs_ros.cli.common import find_map, open_field, print_json
 from feature_gs_ros.cli.identity import object_as_json, object_line
 from feature_gs_ros.identity.answers import Identities
@@ -44,7 +44,8 @@ def instances(
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
-    check_outputs({"--out": out, "--extract": extract}, [field, map])
+    check_seed(seed)
+    check_outputs({"--out": out}, [field, map], folders={"--extract": extract})
     features, gaussians = open_field(field, map)
     own = find_map(field, features, map)
     check_outputs({"--out": out}, [own])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -70,7 +71,7 @@ def render(
         option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
     """
-    check_outputs({"--out": out}, [field, stream, map, alignment, weights])
+    check_outputs({}, [field, stream, map, alignment, weights], folders={"--out": out})
     features, gaussians = open_field(field, map)
     splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
     frame = next(iter(open_stream(stream).frames([index])))
@@ -150,7 +151,7 @@ def _pixels(text: str, count: int) -> list[float]:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != count:
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise PromptError(f"'{text}' is no {'U,V' if count == 2 else 'U0,V0,U1,V1'} in pixels, e.g. 320,240")
     return numbers
 

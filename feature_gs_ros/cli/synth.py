@@ -40,5 +40,6 @@ def synth(
             distorted=distorted,
             progress=progress,
         )
-    print(f"wrote map.ply, stream, masks, parts, alignment.yaml and ground_truth.safetensors to {directory}")
-    return 0
+    ending = " (stopped early: the streams end with the last view)" if progress.interrupted else ""
+    print(f"wrote map.ply, stream, masks, parts, alignment.yaml and ground_truth.safetensors to {directory}{ending}")
+    return 130 if progress.interrupted else 0

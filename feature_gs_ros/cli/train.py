@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +11,9 @@ import numpy as np
 import torch
 import tyro
 
-from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
-from feature_gs_ros.errors import TrainingError
+from feature_gs_ros.errors import MapError, TrainingError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.ingestion import choose_frames
 from feature_gs_ros.io.colmap import find_model
@@ -20,10 +21,10 @@ from feature_gs_ros.io.colmap_model import read_points
 from feature_gs_ros.io.gaussian_ply import save_ply
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
-from feature_gs_ros.training.checkpoint import resume_training
+from feature_gs_ros.training.checkpoint import resume_training, save_training
 from feature_gs_ros.training.densification import DensityOptions
 from feature_gs_ros.training.parameters import SplatParameters
-from feature_gs_ros.training.session import SessionOptions, train_map
+from feature_gs_ros.training.session import SessionOptions, set_aside, train_map
 from feature_gs_ros.training.start import StartOptions, nearest_allowed, start_from_points
 from feature_gs_ros.training.trainer import Moment, Trainer, TrainingOptions, measure
 from feature_gs_ros.training.views import TrainingView, load_views
@@ -74,18 +75,22 @@ def train(
         reset_opacity: shares of the run, between 0 and 1, at which all opacities are lowered; what is needed returns.
         pictures: folder for pictures of the held-out frames (of the first one, if none is) on the way.
         picture_every: iterations between two pictures.
-        resume: go on with the checkpoint beside --out.
+        resume: go on with the checkpoint beside --out; without it an earlier run's checkpoint is set aside.
         seed: of the random order of the images.
         json: print one JSON object.
     """
-    if not 0 <= sh_degree <= 3 or (iterations is not None and iterations < 1) or size < 16:
-        raise TrainingError(
-            f"--sh-degree {sh_degree} --iterations {iterations} --size {size}: 0 to 3, 1 and 16 or more"
-        )
+    check_number("--sh-degree", sh_degree, 0, 3)
+    check_number("--iterations", iterations, 1)
+    check_number("--size", size, 16)
+    check_number("--stereo", stereo, 0)
+    check_number("--gaussians", gaussians, 1)
+    check_number("--picture-every", picture_every, 1)
+    check_seed(seed)
     if not all(0 < share < 1 for share in reset_opacity):
         raise TrainingError(f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1")
     checkpoint = out.with_name(out.name + ".training")
-    check_outputs({"--out": out, "the checkpoint": checkpoint, "--pictures": pictures}, [stream, init, alignment])
+    files, folders = {"--out": out, "the checkpoint": checkpoint}, {"--pictures": pictures}
+    check_outputs(files, [stream, init, alignment], folders=folders)
     source = open_stream(stream)
     names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)
@@ -100,6 +105,8 @@ def train(
     if resume and session.checkpoint.is_file():
         resume_training(trainer, session.checkpoint)
         note(f"resuming after {trainer.iteration} of {iterations} iterations")
+    elif aside := set_aside(session.checkpoint):
+        note(f"an earlier run's checkpoint is now '{aside}'; to go on with that one, rename it back and add --resume")
     note(f"{len(views)} images, {len(trainer.parameters)} Gaussians to start with")
     with ProgressBar("training", "step", quiet=json).running() as bar:
 
@@ -107,7 +114,7 @@ def train(
             return bar(moment.iteration, moment.iterations, f"PSNR {moment.psnr:.2f} dB, {moment.count} Gaussians")
 
         trained, finished = train_map(trainer, held or views[:1], session, progress, note)
-    save_ply(trained, out)
+    _save(trained, out, trainer, session.checkpoint, finished)
     _tell(trained, held, time.perf_counter() - start, finished, trainer.iteration, out, json)
     return 0 if finished else 130
 
@@ -127,6 +134,20 @@ def _trainer(
     points, colors = read_points(model)
     parameters = start_from_points(points, colors, views, options.sh_degree, start)
     return Trainer(parameters, views, options, nearest_allowed(points, views))
+
+
+def _save(trained: GaussianMap, out: Path, trainer: Trainer, checkpoint: Path, finished: bool) -> None:
+    """Write the map; only then may a finished run's checkpoint go."""
+    try:
+        save_ply(trained, out)
+    except MapError as error:
+        with contextlib.suppress(TrainingError):
+            save_training(trainer, checkpoint)
+        if not checkpoint.is_file():
+            raise
+        raise TrainingError(f"{error}; the run is kept in '{checkpoint}': make room, then add --resume") from error
+    if finished:
+        checkpoint.unlink(missing_ok=True)
 
 
 def _tell(

@@ -124,7 +124,7 @@ class JointTrainer:
             copies = self._copies()
             if all(bool(torch.isfinite(tensor).all()) for tensor in copies):
                 self._good = copies
-        return value, psnr(image.detach(), target)
+        return value, psnr(image.detach(), target, view.valid)
 
     def run(self, progress: Progress | None = None) -> bool:
         """Train to the end; False where progress stopped it.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.codecs import Codec
-from feature_gs_ros.errors import StreamError
+from feature_gs_ros.errors import StoppedError, StreamError
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
@@ -49,6 +49,7 @@ def lessons_of(
     """Operators and targets of the named frames. Frames that can't be used are left out.
 
     Raises:
+        StoppedError: ``progress`` stopped it.
         StreamError: none can be used.
         BudgetError: they won't fit into memory.
         CameraError: a lens can't be rectified, or the views see almost nothing of the map.
@@ -67,12 +68,12 @@ def lessons_of(
             lessons.append(Lesson(frame.name, operator, codec.encode(wanted) if codec else wanted))
         except UNUSABLE as error:
             reason = str(error)
-            continue
-        if len(lessons) == 1:
-            size = BYTES_A_PAIR * operator.nonzeros + 4 * lessons[0].wanted.numel()
-            check_budget(size * len(names), None, f"{len(names)} views", "take fewer (--every), or a coarser teacher")
+        else:
+            if len(lessons) == 1:
+                size = (BYTES_A_PAIR * operator.nonzeros + 4 * lessons[0].wanted.numel()) * len(names)
+                check_budget(size, None, f"{len(names)} views", "take fewer (--every), or a coarser teacher")
         if progress is not None and progress(done, len(names), frame.name):
-            break
+            raise StoppedError(f"stopped after {done} of {len(names)} views")
     sight.finish()
     if not lessons:
         raise StreamError(f"no image of '{stream.source}' could be used: {reason}")

@@ -21,6 +21,7 @@ from feature_gs_ros.rasterizer.spherical_harmonics import sh_rotation
 
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear RGB, Rec. 709
 DARKEST = 1e-3  # luminance below which a colour has no hue to give
+FARTHEST = 1e6  # m that a move may go along an axis
 MOVED_AMOUNT = 0.5  # of a soft edge, from which on a Gaussian goes along: it can't move by half
 
 Paint = Literal["flat", "hue", "brightness"]
@@ -121,8 +122,13 @@ class Move:
         numbers: Sequence[float] = (*self.translation, *self.rotation_wxyz, self.scale)
         if not all(math.isfinite(value) for value in numbers):
             raise EditError(f"a move by {numbers} holds a value that is no number")
-        if sum(value * value for value in self.rotation_wxyz) < 1e-12:
+        if max(map(abs, self.translation)) > FARTHEST:
+            raise EditError(f"a move by {self.translation} m is out of range; give up to {FARTHEST:g} m an axis")
+        length = math.hypot(*self.rotation_wxyz)
+        if length < 1e-6:
             raise EditError("the rotation is the zero quaternion; no rotation is (1, 0, 0, 0)")
+        if length > 1e6:
+            raise EditError(f"the rotation {self.rotation_wxyz} is no quaternion; no rotation is (1, 0, 0, 0)")
         if not 1e-3 <= self.scale <= 1e3:
             raise EditError(f"scale {self.scale:g} is out of range; give 0.001 to 1000")
 

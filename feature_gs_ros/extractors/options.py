@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from feature_gs_ros.errors import ExtractorError
 
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
@@ -43,12 +45,9 @@ def _checked(name: str, key: str, value: object, hint: Any) -> object:
 
 
 def _as_number(value: object, whole: bool) -> object:
-    """A number that stands in text, and a whole one where that is asked for; what is none stays."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return value
+    """A number that YAML took for text, and a whole one where that is asked for; what is none stays."""
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        value = float(value)
     return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from feature_gs_ros import rasterizer
 from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.cameras import rectified_labels
-from feature_gs_ros.errors import EvaluationError, IdentityError
+from feature_gs_ros.cameras import Frame, rectified_labels
+from feature_gs_ros.errors import EvaluationError, IdentityError, StoppedError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.encoding import IGNORE, Annotation, unnamed_values
 from feature_gs_ros.identity.masks import Masks
@@ -42,9 +45,10 @@ def read_annotations(
 
     Args:
         names: of the pixel values; any value will do where it isn't given.
-        progress: as for `ingest`; cancelling keeps what was read.
+        progress: called with the views read, all, and a name; True stops.
 
     Raises:
+        StoppedError: ``progress`` stopped it.
         IdentityError: no frame has a mask that can be used.
         CameraError: the views see almost nothing of the map.
     """
@@ -60,23 +64,34 @@ def read_annotations(
     sight = Sight(stream.source)
     for done, frame in enumerate(stream.frames(chosen), start=1):
         try:
-            labels = rectified_labels(masks.load(frame.name, frame.camera), frame.camera, outside=IGNORE)
+            labels = _labels(masks, frame, names)
         except EvaluationError as error:
             skipped[str(error)] += 1
-            continue
-        unknown = unnamed_values(labels, names) if names is not None else []
-        if unknown:
-            skipped[f"mask '{frame.name}' holds the value {unknown[0]}, which has no name; add it to the labels"] += 1
-            continue
-        pose = splat_from_map.camera_from_splat(frame.camera_from_world)
-        view = rasterizer.view(gaussians, replace(frame.camera, distortion=None), pose, backend)
-        sight.check(view)
-        found.append(Annotation(frame.name, view, labels))
+        else:
+            pose = splat_from_map.camera_from_splat(frame.camera_from_world)
+            view = rasterizer.view(gaussians, replace(frame.camera, distortion=None), pose, backend)
+            sight.check(view)
+            found.append(Annotation(frame.name, view, labels))
         if progress is not None and progress(done, len(chosen), frame.name):
-            break
+            raise StoppedError(f"stopped after the masks of {done} of {len(chosen)} views")
     sight.finish()
     if not found:
         raise IdentityError(f"no mask can be used: {counted(skipped)}")
     for name in sorted(known - set(chosen)):
         skipped[f"mask '{name}' has no frame"] += 1
     return Annotated(tuple(found), skipped)
+
+
+def _labels(masks: Masks, frame: Frame, names: Mapping[int, str] | None) -> NDArray[np.integer]:
+    """Labels [H, W] of a frame's rectified image.
+
+    Raises:
+        EvaluationError: the mask can't be used.
+    """
+    labels = rectified_labels(masks.load(frame.name, frame.camera), frame.camera, outside=IGNORE)
+    unknown = unnamed_values(labels, names) if names is not None else []
+    if unknown:
+        raise EvaluationError(
+            f"mask '{frame.name}' holds the value {unknown[0]}, which has no name; add it to the labels"
+        )
+    return labels

@@ -98,7 +98,7 @@ class Identities:
         Raises:
             PromptError: outside the image.
         """
-        return self._object_of(weights_of_pixel(view, u, v))
+        return self.at_weights(weights_of_pixel(view, u, v))
 
     def at_point(self, point: ArrayLike, reach: float = REACH) -> IdentifiedObject | None:
         """The object at a point [3] of the map frame; None for background or where nothing lies within ``reach`` m.
@@ -108,7 +108,18 @@ class Identities:
         """
         alignment = self.field.provenance.splat_from_map
         place = alignment.apply(np.asarray(point, dtype=np.float64))
-        return self._object_of(weights_near(self.gaussians, place, reach * alignment.scale))
+        return self.at_weights(weights_near(self.gaussians, place, reach * alignment.scale))
+
+    def at_weights(self, weights: Tensor) -> IdentifiedObject | None:
+        """The object that Gaussians of these weights [N] are, by the weighted sum of their codes; None: background."""
+        rows = weights.nonzero()[:, 0]
+        if len(rows) == 0:
+            return None
+        code = (weights[rows] / weights[rows].sum()) @ self.field.features[rows].to(torch.float32)
+        decoded = self.field.codec.decode(code) if self.field.codec else code
+        shares = self.teacher.shares(decoded.unsqueeze(0))[0]
+        value = self.teacher.values[int(shares.argmax())] if float(shares.sum()) > 0 else BACKGROUND
+        return None if value == BACKGROUND else self.describe(value)
 
     def mask(self, value: int) -> Tensor:
         """[N] bool, the Gaussians of an object.
@@ -172,17 +183,6 @@ class Identities:
         if path is not None:
             save_ply(part, path, {"confidence": self.confidence[mask], "label": self.labels[mask].float()})
         return part
-
-    def _object_of(self, weights: Tensor) -> IdentifiedObject | None:
-        """What Gaussians with these weights [N] are, by the weighted sum of their codes."""
-        rows = weights.nonzero()[:, 0]
-        if len(rows) == 0:
-            return None
-        code = (weights[rows] / weights[rows].sum()) @ self.field.features[rows].to(torch.float32)
-        decoded = self.field.codec.decode(code) if self.field.codec else code
-        shares = self.teacher.shares(decoded.unsqueeze(0))[0]
-        value = self.teacher.values[int(shares.argmax())] if float(shares.sum()) > 0 else BACKGROUND
-        return None if value == BACKGROUND else self.describe(value)
 
     @cached_property
     def _shown(self) -> dict[str, set[int]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from feature_gs_ros.errors import IdentityError
 from feature_gs_ros.identity.encoding import BACKGROUND, IGNORE, Annotation
+from feature_gs_ros.identity.masks import mask_numbers
 
 MERGE_THRESHOLD = 0.1  # overlap from which on two masks are one object: a false join is worse than a lost sliver
 CLEAR = 0.75  # share of its weight in a view that a Gaussian must have in one mask to speak for it
@@ -75,9 +76,7 @@ def associate(annotations: Sequence[Annotation], threshold: float = MERGE_THRESH
         for value, count in zip(*np.unique(annotation.labels, return_counts=True), strict=True)
     }
     clusters.sort(key=lambda members: -sum(areas[node] for node in members))
-    # 255 is taken by pixels that don't count.
-    numbers = [number + (number >= IGNORE) for number in range(1, len(clusters) + 1)]
-    objects = {number: tuple(sorted(members)) for number, members in zip(numbers, clusters, strict=True)}
+    objects = {number: tuple(sorted(members)) for number, members in zip(mask_numbers(), clusters, strict=False)}
     return Association(
         _relabelled(annotations, objects),
         objects,

@@ -101,7 +101,8 @@ def make_codes(
         raise IdentityError(f"codes '{kind}' are unknown; choose {' or '.join(get_args(CodeKind))}")
     if kind == "orthogonal":
         return orthogonal_codes(classes, dimension, seed=seed)
-    return contrastive_codes(classes, dimension or CONTRASTIVE_DIMENSION, seed=seed, cache=cache)
+    dimension = CONTRASTIVE_DIMENSION if dimension is None else dimension
+    return contrastive_codes(classes, dimension, seed=seed, cache=cache)
 
 
 def orthogonal_codes(classes: int, dimension: int | None = None, *, seed: int = 0) -> CodeBook:

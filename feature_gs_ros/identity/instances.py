@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse
 import torch
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from sklearn.cluster import HDBSCAN
 from torch import Tensor
@@ -18,8 +21,11 @@ from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.codes import make_codes
 from feature_gs_ros.identity.encoding import numbered_names
+from feature_gs_ros.identity.masks import mask_numbers
 from feature_gs_ros.neighbours import GaussianGraph
 from feature_gs_ros.rasterizer import View
+
+Winners = NDArray[np.int64]
 
 SAMPLES = 8000
 CHUNK = 16384
@@ -31,6 +37,8 @@ SPACINGS = 8.0  # distances to the eighth neighbour that count like the features
 SPREAD = 0.02  # rate of the walk over like neighbours that features take first: coarse grids end beyond outlines
 COMPONENTS = 8
 MOST_ORTHOGONAL = 64
+CHANNELS = 64  # clusters that are rendered at once
+FARTHEST = 1e6  # most that places may count beside features
 
 
 def find_instances(
@@ -45,7 +53,7 @@ def find_instances(
     seed: int = 0,
     graph: GaussianGraph | None = None,
 ) -> Tensor:
-    """Instance id [N] int32 of every Gaussian from 1, 0 where none fits.
+    """Instance id [N] int32 of every Gaussian, one of `mask_numbers`; 0 everywhere where there is no cluster.
 
     HDBSCAN clusters a sample, drawn by opacity from what was seen, on places and the features' principal components,
     spread over like-coloured neighbours. What it calls noise joins the nearest cluster. Then the operator spreads the
@@ -61,12 +69,13 @@ def find_instances(
         graph: of this map, if there is one already.
 
     Raises:
-        IdentityError: nothing was seen, or too little to cluster.
+        IdentityError: a number out of range, nothing was seen, or too little to cluster.
         FieldError: the field belongs to another map.
     """
+    _check(samples, smallest, largest, place)
     field.check_map(gaussians)
     rows = (field.seen & (gaussians.opacities > 0)).nonzero()[:, 0]
-    if len(rows) < 2 * smallest:
+    if len(rows) < max(2 * smallest, DENSITY):
         raise IdentityError(
             f"{len(rows)} Gaussians were seen, too few for clusters of {smallest}; back-project more views"
         )
@@ -86,16 +95,13 @@ def find_instances(
     _, nearest = cKDTree(coordinates[found >= 0]).query(coordinates)
     ids = torch.from_numpy(found[found >= 0][nearest].astype(np.int64))
     labels = _of_nearest(gaussians, rows, ids)
-    votes = torch.zeros(len(gaussians), clusters)
-    carriers = torch.zeros(len(gaussians), clusters)
-    carriers[rows, ids] = 1.0
-    for view in views:
-        image = view.render(carriers)
-        weight, winner = image.max(dim=2)
-        winner[weight == 0] = -1
-        votes += torch.from_numpy(view.backproject_labels(winner.numpy(), clusters).toarray())
-    told = votes.amax(dim=1) > 0
-    return torch.where(told, votes.argmax(dim=1), labels).add(1).to(torch.int32)
+    votes = scipy.sparse.csr_matrix((len(gaussians), clusters), dtype=np.float32)
+    for view, winners in zip(views, _winners(views, len(gaussians), rows, ids, clusters), strict=True):
+        votes = votes + view.backproject_labels(winners, clusters)
+    told = torch.from_numpy(votes.max(axis=1).toarray()[:, 0] > 0)
+    most = torch.from_numpy(np.asarray(votes.argmax(axis=1)).ravel())
+    numbers = torch.tensor(list(itertools.islice(mask_numbers(), clusters)))
+    return numbers[torch.where(told, most, labels)].to(torch.int32)
 
 
 def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
@@ -112,6 +118,41 @@ def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
     teacher = IdentityExtractor({str(value): names[value] for value in sorted(names)}, book.kind, book.dimension)
     codes = book.codes[torch.searchsorted(values, ids.to(torch.int64))]
     return replace(field, features=codes, teacher=teacher.identity, codec=book.codec())
+
+
+def _check(samples: int, smallest: int, largest: float, place: float) -> None:
+    if smallest < 2:
+        raise IdentityError(f"smallest={smallest}: a cluster has at least 2 samples")
+    if samples < max(2 * smallest, DENSITY):
+        raise IdentityError(
+            f"samples={samples} are too few for clusters of {smallest}; choose {max(2 * smallest, DENSITY)} or more"
+        )
+    if not 0 < largest <= 1:
+        raise IdentityError(f"largest={largest} is no share of the samples; choose more than 0, up to 1")
+    if not 0 <= place <= FARTHEST:
+        raise IdentityError(f"place={place} is out of range; choose 0 (features alone) to {FARTHEST:g}")
+
+
+def _winners(views: Sequence[View], count: int, rows: Tensor, ids: Tensor, clusters: int) -> list[Winners]:
+    """The cluster [H, W] of most weight at each pixel of each view, −1 where there is none.
+
+    Args:
+        count: Gaussians of the map.
+        rows: of the samples, [S].
+        ids: their clusters, [S].
+    """
+    sizes = [(view.camera.height, view.camera.width) for view in views]
+    weights = [torch.zeros(size) for size in sizes]
+    winners = [torch.full(size, -1) for size in sizes]
+    for first in range(0, clusters, CHANNELS):  # never a row of all clusters for each Gaussian
+        some = (ids >= first) & (ids < first + CHANNELS)
+        carriers = torch.zeros(count, min(CHANNELS, clusters - first))
+        carriers[rows[some], ids[some] - first] = 1.0
+        for view, weight, winner in zip(views, weights, winners, strict=True):
+            most, index = view.render(carriers).max(dim=2)
+            better = most > weight
+            weight[better], winner[better] = most[better], index[better] + first
+    return [winner.numpy() for winner in winners]
 
 
 def _coordinates(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.cameras import Camera
 from feature_gs_ros.errors import EvaluationError
+from feature_gs_ros.identity.encoding import IGNORE
 from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.structured import read_structured
@@ -54,6 +56,10 @@ class CocoMasks:
         for annotation in content["annotations"]:
             if not isinstance(annotation, Mapping) or annotation.get("image_id") not in by_id:
                 raise EvaluationError(f"an annotation of '{path}' belongs to no image")
+            if not instances and annotation.get("category_id") == IGNORE:
+                raise EvaluationError(
+                    f"'{path}' uses the category {IGNORE}, which stands for pixels that don't count; renumber it"
+                )
             self._annotations[by_id[annotation["image_id"]]].append(annotation)
         categories = content.get("categories", [])
         self.labels = {
@@ -80,13 +86,17 @@ class CocoMasks:
         size = _size([image.get("height"), image.get("width")], f"image '{name}' of '{self.path}'")
         _check_size(size, camera, f"image '{name}' of '{self.path}'")
         masks, values = [], []
-        for number, annotation in enumerate(self._annotations[name], start=1):
+        for number, annotation in zip(mask_numbers(), self._annotations[name], strict=False):
             masks.append(_decoded(annotation.get("segmentation"), size, f"image '{name}' of '{self.path}'"))
-            category = annotation.get("category_id")
-            if not self._instances and not (isinstance(category, int) and 0 <= category < 65536):
-                raise EvaluationError(f"an annotation of '{name}' in '{self.path}' has the category {category!r}")
-            values.append(number if self._instances or not isinstance(category, int) else category)
+            values.append(number if self._instances else self._category(annotation, name))
         return stacked(masks, values, size)
+
+    def _category(self, annotation: Mapping[str, object], name: str) -> int:
+        """An annotation's label, of 16 bits."""
+        category = annotation.get("category_id")
+        if isinstance(category, int) and 0 <= category < 65536:
+            return category
+        raise EvaluationError(f"an annotation of '{name}' in '{self.path}' has the category {category!r}")
 
 
 class SamMasks:
@@ -103,7 +113,7 @@ class SamMasks:
         return list(self._names)
 
     def load(self, name: str, camera: Camera | None = None) -> NDArray[np.uint16]:
-        """Labels [H, W], 1 for the first mask of the file and so on; where they overlap the smaller one is on top.
+        """Labels [H, W], masks numbered in the file's order; where they overlap the smaller one is on top.
 
         Raises:
             EvaluationError: no such file, another size than the camera's, or a damaged mask.
@@ -121,7 +131,7 @@ class SamMasks:
             _check_size(size, camera, f"'{path}'")
             masks.append(_decoded(rle, size, f"'{path}'"))
         assert size is not None
-        return stacked(masks, range(1, len(masks) + 1), size)
+        return stacked(masks, itertools.islice(mask_numbers(), len(masks)), size)
 
 
 def open_masks(path: str | Path, instances: bool = False) -> Masks:
@@ -137,6 +147,11 @@ def open_masks(path: str | Path, instances: bool = False) -> Masks:
         coco = path / "annotations.json"
         return CocoMasks(coco, instances) if coco.is_file() else SamMasks(path)
     return MaskFolder(path)
+
+
+def mask_numbers() -> Iterator[int]:
+    """1, 2, … without 255, which stands for pixels that don't count."""
+    return (number + (number >= IGNORE) for number in itertools.count(1))
 
 
 def stacked(masks: Sequence[NDArray[np.bool_]], values: Iterable[int], size: tuple[int, int]) -> NDArray[np.uint16]:

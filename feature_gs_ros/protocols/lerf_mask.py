@@ -5,7 +5,7 @@ IoU and boundary IoU are means over a prompt's images, then over the prompts. 3D
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ def evaluate_lerf_mask(
     truth, skipped = read_prompt_folders(folder / "test_mask")
     frames = frames_of_folders(stream, sorted(truth), skipped)
     scores, views = score_prompt_masks(segmenter, stream, truth, frames, skipped, backend=backend)
-    return summarised("LERF-Mask", folder.name, scores, views, skipped)
+    return summarised("LERF-Mask", folder.name, scores, views, skipped, prompts_of(truth))
 
 
 def read_prompt_folders(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[str, str]]:
@@ -87,6 +87,17 @@ def lerf_mask_tests(stream: Stream) -> list[str]:
     """The stream's test views, in order."""
     names = sorted(stream.names())
     return [name for name in names if name.startswith("test")] or names[::8]
+
+
+def lerf_mask_views(folder: str | Path, stream: Stream) -> list[str]:
+    """Frames that a field to be scored may not have seen: the test views, and whatever else has masks."""
+    found, _ = read_prompt_folders(Path(folder) / "test_mask")
+    return sorted({*lerf_mask_tests(stream), *frames_of_folders(stream, sorted(found), {}).values()})
+
+
+def prompts_of(truth: Mapping[str, Iterable[str]]) -> set[str]:
+    """All prompts that any view has a mask of."""
+    return {prompt for masks in truth.values() for prompt in masks}
 
 
 def score_prompt_masks(

@@ -18,7 +18,7 @@ from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.io.structured import read_structured
-from feature_gs_ros.protocols.lerf_mask import score_prompt_masks
+from feature_gs_ros.protocols.lerf_mask import prompts_of, score_prompt_masks
 from feature_gs_ros.protocols.prediction import Mask, scene_stream
 from feature_gs_ros.protocols.scoring import ProtocolResult, summarised
 from feature_gs_ros.segmentation import Segmenter
@@ -43,8 +43,7 @@ def evaluate_lerf_ovs(
     """
     folder = Path(folder)
     stream = stream or scene_stream(folder)
-    source = Path(labels) if labels is not None else folder.parent / "label" / folder.name
-    source = source if source.is_dir() else folder
+    source = _labels_of(folder, labels)
     truth: dict[str, dict[str, Mask]] = {}
     skipped: dict[str, str] = {}
     for path in sorted(source.glob("*.json")):
@@ -61,7 +60,19 @@ def evaluate_lerf_ovs(
         else:
             skipped[name] = f"no frame of '{stream.source}' has this name"
     scores, views = score_prompt_masks(segmenter, stream, truth, frames, skipped, backend=backend)
-    return summarised("LERF-OVS", folder.name, scores, views, skipped)
+    return summarised("LERF-OVS", folder.name, scores, views, skipped, prompts_of(truth))
+
+
+def lerf_ovs_views(folder: str | Path, stream: Stream, labels: str | Path | None = None) -> list[str]:
+    """Frames that are scored, so that a field may be made without them."""
+    labelled = {path.stem for path in _labels_of(Path(folder), labels).glob("*.json")}
+    return sorted(labelled & set(stream.names()))
+
+
+def _labels_of(folder: Path, labels: str | Path | None) -> Path:
+    """The folder of a scene's JSON files."""
+    source = Path(labels) if labels is not None else folder.parent / "label" / folder.name
+    return source if source.is_dir() else folder
 
 
 def read_polygons(path: Path) -> dict[str, Mask]:

@@ -17,6 +17,7 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Frame, rectified, rectified_labels
 from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.evaluation import IGNORE, Confusion
+from feature_gs_ros.ingestion import extract
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.protocols.prediction import known_prompts, predict, scene_stream
@@ -67,8 +68,8 @@ def evaluate_replica(
         student = merged[predict(segmenter, frame, asked, backend).similarities.argmax(dim=2).numpy()]
         try:
             if truth is None:
-                teacher = merged[teacher_labels(segmenter, frame, asked)]
-                counted = np.ones(teacher.shape, np.bool_)
+                labels, counted = teacher_labels(segmenter, frame, asked)
+                teacher = merged[labels]
             else:
                 teacher, counted = _true_labels(truth, frame, classes, index, merged)
         except EvaluationError as error:
@@ -79,7 +80,7 @@ def evaluate_replica(
     if not ious:
         raise EvaluationError(f"no test view of '{folder}' could be evaluated: {skipped}")
     metrics = {"mIoU": float(np.mean(ious)), "accuracy": float(np.mean(accuracies))}
-    return ProtocolResult("Replica", folder.name, metrics, {}, len(ious), skipped)
+    return ProtocolResult("Replica", folder.name, metrics, {}, len(ious), len(classes), len(asked), skipped)
 
 
 def replica_tests(stream: Stream) -> list[str]:
@@ -101,15 +102,18 @@ def frequent_iou(teacher: Labels, student: Labels, labels: int = LABELS_COUNTED)
     return float(np.nanmean(confusion.iou()[order[frequency[order] > 0]]))
 
 
-def teacher_labels(segmenter: Segmenter, frame: Frame, prompts: Sequence[str]) -> Labels:
-    """The teacher's own answer on a frame's image, [H, W]: features brought to the pixels, then the best prompt."""
+def teacher_labels(segmenter: Segmenter, frame: Frame, prompts: Sequence[str]) -> tuple[Labels, NDArray[np.bool_]]:
+    """The teacher's own answer on a frame's image, [H, W]: features brought to the pixels, then the best prompt.
+
+    And the pixels that count: those that the lens shows.
+    """
     extractor = segmenter.extractor
-    image, _, _ = rectified(frame.image, frame.camera)
-    features = upsampled(extractor.extract(image, frame.name), image.shape[0], image.shape[1])
+    image, _, valid = rectified(frame.image, frame.camera)
+    features = upsampled(extract(extractor, image, frame), image.shape[0], image.shape[1])
     embeddings = extractor.embed(prompts)
     rows = [extractor.scores(row, embeddings, extractor.prepare(row)).argmax(dim=1) for row in features]
     labels: Labels = torch.stack(rows).numpy()
-    return labels
+    return labels, valid
 
 
 def upsampled(grid: FeatureGrid, height: int, width: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,7 +53,14 @@ class ProtocolResult:
     metrics: dict[str, float]  # by name, in 0..1
     prompts: dict[str, dict[str, float]]  # metrics by prompt
     views: int
+    asked: int  # prompts that the scene has in this protocol
+    scored: int  # of these; with fewer the figures are not what others publish of the scene
     skipped: dict[str, str] = field(default_factory=dict)  # what was left out: why
+
+    @property
+    def complete(self) -> bool:
+        """Every prompt was scored, as in published figures."""
+        return self.scored == self.asked
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -62,6 +69,9 @@ class ProtocolResult:
             "metrics": _rounded(self.metrics),
             "prompts": {prompt: _rounded(metrics) for prompt, metrics in self.prompts.items()},
             "views": self.views,
+            "prompts_asked": self.asked,
+            "prompts_scored": self.scored,
+            "comparable": self.complete,
             "skipped": self.skipped,
         }
 
@@ -76,6 +86,8 @@ class ProtocolResult:
             f"{label:<{width}}" + "".join(f"{100 * metrics.get(name, np.nan):>10.1f}" for name in names)
             for label, metrics in rows
         ]
+        if not self.complete:
+            lines[-1] += f"  {self.scored} of {self.asked} prompts were scored: not comparable with published figures"
         for row in published:
             figures = [row.figures.get(f"{self.scene} {name}", row.figures.get(name, np.nan)) for name in names]
             if np.isfinite(figures).any():
@@ -86,9 +98,12 @@ class ProtocolResult:
 
 
 def summarised(
-    protocol: str, scene: str, scores: PromptScores, views: int, skipped: Mapping[str, str]
+    protocol: str, scene: str, scores: PromptScores, views: int, skipped: Mapping[str, str], asked: Collection[str]
 ) -> ProtocolResult:
     """Means over the prompts.
+
+    Args:
+        asked: every prompt of the scene, scored or not.
 
     Raises:
         EvaluationError: nothing was scored.
@@ -103,6 +118,8 @@ def summarised(
         {"mIoU": _mean(list(iou.values())), "mBIoU": _mean(list(boundary.values()))},
         {prompt: {"mIoU": iou[prompt], "mBIoU": boundary[prompt]} for prompt in sorted(iou)},
         views,
+        len(set(asked)),
+        len(iou),
         dict(skipped),
     )
 

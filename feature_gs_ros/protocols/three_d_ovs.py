@@ -37,7 +37,7 @@ def evaluate_three_d_ovs(
     found, skipped = read_prompt_folders(folder / "segmentations")
     truth, frames = {}, {}
     for name, masks in found.items():
-        frame = name if name in stream.names() else frame_by_index(stream, int(name)) if name.isdigit() else None
+        frame = _frame_of(stream, name)
         if frame is None:
             skipped[name] = f"no frame of '{stream.source}' has this number"
             continue
@@ -47,7 +47,20 @@ def evaluate_three_d_ovs(
         if missing:
             skipped[f"view {name}"] = f"has no mask of {', '.join(missing)}"
     scores, views = score_prompt_masks(segmenter, stream, truth, frames, skipped, competing=classes, backend=backend)
-    return summarised("3D-OVS", folder.name, scores, views, skipped)
+    return summarised("3D-OVS", folder.name, scores, views, skipped, classes)
+
+
+def three_d_ovs_views(folder: str | Path, stream: Stream) -> list[str]:
+    """Frames that are scored, so that a field may be made without them."""
+    found, _ = read_prompt_folders(Path(folder) / "segmentations")
+    return sorted({frame for name in found if (frame := _frame_of(stream, name)) is not None})
+
+
+def _frame_of(stream: Stream, folder: str) -> str | None:
+    """The frame that a folder's name or number means."""
+    if folder in stream.names():
+        return folder
+    return frame_by_index(stream, int(folder)) if folder.isdigit() else None
 
 
 def read_classes(path: Path) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from vision_msgs.msg import Detection3DArray
 
 from feature_gs_ros.affordance import Library, Region, Settings, find_regions, make_source, transfer
@@ -28,6 +27,7 @@ from feature_gs_ros.ros.marked_pictures import MARK, marked_picture
 from feature_gs_ros.ros.outcome import Outcome
 from feature_gs_ros.ros.publishers import Publishers
 from feature_gs_ros.ros.queries import check_texts
+from feature_gs_ros.ros.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.ros.session import Session
 from feature_gs_ros.segmentation import State, decide
 from feature_gs_ros.srv import AddAffordance, TransferAffordance
@@ -41,15 +41,14 @@ class Affordances:
 
     def __init__(self, node: Any, publishers: Publishers, session: Callable[[], Session]) -> None:
         self._node, self._publishers, self._session = node, publishers, session
-        group = MutuallyExclusiveCallbackGroup()
-        self._services = [
-            node.create_service(AddAffordance, "~/add_affordance", self._add, callback_group=group),
-            node.create_service(TransferAffordance, "~/transfer_affordance", self._transfer, callback_group=group),
-        ]
+        callbacks: Callbacks = {
+            "add_affordance": (AddAffordance, self._add),
+            "transfer_affordance": (TransferAffordance, self._transfer),
+        }
+        self._services = ServiceGroup(node, callbacks)
 
     def close(self) -> None:
-        for service in self._services:
-            self._node.destroy_service(service)
+        self._services.close()
 
     def _add(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):
@@ -84,22 +83,24 @@ class Affordances:
             settings, library = _settings(request), _library(session)
             with times.step("snapshot"):
                 snapshot = session.field.snapshot()
-            thing = None
+            shown, thing = snapshot.shown, None
             if request.object_text:
                 with times.step("similarity"):
-                    thing = snapshot.segmenter.ask(check_texts([request.object_text]))[0]
+                    thing = snapshot.segmenter.ask(check_texts([request.object_text]), among=shown.present)[0]
             with times.step("transfer"):
-                among = None if thing is None else thing.mask
+                among = shown.present if thing is None else thing.mask
                 found = _transferred(snapshot, library, settings, among, request)
-            outcome = Outcome(self._node, self._publishers, session, times)
+            outcome = Outcome(self._node, self._publishers, session, shown, times)
             with times.step("regions"):
-                gaussians, field = snapshot.segmenter.gaussians, snapshot.segmenter.field
-                regions = sorted(find_regions(gaussians, field, found, outcome.reach), key=lambda r: -r.opacity)
+                field = shown.field(snapshot.segmenter.field)
+                regions = find_regions(shown.gaussians, field, found, outcome.reach)
+                regions.sort(key=lambda region: -region.opacity)
             response.regions = [region_message(number, region) for number, region in enumerate(regions, start=1)]
             response.cloud = _publish(outcome, snapshot, found, regions)
             answer = response.answer
             state = State.FOUND if regions else decide(0.0, found.coverage)
-            answer.state, answer.message, answer.coverage = STATES[state], found.message(gaussians), found.coverage
+            answer.state, answer.coverage = STATES[state], found.coverage
+            answer.message = found.message(shown.gaussians)
             if thing is not None and thing.state is not State.FOUND:
                 answer.state, answer.message, answer.coverage = STATES[thing.state], thing.message, thing.coverage
             answer.views, answer.timing = snapshot.views, times.messages

@@ -116,6 +116,7 @@ class CameraInput:
         self._limit = int(value(node, "queue_size"))
         self._last_stamp = 0
         self._info: Any = None
+        self._size: tuple[int, int] | None = None  # of the last image: (width, height)
         self._cameras: dict[tuple[int, int], Camera] = {}  # of this info, by the image's size
         self._masks: OrderedDict[int, Any] = OrderedDict()  # messages by stamp
         path = settings.mask_image
@@ -148,10 +149,19 @@ class CameraInput:
         else:
             image_kind(message)
             size = image_dimensions(message, self.settings.image)
-        return self.camera_of_size(size)
+        self._size = size
+        return self._camera_of_size(size)
 
-    def camera_of_size(self, size: tuple[int, int] | None = None) -> Camera | None:
-        """The camera of images of a (width, height), by default of the camera_info's own."""
+    def camera(self) -> Camera | None:
+        """The camera as its last image was, which may be smaller than camera_info says; None while there is no info.
+
+        Raises:
+            CameraError: the camera_info can't be used, or is of another size.
+        """
+        return self._camera_of_size(self._size)
+
+    def _camera_of_size(self, size: tuple[int, int] | None) -> Camera | None:
+        """The camera of images of a (width, height); None: of the camera_info's own."""
         info, cameras = self._info, self._cameras
         if info is None:
             return None
@@ -203,8 +213,9 @@ class CameraInput:
         if settings.kind == "compressed" and not topic.endswith("/compressed"):
             topic += "/compressed"
         kind = MESSAGES[settings.kind]
+        of_frames = image_qos("reliable", self._limit) if settings.kind == "grid" else quality
         found = [
-            subscribe_counting(node, kind, topic, self._on_frame, quality, group, self._on_lost),
+            subscribe_counting(node, kind, topic, self._on_frame, of_frames, group, self._on_lost),
             node.create_subscription(CameraInfo, settings.camera_info, self._on_info, quality, callback_group=group),
         ]
         if settings.mask_topic:
@@ -236,7 +247,7 @@ class CameraInput:
             self._info, self._cameras = message, {}
             self._changed.notify()
         try:
-            self.camera_of_size()
+            self._camera_of_size(None)
         except CameraError as error:
             self._statistics.refuse()
             self._node.get_logger().warning(f"'{self.settings.camera_info}': {error}", throttle_duration_sec=10.0)

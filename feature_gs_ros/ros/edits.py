@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-
 from feature_gs_ros.editing import Delete, Edit, Extract, Move, Operation, Recolor, select_text
 from feature_gs_ros.errors import EditError
 from feature_gs_ros.msg import Answer
@@ -14,6 +12,7 @@ from feature_gs_ros.ros.answers import StepTimes
 from feature_gs_ros.ros.guard import answering
 from feature_gs_ros.ros.publishers import Publishers
 from feature_gs_ros.ros.queries import check_texts, threshold_of
+from feature_gs_ros.ros.service_group import ServiceGroup
 from feature_gs_ros.ros.session import Session
 from feature_gs_ros.srv import Edit as EditService
 
@@ -25,12 +24,10 @@ class Edits:
 
     def __init__(self, node: Any, publishers: Publishers, session: Callable[[], Session]) -> None:
         self._node, self._publishers, self._session = node, publishers, session
-        self._service = node.create_service(
-            EditService, "~/edit", self._edit, callback_group=MutuallyExclusiveCallbackGroup()
-        )
+        self._services = ServiceGroup(node, {"edit": (EditService, self._edit)})
 
     def close(self) -> None:
-        self._node.destroy_service(self._service)
+        self._services.close()
 
     def _edit(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):
@@ -43,7 +40,7 @@ class Edits:
             else:
                 done, verb = self._push(session, request, times), "did"
             with times.step("apply"):
-                field.shown = field.edits.edited()
+                field.show_edits()
             with times.step("publish"):
                 self._publishers.forget_answer()  # its Gaussians may be gone, or elsewhere
                 self._publishers.send_map(field, session.settings.map_frame)
@@ -59,9 +56,10 @@ class Edits:
         texts = check_texts([request.text, *request.negatives])
         threshold = threshold_of(request.threshold)
         with times.step("snapshot"):
-            segmenter = field.snapshot().segmenter
+            snapshot = field.snapshot()
         with times.step("similarity"):
-            selection = select_text(segmenter, texts[0], texts[1:], threshold, request.soft_edge, field.present)
+            present = snapshot.shown.present
+            selection = select_text(snapshot.segmenter, texts[0], texts[1:], threshold, request.soft_edge, present)
         edit = Edit(operation, texts[0], selection)
         with times.step("edit"):
             field.edits.push(edit)

@@ -23,7 +23,7 @@ from feature_gs_ros.ros.answers import header_message
 from feature_gs_ros.ros.camera_input import Arrival, CameraInput, CameraSettings
 from feature_gs_ros.ros.lifecycle import transition
 from feature_gs_ros.ros.parameters import FEATURE_EXTRACTOR, chosen, declare, value
-from feature_gs_ros.ros.qos import STATUS, image_qos
+from feature_gs_ros.ros.qos import GRIDS, STATUS
 from feature_gs_ros.ros.run import run
 from feature_gs_ros.ros.settings import teacher_options
 from feature_gs_ros.ros.statistics import Statistics
@@ -74,12 +74,12 @@ class FeatureExtractor(LifecycleNode):
 
     def _configure(self) -> None:
         kind = chosen(self, "input", ("raw", "compressed"))
-        reliability = chosen(self, "image_reliability", ("best_effort", "reliable"))
+        chosen(self, "image_reliability", ("best_effort", "reliable"))
         teacher_options(self)
         self._settings = CameraSettings(
             "camera", value(self, "image"), value(self, "camera_info"), kind, value(self, "rectified"), "", ""
         )
-        self._grids = self.create_publisher(FeatureGrid, "~/features", image_qos(reliability, 10))
+        self._grids = self.create_publisher(FeatureGrid, "~/features", GRIDS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", STATUS)
 
     def _activate(self) -> None:

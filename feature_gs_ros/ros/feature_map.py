@@ -12,7 +12,7 @@ from feature_gs_ros.ros.affordances import Affordances
 from feature_gs_ros.ros.bag_action import BagAction
 from feature_gs_ros.ros.edits import Edits
 from feature_gs_ros.ros.field_services import FieldServices
-from feature_gs_ros.ros.guard import UnavailableError
+from feature_gs_ros.ros.guard import UnavailableError, explain
 from feature_gs_ros.ros.lifecycle import transition
 from feature_gs_ros.ros.parameters import FEATURE_MAP, camera_parameters, declare, value
 from feature_gs_ros.ros.publishers import Publishers
@@ -64,8 +64,12 @@ class FeatureMap(LifecycleNode):
         return transition(self, self.close, super().on_shutdown, state)
 
     def close(self) -> None:
-        """Undo whatever was done; saves if asked to."""
-        self._deactivate()
+        """Undo whatever was done; saves if asked to. What can't be saved is lost, and told."""
+        try:
+            self._deactivate()
+        except Exception as error:  # nothing is left to be tried again: the rest must be undone all the same
+            self.get_logger().error(f"what was learned is lost: {explain(error, self.get_logger())}")
+            self._leave()
         self._clean_up()
 
     def _configure(self) -> None:
@@ -105,7 +109,11 @@ class FeatureMap(LifecycleNode):
                 service.interrupt()
         session.worker.stop()
         if value(self, "save_on_deactivate"):
-            self.get_logger().info(f"saved {session.field.views} views to '{session.save()}'")
+            try:
+                self.get_logger().info(f"saved {session.field.views} views to '{session.save()}'")
+            except Exception:
+                session.worker.start()  # the node stays active, and may be deactivated again
+                raise
         elif session.field.views:
             self.get_logger().warning(f"{session.field.views} views are forgotten; see save_on_deactivate and ~/save")
         self._leave()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from std_srvs.srv import Trigger
 
 from feature_gs_ros.ros.guard import reporting
 from feature_gs_ros.ros.publishers import Publishers
+from feature_gs_ros.ros.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.ros.session import Session
 from feature_gs_ros.srv import Load, Save
 
@@ -19,21 +19,16 @@ class FieldServices:
 
     def __init__(self, node: Any, publishers: Publishers, session: Callable[[], Session]) -> None:
         self._node, self._publishers, self._session = node, publishers, session
-        group = MutuallyExclusiveCallbackGroup()
-        callbacks = {
+        callbacks: Callbacks = {
             "save": (Save, self._save),
             "load": (Load, self._load),
             "reset": (Trigger, self._reset),
             "republish": (Trigger, self._republish),
         }
-        self._services = [
-            node.create_service(kind, f"~/{name}", callback, callback_group=group)
-            for name, (kind, callback) in callbacks.items()
-        ]
+        self._services = ServiceGroup(node, callbacks)
 
     def close(self) -> None:
-        for service in self._services:
-            self._node.destroy_service(service)
+        self._services.close()
 
     def _save(self, request: Any, response: Any) -> Any:
         with reporting(response, self._node.get_logger()):
@@ -44,7 +39,7 @@ class FieldServices:
     def _load(self, request: Any, response: Any) -> Any:
         with reporting(response, self._node.get_logger()):
             session = self._session()
-            path = session.settings.data(request.path or session.settings.field)
+            path = session.settings.field_path(request.path)
             session.field.load(path)
             response.success, response.message = True, f"{session.field.views} views from '{path}'"
         return response

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from feature_gs_ros.cameras import Camera, Frame, Image
-from feature_gs_ros.errors import CameraError, FeatureGsError, ImageError, NoTransformError
+from feature_gs_ros.errors import FeatureGsError, NoTransformError
 from feature_gs_ros.ingestion import PinholeView, extract, pinhole_view
 from feature_gs_ros.messages.feature_grid import grid_from_message
 from feature_gs_ros.rasterizer import FeatureGrid
@@ -70,18 +70,22 @@ class IngestionWorker:
         self._epoch = 0  # how often time jumped back; guarded by `changed`
         self._waiting_for_flush: list[int] = []  # stamps, ns
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="ingestion")
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._gates = {camera.settings.name: KeyframeGate() for camera in self.cameras}
+        """Take frames until `stop`; may be called again after it."""
+        for camera in self.cameras:
+            self._gates.setdefault(camera.settings.name, KeyframeGate())
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="ingestion")
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the frame at hand and end; what waits is dropped."""
+        """Finish the frame at hand and end; what waits goes on waiting."""
         with self.changed:
             self._stopping = True
             self.changed.notify_all()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
 
     def on_jump(self, reason: str) -> None:
@@ -105,19 +109,33 @@ class IngestionWorker:
 
     def _run(self) -> None:
         while not self._stopping:
-            ready = self._next()
-            if ready is None:
-                self._flush()
-                self._wait()
-                continue
             try:
-                self._accumulate(ready)
-            except FeatureGsError as error:
-                self._statistics.skip(str(error))
-            except Exception as error:  # a network may raise anything, and the thread must live
-                self._statistics.skip(f"{type(error).__name__} in the teacher or the map, see the log")
-                self._log.error(f"a frame is left out: {traceback.format_exc()}", throttle_duration_sec=10.0)
+                self._step()
+            except Exception:  # or the node would stay active and learn nothing
+                self._log.error(f"the ingestion failed: {traceback.format_exc()}", throttle_duration_sec=10.0)
+                time.sleep(RETRY)
         self._flush()
+
+    def _step(self) -> None:
+        """One frame, or a wait for the next."""
+        ready = self._next()
+        if ready is None:
+            self._flush()
+            self._wait()
+            return
+        try:
+            self._accumulate(ready)
+        except Exception as error:  # a network may raise anything
+            self._leave_out(error)
+
+    def _leave_out(self, error: Exception, frames: int = 1) -> None:
+        """Count frames that an error cost; one that nobody foresaw goes to the log, too."""
+        if isinstance(error, FeatureGsError):
+            self._statistics.skip(str(error), frames)
+            return
+        self._statistics.skip(f"{type(error).__name__} in the teacher or the map, see the log", frames)
+        said = "".join(traceback.format_exception(error))
+        self._log.error(f"{frames} frames are left out: {said}", throttle_duration_sec=10.0)
 
     def _wait(self) -> None:
         with self.changed:
@@ -133,9 +151,9 @@ class IngestionWorker:
                     arrival = camera.pending[0]
                     try:
                         found = self._complete(camera, arrival, limits)
-                    except (CameraError, ImageError) as error:
+                    except Exception as error:  # it would be the next one for ever
                         camera.pending.popleft()
-                        self._statistics.skip(str(error))
+                        self._leave_out(error)
                         continue
                     if isinstance(found, ReadyFrame):
                         camera.pending.popleft()
@@ -191,7 +209,13 @@ class IngestionWorker:
         if ready.epoch != self._epoch:  # time jumped back while the teacher had it
             self._statistics.skip(JUMPED)
             return
-        self._field.add(view, grid, valid, name)
+        try:
+            self._field.add(view, grid, valid, name)
+        except FeatureGsError:  # of this frame
+            raise
+        except Exception as error:  # of the batch that it completed
+            self._lose_waiting(error)
+            raise
         self._remember(ready, name, pinhole, valid)
         self._waiting_for_flush.append(stamp)
         if len(self._waiting_for_flush) >= BATCH:
@@ -225,12 +249,23 @@ class IngestionWorker:
 
     def _flush(self) -> None:
         """Nothing else is ready: accumulate what waits for a batch, so that no frame waits for the next one."""
-        if self._waiting_for_flush:
+        if not self._waiting_for_flush:
+            return
+        try:
             self._field.flush()
-            now = self._now()
-            for stamp in self._waiting_for_flush:
-                self._statistics.use((now - stamp) * 1e-9)
-            self._waiting_for_flush.clear()
+        except Exception as error:  # memory may run out
+            self._lose_waiting(error)
+            return
+        now = self._now()
+        for stamp in self._waiting_for_flush:
+            self._statistics.use((now - stamp) * 1e-9)
+        self._waiting_for_flush.clear()
+
+    def _lose_waiting(self, error: Exception) -> None:
+        """A batch failed: its frames are gone."""
+        if self._waiting_for_flush:
+            self._leave_out(error, len(self._waiting_for_flush))
+        self._waiting_for_flush.clear()
 
 
 def _waiting_since(camera: CameraInput) -> float:

@@ -21,6 +21,7 @@ from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.neighbours import GaussianGraph
 from feature_gs_ros.rasterizer import Backend, FeatureGrid, View, view
+from feature_gs_ros.ros.shown_map import ShownMap
 from feature_gs_ros.segmentation import Segmenter
 
 BATCH = 4  # views accumulated at once where they come that fast
@@ -46,11 +47,12 @@ class LiveMap:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A copy of the field that later views don't change."""
+    """A copy of the field, and of the edits, that later ones don't change."""
 
     version: int  # of the accumulators
     segmenter: Segmenter
-    identities: Identities | None  # where the field holds identity codes
+    shown: ShownMap  # with the edits of that moment
+    identities: Identities | None  # of what is shown, where the field holds identity codes
 
     @property
     def views(self) -> int:
@@ -78,7 +80,7 @@ class LiveField:
         self.map = live_map
         self.gaussians = live_map.gaussians
         self.edits = EditStack(live_map.gaussians, live_map.splat_from_map.inverse())
-        self.shown = self.edits.edited()  # the map with its edits: what clouds, boxes and pictures show
+        self.shown = ShownMap.of(self.edits.edited())  # what clouds, boxes and pictures show
         self._lock = threading.Lock()
         self._copying = threading.Lock()
         self._projector = self._empty()
@@ -87,11 +89,6 @@ class LiveField:
         self._holds_identities = live_map.extractor.identity.name == "identity"
         rule = live_map.extractor.text_rule
         self._graph = GaussianGraph(live_map.gaussians) if rule.spread > 0 else None
-
-    @property
-    def present(self) -> Tensor | None:
-        """[N] bool, the Gaussians that no edit took away; None: all of them."""
-        return None if bool(self.shown.present.all()) else self.shown.present
 
     @property
     def provenance(self) -> Provenance:
@@ -116,14 +113,20 @@ class LiveField:
             self._projector.flush()
 
     def snapshot(self) -> Snapshot:
-        """The field as it is now, to be asked; made once for all questions between two views."""
+        """The field as it is now, to be asked; made once for all questions between two views or edits."""
         with self._copying:
+            shown = self.shown
             if self._snapshot is None or self._snapshot.version != self._version:
                 self._snapshot = None  # give its memory back before the next copy
                 field, version = self._copy()
                 segmenter = Segmenter(self.gaussians, field, self.map.extractor, self._graph)
-                identities = Identities(self.gaussians, field) if self._holds_identities else None
-                self._snapshot = Snapshot(version, segmenter, identities)
+            elif self._snapshot.shown is not shown:
+                segmenter, version = self._snapshot.segmenter, self._snapshot.version
+            else:
+                return self._snapshot
+            known = shown.known_field(segmenter.field) if self._holds_identities else None
+            identities = None if known is None else Identities(shown.gaussians, known)
+            self._snapshot = Snapshot(version, segmenter, shown, identities)
             return self._snapshot
 
     def cloud_fields(self) -> Mapping[str, Tensor]:
@@ -150,7 +153,8 @@ class LiveField:
         """
         field, edits = FeatureField.load(path), self._edits_beside(path)
         self.resume(field)
-        self.edits, self.shown = edits, edits.edited()
+        self.edits = edits
+        self.show_edits()
 
     def load_edits(self, path: Path) -> None:
         """Apply the edits that were saved beside a field.
@@ -159,7 +163,11 @@ class LiveField:
             EditError: the file is damaged, or of another map.
         """
         self.edits = self._edits_beside(path)
-        self.shown = self.edits.edited()
+        self.show_edits()
+
+    def show_edits(self) -> None:
+        """Answers from now on are of the map with its edits as they are now."""
+        self.shown = ShownMap.of(self.edits.edited())
 
     def resume(self, field: FeatureField) -> None:
         """Go on from a field; the one learned so far stays where that fails.

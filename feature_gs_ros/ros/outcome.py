@@ -12,14 +12,15 @@ from feature_gs_ros.ros.answers import StepTimes, cloud_message, header_message,
 from feature_gs_ros.ros.parameters import value
 from feature_gs_ros.ros.publishers import Publishers, camera_frame_cloud
 from feature_gs_ros.ros.session import Session
+from feature_gs_ros.ros.shown_map import ShownMap
 
 
 class Outcome:
     """Gathers one answer; `publish` sends it."""
 
-    def __init__(self, node: Any, publishers: Publishers, session: Session, times: StepTimes) -> None:
+    def __init__(self, node: Any, publishers: Publishers, session: Session, shown: ShownMap, times: StepTimes) -> None:
         self._node, self._publishers, self._session = node, publishers, session
-        self.times = times
+        self.shown, self.times = shown, times
         self.header = header_message(session.settings.map_frame, node.get_clock().now().to_msg())
         self.map_from_splat = session.field.map.splat_from_map.inverse()
 
@@ -46,7 +47,7 @@ class Outcome:
         with self.times.step("objects"):
             found = detections()
         with self.times.step("cloud"):
-            gaussians = session.field.shown.gaussians
+            gaussians = self.shown.gaussians
             points = gaussian_cloud(gaussians, self.map_from_splat, similarity, rows, extra)
             cloud = cloud_message(points, self.header)
             last = next((camera.last for camera in session.worker.cameras if camera.last is not None), None)

@@ -48,7 +48,9 @@ TEACHER = (
 )
 CAMERAS = (
     Parameter("cameras", ["camera"], "Names of the cameras; each has the parameters <camera>.image and so on."),
-    Parameter("image_reliability", "best_effort", "Of the images' subscriptions: best_effort or reliable."),
+    Parameter(
+        "image_reliability", "best_effort", "Of the images' subscriptions: best_effort or reliable (as grids are)."
+    ),
     Parameter("queue_size", 10, "Frames a camera that may wait for tf and for the teacher.", 1, 1000),
     Parameter("tf_timeout", 1.0, "s that a frame waits for tf, camera_info and its mask.", 0.0, 60.0, read_only=False),
     Parameter("mask_tolerance", 0.02, "s between an image's stamp and its mask's.", 0.0, 1.0, read_only=False),

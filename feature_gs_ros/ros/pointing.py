@@ -17,33 +17,34 @@ from feature_gs_ros.identity.answers import IdentifiedObject, Identities
 from feature_gs_ros.messages.transform import stamp_ns
 from feature_gs_ros.rasterizer import View
 from feature_gs_ros.ros.session import Session
+from feature_gs_ros.ros.shown_map import ShownMap
 
 CLICK_REACH = 0.05  # m around a 3D point in which there must be a Gaussian
 
 Points = list[NDArray[np.float64] | None]  # [3] each; None: on nothing
 
 
-def locate(session: Session, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
-    """Where a request's points are in the splat's frame, and the weights [N] of the Gaussians there.
+def locate(session: Session, shown: ShownMap, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
+    """Where a request's points are in the splat's frame, and the weights [N] of the Gaussians shown there.
 
     Raises:
         FeatureGsError: a point can't be meant: not finite, outside the image, in an unknown frame.
     """
-    return (_pixels if request.camera else _places)(session, request, points)
+    return (_pixels if request.camera else _places)(session, shown, request, points)
 
 
-def things_at(identities: Identities, places: Points, negatives: Points) -> list[IdentifiedObject]:
-    """The objects at points of the map frame, in the points' order, without those at the negatives."""
+def things_at(identities: Identities, weights: Sequence[Tensor], negatives: Sequence[Tensor]) -> list[IdentifiedObject]:
+    """What Gaussians of these weights [N] each are, in their order, without what the negatives are."""
     excluded = {thing.value for thing in _things(identities, negatives)}
-    return [thing for thing in _things(identities, places) if thing.value not in excluded]
+    return [thing for thing in _things(identities, weights) if thing.value not in excluded]
 
 
-def _things(identities: Identities, places: Points) -> list[IdentifiedObject]:
-    found = (identities.at_point(place, CLICK_REACH) for place in places if place is not None)
+def _things(identities: Identities, weights: Sequence[Tensor]) -> list[IdentifiedObject]:
+    found = (identities.at_weights(of_point) for of_point in weights)
     return list({thing.value: thing for thing in found if thing is not None}.values())
 
 
-def _places(session: Session, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
+def _places(session: Session, shown: ShownMap, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
     """3D points in any frame of tf."""
     frame, to_splat = request.header.frame_id, session.settings.splat_from_map
     if not frame:
@@ -56,32 +57,37 @@ def _places(session: Session, request: Any, points: Sequence[Any]) -> tuple[Poin
     for point in points:
         xyz = map_from_frame[:3, :3] @ np.array([point.x, point.y, point.z]) + map_from_frame[:3, 3]
         at = to_splat.apply(xyz)
-        weight = weights_near(session.field.gaussians, at, CLICK_REACH * to_splat.scale)
+        weight = shown.of_all(weights_near(shown.visible, at, CLICK_REACH * to_splat.scale))
         located.append(at if bool(weight.any()) else None)
         weights.append(weight)
     return located, weights
 
 
-def camera_view(session: Session, request: Any) -> tuple[Camera, View]:
+def camera_view(session: Session, shown: ShownMap, request: Any) -> tuple[Camera, View]:
     """The camera that a request names, distorted as it is, and its rectified view of the map at the request's stamp.
+
+    Of the last frame the pose is known even when tf has long forgotten it.
 
     Raises:
         CameraError, NoTransformError, ParameterError: there is no such camera, or nothing was heard of it yet.
     """
     source = session.camera(request.camera)
-    camera = source.camera_of_size()
-    if camera is None:
-        raise CameraError(f"camera '{request.camera}' has no camera_info yet")
-    stamp = stamp_ns(request.header.stamp) or (source.last.stamp if source.last else 0)
-    if not source.frame_id or stamp == 0:
-        raise NoTransformError(f"camera '{request.camera}' has no image yet, so its pose is not known")
-    pose = session.poses.camera_from_map(source.frame_id, stamp)
-    return camera, session.field.map.view(replace(camera, distortion=None), pose)
+    stamp, last = stamp_ns(request.header.stamp), source.last
+    if last is not None and stamp in (0, last.stamp):
+        camera, pose = last.lens, last.camera_from_map
+    else:
+        current = source.camera()
+        if current is None:
+            raise CameraError(f"camera '{request.camera}' has no camera_info yet")
+        if not source.frame_id or stamp == 0:
+            raise NoTransformError(f"camera '{request.camera}' has no image yet, so its pose is not known")
+        camera, pose = current, session.poses.camera_from_map(source.frame_id, stamp)
+    return camera, session.field.map.view(replace(camera, distortion=None), pose, shown.gaussians)
 
 
-def _pixels(session: Session, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
+def _pixels(session: Session, shown: ShownMap, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:
     """Pixels of a camera's image: where their rays meet the map, and their rows of W."""
-    camera, view = camera_view(session, request)
+    camera, view = camera_view(session, shown, request)
     located: Points = []
     weights = []
     for point in points:

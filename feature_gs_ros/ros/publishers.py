@@ -55,9 +55,10 @@ class Publishers:
 
     def send_map(self, field: LiveField, frame: str) -> int:
         """The whole map in its colours, as it was edited; how many Gaussians."""
-        rows = None if field.present is None else field.present.nonzero()[:, 0]
+        shown = field.shown
+        rows = None if shown.present is None else shown.present.nonzero()[:, 0]
         map_from_splat = field.map.splat_from_map.inverse()
-        cloud = gaussian_cloud(field.shown.gaussians, map_from_splat, rows=rows, extra=field.cloud_fields())
+        cloud = gaussian_cloud(shown.gaussians, map_from_splat, rows=rows, extra=field.cloud_fields())
         self._sender.send(self._map_cloud, cloud_message(cloud, header_message(frame, self._now())))
         return cloud.width
 

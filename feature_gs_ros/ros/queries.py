@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from torch import Tensor
 
 from feature_gs_ros import segmentation
@@ -30,6 +29,7 @@ from feature_gs_ros.ros.outcome import Outcome
 from feature_gs_ros.ros.pointing import Points, locate, things_at
 from feature_gs_ros.ros.publishers import Publishers
 from feature_gs_ros.ros.sam_clicks import asks_sam, sam_answer
+from feature_gs_ros.ros.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.ros.session import Session
 from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText
 
@@ -44,20 +44,15 @@ class Queries:
 
     def __init__(self, node: Any, publishers: Publishers, session: Callable[[], Session]) -> None:
         self._node, self._publishers, self._session = node, publishers, session
-        group = MutuallyExclusiveCallbackGroup()
-        callbacks = {
+        callbacks: Callbacks = {
             "query_text": (QueryText, self._query_text),
             "query_points": (QueryPoints, self._query_points),
             "query_example": (QueryExample, self._query_example),
         }
-        self._services = [
-            node.create_service(kind, f"~/{name}", callback, callback_group=group)
-            for name, (kind, callback) in callbacks.items()
-        ]
+        self._services = ServiceGroup(node, callbacks)
 
     def close(self) -> None:
-        for service in self._services:
-            self._node.destroy_service(service)
+        self._services.close()
 
     def _query_text(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):
@@ -66,7 +61,7 @@ class Queries:
             snapshot = _snapshot(session, times)
             with times.step("similarity"):
                 threshold = threshold_of(request.threshold)
-                found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold, session.field.present)[0]
+                found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold, snapshot.shown.present)[0]
             self._answer(session, snapshot, found, request.max_objects, times, response)
         return response
 
@@ -79,7 +74,7 @@ class Queries:
             threshold = threshold_of(request.threshold)
             snapshot = _snapshot(session, times)
             with times.step("points"):
-                located, weights = locate(session, request, [*request.points, *request.negatives])
+                located, weights = locate(session, snapshot.shown, request, [*request.points, *request.negatives])
                 count = len(request.points)
                 map_from_splat = session.settings.splat_from_map.inverse()
                 places = [None if at is None else map_from_splat.apply(at) for at in located]
@@ -96,14 +91,14 @@ class Queries:
                 self._answer(session, snapshot, answer, request.max_objects, times, response)
             elif snapshot.identities is not None:
                 with times.step("identities"):
-                    found = things_at(snapshot.identities, places[:count], places[count:])
+                    found = things_at(snapshot.identities, weights[:count], weights[count:])
                 self._answer_identities(
                     session, snapshot, found, threshold or 0.0, request.max_objects, times, response
                 )
             else:
                 with times.step("similarity"):
                     answer = snapshot.segmenter.ask_example(
-                        positives, negatives, threshold, session.field.present, "what was clicked"
+                        positives, negatives, threshold, snapshot.shown.present, "what was clicked"
                     )
                 self._answer(session, snapshot, answer, request.max_objects, times, response)
         return response
@@ -116,7 +111,7 @@ class Queries:
             snapshot = _snapshot(session, times)
             with times.step("similarity"):
                 found = snapshot.segmenter.ask_example(
-                    examples, None, threshold_of(request.threshold), session.field.present
+                    examples, None, threshold_of(request.threshold), snapshot.shown.present
                 )
             self._answer(session, snapshot, found, request.max_objects, times, response)
         return response
@@ -131,12 +126,12 @@ class Queries:
         response: Any,
     ) -> None:
         """Fill the response and publish the same."""
-        outcome = Outcome(self._node, self._publishers, session, times)
+        outcome = Outcome(self._node, self._publishers, session, snapshot.shown, times)
         hit = found.state is segmentation.State.FOUND
         mask = found.mask if hit else torch.zeros_like(found.mask)
 
         def detections() -> Any:
-            gaussians = session.field.shown.gaussians
+            gaussians = snapshot.shown.gaussians
             objects = find_objects(gaussians, mask, found.similarity, outcome.map_from_splat, outcome.reach)
             return detections_message(objects[: outcome.most(max_objects)], found.prompt, outcome.header)
 
@@ -159,7 +154,7 @@ class Queries:
         """The same for the objects that were clicked, where the field knows which object is which."""
         identities = snapshot.identities
         assert identities is not None
-        outcome = Outcome(self._node, self._publishers, session, times)
+        outcome = Outcome(self._node, self._publishers, session, snapshot.shown, times)
         things = things[: outcome.most(max_objects)]
         mask = torch.zeros(len(session.field.gaussians), dtype=torch.bool)
         for thing in things:
@@ -174,7 +169,7 @@ class Queries:
         answer.state = Answer.FOUND if things else Answer.NOT_FOUND
         names = [f"'{thing.name}' (object {thing.value}, {thing.gaussians} Gaussians)" for thing in things]
         answer.message = f"clicked: {', '.join(names)}" if names else "only background is under these points"
-        answer.coverage, answer.views = snapshot.segmenter.field.coverage(session.field.gaussians), snapshot.views
+        answer.coverage, answer.views = snapshot.segmenter.field.coverage(snapshot.shown.gaussians), snapshot.views
         answer.timing = times.messages
 
 
@@ -216,7 +211,7 @@ def _snapshot(session: Session, times: StepTimes) -> Snapshot:
 
 def _nothing_under_points(points: Points, snapshot: Snapshot, answer: Any) -> None:
     """The points lie beside the map, or on what no camera has seen."""
-    answer.coverage = snapshot.segmenter.field.coverage(snapshot.segmenter.gaussians)
+    answer.coverage = snapshot.segmenter.field.coverage(snapshot.shown.gaussians)
     answer.views = snapshot.views
     if all(point is None for point in points):
         answer.state, answer.message = Answer.NOT_FOUND, "there is nothing of the map under these points"

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from geometry_msgs.msg import Transform, Vector3
 from numpy.typing import NDArray
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.time import Time
 from sensor_msgs.msg import Image
 
@@ -26,6 +25,7 @@ from feature_gs_ros.rasterizer import View
 from feature_gs_ros.ros.answers import StepTimes, header_message
 from feature_gs_ros.ros.guard import answering
 from feature_gs_ros.ros.queries import check_texts, threshold_of
+from feature_gs_ros.ros.service_group import ServiceGroup
 from feature_gs_ros.ros.session import Session
 from feature_gs_ros.segmentation import check_threshold, mask_labels, render_similarities, segment_view
 from feature_gs_ros.srv import RenderView
@@ -41,22 +41,17 @@ class RenderService:
 
     def __init__(self, node: Any, session: Callable[[], Session]) -> None:
         self._node, self._session = node, session
-        self._service = node.create_service(
-            RenderView, "~/render_view", self._render, callback_group=MutuallyExclusiveCallbackGroup()
-        )
+        self._services = ServiceGroup(node, {"render_view": (RenderView, self._render)})
 
     def close(self) -> None:
-        self._node.destroy_service(self._service)
+        self._services.close()
 
     def _render(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):
             session, times = self._session(), StepTimes()
             camera, camera_from_map, header = _viewpoint(session, request)
             with times.step("view"):
-                # Colours and depth are those of the edited map; features belong to the map as it was learned.
-                edited = request.content in (RenderView.Request.COLOR, RenderView.Request.DEPTH)
-                shown = session.field.shown.visible() if edited else None
-                view = session.field.map.view(camera, camera_from_map, shown)
+                view = session.field.map.view(camera, camera_from_map, session.field.shown.gaussians)
             with times.step("render"):
                 encoding, pixels, coverage = _picture(session, view, request)
             response.image = image_message(pixels, encoding, header)
@@ -91,7 +86,7 @@ def _viewpoint(session: Session, request: Any) -> tuple[Camera, NDArray[np.float
     elif source is None:
         raise CameraError("neither camera nor camera_info is given")
     else:
-        known = source.camera_of_size()
+        known = source.camera()
         if known is None:
             raise CameraError(f"camera '{request.camera}' has no camera_info yet")
         camera = known

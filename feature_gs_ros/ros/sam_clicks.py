@@ -31,21 +31,19 @@ def sam_answer(session: Session, snapshot: Snapshot, request: Any) -> Answer:
         FeatureGsError: a pixel is outside the image, or nothing was heard of the camera yet.
     """
     start = time.perf_counter()
-    sam, segmenter = session.field.map.extractor, snapshot.segmenter
+    sam, shown, field = session.field.map.extractor, snapshot.shown, snapshot.segmenter.field
     assert isinstance(sam, SamExtractor)
-    camera, view = camera_view(session, request)
+    camera, view = camera_view(session, shown, request)
     clicked = [*request.points, *request.negatives]
     points = np.array([straight_pixel(camera, point.x + 0.5, point.y + 0.5) for point in clicked])
     labels = [1] * len(request.points) + [0] * len(request.negatives)
     masks = segment_rendered_view(
-        sam, segmenter.gaussians, segmenter.field, view.camera, view.camera_from_splat, points, labels
+        sam, shown.gaussians, shown.field(field), view.camera, view.camera_from_splat, points, labels
     )
     votes = vote([(view, (masks.logits[0] > 0).numpy())])
-    mask = votes.selected & segmenter.field.seen
-    if session.field.present is not None:
-        mask &= session.field.present
-    coverage = segmenter.field.coverage(segmenter.gaussians)
-    state = decide(float(segmenter.gaussians.opacities[mask].sum()), coverage)
+    mask = shown.only(votes.selected & field.seen)
+    coverage = field.coverage(shown.gaussians)
+    state = decide(float(shown.gaussians.opacities[mask].sum()), coverage)
     count, expected = int(mask.sum()), float(masks.quality[0])
     message = f"SAM's mask of {len(points)} points, expected IoU {expected:.2f}: {count} Gaussians"
     if state is not State.FOUND:

@@ -61,16 +61,16 @@ class Session:
         """Save the field below data_dir, by default under the parameter field.
 
         Raises:
-            FieldError: the name leads out of data_dir, or the file can't be written.
+            FieldError: the name leads out of data_dir or to another kind of file, or the file can't be written.
         """
-        path = self.settings.data(name or self.settings.field)
+        path = self.settings.field_path(name)
         self.field.save(path)
         return path
 
     def _open(self, node: Any, settings: Settings) -> None:
         if settings.threads > 0:
             set_thread_count(settings.threads)
-        saved = settings.data(settings.field)
+        saved = settings.field_path()
         for begun in saved.parent.glob(f".{saved.name}.*.part"):  # by a save that was killed
             begun.unlink(missing_ok=True)
         learned = FeatureField.load(saved) if value(node, "load_on_activate") and saved.exists() else None

@@ -8,7 +8,7 @@ from typing import Any, cast
 import yaml
 
 from feature_gs_ros.alignment import Sim3, load_alignment, sim3_from_mapping
-from feature_gs_ros.errors import ParameterError
+from feature_gs_ros.errors import FieldError, ParameterError
 from feature_gs_ros.extractors import extractor_names, extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField
@@ -17,6 +17,7 @@ from feature_gs_ros.ros.camera_input import CameraSettings
 from feature_gs_ros.ros.data_folder import DataFolder
 from feature_gs_ros.ros.ingestion_worker import IngestionLimits
 from feature_gs_ros.ros.keyframes import KeyframeLimits
+from feature_gs_ros.ros.live_field import edits_beside
 from feature_gs_ros.ros.parameters import chosen, value
 
 SAVED = "saved"  # in place of a teacher's name: that of the saved field
@@ -47,13 +48,28 @@ class Settings:
         self.threads = int(value(node, "threads"))
         self.data = DataFolder(str(value(node, "data_dir")))
         self.field = str(value(node, "field"))
-        self.data(self.field)
         self.library = self.data(str(value(node, "affordances")))
+        self.field_path()
         names = list(value(node, "cameras"))
         if len(set(names)) != len(names):
             raise ParameterError(f"parameter cameras names a camera twice: {', '.join(names)}")
         chosen(node, "image_reliability", ("best_effort", "reliable"))
         self.cameras = [CameraSettings.read(node, name) for name in names]
+
+    def field_path(self, name: str = "") -> Path:
+        """The file of a learned field below data_dir, by default that of the parameter field.
+
+        Raises:
+            FieldError: the name leads out of data_dir, or to where something else is kept.
+        """
+        path = self.data(name or self.field)
+        for parameter, taken in (("affordances", self.library), ("map", Path(self.map_path).resolve())):
+            if taken in (path, edits_beside(path)):
+                raise FieldError(
+                    f"a field in '{path}', with its edits beside it, would overwrite '{taken}' of the parameter "
+                    f"{parameter}; choose another name"
+                )
+        return path
 
 
 def ingestion_limits(node: Any) -> IngestionLimits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,8 @@ def train_map(
 ) -> tuple[GaussianMap, bool]:
     """Train to the end, or until progress stops it; the map, and whether it is finished.
 
-    The checkpoint is written every few iterations and when the run stops early, and removed when it is finished.
-    Training that diverges ends with the map of the last checkpoint.
+    The checkpoint is written every few iterations and when the run stops early; who has saved the map of a finished
+    run removes it. Training that diverges ends with the map of the last checkpoint of this run.
 
     Args:
         shown: views of which a picture is drawn now and then, beside what they should be.
@@ -47,11 +48,16 @@ def train_map(
     Raises:
         TrainingError: it diverged before the first checkpoint, or a file can't be written.
     """
-    started = trainer.iteration
+    kept = trainer.iteration > 0  # resumed: the checkpoint is of this run
+
+    def keep() -> None:
+        nonlocal kept
+        save_training(trainer, options.checkpoint)
+        kept = True
 
     def after(moment: Moment) -> bool | None:
         if moment.iteration % options.checkpoint_every == 0:
-            save_training(trainer, options.checkpoint)
+            keep()
         if options.pictures is not None and moment.iteration % options.picture_every == 0:
             save_pictures(trainer, shown, options.pictures)
         return progress(moment) if progress is not None else None
@@ -59,17 +65,34 @@ def train_map(
     try:
         finished = trainer.run(after)
         if not finished:
-            save_training(trainer, options.checkpoint)
+            keep()
     except TrainingError as error:
-        if trainer.iteration - started < 1 or not options.checkpoint.is_file():
+        if not kept or not options.checkpoint.is_file():
             raise TrainingError(f"{error}; there is no checkpoint to go back to: check images and poses") from error
-        kept = saved_parameters(options.checkpoint).to_map()
+        last = saved_parameters(options.checkpoint).to_map()
         if note is not None:
             note(f"{error}: the map is the one of the last checkpoint, '{options.checkpoint}'")
-        return kept, False
-    if finished:
-        options.checkpoint.unlink(missing_ok=True)
+        return last, False
     return trainer.result().to_map(), finished
+
+
+def set_aside(checkpoint: Path) -> Path | None:
+    """Rename an earlier run's checkpoint, so that a new run neither loses it nor takes it for its own.
+
+    Returns:
+        Its new name, ``<name>.1`` or the next that is free; None where there was none.
+
+    Raises:
+        TrainingError: it can't be renamed.
+    """
+    if not checkpoint.exists():
+        return None
+    names = (checkpoint.with_name(f"{checkpoint.name}.{number}") for number in itertools.count(1))
+    free = next(name for name in names if not name.exists())
+    try:
+        return checkpoint.rename(free)
+    except OSError as error:
+        raise TrainingError(f"can't set the earlier run '{checkpoint}' aside: {error.strerror or error}") from error
 
 
 def save_pictures(trainer: Trainer, views: Sequence[TrainingView], folder: Path) -> None:

@@ -134,7 +134,7 @@ class Trainer:
             self.exposures.step()
         self._change_density(share)
         self._take_average(share)
-        return value, psnr(image.detach(), target)
+        return value, psnr(image.detach(), target, view.valid)
 
     def _costs(self, rendering: Rendering) -> Tensor:
         options, rows = self.options, rendering.rows
@@ -245,6 +245,10 @@ def render(parameters: SplatParameters, view: TrainingView, degree: int, screen:
 
 @torch.no_grad()
 def measure(parameters: SplatParameters, views: Sequence[TrainingView]) -> dict[str, float]:
-    """PSNR of each view, as rendered."""
+    """PSNR of each view, as rendered, over the pixels that count; a view without any is left out."""
     degree = math.isqrt(1 + parameters.sh_rest.shape[1]) - 1
-    return {view.name: psnr(render(parameters, view, degree).color, view.image) for view in views}
+    return {
+        view.name: psnr(render(parameters, view, degree).color, view.image, view.valid)
+        for view in views
+        if view.valid is None or bool(view.valid.any())
+    }

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+from geometry_msgs.msg import Point
+from rclpy.qos import ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -19,7 +21,7 @@ from feature_gs_ros.field import FeatureField
 from feature_gs_ros.messages.transform import stamp_ns
 from feature_gs_ros.msg import Answer, FeatureGrid
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.srv import QueryText, RenderView, Save
+from feature_gs_ros.srv import QueryPoints, QueryText, RenderView, Save
 from ros.altered import Gate
 from ros.harness import ACTIVATE, CONFIGURE, RELIABLE, Robot, Starter, Watch, info_message, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
@@ -105,6 +107,36 @@ def test_two_cameras_one_with_a_lens_one_compressed(robot, start: Starter, gauss
     frames = field.provenance.frames
     assert sum(name.endswith("_front") for name in frames) == 8
     assert sum(name.endswith("_wrist") for name in frames) == 8
+
+
+def test_pixels_of_images_smaller_than_camera_info_says_are_their_own(robot, start: Starter, gaussians):
+    """A node that halves images may leave their camera_info alone."""
+    start.active()
+    robot = robot_with_default_topics(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    watch = Watch(robot)
+    robot.infos.publish(info_message(CAMERA.resized(2 * CAMERA.width, 2 * CAMERA.height), robot.now()))
+    pose = camera_from_map(0.2)
+    robot.publish_posed(take_picture(gaussians, pose), pose)
+    assert watch.outcome(1) == (1, {})
+    picture = robot.call(RenderView, "/feature_map/render_view", RenderView.Request(camera="camera")).image
+    assert (picture.width, picture.height) == (CAMERA.width, CAMERA.height)
+    at = pose[:3, :3] @ np.array([-0.15, 0.0, 0.1]) + pose[:3, 3]  # the middle of the red block's top
+    u, v = CAMERA.fx * at[0] / at[2] + CAMERA.cx - 0.5, CAMERA.fy * at[1] / at[2] + CAMERA.cy - 0.5
+    later = robot.now() + 1_000_000
+    robot.publish_tf(later, *transform_of(pose))
+    for stamp in (0, later):  # the last frame's, and one that tf knows
+        request = QueryPoints.Request(camera="camera", points=[Point(x=u, y=v)])
+        request.header.stamp = Time(nanoseconds=stamp).to_msg()
+        answers = []
+
+        def found(request=request, answers=answers) -> bool:
+            answers.append(robot.call(QueryPoints, "/feature_map/query_points", request))
+            return answers[-1].answer.state == Answer.FOUND
+
+        wait_until(found, 5, "an answer at the stamp")
+        place = answers[-1].points[0]
+        np.testing.assert_allclose([place.x, place.y, place.z], [-0.15, 0.0, 0.1], atol=0.006)
 
 
 def test_a_full_queue_drops_the_oldest_and_counts_them(robot, start: Starter, gaussians):
@@ -209,11 +241,9 @@ def test_a_frame_that_time_jumps_over_in_the_teacher_leaves_no_trace(robot, star
 
 
 def test_the_teacher_may_run_on_another_host(robot, start: Starter, gaussians):
-    """feature_extractor makes grids of images; feature_map takes them and never sees an image."""
-    extractor = start.program(
-        "feature_extractor", extractor="color", extractor_options="{cell: 4}", image_reliability="reliable"
-    )
-    start.active(camera__input="grid", camera__image="/feature_extractor/features")
+    """feature_extractor makes grids of images; feature_map takes them, reliably, and never sees an image."""
+    extractor = start.program("feature_extractor", extractor="color", extractor_options="{cell: 4}")
+    start.active(camera__input="grid", camera__image="/feature_extractor/features", image_reliability="best_effort")
     assert robot.change_state(CONFIGURE, "/feature_extractor"), extractor.log.read_text()
     assert robot.change_state(ACTIVATE, "/feature_extractor"), extractor.log.read_text()
     robot = robot_with_default_topics(robot)
@@ -226,6 +256,9 @@ def test_the_teacher_may_run_on_another_host(robot, start: Starter, gaussians):
         robot.publish_posed(take_picture(gaussians, pose), pose)
         wait_until(lambda count=k + 1: len(grids) == count, what="a grid")
     assert watch.outcome(6) == (6, {})
+    ends = robot.node.get_publishers_info_by_topic("/feature_extractor/features")
+    ends += robot.node.get_subscriptions_info_by_topic("/feature_extractor/features")
+    assert [end.qos_profile.reliability for end in ends] == [ReliabilityPolicy.RELIABLE] * 3  # the test's own is one
     grid = grids[0]
     assert (grid.rows, grid.columns, grid.dimension) == (30, 40, 3)
     assert (grid.width, grid.height, len(grid.data)) == (160, 120, 30 * 40 * 3 * 2)

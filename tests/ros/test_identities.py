@@ -15,7 +15,7 @@ from feature_gs_ros.identity.encoding import Annotation, class_names, encode_ide
 from feature_gs_ros.messages.point_cloud import FIELDS
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.srv import QueryPoints, QueryText
+from feature_gs_ros.srv import Edit, QueryPoints, QueryText
 from ros.harness import LATCHED, Robot, Starter, Watch, wait_until
 from ros.scene import BLOCKS, CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture
 
@@ -115,6 +115,32 @@ def test_an_object_is_asked_for_by_its_name(robot):
     assert response.answer.state == Answer.FOUND
     place = response.detections.detections[0].bbox.center.position
     np.testing.assert_allclose([place.x, place.y], BLOCKS["green"][0][:2], atol=0.012)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_moved_object_is_clicked_where_it_is_shown_and_a_deleted_one_not_at_all(robot):
+    clouds = robot.collect(PointCloud2, "/feature_map/map_cloud", LATCHED)
+    wait_until(lambda: clouds)
+    by = np.array([0.0, 0.1, 0.05])
+    change = Edit.Request(operation=Edit.Request.MOVE, text="green box", scale=1.0)
+    change.moved.rotation.w = 1.0
+    change.moved.translation.x, change.moved.translation.y, change.moved.translation.z = by
+    assert robot.call(Edit, "/feature_map/edit", change).answer.state == Answer.FOUND
+    response = click(robot, [np.array(top("green")) + by])
+    (detection,) = response.detections.detections
+    assert detection.id == "3"
+    place = detection.bbox.center.position
+    np.testing.assert_allclose([place.x, place.y, place.z], np.array(BLOCKS["green"][0]) + by, atol=0.015)
+    change = Edit.Request(operation=Edit.Request.DELETE, text="blue box", scale=1.0)
+    before, width = len(point_cloud2.read_points(click(robot, [top("blue")]).cloud)), clouds[-1].width
+    deleted = robot.call(Edit, "/feature_map/edit", change)
+    wait_until(lambda: clouds[-1].width == width - deleted.gaussians, what="the edited map")
+    left = click(robot, [top("blue")])
+    assert len(point_cloud2.read_points(left.cloud)) < before / 10  # a rim of Gaussians that the words didn't find
+    assert before > 100
+    for _ in range(2):
+        undone = robot.call(Edit, "/feature_map/edit", Edit.Request(operation=Edit.Request.UNDO))
+    assert undone.undo == ""
 
 
 def test_live_images_are_counted_as_no_use(robot, node, gaussians):

@@ -13,15 +13,13 @@ import numpy as np
 import pytest
 import yaml
 from ament_index_python.packages import get_package_share_directory
-from rcl_interfaces.msg import ParameterType
-from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
 from sensor_msgs.msg import PointCloud2
 
 from feature_gs_ros.msg import Status
-from feature_gs_ros.ros import parameters as declared
 from feature_gs_ros.synthetic.bag import BagWriter
-from ros.harness import LATCHED, Robot, Starter, wait_until
+from ros.harness import LATCHED, Robot, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture
+from ros.test_descriptions import parameters_of
 
 SHARE = Path(get_package_share_directory("feature_gs_ros"))
 RVIZ_TYPES = {
@@ -112,6 +110,7 @@ def test_the_launch_file_brings_up_a_node_that_learns_and_starts_it_again(
         camera_info="/camera_info",
         save_on_deactivate="true",
         load_on_activate="true",
+        log_level="error",
     )
     statuses = robot.collect(Status, "/arm/feature_map/status", 10)
     wait_until(lambda: statuses, 60, "the node to be active")
@@ -128,7 +127,9 @@ def test_the_launch_file_brings_up_a_node_that_learns_and_starts_it_again(
     wait_until(lambda: statuses, 60, "the new node to be active")
     assert statuses[-1].views == 3
     launched.end()
-    assert "Traceback" not in launched.log.read_text()
+    said = launched.log.read_text()
+    assert "Traceback" not in said
+    assert "map of" not in said, "what is only information"
 
 
 def test_the_teacher_in_a_node_of_its_own(robot: Robot, launch, map_file, alignment, gaussians, tmp_path):
@@ -149,6 +150,72 @@ def test_the_teacher_in_a_node_of_its_own(robot: Robot, launch, map_file, alignm
         robot.publish_posed(take_picture(gaussians, camera_from_map(k / 3)), camera_from_map(k / 3))
         time.sleep(0.3)
     wait_until(lambda: statuses[-1].frames_used == 3, what="3 used grids")
+
+
+CONFIG = """
+/**/feature_map:
+  ros__parameters:
+    map: {map}
+    map_frame: world
+    extractor: color
+    extractor_options: "{{space: rgb}}"
+    data_dir: {data}
+    autostart: false
+    use_sim_time: true
+    image_reliability: reliable
+    camera:
+      image: eye/image
+      camera_info: eye/info
+      input: compressed
+      rectified: true
+      mask_topic: arm_mask
+/**/feature_extractor:
+  ros__parameters:
+    min_interval: 0.5
+"""
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_arguments_count_before_the_config_file_and_it_before_the_defaults(
+    robot: Robot, launch, map_file, tmp_path, remote
+):
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.format(map=map_file, data=tmp_path / "data"))
+    launch(
+        "feature_gs.launch.py",
+        config=config,
+        namespace="arm",
+        map_frame="odom",
+        camera_info="/wrist/info",
+        remote_teacher=str(remote).lower(),
+    )
+    expected = {
+        "map": str(map_file),
+        "map_frame": "odom",
+        "extractor_options": "{space: rgb}",
+        "autostart": False,
+        "use_sim_time": True,
+        "camera.image": "feature_extractor/features" if remote else "eye/image",
+        "camera.camera_info": "/wrist/info",
+        "camera.input": "grid" if remote else "compressed",
+        "camera.mask_topic": "arm_mask",
+    }
+    assert parameters_of(robot, "/arm/feature_map", expected) == expected
+    if not remote:
+        return
+    expected = {
+        "extractor": "color",
+        "extractor_options": "{space: rgb}",
+        "autostart": False,
+        "use_sim_time": True,
+        "image": "eye/image",
+        "camera_info": "/wrist/info",
+        "input": "compressed",
+        "rectified": True,
+        "image_reliability": "reliable",
+        "min_interval": 0.5,
+    }
+    assert parameters_of(robot, "/arm/feature_extractor", expected) == expected
 
 
 def test_the_demo_plays_a_recording_to_the_map(robot: Robot, launch, map_file, alignment, gaussians, tmp_path):
@@ -194,59 +261,3 @@ def test_every_launch_argument_is_described(file):
     arguments = re.findall(r"^    '(\w+)':\n        (.+)$", shown, re.MULTILINE)
     assert {"map", "image", "camera_info"} <= {name for name, _ in arguments}
     assert all("no description" not in text for _, text in arguments)
-
-
-@pytest.mark.parametrize(
-    ("node", "parameters"),
-    [
-        ("feature_map", (*declared.FEATURE_MAP, *declared.camera_parameters("camera"))),
-        ("feature_extractor", declared.FEATURE_EXTRACTOR),
-        ("bag_player", declared.BAG_PLAYER),
-    ],
-)
-def test_the_config_file_holds_every_parameter(node, parameters):
-    """Made by `config_text`: write it anew where this fails."""
-    text = (SHARE / "config" / f"{node}.yaml").read_text()
-    assert text == declared.config_text(node, parameters)
-    content = yaml.safe_load(text)[f"/**/{node}"]["ros__parameters"]
-    assert {parameter.name: parameter.default for parameter in parameters} == content
-
-
-def test_the_node_declares_what_the_config_file_says(robot: Robot, start: Starter):
-    start.program("feature_map")
-    lists = robot.call(ListParameters, "/feature_map/list_parameters", ListParameters.Request())
-    names = sorted(set(lists.result.names) - {"use_sim_time"})
-    content = yaml.safe_load((SHARE / "config" / "feature_map.yaml").read_text())
-    content = content["/**/feature_map"]["ros__parameters"]
-    assert names == sorted(content)
-    values = robot.call(GetParameters, "/feature_map/get_parameters", GetParameters.Request(names=names)).values
-    kinds = {
-        ParameterType.PARAMETER_BOOL: "bool_value",
-        ParameterType.PARAMETER_INTEGER: "integer_value",
-        ParameterType.PARAMETER_DOUBLE: "double_value",
-        ParameterType.PARAMETER_STRING: "string_value",
-        ParameterType.PARAMETER_DOUBLE_ARRAY: "double_array_value",
-        ParameterType.PARAMETER_STRING_ARRAY: "string_array_value",
-    }
-    for name, value in zip(names, values, strict=True):
-        given = getattr(value, kinds[value.type])
-        assert (list(given) if isinstance(content[name], list) else given) == content[name], name
-    described = robot.call(
-        DescribeParameters, "/feature_map/describe_parameters", DescribeParameters.Request(names=names)
-    ).descriptors
-    assert all(descriptor.description for descriptor in described)
-    numbers = [d for d in described if d.type in (ParameterType.PARAMETER_INTEGER, ParameterType.PARAMETER_DOUBLE)]
-    assert all(d.integer_range or d.floating_point_range for d in numbers)
-
-
-def test_every_field_of_every_message_is_explained():
-    """Unit, frame, range, or what it is, on the field's own line."""
-    files = [file for kind in ("msg", "srv", "action") for file in (SHARE / kind).glob(f"*.{kind}")]
-    assert len(files) >= 17
-    for file in files:
-        text = file.read_text()
-        assert text.startswith("# "), f"{file.name} begins with what it is for"
-        for line in text.splitlines():
-            code, _, comment = line.partition("#")
-            is_field = code.strip() and not code.startswith("---") and "=" not in code
-            assert comment.strip() or not is_field, f"{file.name}: {line}"

@@ -88,6 +88,8 @@ def test_each_step_can_be_tried_again_and_is_undone(robot, start: Starter, gauss
         ({"camera__input": "video"}, "choose raw, compressed, grid"),
         ({"camera__mask_image": "/no/such/mask.png"}, "no file"),
         ({"field": "../outside.safetensors"}, "leads out of data_dir"),
+        ({"field": "affordances.safetensors"}, "of the parameter affordances; choose another name"),
+        ({"field": "a", "affordances": "./a.edits"}, "of the parameter affordances; choose another name"),
         ({"data_dir": "/proc/version/below"}, "data_dir"),
         ({"image_reliability": "perhaps"}, "choose best_effort, reliable"),
     ],
@@ -143,6 +145,10 @@ def test_files_stay_below_data_dir_and_a_failed_load_keeps_the_field(robot, star
     assert response.success
     assert Path(response.message) == start.data / "rooms" / "kitchen.safetensors"
     (start.data / "link").symlink_to(tmp_path)
+    library = start.data / "affordances.safetensors"
+    library.write_bytes(b"a library of marked pictures")
+    assert "of the parameter affordances" in save(robot, "rooms/../affordances.safetensors").message
+    assert library.read_bytes() == b"a library of marked pictures"
     for path in ("../out", "/etc/passwd", "a/../../out", "link/out", "rooms"):
         assert not save(robot, path).success, path
     assert not (tmp_path / "out").exists()

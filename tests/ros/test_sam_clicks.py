@@ -10,6 +10,7 @@ import torch
 from geometry_msgs.msg import Point
 from teacher_weights import published_shapes, seeded_state
 
+from feature_gs_ros.editing import Delete, Edit, EditStack, Selection
 from feature_gs_ros.extractors.libraries import installed
 from feature_gs_ros.extractors.sam import SamExtractor, weights_file
 from feature_gs_ros.field import FeatureField
@@ -17,7 +18,8 @@ from feature_gs_ros.identity.voting import vote
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.promptable import segment_rendered_view
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.srv import QueryPoints, Save
+from feature_gs_ros.ros.shown_map import ShownMap
+from feature_gs_ros.srv import Load, QueryPoints, Save
 from ros.harness import Robot, Starter, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture
 
@@ -53,3 +55,18 @@ def test_the_clouds_gaussians_are_those_under_sams_mask(start: Starter, robot: R
     assert f": {expected} Gaussians" in response.answer.message
     if response.answer.state == Answer.FOUND:
         assert response.cloud.width == expected
+    # The same click on an edited map, of which every third Gaussian is gone.
+    rows = torch.arange(0, len(gaussians), 3)
+    edits = EditStack(gaussians, SPLAT_FROM_MAP.inverse())
+    shown = ShownMap.of(edits.push(Edit(Delete(), "some", Selection(rows, torch.ones(len(rows))))))
+    edits.save(start.data / "sam.safetensors.edits")
+    assert robot.call(Load, "/feature_map/load", Load.Request(path="sam.safetensors")).success
+    message = robot.call(QueryPoints, "/feature_map/query_points", request).answer.message
+    seen_from = view(shown.gaussians, CAMERA, seen_from.camera_from_splat)
+    masks = segment_rendered_view(
+        sam, shown.gaussians, shown.field(field), CAMERA, seen_from.camera_from_splat, points, [1, 1]
+    )
+    selected = vote([(seen_from, (masks.logits[0] > 0).numpy())]).selected & field.seen
+    selected[rows] = False
+    assert f": {int(selected.sum())} Gaussians" in message
+    assert int(selected.sum()) != expected
