@@ -130,3 +130,15 @@ def test_a_frame_to_be_left_out_that_there_is_not(option: str, scene: Path) -> N
     said = run(*words, code=2).stderr
     assert said.startswith("feature-gs: nosuch, to be left out, matches no frame of")
     assert "--" not in said
+
+
+@pytest.mark.parametrize("protocol", ["lerf-mask", "3d-ovs", "lerf-ovs", "replica"])
+def test_a_protocols_teacher_takes_options(protocol: str, scene: Path) -> None:
+    """Of the field that is given, and of one that is made: here an option that the teacher refuses by name."""
+    for layout in ("segmentations", "test_mask"):
+        save_png(np.full((48, 64), 255, np.uint8), scene / layout / "0001" / "red.png")
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    words = ["evaluate", protocol, scene, "--stream", scene, "--option", "colour=3"]
+    words += ["--classes", scene / "labels.yaml"] if protocol == "replica" else []
+    for more in (("--field", field), ("--map", scene / "map.ply", "--extractor", "color")):
+        assert "the teacher 'color' has no option colour" in run(*words, *more, code=2).stderr
