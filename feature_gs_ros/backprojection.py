@@ -19,6 +19,7 @@ from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 # What a view holds beside the accumulators: two arrays of splats and the lists of tiles.
 WORKSPACE_BYTES = 160  # a Gaussian
+CHUNK = 16384  # Gaussians whose features are gathered at once
 
 
 class BackProjector:
@@ -37,6 +38,7 @@ class BackProjector:
         batch: int = 4,
         budget: int | None = None,
         provenance: Provenance | None = None,
+        held: int = 0,
     ) -> None:
         """Start empty.
 
@@ -45,6 +47,7 @@ class BackProjector:
             codec: encode grids before accumulation.
             batch: views accumulated at once: each row of the accumulators is then touched once for all of them.
             budget: bytes that accumulators and field may take; most of the free memory by default.
+            held: bytes of these that are taken already, and so are not free: a field that was read to go on from.
 
         Raises:
             BudgetError: it would take more.
@@ -64,6 +67,7 @@ class BackProjector:
             budget,
             f"a field of {len(gaussians)} Gaussians × {stored} numbers",
             "store fewer numbers with a codec (--codec pca:64) or raise the budget",
+            held,
         )
         # Along the map's Z-curve, as the kernels walk it.
         self._numerator = torch.zeros(len(gaussians), stored)
@@ -80,6 +84,8 @@ class BackProjector:
     def resume(gaussians: GaussianMap, field: FeatureField, batch: int = 4, budget: int | None = None) -> BackProjector:
         """Go on where a saved field stopped.
 
+        The peak is that of a new one where nothing else holds the field: it is needed no more.
+
         Raises:
             FieldError: the field belongs to another map.
             BudgetError: as for a new one.
@@ -93,9 +99,11 @@ class BackProjector:
             batch=batch,
             budget=budget,
             provenance=field.provenance,
+            held=field.features.nbytes,
         )
         rows = torch.from_numpy(gaussians.along_curve.rows)
-        torch.mul(field.features[rows].to(torch.float32), field.weight[rows].unsqueeze(1), out=projector._numerator)
+        for numerator, part in zip(torch.split(projector._numerator, CHUNK), torch.split(rows, CHUNK), strict=True):
+            torch.mul(field.features[part].to(torch.float32), field.weight[part].unsqueeze(1), out=numerator)
         projector._weight[:] = field.weight[rows]
         projector._view_count[:] = field.view_count[rows]
         return projector
@@ -153,7 +161,7 @@ class BackProjector:
         self._numerator += other._numerator
         self._weight += other._weight
         self._view_count += other._view_count
-        self.provenance = replace(self.provenance, frames=self.provenance.frames + other.provenance.frames)
+        self.provenance = self.provenance.joined(other.provenance)
 
     def flush(self) -> None:
         """Accumulate what is queued."""
@@ -172,7 +180,7 @@ class BackProjector:
         self.flush()
         places = torch.from_numpy(self.gaussians.along_curve.places)
         features = torch.empty_like(self._numerator)
-        for rows in torch.split(torch.arange(len(places)), 65536):
+        for rows in torch.split(torch.arange(len(places)), CHUNK):
             at = places[rows]
             features[rows] = expected_features(self._numerator[at], self._weight[at])
         return FeatureField(
@@ -199,6 +207,6 @@ class BackProjector:
 
 
 def memory_needed(gaussians: int, stored: int) -> int:
-    """Bytes of accumulators, of the field made of them, and of a view's work."""
+    """Bytes of accumulators, of the field made of them or gone on from, and of a view's work: the peak."""
     row = stored * np.dtype(np.float32).itemsize
     return gaussians * (2 * row + 2 * (4 + 4) + WORKSPACE_BYTES)

@@ -38,7 +38,7 @@ class Distortion:
     coefficients: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        counts = COEFFICIENT_COUNTS.get(self.model)
+        counts = COEFFICIENT_COUNTS.get(self.model) if isinstance(self.model, str) else None  # a file may say anything
         if counts is None:
             raise CameraError(f"distortion model '{self.model}' is unknown; known are {', '.join(COEFFICIENT_COUNTS)}")
         if len(self.coefficients) not in counts:
@@ -193,12 +193,12 @@ def _undistortion_maps(
     x = (np.arange(camera.width) + 0.5 - camera.cx) / camera.fx
     y = (np.arange(camera.height) + 0.5 - camera.cy) / camera.fy
     # Beyond this radius the polynomial turns back and shows the middle of the image again.
-    valid = inside & (np.hypot(x[None, :], y[:, None]) < _turning_radius(lens))
+    valid = inside & (np.hypot(x[None, :], y[:, None]) < turning_radius(lens))
     valid.setflags(write=False)
     return source_x, source_y, valid
 
 
-def _turning_radius(lens: Distortion) -> float:
+def turning_radius(lens: Distortion) -> float:
     """The smallest radius, on the plane at unit depth, at which a larger one isn't imaged further out."""
     k = lens.coefficients
     if lens.model == "equidistant":

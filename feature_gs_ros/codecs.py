@@ -6,7 +6,7 @@ so that any sum of encoded features decodes like the features themselves: ``f â‰
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,13 +120,7 @@ def parse_codec(text: str) -> tuple[CodecKind, int]:
     Raises:
         FieldError: anything else.
     """
-    kind, _, number = text.partition(":")
-    if kind not in ("pca", "random") or not number.isdigit() or int(number) < 1:
+    match = re.fullmatch(r"(pca|random):([1-9][0-9]{0,8})", text)
+    if match is None:
         raise FieldError(f"codec '{text}' is not pca:K or random:K with K â‰¥ 1, e.g. pca:64")
-    return ("pca" if kind == "pca" else "random"), int(number)
-
-
-def build_codec(kind: CodecKind, dimension: int, samples: Sequence[Tensor]) -> Codec:
-    """A codec by name, from sample grids' values, each [rows, columns, D]."""
-    cells = torch.cat([values.reshape(-1, values.shape[-1]) for values in samples])
-    return fit_pca(cells, dimension) if kind == "pca" else random_projection(cells.shape[1], dimension)
+    return ("pca" if match[1] == "pca" else "random"), int(match[2])

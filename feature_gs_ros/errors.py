@@ -88,7 +88,7 @@ class EditError(FeatureGsError):
 
 
 class OptionError(FeatureGsError):
-    """An option of the command line can't be used: out of range, or a file to write that is also read."""
+    """An option or environment variable can't be used: out of range, or a file to write that is also read."""
 
 
 class StoppedError(FeatureGsError):

@@ -187,7 +187,7 @@ def evaluated_views(stream: Stream, masks: MaskFolder, views: Sequence[str] | No
     missing = [name for name in views if name not in both]
     if missing:
         raise EvaluationError(f"no frame with a mask is called {', '.join(missing)}; there are {', '.join(both)}")
-    return list(views)
+    return list(dict.fromkeys(views))  # one that is named twice is evaluated once
 
 
 def true_labels(frame: Frame, masks: MaskFolder) -> Labels:

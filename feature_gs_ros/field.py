@@ -3,49 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from feature_gs_ros.alignment import Sim3, sim3_from_mapping
-from feature_gs_ros.cameras import Camera, check_pose
-from feature_gs_ros.codecs import Codec, CodecKind
+from feature_gs_ros.codecs import PRESERVES, Codec
 from feature_gs_ros.errors import AlignmentError, CameraError, FieldError
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.provenance import KnownView, Provenance
+
+__all__ = [
+    "FORMAT",
+    "SMALLEST_WEIGHT",
+    "FeatureField",
+    "KnownView",
+    "Provenance",
+    "describe_teacher",
+    "expected_features",
+]
 
 FORMAT = "feature_gs_ros field 1"
 SMALLEST_WEIGHT = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class KnownView:
-    """A camera that the field's features came through; pictures are drawn from it."""
-
-    name: str
-    camera: Camera  # rectified
-    camera_from_splat: NDArray[np.float64]  # [4, 4]
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a field comes from, so that it refuses another map and can be added to."""
-
-    map_checksum: str  # `GaussianMap.checksum`
-    map_path: str = ""
-    stream: str = ""
-    splat_from_map: Sim3 = field(default_factory=Sim3.identity)
-    frames: tuple[str, ...] = ()  # names of the views accumulated, in order
-    views: tuple[KnownView, ...] = ()  # some of them, for pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +109,7 @@ class FeatureField:
             features=expected_features(self.accumulated() + other.accumulated(), weight),
             weight=weight,
             view_count=self.view_count + other.view_count,
-            provenance=replace(self.provenance, frames=self.provenance.frames + other.provenance.frames),
+            provenance=self.provenance.joined(other.provenance),
         )
 
     def prune(self, gaussians: GaussianMap) -> tuple[FeatureField, GaussianMap]:
@@ -168,7 +153,7 @@ class FeatureField:
                 "weights": self.teacher.weights,
                 "preprocessing": dict(self.teacher.preprocessing),
             },
-            "provenance": _provenance_to_json(self.provenance),
+            "provenance": self.provenance.as_json(),
             "codec": self.codec.kind if self.codec else None,
         }
         return {"format": FORMAT, "content": json.dumps(content)}
@@ -195,7 +180,7 @@ class FeatureField:
             raise FieldError(f"'{path}' holds format '{metadata.get('format')}', expected '{FORMAT}'")
         try:
             return _from_file(tensors, json.loads(metadata["content"]))
-        except (KeyError, TypeError, ValueError, AlignmentError, CameraError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AlignmentError, CameraError) as error:
             raise FieldError(f"'{path}' is damaged: {error!r}; make it anew") from error
 
 
@@ -221,70 +206,51 @@ def describe_teacher(identity: ExtractorIdentity) -> str:
 
 def _from_file(tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> FeatureField:
     features, weight, view_count = tensors["features"], tensors["weight"], tensors["view_count"]
-    count = features.shape[0]
-    if features.dim() != 2 or weight.shape != (count,) or view_count.shape != (count,):
-        raise ValueError(
-            f"shapes {tuple(features.shape)}, {tuple(weight.shape)}, {tuple(view_count.shape)} don't fit together"
-        )
+    shapes = tuple(features.shape), tuple(weight.shape), tuple(view_count.shape)
+    if len(shapes[0]) != 2 or 0 in shapes[0] or shapes[1:] != (shapes[0][:1],) * 2:
+        raise ValueError(f"shapes {shapes[0]}, {shapes[1]}, {shapes[2]} don't fit together")
+    _check_finite(features=features, weight=weight)
+    if view_count.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"view_count holds {view_count.dtype}")
     teacher, provenance = content["teacher"], content["provenance"]
     if not isinstance(teacher, dict) or not isinstance(provenance, dict):
         raise TypeError("teacher and provenance must be tables")
-    codec = None
-    if content.get("codec"):
-        kind: CodecKind = content["codec"]  # type: ignore[assignment]
-        codec = Codec(kind, tensors["encoder"], tensors.get("decoder", tensors["encoder"]), tensors["mean"])
     return FeatureField(
         features=features,
         weight=weight,
         view_count=view_count,
-        teacher=ExtractorIdentity(**teacher),
-        provenance=_provenance_from_json(provenance),
-        codec=codec,
+        teacher=_identity_from_file(**teacher),
+        provenance=Provenance.from_json(provenance),
+        codec=_codec_from_file(content.get("codec"), tensors, shapes[0][1]),
     )
 
 
-def _provenance_to_json(provenance: Provenance) -> dict[str, object]:
-    alignment = provenance.splat_from_map
-    return {
-        "map_checksum": provenance.map_checksum,
-        "map_path": provenance.map_path,
-        "stream": provenance.stream,
-        "frames": provenance.frames,
-        "splat_from_map": {
-            "scale": alignment.scale,
-            "rotation_wxyz": np.asarray(alignment.quat_wxyz).tolist(),
-            "translation": np.asarray(alignment.translation).tolist(),
-        },
-        "views": [
-            {
-                "name": view.name,
-                "size": [view.camera.width, view.camera.height],
-                "intrinsics": [view.camera.fx, view.camera.fy, view.camera.cx, view.camera.cy],
-                "camera_from_splat": view.camera_from_splat.tolist(),
-            }
-            for view in provenance.views
-        ],
-    }
+def _identity_from_file(name: object, weights: object, preprocessing: object) -> ExtractorIdentity:
+    if not (isinstance(name, str) and isinstance(weights, str) and isinstance(preprocessing, dict)):
+        raise TypeError(f"the teacher is {name!r}, {weights!r}, {preprocessing!r}")
+    return ExtractorIdentity(name, weights, preprocessing)
 
 
-def _provenance_from_json(content: Mapping[str, Any]) -> Provenance:
-    return Provenance(
-        map_checksum=str(content["map_checksum"]),
-        map_path=str(content["map_path"]),
-        stream=str(content["stream"]),
-        splat_from_map=sim3_from_mapping(content["splat_from_map"], "the field"),
-        frames=tuple(str(name) for name in content["frames"]),
-        views=tuple(
-            KnownView(
-                str(view["name"]),
-                _pinhole(view["size"], view["intrinsics"]),
-                check_pose(np.array(view["camera_from_splat"], np.float64), f"view '{view['name']}' of the field"),
-            )
-            for view in content["views"]
-        ),
-    )
+def _codec_from_file(kind: object, tensors: Mapping[str, Tensor], stored: int) -> Codec | None:
+    if kind is None:
+        return None
+    if kind not in PRESERVES:
+        raise ValueError(f"codec {kind!r} is unknown")
+    encoder, mean = tensors["encoder"], tensors["mean"]
+    decoder = tensors.get("decoder", encoder)
+    shape = tuple(encoder.shape)
+    if len(shape) != 2 or shape[0] != stored or decoder.shape != encoder.shape or tuple(mean.shape) != shape[1:]:
+        raise ValueError(
+            f"a codec of shapes {shape}, {tuple(decoder.shape)}, {tuple(mean.shape)} doesn't fit {stored} numbers"
+        )
+    _check_finite(encoder=encoder, decoder=decoder, mean=mean)
+    return Codec(kind, encoder, decoder, mean)
 
 
-def _pinhole(size: Sequence[int], intrinsics: Sequence[float]) -> Camera:
-    (width, height), (fx, fy, cx, cy) = size, intrinsics
-    return Camera(int(width), int(height), float(fx), float(fy), float(cx), float(cy))
+def _check_finite(**tensors: Tensor) -> None:
+    for name, values in tensors.items():
+        if values.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            raise TypeError(f"{name} hold {values.dtype}")
+        # One pass without a copy, however large; NaN wins either.
+        if not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):
+            raise ValueError(f"{name} hold NaN or Inf")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,15 +17,16 @@ from torch import Tensor
 from feature_gs_ros import rasterizer
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Camera, Frame, Image, distorted_pixels, rectified
-from feature_gs_ros.errors import CameraError, ExtractorError, GridError, StreamError
+from feature_gs_ros.errors import ExtractorError, GridError, StreamError
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import KnownView, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.rasterizer.grid import FeatureGrid
+from feature_gs_ros.sight import Sight
 
-LOOKED_AT = 5  # first views after which a stream that misses the map is refused
-SEES_NOTHING = 0.02  # of a view's pixels covered by the map, on average over these
+KNOWN_VIEWS = 32  # cameras that a field remembers
+UNUSABLE = (StreamError, GridError, ExtractorError)  # a frame that raises these is left out, the others go on
 
 
 class Accumulator(Protocol):
@@ -39,6 +40,7 @@ class Accumulator(Protocol):
     def flush(self) -> None: ...
 
 
+Item = TypeVar("Item")
 Progress = Callable[[int, int, str], bool | None]  # views done, views in all, name; True cancels
 
 
@@ -49,7 +51,6 @@ class Report:
     used: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)  # by reason
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
-    map_in_view: list[float] = field(default_factory=list)  # per view, the share of pixels that the map covers
     cancelled: bool = False
 
     @contextmanager
@@ -149,10 +150,10 @@ def ingest(
     Single images that can't be used are skipped and counted by reason.
 
     Raises:
-        CameraError: the first views see almost nothing of the map.
+        CameraError: the views see almost nothing of the map.
         StreamError: the stream is damaged.
     """
-    report = Report()
+    report, sight = Report(), Sight(stream.source)
     for done, frame in enumerate(_timed(stream.frames(names), report), start=1):
         try:
             with report.stage("decode"):
@@ -161,15 +162,15 @@ def ingest(
                 grid = extract(extractor, pinhole.image, frame)
             with report.stage("back-projection"):
                 view = rasterizer.view(projector.gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
-                report.map_in_view.append(_coverage(view))
-                _refuse_blind_stream(report.map_in_view, min(LOOKED_AT, len(names)), stream.source)
+                sight.check(view)
                 projector.add(view, grid, pinhole.valid, frame.name)
             report.used.append(frame.name)
-        except (StreamError, GridError, ExtractorError) as error:
+        except UNUSABLE as error:
             report.skipped[str(error)] += 1
         if progress is not None and progress(done, len(names), frame.name):
             report.cancelled = True
             break
+    sight.finish()
     with report.stage("back-projection"):
         projector.flush()
     report.skipped.update(stream.skipped)
@@ -177,26 +178,30 @@ def ingest(
 
 
 def choose_frames(stream: Stream, every: int = 1, skip: Sequence[str] = ()) -> list[str]:
-    """Names of every n-th frame, without the skipped ones.
+    """Names of every n-th frame, without those to be left out, ``skip``.
 
     Raises:
-        StreamError: ``every`` is below 1, a skipped name matches nothing, or nothing is left.
+        StreamError: ``every`` is below 1, a name to be left out matches nothing, or nothing is left.
     """
     names = stream.names()
     unknown = [name for name in skip if name not in names]
     if unknown:
-        raise StreamError(f"--skip {', '.join(unknown)} matches no frame of '{stream.source}'; frames: {some(names)}")
+        raise StreamError(
+            f"{', '.join(unknown)}, to be left out, matches no frame of '{stream.source}'; frames: {some(names)}"
+        )
     if every < 1:
         raise StreamError(f"every {every}-th frame makes no sense; give 1 or more")
     chosen = [name for name in names if name not in set(skip)][::every]
     if not chosen:
-        raise StreamError(f"no frame of '{stream.source}' is left after --skip and --every")
+        raise StreamError(f"no frame of '{stream.source}' is left: all {len(names)} are to be left out")
     return chosen
 
 
-def known_views(stream: Stream, names: Sequence[str], splat_from_map: Sim3, count: int = 32) -> tuple[KnownView, ...]:
+def known_views(
+    stream: Stream, names: Sequence[str], splat_from_map: Sim3, count: int = KNOWN_VIEWS
+) -> tuple[KnownView, ...]:
     """Cameras of up to ``count`` of the named frames, spread over them, as a field remembers them."""
-    picked = _spread(names, count)
+    picked = spread(names, count)
     return tuple(
         KnownView(
             frame.name,
@@ -207,16 +212,36 @@ def known_views(stream: Stream, names: Sequence[str], splat_from_map: Sim3, coun
     )
 
 
-def sample_grids(stream: Stream, names: Sequence[str], extractor: Extractor, count: int = 8) -> list[Tensor]:
-    """Values [rows, columns, D] of a few grids spread over the stream, to fit a codec on."""
-    frames = stream.frames(_spread(names, count))
-    return [extract(extractor, rectified(frame.image, frame.camera)[0], frame).values for frame in frames]
+def sample_cells(stream: Stream, names: Sequence[str], extractor: Extractor, count: int = 8) -> Tensor:
+    """Features [M, D] of a few frames' grids, spread over the stream, to fit a codec on.
+
+    Frames that can't be used are left out; where all of the few can't, any others are taken.
+
+    Raises:
+        StreamError: no frame can be used, or the stream is damaged.
+    """
+    reason = "none was read"
+    for chosen in (spread(names, count), names):
+        cells: list[Tensor] = []
+        for frame in stream.frames(chosen):
+            try:
+                image, _, _ = rectified(frame.image, frame.camera)
+                values = extract(extractor, image, frame).values
+            except UNUSABLE as error:
+                reason = str(error)
+                continue
+            cells.append(values.reshape(-1, values.shape[2]))
+            if len(cells) == count:
+                break
+        if cells:
+            return torch.cat(cells)
+    raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
 
 
-def _spread(names: Sequence[str], count: int) -> list[str]:
-    """Up to ``count`` names at even steps."""
-    step = max(1.0, len(names) / count)
-    return [names[int(k * step)] for k in range(min(count, len(names)))]
+def spread(items: Sequence[Item], count: int = KNOWN_VIEWS) -> tuple[Item, ...]:
+    """Up to ``count`` of the items at even steps."""
+    step = max(1.0, len(items) / count)
+    return tuple(items[int(k * step)] for k in range(min(count, len(items))))
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:
@@ -236,20 +261,3 @@ def _timed(frames: Iterator[Frame], report: Report) -> Iterator[Frame]:
         if frame is None:
             return
         yield frame
-
-
-def _coverage(view: rasterizer.View) -> float:
-    """Share of the pixels that the map covers, seen at every eighth pixel's cost."""
-    camera = view.camera
-    width, height = max(1, camera.width // 8), max(1, camera.height // 8)
-    small = rasterizer.view(view.gaussians, camera.resized(width, height), view.camera_from_splat)
-    return float((small.render_depth()[:, :, 1] > 0.5).float().mean())
-
-
-def _refuse_blind_stream(shares: Sequence[float], enough: int, source: str) -> None:
-    if len(shares) == enough and sum(shares) / enough < SEES_NOTHING:
-        raise CameraError(
-            f"the first {enough} cameras of '{source}' see the map in {100 * sum(shares) / enough:.1f}% of their "
-            "pixels: stream and map are in different frames. Give the transform between them (--alignment FILE with "
-            "splat_from_map, or nerfstudio's dataparser_transforms.json)"
-        )

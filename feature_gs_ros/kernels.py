@@ -18,9 +18,11 @@ from typing import Any
 
 import numba
 
+from feature_gs_ros.errors import OptionError
+
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
-_threads = int(os.environ.get("FEATURE_GS_THREADS", 0)) or len(os.sched_getaffinity(0))
+_threads: int | None = None  # None: as the environment says
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +44,23 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def thread_count() -> int:
+    """How many threads kernels use.
+
+    Raises:
+        OptionError: FEATURE_GS_THREADS is no such number.
+    """
+    global _threads
+    if _threads is None:
+        _threads = _threads_of_environment() or len(os.sched_getaffinity(0))
     return _threads
+
+
+def _threads_of_environment() -> int:
+    """0 where the variable doesn't say; read on first use, so that a bad value is an error of a command."""
+    text = os.environ.get("FEATURE_GS_THREADS", "").strip() or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
+        raise OptionError(f"FEATURE_GS_THREADS={text} is no number of threads; give 1 or more, or unset it")
+    return int(text)
 
 
 def set_thread_count(count: int) -> None:
@@ -57,7 +75,8 @@ def set_thread_count(count: int) -> None:
 def parallel_for(total: int, step: int, body: Callable[[int, int], object]) -> None:
     """Call ``body(start, stop)`` for consecutive ranges of ``step``, on all threads; each range exactly once."""
     ranges = [(start, min(start + step, total)) for start in range(0, total, step)]
-    if _threads == 1 or len(ranges) <= 1:
+    threads = thread_count()
+    if threads == 1 or len(ranges) <= 1:
         for start, stop in ranges:
             body(start, stop)
         return
@@ -73,7 +92,7 @@ def parallel_for(total: int, step: int, body: Callable[[int, int], object]) -> N
             body(*item)
 
     # The caller works too, so a pool that is busy with another caller's ranges never blocks it.
-    helpers = [_shared_pool().submit(work) for _ in range(min(_threads, len(ranges)) - 1)]
+    helpers = [_shared_pool().submit(work) for _ in range(min(threads, len(ranges)) - 1)]
     try:
         work()
     finally:
@@ -86,7 +105,7 @@ def _shared_pool() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, _threads - 1), thread_name_prefix="feature-gs")
+            _pool = ThreadPoolExecutor(max(1, thread_count() - 1), thread_name_prefix="feature-gs")
         return _pool
 
 
@@ -101,13 +120,13 @@ def _room_version(source: Path) -> str:
 
 
 def _cache_folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "feature_gs_ros" / "numba"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "feature_gs_ros" / "numba"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         pass
     # A read-only home, as in many containers. The folder is ours alone: numba's cache is executable code.
     folder = Path(tempfile.gettempdir()) / f"feature_gs_ros-{os.getuid()}"

@@ -6,27 +6,51 @@ from pathlib import Path
 
 from feature_gs_ros.errors import BudgetError
 
+CGROUP = Path("/sys/fs/cgroup")
 SHARE = 0.8  # of the free memory that work may take unless told otherwise
 
 
-def available_bytes() -> int | None:
+def available_bytes(cgroup: Path = CGROUP) -> int | None:
     """Memory that this process may still take, by the kernel and the container's limit; None where neither says."""
-    found = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int(used))
-    except (OSError, ValueError):
-        pass
+    found = [free for free in (_free_of_machine(), _free_of_container(cgroup)) if free is not None]
     return min(found) if found else None
 
 
-def check_budget(needed: int, budget: int | None, work: str, mend: str) -> None:
+def _free_of_machine() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _free_of_container(cgroup: Path) -> int | None:
+    """Of a folder of cgroup v2. Files that were read count as used, but the kernel gives what isn't active back."""
+    try:
+        limit = int((cgroup / "memory.max").read_text())  # "max" where there is none
+        used = int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    return max(0, limit - used + _inactive_files(cgroup))
+
+
+def _inactive_files(cgroup: Path) -> int:
+    try:
+        for line in (cgroup / "memory.stat").read_text().splitlines():
+            if line.startswith("inactive_file "):
+                return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def check_budget(needed: int, budget: int | None, work: str, mend: str, held: int = 0) -> None:
     """Refuse work over its budget (bytes; None: `SHARE` of what is free).
+
+    Args:
+        held: bytes of the need that this process has taken already: they are no more free.
 
     Raises:
         BudgetError: with the need, the limit and the mend.
@@ -36,7 +60,7 @@ def check_budget(needed: int, budget: int | None, work: str, mend: str) -> None:
         free = available_bytes()
         if free is None:
             return
-        limit = int(free * SHARE)
+        limit = int((free + held) * SHARE)
     if needed > limit:
         raise BudgetError(f"{work} needs {gigabytes(needed)}, the limit is {gigabytes(limit)}: {mend}")
 

@@ -11,15 +11,13 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from feature_gs_ros.errors import PromptError
-from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.gaussians import SH_C0, GaussianMap
 
 NEIGHBOURS = 16
 COLOR_DEVIATION = 10.0  # ΔE in CIE Lab at which a border between colours begins to hold scores back
 LEAST_COLOR_FACTOR = 0.01  # so that a lone Gaussian of odd colour still follows its neighbours
 TOLERANCE = 3e-3  # of the solution, relative
 MAX_ITERATIONS = 500
-
-_SH_C0 = 0.28209479177387814  # of the spherical harmonic of degree 0
 
 
 class GaussianGraph:
@@ -34,7 +32,7 @@ class GaussianGraph:
         count = len(gaussians)
         means = gaussians.means.numpy()
         opacities = gaussians.opacities.numpy()
-        lab = _lab(gaussians.sh[:, 0].numpy() * np.float32(_SH_C0) + np.float32(0.5))
+        lab = _lab(gaussians.sh[:, 0].numpy() * np.float32(SH_C0) + np.float32(0.5))
         distances, columns = cKDTree(means).query(means, min(neighbours + 1, count), workers=-1)
         distances, columns = distances.reshape(count, -1), columns.reshape(count, -1)
         spacing = np.maximum(distances.sum(axis=1) / max(distances.shape[1] - 1, 1), 1e-12)

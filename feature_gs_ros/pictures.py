@@ -24,6 +24,7 @@ LABEL_COLORS = np.array(
     np.uint8,
 )  # fmt: skip
 HIGHLIGHT = (40, 230, 60)
+CHUNK = 16384  # Gaussians projected at once
 
 
 def save_png(image: Image, path: str | Path) -> None:
@@ -75,7 +76,8 @@ def principal_colors(features: Tensor, weight: Tensor) -> Tensor:
     if width == 0:
         return torch.full((len(features), 3), 0.5)
     _, _, axes = torch.svd_lowrank(centred, q=min(8, *centred.shape), niter=4)
-    components = (features.float() - mean) @ axes[:, :width]
+    # In chunks: a copy of the features may be as large as what is left of the memory.
+    components = torch.cat([(rows.float() - mean) @ axes[:, :width] for rows in torch.split(features, CHUNK)])
     spread = components[sample].std(dim=0, unbiased=False).clamp_min(1e-9)
     colors = torch.full((len(features), 3), 0.5)
     colors[:, :width] = (components / (5 * spread) + 0.5).clamp(0, 1)

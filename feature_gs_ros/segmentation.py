@@ -227,25 +227,32 @@ def segment_view(segmenter: Segmenter, view: View, texts: Sequence[str]) -> tupl
 
 
 def _score_rendered_features(segmenter: Segmenter, view: View, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 7 in bands of rows: the features of a whole image are never held."""
+    """Eq. 7 in bands of rows: the features of a whole image are never held, those in view once."""
     field, extractor = segmenter.field, segmenter.extractor
-    known = field.seen.to(torch.float32).unsqueeze(1)
-    stored = field.features.to(torch.float32) * known
-    values = torch.cat([stored, known, torch.ones_like(known)], dim=1)
-    height, width = view.camera.height, view.camera.width
+    values = _visible_features(field, view.visible)
+    height, width, smallest = view.camera.height, view.camera.width, torch.finfo(torch.float32).tiny
     step = max(16, BAND_BYTES // (4 * width * max(field.dimension, values.shape[1])))
     scores, coverages = [], []
-    smallest = torch.finfo(torch.float32).tiny
     for first in range(0, height, step):
-        band = view.render(values, rows=(first, min(first + step, height))).reshape(-1, values.shape[1])
+        band = view.render_visible(values, rows=(first, min(first + step, height))).reshape(-1, values.shape[1])
         features = band[:, :-2] / band[:, -2:-1].clamp_min(smallest)
-        if field.codec:
-            features = field.codec.decode(features)
+        features = field.codec.decode(features) if field.codec else features
         score = extractor.scores(features, embeddings, extractor.prepare(features))
         score[band[:, -2] <= smallest] = 0
         scores.append(score)
         coverages.append(band[:, -2] / band[:, -1].clamp_min(smallest))
     return torch.cat(scores).reshape(height, width, -1), torch.cat(coverages).reshape(height, width)
+
+
+def _visible_features(field: FeatureField, visible: Tensor) -> Tensor:
+    """Stored features of some rows of a field, whether each was seen, and 1: [V, K + 2], 0 where nothing was seen."""
+    seen, width = field.seen, field.features.shape[1]
+    values = torch.ones(len(visible), width + 2)
+    for part, rows in zip(torch.split(values, CHUNK), torch.split(visible, CHUNK), strict=True):
+        known = seen[rows].to(torch.float32).unsqueeze(1)
+        torch.mul(field.features[rows].to(torch.float32), known, out=part[:, :width])
+        part[:, width] = known[:, 0]
+    return values
 
 
 def mask_labels(similarities: Tensor, threshold: float, prompts: int | None = None) -> Tensor:

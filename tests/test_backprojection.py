@@ -161,7 +161,7 @@ def test_pca_keeps_what_varies_most() -> None:
 def test_codec_names() -> None:
     assert parse_codec("pca:64") == ("pca", 64)
     assert parse_codec("random:128") == ("random", 128)
-    for wrong in ("pca", "pca:0", "pca:-1", "span:3", "zip:9", "pca:x"):
+    for wrong in ("pca", "pca:0", "pca:-1", "span:3", "zip:9", "pca:x", "pca:²", "pca:" + "9" * 5000, "pca:3 "):
         with pytest.raises(FieldError, match="is not pca:K or random:K"):
             parse_codec(wrong)
     with pytest.raises(FieldError, match="needs 1 to 4"):

@@ -10,6 +10,7 @@ import torch
 
 from feature_gs_ros.cli.common import teacher_options
 from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.field import FeatureField
 from tests.command_line import run
 
@@ -51,6 +52,42 @@ def test_values_are_yaml() -> None:
 def test_what_is_no_option(words: list[str]) -> None:
     with pytest.raises(ExtractorError, match="--option"):
         teacher_options(words)
+
+
+@pytest.mark.parametrize(
+    ("extractor", "option", "message"),
+    [
+        ("color", "cell=abc", "the option cell=abc of the teacher 'color' is not a whole number"),
+        ("color", "cell=2.5", "is not a whole number"),
+        ("color", "cell=true", "is not a whole number"),
+        ("color", "cell=", "cell=None of the teacher 'color' is not a whole number"),
+        ("color", "space=2024-01-31", "is not text; text is quoted: space='\"2024-01-31\"'"),
+        ("color", "cell=2024-13-45", "the value is no YAML; quote it"),
+        ("imagenet-parts", "cell=.nan", "is not a number"),
+        ("imagenet", "pixels=many", "is not a whole number"),
+        ("precomputed", "folder=5", "is not text or a path; text is quoted: folder='\"5\"'"),
+        ("precomputed", "folder=[a]", "is not text or a path"),
+        ("clip", "templates=a {}", "is not a list [text, …]"),
+        ("identity", "classes={1: 5}", "needs the option codes, dimension"),
+    ],
+)
+def test_an_option_of_another_type_is_one_line(extractor: str, option: str, message: str, tmp_path: Path) -> None:
+    words = ("map.ply", "stream", "--out", tmp_path / "field", "--extractor", extractor, "--option", option)
+    said = run("backproject", *words, code=2).stderr
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_numbers_are_what_the_teacher_asks_for() -> None:
+    """YAML 1.1 reads 1e5 as text."""
+    pixels = make_extractor("imagenet", **teacher_options(["pixels=1e5"])).identity.preprocessing["pixels"]
+    assert isinstance(pixels, int)
+    assert pixels == 100_000
+    assert make_extractor("imagenet-parts", **teacher_options(["cell=12"])).identity.preprocessing["cell"] == 12
+    with pytest.raises(ExtractorError, match="need a number for each name"):
+        make_extractor("labels", classes={"mug": "mug"})
+    with pytest.raises(ExtractorError, match=r"not a table \{value: text\}"):
+        make_extractor("labels", classes={"1": 5})
 
 
 def test_an_option_that_the_teacher_lacks(small_scene: Path, tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -75,19 +72,54 @@ def test_a_pixel_outside_the_image_is_refused(pixel):
         straight_pixel(PINHOLE, *pixel)
 
 
+def bent(lens: Distortion, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lens's formula: points (x, y, 1) to where they lie on the plane at unit depth once imaged."""
+    k, r2 = lens.coefficients, x * x + y * y
+    if lens.model == "equidistant":
+        angle = np.arctan(np.sqrt(r2))
+        scale = angle * (1 + sum(k[i] * angle ** (2 * i + 2) for i in range(4))) / np.sqrt(np.maximum(r2, 1e-30))
+        return x * scale, y * scale
+    k1, k2, p1, p2, k3, k4, k5, k6 = (*k, *[0.0] * (8 - len(k)))
+    scale = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
+    return (
+        x * scale + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
+        y * scale + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y,
+    )
+
+
 @pytest.mark.parametrize(
-    "lens", [Distortion("plumb_bob", (-0.2, 0.03, 0.001, 0.0)), Distortion("equidistant", (0.02, 0.0, 0.0, 0.0))]
+    ("lens", "focal"),
+    [
+        (Distortion("plumb_bob", (-0.2, 0.03, 0.001, 0.0)), 500.0),
+        (Distortion("plumb_bob", (-0.4, 0.15, 0.0, 0.0, 0.0)), 300.0),
+        (Distortion("plumb_bob", (-0.35, 0.15, 0.001, -0.001, -0.03)), 380.0),
+        (Distortion("plumb_bob", (0.3, 0.1, 0.0, 0.0, 0.0)), 400.0),
+        (Distortion("rational_polynomial", (0.5, 0.1, 0.0, 0.0, 0.01, 0.8, 0.2, 0.02)), 300.0),
+        (Distortion("equidistant", (0.05, -0.01, 0.002, 0.0)), 300.0),
+    ],
 )
-def test_a_pixel_of_a_distorted_image_is_straightened(lens):
-    """Forward by OpenCV's projection, back by ours."""
-    camera = replace(PINHOLE, distortion=lens)
-    u, v = 45.0, 12.0
-    ray = np.array([[[(u - 32) / 50, (v - 24) / 50, 1.0]]])
-    matrix, coefficients = camera.matrix, np.array(lens.coefficients)
-    project = cv2.fisheye.projectPoints if lens.model == "equidistant" else cv2.projectPoints
-    bent = project(ray, np.zeros(3), np.zeros(3), matrix, coefficients)[0].reshape(2)
-    assert np.abs(bent - (u, v)).max() > 0.1
-    np.testing.assert_allclose(straight_pixel(camera, *bent), (u, v), atol=1e-3)
+def test_a_pixel_of_a_distorted_image_is_straightened(lens: Distortion, focal: float) -> None:
+    """Forward by the lens's formula, back by ours, from the middle to the corners and a little beyond."""
+    camera = Camera(640, 480, focal, 1.02 * focal, 321.0, 238.0, lens)
+    columns, rows = np.meshgrid(np.append(np.linspace(-40, 680, 13), 321.0), np.append(np.linspace(-30, 510, 9), 238.0))
+    x, y = bent(lens, (columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy)
+    u, v = camera.fx * x + camera.cx, camera.fy * y + camera.cy
+    inside = (u >= 0) & (u < 640) & (v >= 0) & (v < 480)
+    assert inside.sum() > 60
+    found = [straight_pixel(camera, *pixel) for pixel in zip(u[inside], v[inside], strict=True)]
+    np.testing.assert_allclose(found, np.stack([columns[inside], rows[inside]], axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "lens", [Distortion("plumb_bob", (-0.6, 0.0, 0.0, 0.0)), Distortion("equidistant", (0.0, 0.0, 0.0, 0.0))]
+)
+def test_a_pixel_that_the_lens_shows_nothing_at_is_refused(lens: Distortion) -> None:
+    """Beyond the largest radius that the polynomial reaches, or 90° from where the camera looks."""
+    camera = Camera(640, 480, 180.0, 180.0, 320.0, 240.0, lens)
+    for pixel in ((1.0, 1.0), (639.0, 240.0), (1.0, 479.0)):
+        with pytest.raises(PromptError, match=r"the lens shows nothing of the scene at pixel"):
+            straight_pixel(camera, *pixel)
+    assert straight_pixel(camera, 320.0, 240.0) == pytest.approx((320.0, 240.0))
 
 
 def test_the_gaussians_beside_a_point():

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from feature_gs_ros import extractors
-from feature_gs_ros.errors import EvaluationError, ExtractorError, UnknownPromptError
+from feature_gs_ros.errors import ExtractorError, UnknownPromptError
 from feature_gs_ros.extractors import efficientnet_lite as lite
 from feature_gs_ros.extractors import extractor_names, extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
@@ -268,7 +268,7 @@ def test_labels_are_one_hot_and_ignored_pixels_count_for_no_class(label_folder: 
 
 def test_labels_refuse_missing_frames_other_crops_and_names(label_folder: Path) -> None:
     teacher = make_extractor("labels", masks=label_folder / "masks", labels=label_folder / "labels.yaml")
-    with pytest.raises(EvaluationError, match=r"b\.png"):
+    with pytest.raises(ExtractorError, match=r"b\.png"):
         teacher.extract(noise(8, 12), name="b")
     with pytest.raises(ExtractorError, match="another crop"):
         teacher.extract(noise(12, 12), name="a")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ from conftest import random_map
 from safetensors.torch import save_file
 
 from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.cameras import Camera
 from feature_gs_ros.codecs import random_projection
 from feature_gs_ros.errors import FieldError
 from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.field import FORMAT, FeatureField, KnownView, Provenance
 
 MAP = random_map(21, 50)
 ALIGNMENT = Sim3(2.5, np.array([0.5, 0.5, 0.5, -0.5]), np.array([1.0, -2.0, 3.0]))
@@ -108,6 +111,70 @@ def test_files_of_something_else(tmp_path: Path) -> None:
         FeatureField.load(tmp_path / "half")
     with pytest.raises(FieldError, match="can't write"):
         field.save("/proc/nowhere/field")
+
+
+def damaged(**changes: object) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and content of a field's file with a codec and a view, some of them replaced."""
+    field = replace(some_field(), codec=random_projection(9, 4))
+    view = KnownView("a", Camera(64, 48, 60.0, 60.0, 32.0, 24.0), np.eye(4))
+    field = replace(field, provenance=replace(field.provenance, views=(view,)))
+    assert field.codec is not None
+    tensors = {name: getattr(field, name).clone() for name in ("features", "weight", "view_count")}
+    tensors |= {name: getattr(field.codec, name).clone() for name in ("encoder", "decoder", "mean")}
+    content = json.loads(field._metadata()["content"])
+    for path, value in changes.items():
+        if isinstance(value, torch.Tensor):
+            tensors[path] = value
+            continue
+        *above, key = path.split("__")
+        table = content
+        for step in above:
+            table = table[step] if isinstance(table, dict) else table[int(step)]
+        table[key] = value
+    return tensors, content
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        ({"features": torch.tensor(1.0)}, "shapes"),
+        ({"features": torch.zeros(50, 0)}, "shapes"),
+        ({"features": torch.zeros(50, 4, 1)}, "shapes"),
+        ({"features": torch.zeros(50, 4, dtype=torch.int32)}, "features hold torch.int32"),
+        ({"features": torch.full((50, 4), float("nan"))}, "features hold NaN"),
+        ({"features": torch.full((50, 4), float("-inf"), dtype=torch.float16)}, "features hold NaN or Inf"),
+        ({"weight": torch.full((50,), float("inf"))}, "weight hold NaN or Inf"),
+        ({"view_count": torch.ones(50)}, "view_count holds torch.float32"),
+        ({"features": torch.zeros(50, 3)}, "doesn't fit 3 numbers"),
+        ({"encoder": torch.zeros(5, 9)}, "doesn't fit 4 numbers"),
+        ({"encoder": torch.zeros(4)}, "doesn't fit 4 numbers"),
+        ({"decoder": torch.zeros(4, 8)}, "doesn't fit 4 numbers"),
+        ({"mean": torch.zeros(3)}, "doesn't fit 4 numbers"),
+        ({"mean": torch.full((9,), float("nan"))}, "mean hold NaN"),
+        ({"codec": "zip"}, "codec 'zip' is unknown"),
+        ({"codec": 3}, "codec 3 is unknown"),
+        ({"teacher": [1]}, "must be tables"),
+        ({"teacher__name": 5}, "the teacher is 5"),
+        ({"teacher__weights": None}, "the teacher is 'imagenet', None"),
+        ({"teacher__more": 1}, "unexpected keyword"),
+        ({"provenance__views__0__size": [float("inf"), 48]}, "pixels"),
+        ({"provenance__views__0__size": [10**9, 10**9]}, "pixels"),
+        ({"provenance__views__0__size": [-64, 48]}, "not positive"),
+        ({"provenance__views__0__intrinsics": [10**400, 1, 1, 1]}, "too large"),
+        ({"provenance__views__0__camera_from_splat": [1]}, "shape"),
+        ({"provenance__earlier": [5]}, "not subscriptable"),
+    ],
+)
+def test_a_damaged_field_is_refused_when_it_is_read(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    tensors, content = damaged(**changes)
+    path = tmp_path / "field"
+    save_file(tensors, path, metadata={"format": FORMAT, "content": json.dumps(content)})
+    if not message:  # unchanged it is read
+        assert FeatureField.load(path).dimension == 9
+        return
+    with pytest.raises(FieldError, match=f"field' is damaged: .*{message}"):
+        FeatureField.load(path)
 
 
 def test_killed_while_saving_leaves_the_old_file_whole(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plyfile import PlyData, PlyElement
-from splat_samples import random_parameters, write_antimatter, write_compressed, write_ply
+from splat_samples import C0, random_parameters, write_antimatter, write_compressed, write_ply
 
 from feature_gs_ros.errors import MapError
 from feature_gs_ros.gaussians import GaussianMap
@@ -215,3 +215,32 @@ def test_saved_maps_can_be_cut_too(tmp_path: Path) -> None:
     vertex = PlyData.read(str(tmp_path / "out.ply"))["vertex"]
     assert [round(float(value), 6) for value in vertex["similarity"]] == [0.15, 0.95]
     assert not math.isnan(vertex["x"][0])
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_a_map_of_plain_colours_is_edited(tmp_path: Path, text: bool, kind: type) -> None:
+    """nerfstudio's export without SH: red, green and blue from 0 to 255, whole numbers or not."""
+    columns = random_parameters(8, degree=0).columns()
+    for name, color in (("red", 10), ("green", 20), ("blue", 30)):
+        columns[name] = np.full(8, color, kind)
+    columns = {name: values for name, values in columns.items() if not name.startswith("f_dc")}
+    source = write_ply(tmp_path / "in.ply", columns, text=text)
+    gaussians = load_map(source)
+    chosen = gaussians.select(torch.tensor([2, 5]))
+    colors = torch.tensor([[0.2, 0.4, 0.6], [1.5, -0.5, 0.5]])  # beyond what a byte holds
+    painted = GaussianMap.from_tensors(
+        chosen.means + 1, chosen.quats_wxyz, chosen.scales, chosen.opacities, ((colors - 0.5) / C0)[:, None]
+    )
+    copy_ply_rows(source, tmp_path / "out.ply", torch.ones(8, dtype=torch.bool), painted, torch.tensor([5, 2]))
+    written = PlyData.read(str(tmp_path / "out.ply"))["vertex"].data
+    assert written.dtype.names == tuple(columns)
+    found = np.stack([written[name] for name in ("red", "green", "blue")], axis=1)
+    byte = kind is np.uint8
+    assert found[5].tolist() == pytest.approx([51, 102, 153], abs=1e-3)
+    assert found[2].tolist() == pytest.approx([255, 0, 128] if byte else [382.5, -127.5, 127.5], abs=1e-3)
+    others = [0, 1, 3, 4, 6, 7]
+    assert found[others].tolist() == [[10, 20, 30]] * 6
+    again = load_map(tmp_path / "out.ply")
+    torch.testing.assert_close(again.means[5], gaussians.means[2] + 1)
+    torch.testing.assert_close(again.means[others], gaussians.means[others], rtol=1e-6, atol=0)

@@ -61,6 +61,7 @@ def test_a_plain_folder(tmp_path: Path, as_list: bool) -> None:
         ([entry(image="")], StreamError, "frame 0 .* has no image"),
         ([entry(), entry()], StreamError, "occurs twice"),
         ([entry(), entry("images/2.png", name="1")], StreamError, "two images named '1'"),
+        ([entry("n" * 300)], StreamError, "1 × image file in .*: File name too long"),
         ([entry(camera_from_world=None)], StreamError, r"shape \(\)"),
         ([entry(camera_from_world=[[1], [2, 3]])], StreamError, "is not numbers"),
         ([entry(camera_from_world=np.transpose(POSE).tolist())], StreamError, "1 × pose is not finite and rigid"),
@@ -69,6 +70,8 @@ def test_a_plain_folder(tmp_path: Path, as_list: bool) -> None:
         ([entry(width=0)], CameraError, "0×30"),
         ([entry(distortion={"model": "omni", "coefficients": []})], CameraError, "'omni' is unknown"),
         ([entry(distortion={"coefficients": []})], CameraError, "needs a model"),
+        ([entry(distortion={"model": ["a"], "coefficients": []})], CameraError, r"'\['a'\]' is unknown"),
+        ([entry("/"), entry("/")], StreamError, "occurs twice"),
         ([entry(distortion={"model": "plumb_bob"})], CameraError, "expected a list"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,22 @@ def test_a_grid_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
     cache = CachedExtractor(Counting(), tmp_path, gigabytes=1e-9)
     assert cache.extract(images(1)[0]).dimension == 3
     assert files(tmp_path) == []
+
+
+def test_a_cache_that_cannot_be_written_costs_no_view(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every folder that a key may begin with is a file: nothing can be written, what was kept is still read."""
+    pictures = images(3)
+    CachedExtractor(Counting(), tmp_path).extract(pictures[0])
+    for first in range(256):
+        with suppress(FileExistsError):
+            (tmp_path / f"{first:02x}").touch(exist_ok=False)
+    teacher = Counting()
+    cache = CachedExtractor(teacher, tmp_path)
+    for picture in pictures:
+        assert torch.equal(cache.extract(picture).values, Counting().extract(picture).values)
+    assert teacher.passes == 2
+    (warning,) = caplog.records  # said once, not a view
+    assert "can't write to the cache" in warning.getMessage()
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 40, "cut", "other dimension"])

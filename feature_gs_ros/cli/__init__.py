@@ -28,9 +28,10 @@ from feature_gs_ros.cli import (
     synth,
     train,
 )
-from feature_gs_ros.errors import FeatureGsError, StoppedError
+from feature_gs_ros.errors import FeatureGsError, OptionError, StoppedError
 
 Command = Callable[..., Any]
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 COMMANDS: dict[str, Command] = {
     "synth": synth.synth,
@@ -66,9 +67,9 @@ GROUPS: dict[str, dict[str, Command]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit."""
-    logging.basicConfig(level=os.environ.get("FEATURE_GS_LOG", "WARNING"), format="%(levelname)s %(message)s")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        logging.basicConfig(level=_log_level(), format="%(levelname)s %(message)s")
         sys.exit(_run(words))
     except (KeyboardInterrupt, StoppedError):
         print("feature-gs: interrupted", file=sys.stderr)
@@ -79,6 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `feature-gs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # names that are too long, folders that may not be looked into: even asking for them fails
+        cause = f"can't use '{error.filename}': {error.strerror}" if error.filename else str(error)
+        print(f"feature-gs: {cause}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _log_level() -> str:
+    level = os.environ.get("FEATURE_GS_LOG", "WARNING").upper()
+    if level not in LOG_LEVELS:
+        raise OptionError(f"FEATURE_GS_LOG={level} is no level of messages; choose {', '.join(LOG_LEVELS)}")
+    return level
 
 
 def _run(words: list[str]) -> int:

@@ -37,6 +37,7 @@ def transfer(
     index: str | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
@@ -57,6 +58,7 @@ def transfer(
         index: that view's name; the field's best one by default.
         map: the map, where it isn't where the field remembers it.
         weights: the weights of the teacher of --object-field, where they are not at their usual place.
+        option: KEY=VALUE for that teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
@@ -66,7 +68,7 @@ def transfer(
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
     check_outputs({"--out": out / CLOUD}, [find_map(field, features, map)])
-    among = _gaussians_of(object, object_field or field, map, weights, gaussians) if object else None
+    among = _gaussians_of(object, object_field or field, map, (weights, option), gaussians) if object else None
     known = object.lower() in {source.object.lower() for source in sources.sources}
     with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
         transferred = transfer_affordances(
@@ -98,10 +100,14 @@ def transfer(
 
 
 def _gaussians_of(
-    word: str, path: Path, map_path: Path | None, weights: Path | None, gaussians: GaussianMap
+    word: str,
+    path: Path,
+    map_path: Path | None,
+    teacher: tuple[Path | None, tuple[str, ...]],  # its weights and options
+    gaussians: GaussianMap,
 ) -> torch.Tensor:
     """Gaussians [N] bool that a text query finds."""
-    segmenter = open_segmenter(path, map_path, weights)
+    segmenter = open_segmenter(path, map_path, *teacher)
     segmenter.field.check_map(gaussians)
     answer = segmenter.ask([word])[0]
     if answer.state is not State.FOUND:

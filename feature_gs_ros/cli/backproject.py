@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
+import numpy as np
 import tyro
 
+from feature_gs_ros.alignment import load_alignment
 from feature_gs_ros.backprojection import BackProjector, memory_needed
 from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json, teacher_options
-from feature_gs_ros.codecs import Codec, build_codec, parse_codec
+from feature_gs_ros.codecs import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.errors import ExtractorError, FieldError, StreamError
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import Report, choose_frames, counted, ingest, known_views, sample_grids
+from feature_gs_ros.ingestion import Report, choose_frames, counted, ingest, known_views, sample_cells, spread
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import Stream, open_stream
@@ -61,7 +64,7 @@ def backproject(
         labels: names of the labels' values, YAML.
         every: take every n-th frame.
         skip: leave out a frame by name; may be repeated.
-        resume: go on with the field that stands at --out.
+        resume: go on with the field that stands at --out, with this recording or one more.
         codec: store fewer numbers: pca:K or random:K.
         cache: folder that keeps the network's output, so that a second run over a stream needs no network.
         backend: auto, cpu or cuda.
@@ -77,11 +80,11 @@ def backproject(
     names = choose_frames(source, every, skip)
     if masks is not None:
         names = _with_mask(names, MaskFolder(masks), source)
-    earlier = _earlier_field(out, gaussians, teacher) if resume else None
-    if earlier is not None:
-        names = [name for name in names if name not in earlier.provenance.frames]
-        projector = BackProjector.resume(gaussians, earlier)
-        note(f"resuming '{out}' after {len(earlier.provenance.frames)} views, {len(names)} to go")
+    if resume and out.exists():
+        projector = _resumed(out, gaussians, teacher, str(stream.resolve()), alignment, codec)
+        taken = set(projector.provenance.taken_from(projector.provenance.stream))
+        names = [name for name in names if name not in taken]
+        note(f"resuming '{out}' after {len(projector.provenance.frames)} views, {len(names)} to go")
     else:
         provenance = Provenance(
             gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
@@ -92,7 +95,7 @@ def backproject(
     note(f"{len(gaussians)} Gaussians × {projector.stored} numbers need {needed}")
     with ProgressBar("back-projecting", "view", quiet=json).running() as progress:
         report = ingest(source, names, teacher, projector, backend=backend, progress=progress)
-    field = _field_with_views(projector, source)
+    field = _field_with_views(projector, source, report.used)
     if not field.provenance.frames:
         raise StreamError(f"no image of '{stream}' could be used: {counted(report.skipped) or 'cancelled'}")
     with report.stage("save"):
@@ -126,13 +129,25 @@ def _with_mask(names: list[str], masks: MaskFolder, stream: Stream) -> list[str]
     return annotated
 
 
-def _earlier_field(out: Path, gaussians: GaussianMap, teacher: Extractor) -> FeatureField | None:
-    if not out.exists():
-        return None
+def _resumed(
+    out: Path, gaussians: GaussianMap, teacher: Extractor, stream: str, alignment: Path | None, codec: str | None
+) -> BackProjector:
+    """The field at ``out`` as accumulators that go on with a stream: the same recording, or one more."""
     field = FeatureField.load(out)
     field.check_map(gaussians)
     field.check_teacher(teacher.identity)
-    return field
+    own = field.provenance.splat_from_map
+    if alignment is not None and not np.allclose(load_alignment(alignment).matrix, own.matrix):
+        raise FieldError(
+            f"--alignment '{alignment}' is another transform than that of the field '{out}' (scale {own.scale:g}); "
+            "leave it out to go on with the field's, or write another field"
+        )
+    stored = f"{field.codec.kind}:{field.codec.dimension}" if field.codec else "all numbers"
+    if codec is not None and (field.codec is None or parse_codec(codec) != (field.codec.kind, field.codec.dimension)):
+        raise FieldError(f"--codec {codec}: the field '{out}' stores {stored}; leave it out, or write another field")
+    projector = BackProjector.resume(gaussians, field)
+    projector.provenance = projector.provenance.going_on_with(stream)
+    return projector
 
 
 def _fit_codec(text: str | None, stream: Stream, names: list[str], teacher: Extractor) -> Codec | None:
@@ -141,14 +156,16 @@ def _fit_codec(text: str | None, stream: Stream, names: list[str], teacher: Extr
     kind, dimension = parse_codec(text)
     if dimension > teacher.dimension:
         raise FieldError(f"codec '{text}' stores more numbers than the teacher's {teacher.dimension}")
-    return build_codec(kind, dimension, sample_grids(stream, names, teacher))
+    if kind == "random":
+        return random_projection(teacher.dimension, dimension)
+    return fit_pca(sample_cells(stream, names, teacher), dimension)
 
 
-def _field_with_views(projector: BackProjector, stream: Stream) -> FeatureField:
+def _field_with_views(projector: BackProjector, stream: Stream, used: Sequence[str]) -> FeatureField:
     """The field, remembering some of the cameras, so that pictures need no stream."""
     field = projector.field()
-    views = known_views(stream, field.provenance.frames, field.provenance.splat_from_map)
-    return replace(field, provenance=replace(field.provenance, views=views))
+    added = known_views(stream, used, field.provenance.splat_from_map)
+    return replace(field, provenance=replace(field.provenance, views=spread((*field.provenance.views, *added))))
 
 
 def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path, json: bool) -> None:

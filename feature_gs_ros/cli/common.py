@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,15 +52,20 @@ def find_map(path: Path, field: FeatureField, map_path: Path | None) -> Path:
     return source
 
 
-def open_segmenter(path: Path, map_path: Path | None, weights: Path | None = None) -> Segmenter:
+def open_segmenter(
+    path: Path, map_path: Path | None, weights: Path | None = None, options: Sequence[str] = ()
+) -> Segmenter:
     """A field ready for queries: with its map, and its teacher made again.
 
+    Args:
+        options: ``KEY=VALUE`` for the teacher, beside those that the field remembers.
+
     Raises:
-        ExtractorError: the teacher's weights are not here.
-        FieldError: another teacher's weights.
+        ExtractorError: the teacher's weights are not here, or it doesn't take an option.
+        FieldError: another teacher's weights, or an option that makes another teacher of it.
     """
     field, gaussians = open_field(path, map_path)
-    return Segmenter(gaussians, field, extractor_of(field.teacher, weights))
+    return Segmenter(gaussians, field, extractor_of(field.teacher, weights, teacher_options(options)))
 
 
 def teacher_options(texts: Sequence[str]) -> dict[str, object]:
@@ -77,7 +83,7 @@ def teacher_options(texts: Sequence[str]) -> dict[str, object]:
             raise ExtractorError(f"--option {key} is given twice; give it once")
         try:
             options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that there isn't is a ValueError
             raise ExtractorError(
                 f"--option '{text}': the value is no YAML; quote it, e.g. {key}='\"{value}\"'"
             ) from error
@@ -132,8 +138,16 @@ class ProgressBar:
 
 
 def print_json(content: Mapping[str, object]) -> None:
-    """One object on stdout and nothing else there."""
-    print(json.dumps(content))
+    """One object on stdout and nothing else there; numbers that JSON hasn't (NaN, infinity) are null."""
+    print(json.dumps(_finite(content), allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def note(text: str) -> None:

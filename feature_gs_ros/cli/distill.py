@@ -13,7 +13,7 @@ import tyro
 from feature_gs_ros.cli.checks import check_number, check_outputs
 from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, print_json, teacher_options
 from feature_gs_ros.cli.distill_methods import Outcome, Work, solve, train, train_jointly
-from feature_gs_ros.codecs import Codec, build_codec
+from feature_gs_ros.codecs import Codec, fit_pca
 from feature_gs_ros.distillation import (
     Decoder,
     JointOptions,
@@ -25,7 +25,7 @@ from feature_gs_ros.distillation import (
 from feature_gs_ros.errors import FieldError, TrainingError
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.field import FeatureField, Provenance
-from feature_gs_ros.ingestion import choose_frames, sample_grids
+from feature_gs_ros.ingestion import choose_frames, sample_cells
 from feature_gs_ros.io.gaussian_ply import save_ply
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
@@ -137,7 +137,7 @@ def _codec(dims: int | None, work: Work, earlier: FeatureField | None) -> Codec 
         if dims is not None and dims != stored:
             raise FieldError(f"--dims {dims}: the field to go on from stores {stored} numbers; leave out --dims")
         return earlier.codec
-    return None if dims is None else build_codec("pca", dims, sample_grids(work.stream, work.names, work.teacher))
+    return None if dims is None else fit_pca(sample_cells(work.stream, work.names, work.teacher), dims)
 
 
 def _save(outcome: Outcome, work: Work, lessons: Sequence[Lesson], out: Path) -> FeatureField:

@@ -51,6 +51,7 @@ def edit(
     picture: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     json: bool = False,
 ) -> int:
     """Edit the map of a field by words and write it as a PLY; the field's own map stays as it is.
@@ -79,6 +80,7 @@ def edit(
         picture: write the map before and after.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         json: print one JSON object.
     """
     asked = _operation(delete, extract, recolor, move, Recolor(color, paint), Move(by, turn, scale))
@@ -88,7 +90,7 @@ def edit(
     outputs = {"--out": out, "the file of the edits": remembered, "--picture": picture}
     example = None if asked is None or not asked[1].startswith("@") else Path(asked[1][1:])
     check_outputs(outputs, [field, map, weights, example])
-    segmenter = open_segmenter(field, map, weights)
+    segmenter = open_segmenter(field, map, weights, option)
     own = find_map(field, segmenter.field, map)
     check_outputs(outputs, [own])
     stack = _stack(remembered, segmenter)

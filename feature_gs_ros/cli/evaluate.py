@@ -28,6 +28,7 @@ def segmentation(
     alignment: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
@@ -44,10 +45,11 @@ def segmentation(
         alignment: splat_from_map file, where the stream is in another frame than the field's.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
-    segmenter = open_segmenter(field, map, weights)
+    segmenter = open_segmenter(field, map, weights, option)
     result = evaluate_segmentation(
         segmenter,
         open_stream(stream),

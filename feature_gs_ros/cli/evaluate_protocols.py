@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from feature_gs_ros.backprojection import BackProjector
-from feature_gs_ros.cli.common import ProgressBar, open_segmenter, print_json
+from feature_gs_ros.cli.common import ProgressBar, open_segmenter, print_json, teacher_options
 from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.ingestion import counted, ingest
@@ -33,6 +36,7 @@ def lerf_mask(
     stream: Path | None = None,
     extractor: str | None = None,
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
@@ -45,11 +49,14 @@ def lerf_mask(
         stream: the cameras, where they aren't the directory's own.
         extractor: teacher that makes the field; imagenet by default.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, e.g. embeddings=FILE for 'precomputed'; may be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
-    segmenter = _segmenter(cameras, lerf_mask_views(directory, cameras), field, map, extractor, weights, backend)
+    segmenter = _segmenter(
+        cameras, lerf_mask_views(directory, cameras), field, map, extractor, weights, backend, option
+    )
     return _tell(evaluate_lerf_mask(segmenter, directory, stream=cameras, backend=backend), LERF_MASK, json)
 
 
@@ -62,6 +69,7 @@ def three_d_ovs(
     stream: Path | None = None,
     extractor: str | None = None,
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
@@ -74,11 +82,14 @@ def three_d_ovs(
         stream: the cameras, where they aren't the directory's own.
         extractor: teacher that makes the field; imagenet by default.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, e.g. embeddings=FILE for 'precomputed'; may be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
-    segmenter = _segmenter(cameras, three_d_ovs_views(directory, cameras), field, map, extractor, weights, backend)
+    segmenter = _segmenter(
+        cameras, three_d_ovs_views(directory, cameras), field, map, extractor, weights, backend, option
+    )
     return _tell(evaluate_three_d_ovs(segmenter, directory, stream=cameras, backend=backend), (), json)
 
 
@@ -92,6 +103,7 @@ def lerf_ovs(
     stream: Path | None = None,
     extractor: str | None = None,
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
@@ -105,12 +117,13 @@ def lerf_ovs(
         stream: the cameras, where they aren't the directory's own.
         extractor: teacher that makes the field; imagenet by default.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, e.g. embeddings=FILE for 'precomputed'; may be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
     tests = lerf_ovs_views(directory, cameras, labels)
-    segmenter = _segmenter(cameras, tests, field, map, extractor, weights, backend)
+    segmenter = _segmenter(cameras, tests, field, map, extractor, weights, backend, option)
     result = evaluate_lerf_ovs(segmenter, directory, labels=labels, stream=cameras, backend=backend)
     return _tell(result, (), json)
 
@@ -126,6 +139,7 @@ def replica(
     stream: Path | None = None,
     extractor: str | None = None,
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
@@ -140,11 +154,12 @@ def replica(
         stream: the cameras, where they aren't the directory's own.
         extractor: teacher that makes the field; imagenet by default.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, e.g. embeddings=FILE for 'precomputed'; may be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
-    segmenter = _segmenter(cameras, replica_tests(cameras), field, map, extractor, weights, backend)
+    segmenter = _segmenter(cameras, replica_tests(cameras), field, map, extractor, weights, backend, option)
     masks = MaskFolder(truth) if truth is not None else None
     result = evaluate_replica(segmenter, directory, load_labels(classes), truth=masks, stream=cameras, backend=backend)
     return _tell(result, REPLICA, json)
@@ -158,16 +173,18 @@ def _segmenter(
     extractor: str | None,
     weights: Path | None,
     backend: Backend,
+    option: Sequence[str] = (),
 ) -> Segmenter:
     """The field given, or one made of all frames but the test views."""
     if field is not None:
         if extractor is not None:
             raise EvaluationError(f"the field '{field}' knows its teacher: leave out --extractor '{extractor}'")
-        return open_segmenter(field, map_path, weights)
+        return open_segmenter(field, map_path, weights, option)
     if map_path is None:
         raise EvaluationError("neither a field nor a map is given; give --map FILE, and --field FILE if there is one")
     gaussians = load_map(map_path)
-    teacher = make_extractor(extractor or DEFAULT_EXTRACTOR, **({"weights": weights} if weights else {}))
+    given = {"weights": weights} if weights else {}
+    teacher = make_extractor(extractor or DEFAULT_EXTRACTOR, **{**teacher_options(option), **given})
     names = [name for name in stream.names() if name not in set(test_views)]
     if not names:
         raise EvaluationError(

@@ -61,6 +61,7 @@ def _field_facts(path: Path) -> dict[str, object]:
         "views": len(provenance.frames),
         "map": provenance.map_path,
         "stream": provenance.stream,
+        "earlier_streams": [recording.stream for recording in provenance.earlier],
         "metres_to_splat": provenance.splat_from_map.scale,
     }
 

@@ -35,6 +35,7 @@ def query(
     picture: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
@@ -49,21 +50,17 @@ def query(
         picture: write a picture of the map with what was found.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
     rasterizer.choose_backend(backend)
     outputs = {"--cloud": cloud, "--picture": picture}
     check_outputs(outputs, [field, map, weights])
-    segmenter = open_segmenter(field, map, weights)
+    segmenter = open_segmenter(field, map, weights, option)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
     answer = segmenter.ask([text], negative, threshold)[0]
-    objects = find_objects(
-        segmenter.gaussians,
-        answer.mask,
-        answer.similarity,
-        segmenter.field.provenance.splat_from_map.inverse(),
-    )
+    objects = _objects(segmenter, answer)
     if cloud is not None and answer.state is State.FOUND:
         save_ply(segmenter.gaussians.select(answer.mask), cloud, {"similarity": answer.similarity[answer.mask]})
     if picture is not None:
@@ -83,6 +80,14 @@ def query(
     if picture is not None:
         print(f"wrote {picture}")
     return 0
+
+
+def _objects(segmenter: Segmenter, answer: Answer) -> list[FoundObject]:
+    """Of what was found; a few Gaussians that pass by chance are no object."""
+    if answer.state is not State.FOUND:
+        return []
+    map_from_splat = segmenter.field.provenance.splat_from_map.inverse()
+    return find_objects(segmenter.gaussians, answer.mask, answer.similarity, map_from_splat)
 
 
 def answer_picture(segmenter: Segmenter, answer: Answer) -> Image:

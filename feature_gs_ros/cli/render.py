@@ -14,7 +14,7 @@ import tyro
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import alignment_or_identity, open_field, open_segmenter
+from feature_gs_ros.cli.common import alignment_or_identity, open_field, teacher_options
 from feature_gs_ros.errors import FieldError, PromptError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.sam import SamExtractor
@@ -50,6 +50,7 @@ def render(
     alignment: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
 ) -> int:
     """Render a frame's view: image, colour, depth, features as colours; with a query also similarity and mask.
@@ -67,6 +68,7 @@ def render(
         alignment: splat_from_map file, where the stream is in another frame than the field's.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights, where they are not at their usual place.
+        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
     """
     check_outputs({}, [field, stream, map, alignment, weights], folders={"--out": out})
@@ -85,7 +87,7 @@ def render(
     rendered, coverage = render_similarities(view, colors, features.seen)
     pictures["features"] = to_image(rendered * (coverage > 0.5).unsqueeze(2))
     if query:
-        segmenter = open_segmenter(field, map, weights)
+        segmenter = Segmenter(gaussians, features, extractor_of(features.teacher, weights, teacher_options(option)))
         pictures |= _answers(segmenter, view, query, threshold, pinhole.image)
     if sam_point or sam_not or sam_box:
         pictures |= _sam_answers(gaussians, features, view, (sam_point, sam_not, sam_box), weights, pinhole.image)

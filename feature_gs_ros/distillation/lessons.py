@@ -10,14 +10,15 @@ from torch import Tensor
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.codecs import Codec
-from feature_gs_ros.errors import ExtractorError, GridError, StoppedError, StreamError
+from feature_gs_ros.errors import StoppedError, StreamError
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import extract, known_views, pinhole_view
+from feature_gs_ros.ingestion import UNUSABLE, extract, known_views, pinhole_view
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.memory import check_budget
 from feature_gs_ros.rasterizer.cell_operator import CellOperator
+from feature_gs_ros.sight import Sight
 from feature_gs_ros.solving import solve_cells
 
 COVERED = 0.5  # of a cell that the map must cover for it to be compared
@@ -51,19 +52,21 @@ def lessons_of(
         StoppedError: ``progress`` stopped it.
         StreamError: none can be used.
         BudgetError: they won't fit into memory.
-        CameraError: a lens can't be rectified.
+        CameraError: a lens can't be rectified, or the views see almost nothing of the map.
     """
     lessons: list[Lesson] = []
+    sight = Sight(stream.source)
     reason = "none was read"
     for done, frame in enumerate(stream.frames(names), start=1):
         try:
             pinhole = pinhole_view(frame, provenance.splat_from_map)
             grid = extract(extractor, pinhole.image, frame)
             view = rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat)
+            sight.check(view)
             operator = CellOperator(view, grid, pinhole.valid)
             wanted = operator.target(grid)
             lessons.append(Lesson(frame.name, operator, codec.encode(wanted) if codec else wanted))
-        except (StreamError, GridError, ExtractorError) as error:
+        except UNUSABLE as error:
             reason = str(error)
         else:
             if len(lessons) == 1:
@@ -71,6 +74,7 @@ def lessons_of(
                 check_budget(size, None, f"{len(names)} views", "take fewer (--every), or a coarser teacher")
         if progress is not None and progress(done, len(names), frame.name):
             raise StoppedError(f"stopped after {done} of {len(names)} views")
+    sight.finish()
     if not lessons:
         raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
     return lessons

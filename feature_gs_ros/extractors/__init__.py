@@ -10,11 +10,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import UnionType
-from typing import Union, cast, get_args, get_origin, get_type_hints
+from typing import cast
 
 from feature_gs_ros.errors import ExtractorError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
+from feature_gs_ros.extractors.options import checked_options
 from feature_gs_ros.extractors.requirements import OF_THE_BASE, Requirements
 
 ENTRY_POINT_GROUP = "feature_gs_ros.extractors"
@@ -48,7 +48,8 @@ def make_extractor(name: str, **options: object) -> Extractor:
         options: keyword arguments of the teacher's class, e.g. ``weights``.
 
     Raises:
-        ExtractorError: the name is unknown, a library is missing, an option is unknown, or the teacher's own.
+        ExtractorError: the name is unknown, a library is missing, an option is unknown or of another type, or the
+            teacher's own.
     """
     factory = _factory(name)
     parameters = inspect.signature(factory).parameters
@@ -67,25 +68,26 @@ def make_extractor(name: str, **options: object) -> Extractor:
     ]
     if missing:
         raise ExtractorError(f"the teacher '{name}' needs the option {', '.join(missing)}")
-    _check_numbers(name, factory, options)
-    return factory(**options)
+    return factory(**checked_options(name, factory, options))
 
 
-def extractor_of(identity: ExtractorIdentity, weights: str | Path | None = None) -> Extractor:
+def extractor_of(
+    identity: ExtractorIdentity, weights: str | Path | None = None, options: Mapping[str, object] | None = None
+) -> Extractor:
     """The teacher that made a field, to ask the field by: its options are those that the identity holds.
 
     Args:
         identity: the field's.
         weights: file of the weights, where it isn't the installed one.
+        options: what asking needs beside them, e.g. the embeddings of `precomputed`.
 
     Raises:
-        ExtractorError: the teacher can't be made here, or takes no weights.
+        ExtractorError: the teacher can't be made here, or takes no weights or not these options.
     """
     parameters = inspect.signature(_factory(identity.name)).parameters
-    options = {key: value for key, value in identity.preprocessing.items() if key in parameters}
-    if weights is not None:
-        options["weights"] = weights
-    return make_extractor(identity.name, **options)
+    known = {key: value for key, value in identity.preprocessing.items() if key in parameters}
+    given = {} if weights is None else {"weights": weights}
+    return make_extractor(identity.name, **{**known, **(options or {}), **given})
 
 
 def extractor_requirements(name: str) -> Requirements | None:
@@ -94,21 +96,6 @@ def extractor_requirements(name: str) -> Requirements | None:
         return OF_THE_BASE.get(name)
     requirements: Requirements = _factory(name).requirements()  # type: ignore[attr-defined]
     return requirements
-
-
-def _check_numbers(name: str, factory: Callable[..., Extractor], options: Mapping[str, object]) -> None:
-    """Raise an ExtractorError where a number is wanted and something else is given, as a command line may."""
-    try:
-        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except (NameError, TypeError):  # a third-party one whose types aren't there when it runs
-        return
-    for key, value in options.items():
-        hint = hints.get(key)
-        kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
-        wanted = "a whole number" if int in kinds else "a number" if float in kinds else ""
-        if not wanted or type(value) in kinds or (type(value) is int and float in kinds):
-            continue
-        raise ExtractorError(f"option {key}={value!r} of the teacher '{name}' is not {wanted}")
 
 
 def _factory(name: str) -> Callable[..., Extractor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ _LEFT = 0.9  # of the limit, after the oldest grids went
 _FORMAT = "1"  # part of the key: another layout of the files finds none of the old ones
 _RECTANGLE = ("left", "top", "right", "bottom")
 _VALUES, _INTERPOLATION = "values", "interpolation"
+_log = logging.getLogger(__name__)
 
 
 class CachedExtractor:
@@ -33,7 +35,7 @@ class CachedExtractor:
 
     A key is the SHA-256 of the teacher's identity (name, weights, preprocessing) and of the image's size and pixels, so
     that a grid is found again whatever the frame is called, and never for another teacher. Several processes may share
-    a folder.
+    a folder. One that can't be written any more, a full disk say, is read on: a run needs its grids, not the cache.
     """
 
     def __init__(self, extractor: Extractor, folder: str | Path, gigabytes: float = DEFAULT_GIGABYTES) -> None:
@@ -44,7 +46,7 @@ class CachedExtractor:
             gigabytes: limit of all files in the folder together, 1e9 bytes.
 
         Raises:
-            ExtractorError: the teacher has no weights, the limit isn't positive, or the folder can't be written.
+            ExtractorError: the teacher has no weights, the limit isn't positive, or the folder can't be made.
         """
         if not extractor.identity.weights:
             raise ExtractorError(f"the teacher '{extractor.identity.name}' has no network, so nothing is worth a cache")
@@ -56,6 +58,7 @@ class CachedExtractor:
         self._key_of_teacher = _identity_bytes(extractor.identity)
         self.hits = 0
         self.misses = 0
+        self._writing = True
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -82,7 +85,7 @@ class CachedExtractor:
         """The teacher's grid, from disk if it was made before; a damaged file is made anew.
 
         Raises:
-            ExtractorError: the teacher's own, or the folder can't be written.
+            ExtractorError: the teacher's own.
         """
         path = self._path(image)
         grid = _read(path, self.dimension)
@@ -119,16 +122,18 @@ class CachedExtractor:
         values = grid.values.detach().cpu().contiguous()
         # repr gives a float back as it was.
         metadata = {side: repr(getattr(grid, side)) for side in _RECTANGLE} | {_INTERPOLATION: grid.interpolation}
-        if values.nbytes > self._limit:
+        if not self._writing or values.nbytes > self._limit:
             return
         try:
             with atomic_path(path) as part:
                 save_file({_VALUES: values}, part, metadata)
                 self._size += part.stat().st_size  # of `path` another process may have disposed by then
+            if self._size > self._limit:
+                self._shrink()
         except OSError as error:
-            raise ExtractorError(f"can't write to the cache '{self._folder}': {error.strerror or error}") from error
-        if self._size > self._limit:
-            self._shrink()
+            self._writing = False
+            reason = error.strerror or error
+            _log.warning("can't write to the cache '%s': %s; going on without keeping grids", self._folder, reason)
 
     def _shrink(self) -> None:
         """Remove the least recently used grids; counts anew what others may have written meanwhile."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.errors import EvaluationError, ExtractorError
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
 from feature_gs_ros.extractors.words import WordList
@@ -53,7 +53,7 @@ class LabelsExtractor:
         if (labels is None) == (classes is None):
             raise ExtractorError("the teacher 'labels' needs either labels=YAML or classes={value: name}")
         self._masks = None if masks is None else MaskFolder(masks)
-        names = load_labels(labels) if labels is not None else {int(key): name for key, name in (classes or {}).items()}
+        names = load_labels(labels) if labels is not None else _by_value(classes or {})
         self._names = {value: name for value, name in sorted(names.items()) if value != IGNORED}
         if not 0 < len(self._names) <= MAX_CLASSES:
             raise ExtractorError(f"{len(self._names)} classes are named, the teacher 'labels' takes 1 to {MAX_CLASSES}")
@@ -68,12 +68,15 @@ class LabelsExtractor:
         """The label image of frame ``name``, at its own resolution: [H, W, classes] float16, nearest.
 
         Raises:
-            EvaluationError: the frame has no label image, or it is damaged.
-            ExtractorError: the label image has another aspect than the frame, or no folder was given.
+            ExtractorError: the frame has no label image, it is damaged or has another aspect than the frame, or no
+                folder was given.
         """
         if self._masks is None:
             raise ExtractorError("the teacher 'labels' was made without masks; pass masks=DIR")
-        labels = self._masks.load(name)
+        try:
+            labels = self._masks.load(name)
+        except EvaluationError as error:  # as every teacher says it, so that this frame alone is left out
+            raise ExtractorError(str(error)) from error
         height, width = image.shape[:2]
         if abs(labels.shape[1] * height - labels.shape[0] * width) > max(height, width):
             raise ExtractorError(
@@ -107,3 +110,10 @@ class LabelsExtractor:
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
         """Cosine of the shares, [M, P]."""
         return cosine(features.float(), examples.float())
+
+
+def _by_value(classes: Mapping[str, str]) -> dict[int, str]:
+    try:
+        return {int(value): name for value, name in classes.items()}
+    except (TypeError, ValueError) as error:
+        raise ExtractorError(f"the classes of the teacher 'labels' need a number for each name: {error}") from error

@@ -95,7 +95,8 @@ class PrecomputedExtractor:
         """
         if self._prompts is None:
             raise UnknownPromptError(
-                f"no embeddings were given for '{', '.join(prompts)}'; pass embeddings=FILE with a vector a prompt"
+                f"no embeddings were given for '{', '.join(prompts)}'; give a file with a vector a prompt "
+                "(--option embeddings=FILE)"
             )
         return torch.stack([self._embeddings[self._prompts.classes(prompt)[0]] for prompt in prompts])
 

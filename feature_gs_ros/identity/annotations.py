@@ -18,6 +18,7 @@ from feature_gs_ros.identity.encoding import IGNORE, Annotation, unnamed_values
 from feature_gs_ros.identity.masks import Masks
 from feature_gs_ros.ingestion import Progress, counted, some
 from feature_gs_ros.io.streams import Stream
+from feature_gs_ros.sight import Sight
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ def read_annotations(
     Raises:
         StoppedError: ``progress`` stopped it.
         IdentityError: no frame has a mask that can be used.
+        CameraError: the views see almost nothing of the map.
     """
     known = set(masks.names())
     chosen = [name for name in stream.names() if name in known]
@@ -59,6 +61,7 @@ def read_annotations(
         )
     found: list[Annotation] = []
     skipped: Counter[str] = Counter()
+    sight = Sight(stream.source)
     for done, frame in enumerate(stream.frames(chosen), start=1):
         try:
             labels = _labels(masks, frame, names)
@@ -67,9 +70,11 @@ def read_annotations(
         else:
             pose = splat_from_map.camera_from_splat(frame.camera_from_world)
             view = rasterizer.view(gaussians, replace(frame.camera, distortion=None), pose, backend)
+            sight.check(view)
             found.append(Annotation(frame.name, view, labels))
         if progress is not None and progress(done, len(chosen), frame.name):
             raise StoppedError(f"stopped after the masks of {done} of {len(chosen)} views")
+    sight.finish()
     if not found:
         raise IdentityError(f"no mask can be used: {counted(skipped)}")
     for name in sorted(known - set(chosen)):

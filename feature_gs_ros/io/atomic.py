@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,22 +16,21 @@ from safetensors import SafetensorError
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """A temporary path in the target's folder; renamed to ``target`` when the block ends well, removed when not.
 
-    A process killed in between leaves the old file whole. Where safetensors fails to write, on a full disk say, that
+    A process killed in between leaves the old file whole. A link stays, and what it leads to is replaced; a file that
+    is there keeps its mode. Where safetensors fails to write, on a full disk say, that
     is an OSError as any other.
     """
-    target = Path(target)
+    target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    # Of a long name only the start: with what is added it would be too long.
+    handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes the file private; give it the mode that open() would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        temporary.chmod(_mode(target))
         temporary.replace(target)
     except SafetensorError as error:
         temporary.unlink(missing_ok=True)
@@ -38,3 +38,13 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _mode(target: Path) -> int:
+    """The file's mode, or the one that open() would give a new one; mkstemp's are private."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask

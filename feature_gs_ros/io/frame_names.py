@@ -19,7 +19,7 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     flat = [PurePosixPath(path.replace("\\", "/").lstrip("/")) for path in paths]
     for names in (
         [path.stem for path in flat],
-        ["_".join(path.with_suffix("").parts) for path in flat],
+        ["_".join((*path.parts[:-1], path.stem)) for path in flat],
         ["_".join(path.parts) for path in flat],
     ):
         if len(set(names)) == len(names):

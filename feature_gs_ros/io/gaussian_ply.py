@@ -41,7 +41,7 @@ def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
     ply.require("vertex", (*MEANS, *OPACITY, *SCALES, *QUATS_WXYZ))
     if "filter_3D" in vertex.names:
         log.warning("'%s' holds Mip-Splatting's filter_3D, which is ignored: fuse the map for exact scales", ply.path)
-    plain = SH_DC[0] not in vertex.names and all(name in vertex.names for name in RGB)
+    plain = holds_plain_colors(vertex.names)
     colour = RGB if plain else (*SH_DC, *sh_rest_names(rest_count(vertex.names, f"'{ply.path}'")))
     columns = ply.columns(
         "vertex", {"means": MEANS, "quats": QUATS_WXYZ, "scales": SCALES, "opacity": OPACITY, "sh": colour}
@@ -106,6 +106,11 @@ def property_values(gaussians: GaussianMap, rows: slice = slice(None)) -> NDArra
     ]
     table: NDArray[np.float32] = torch.cat([value.float() for value in values], dim=1).numpy()
     return table
+
+
+def holds_plain_colors(names: Sequence[str]) -> bool:
+    """Whether the properties are a colour without view dependence (`RGB`, 0 to 255) in place of the SH."""
+    return SH_DC[0] not in names and all(name in names for name in RGB)
 
 
 def rest_count(names: Sequence[str], source: str) -> int:

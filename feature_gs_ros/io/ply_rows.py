@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.errors import MapError
-from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.gaussians import SH_C0, GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.compressed_ply import is_compressed_ply
-from feature_gs_ros.io.gaussian_ply import NORMALS, property_names, property_values
+from feature_gs_ros.io.gaussian_ply import NORMALS, RGB, SH_DC, holds_plain_colors, property_names, property_values
 from feature_gs_ros.io.ply import PlyFile, open_ply
 
 _NOT_EDITED = -1
@@ -64,6 +64,7 @@ class _Edit:
         vertex = ply.element("vertex")
         self.gaussian_of_row = np.full(vertex.count, _NOT_EDITED, np.int64)
         self.names: Sequence[str] = ()
+        self.rgb: list[np.dtype] = []  # of red, green and blue, where the file holds them in place of SH
         self.edited = edited
         if (edited is None) != (rows is None):
             raise MapError("edited Gaussians and their rows go together; give both or none")
@@ -74,18 +75,23 @@ class _Edit:
             raise MapError(f"{len(edited)} edited Gaussians need as many different rows, got {len(indices)}")
         self.gaussian_of_row[indices] = np.arange(len(edited))
         self.names = property_names(edited)
-        ply.require("vertex", [name for name in self.names if name not in NORMALS])
+        self.rgb = [vertex.dtype[name] for name in RGB] if holds_plain_colors(vertex.names) else []
+        left_out = (*NORMALS, *SH_DC) if self.rgb else NORMALS
+        ply.require("vertex", [name for name in self.names if name not in left_out])
         if f"f_rest_{3 * (edited.sh.shape[1] - 1)}" in vertex.names:
             raise MapError(f"the edited Gaussians have SH of degree {edited.sh_degree}, '{ply.path}' has a higher one")
 
-    def values(self, start: int, stop: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
+    def values(self, start: int, stop: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.number]]]:
         """Edited rows, counted from ``start``, and their new values by property."""
         rows = np.flatnonzero(self.gaussian_of_row[start:stop] != _NOT_EDITED)
         if self.edited is None or len(rows) == 0:
             return rows, {}
         gaussians = self.edited.select(torch.from_numpy(self.gaussian_of_row[start:stop][rows]))
         table = property_values(gaussians)
-        return rows, {name: table[:, k] for k, name in enumerate(self.names) if name not in NORMALS}
+        columns: dict[str, NDArray[np.number]] = {name: table[:, k] for k, name in enumerate(self.names)}
+        for name, dc, kind in zip(RGB, SH_DC, self.rgb, strict=False):  # none, or all three
+            columns[name] = _plain_color(columns.pop(dc), kind)
+        return rows, {name: column for name, column in columns.items() if name not in NORMALS}
 
 
 def _binary(ply: PlyFile, kept: NDArray[np.bool_], edit: _Edit) -> Iterator[bytes]:
@@ -132,6 +138,12 @@ def _text(ply: PlyFile, kept: NDArray[np.bool_], edit: _Edit) -> Iterator[bytes]
         if row + 1 < vertex.count:
             raise MapError(f"'{ply.path}' is truncated: {row + 1} of {vertex.count} rows of 'vertex' are there")
         yield from lines
+
+
+def _plain_color(dc: NDArray[np.number], kind: np.dtype) -> NDArray[np.number]:
+    """Colours 0 to 255 of the first SH coefficients, rounded and bounded where the file holds whole numbers."""
+    color = 255 * (SH_C0 * dc.astype(np.float64) + 0.5)
+    return np.clip(np.rint(color), 0, 255).astype(kind) if kind.kind in "iu" else color.astype(kind)
 
 
 def _check_source(ply: PlyFile) -> None:

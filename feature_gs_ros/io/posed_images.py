@@ -71,7 +71,11 @@ class PosedImageStream:
 
 def _frame(image: PosedImage) -> tuple[Frame | None, str]:
     """The frame, or why there is none."""
-    if not image.path.is_file():
+    try:
+        there = image.path.is_file()
+    except OSError as error:  # a name longer than file systems take, a folder that may not be read
+        return None, f"image file in '{image.path.parent}': {error.strerror}"
+    if not there:
         return None, f"image file is missing in '{image.path.parent}'"
     try:
         pose = check_pose(image.camera_from_world, f"'{image.name}'")

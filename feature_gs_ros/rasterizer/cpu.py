@@ -51,8 +51,22 @@ class CpuView:
         """
         if values.dim() != 2 or values.shape[0] != len(self.gaussians):
             raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)")
-        visible = torch.from_numpy(self.projection.rows)
-        return self._render_visible(values.detach().to("cpu", torch.float32)[visible].numpy(), rows)
+        return self._render_visible(values.detach().to("cpu", torch.float32)[self.visible].numpy(), rows)
+
+    @property
+    def visible(self) -> Tensor:
+        """Rows [V] int64 of the map's Gaussians that the camera sees."""
+        return torch.from_numpy(self.projection.rows)
+
+    def render_visible(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
+        """As `render`, of values [V, C] float32 of the `visible` Gaussians alone: for many bands of one image.
+
+        Raises:
+            GridError: ``values`` is not [V, C].
+        """
+        if values.dim() != 2 or len(values) != len(self.projection.rows):
+            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.projection.rows)}, C)")
+        return self._render_visible(values.detach().to("cpu", torch.float32).numpy(), rows)
 
     def render_color(self) -> Tensor:
         """Colour from the spherical harmonics, [H, W, 3], not clipped at 1."""

@@ -1,0 +1,144 @@
+"""What commands say of a field whose answers are known: red on the right, blue on the left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from plyfile import PlyData, PlyElement
+
+from feature_gs_ros.extractors import make_extractor
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.pictures import save_png
+from tests.command_line import run
+from tests.little_scene import write_scene
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write_scene(tmp_path)
+
+
+def write_field(scene: Path, red: Callable[[torch.Tensor], torch.Tensor], teacher: Extractor | None = None) -> Path:
+    """A field of the colour teacher, or another: red where ``red`` of the means [N, 3] says so, elsewhere blue."""
+    gaussians = load_map(scene / "map.ply")
+    teacher = teacher or make_extractor("color")
+    features = torch.where(red(gaussians.means)[:, None], *teacher.embed(["red", "blue"]))
+    count = len(gaussians)
+    provenance = Provenance(gaussians.checksum, str(scene / "map.ply"))
+    field = FeatureField(
+        features, torch.ones(count), torch.ones(count, dtype=torch.int32), teacher.identity, provenance
+    )
+    field.save(scene / "field")
+    return scene / "field"
+
+
+def test_what_is_not_found_has_no_objects(scene: Path) -> None:
+    """Three red Gaussians side by side: their opacity isn't enough for a thing."""
+    field = write_field(scene, lambda means: means[:, 0] >= means[:, 0].topk(3).values[-1])
+    answer = json.loads(run("query", field, "red", "--json").stdout)
+    assert (answer["state"], answer["gaussians"], answer["objects"]) == ("not found", 3, [])
+    assert "object" not in run("query", field, "red").stdout
+    whole = json.loads(run("query", write_field(scene, lambda means: means[:, 0] > 0), "red", "--json").stdout)
+    assert whole["state"] == "found"
+    assert len(whole["objects"]) == 1
+
+
+def test_json_has_no_number_that_is_none(scene: Path) -> None:
+    """Where all pixels are to be ignored there is no mean and no accuracy: null, not NaN."""
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    for path in (scene / "masks").iterdir():
+        save_png(np.full((48, 64), 255, np.uint8), path)
+    said = run(
+        "evaluate", "segmentation", field, "--stream", scene, "--masks", scene / "masks",
+        "--labels", scene / "labels.yaml", "--prompt", "left=red", "--prompt", "right=blue", "--json",
+    ).stdout  # fmt: skip
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    told = json.loads(said, parse_constant=refuse)
+    assert (told["miou"], told["accuracy"], told["views"]) == (None, None, 6)
+
+
+def test_a_precomputed_field_is_asked_in_words(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of embeddings is no part of the field: every command that asks takes it as an option."""
+    monkeypatch.chdir(scene)
+    np.savez("words.npz", red=np.array([1, 0, 0], np.float32), blue=np.array([0, 1, 0], np.float32))
+    teacher = make_extractor("precomputed", embeddings="words.npz", dimension=3)
+    write_field(scene, lambda means: means[:, 0] > 0, teacher)
+    words = ("--option", "embeddings=words.npz")
+    assert "--option embeddings=FILE" in run("query", "field", "red", code=2).stderr
+    answer = json.loads(run("query", "field", "red", *words, "--json").stdout)
+    assert (answer["state"], len(answer["objects"])) == ("found", 1)
+    run("render", "field", "--stream", ".", "--index", "0000", "--out", "pictures", "--query", "red", *words)
+    assert (scene / "pictures" / "mask.png").exists()
+    told = json.loads(run("edit", "field", "--delete", "red", "--out", "edited.ply", *words, "--json").stdout)
+    assert told["gaussians"] == 400 - answer["gaussians"]
+    score = ("--stream", ".", "--masks", "masks", "--labels", "labels.yaml", "--json")
+    asked = ("--prompt", "left=blue", "--prompt", "right=red")
+    assert json.loads(run("evaluate", "segmentation", "field", *score, *asked, *words).stdout)["miou"] > 0.5
+    other = run("query", "field", "red", *words, "--option", "dimension=4", code=2).stderr
+    assert "has shape (3,), expected (4,)" in other
+    assert "has no option colour" in run("query", "field", "red", "--option", "colour=3", code=2).stderr
+
+
+def test_a_map_of_plain_colours_is_recoloured(scene: Path) -> None:
+    """nerfstudio's PLY without SH, from the command line."""
+    vertex = PlyData.read(str(scene / "map.ply"))["vertex"].data
+    colors = np.clip(
+        np.rint(255 * (0.28209479177387814 * np.stack([vertex[f"f_dc_{k}"] for k in range(3)]) + 0.5)), 0, 255
+    )
+    kept = [name for name in vertex.dtype.names if not name.startswith("f_dc")]
+    rows = np.empty(
+        len(vertex), [*((name, "f4") for name in kept), *((name, "u1") for name in ("red", "green", "blue"))]
+    )
+    for name in kept:
+        rows[name] = vertex[name]
+    rows["red"], rows["green"], rows["blue"] = colors
+    PlyData([PlyElement.describe(rows, "vertex")]).write(str(scene / "map.ply"))
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    words = ("--recolor", "red", "--color", 0, 1, 0, "--paint", "flat", "--out", scene / "edited.ply")
+    run("edit", field, *words)
+    edited = PlyData.read(str(scene / "edited.ply"))["vertex"].data
+    assert edited.dtype == rows.dtype
+    right = edited["x"] > 0
+    assert np.stack([edited[name][right] for name in ("red", "green", "blue")]).mean(axis=1) == pytest.approx(
+        [0, 255, 0]
+    )
+    assert np.array_equal(edited[~right], rows[~right])
+
+
+def test_a_view_that_is_named_twice_is_evaluated_once(scene: Path) -> None:
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    words = ("--stream", scene, "--masks", scene / "masks", "--labels", scene / "labels.yaml", "--prompt", "left=blue")
+    views = ("--view", "0003", "--view", "0001", "--view", "0003")
+    told = json.loads(run("evaluate", "segmentation", field, *words, *views, "--json").stdout)
+    assert told["views"] == 2
+
+
+@pytest.mark.parametrize("option", ["--hold-out", "--skip"])
+def test_a_frame_to_be_left_out_that_there_is_not(option: str, scene: Path) -> None:
+    """Two options leave frames out: the message names the frame, not the other option."""
+    words = ("distill", scene / "map.ply", scene, "--out", scene / "f", "--extractor", "color", option, "nosuch")
+    said = run(*words, code=2).stderr
+    assert said.startswith("feature-gs: nosuch, to be left out, matches no frame of")
+    assert "--" not in said
+
+
+@pytest.mark.parametrize("protocol", ["lerf-mask", "3d-ovs", "lerf-ovs", "replica"])
+def test_a_protocols_teacher_takes_options(protocol: str, scene: Path) -> None:
+    """Of the field that is given, and of one that is made: here an option that the teacher refuses by name."""
+    for layout in ("segmentations", "test_mask"):
+        save_png(np.full((48, 64), 255, np.uint8), scene / layout / "0001" / "red.png")
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    words = ["evaluate", protocol, scene, "--stream", scene, "--option", "colour=3"]
+    words += ["--classes", scene / "labels.yaml"] if protocol == "replica" else []
+    for more in (("--field", field), ("--map", scene / "map.ply", "--extractor", "color")):
+        assert "the teacher 'color' has no option colour" in run(*words, *more, code=2).stderr
