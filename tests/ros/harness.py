@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import os
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
-from ament_index_python.packages import get_package_prefix
 from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -27,6 +23,7 @@ from tf2_msgs.msg import TFMessage
 
 from feature_gs_ros.cameras import Camera
 from feature_gs_ros.msg import Status
+from ros.processes import NodeProcess
 from ros.scene import SPLAT_FROM_MAP, transform_of
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -34,38 +31,6 @@ RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 EVENT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # as octomap's updaters subscribe
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
-
-
-class NodeProcess:
-    """A program of the package with parameters, in a process of its own."""
-
-    def __init__(self, program: str, log: Path, parameters: dict[str, object], remap: dict[str, str] | None = None):
-        self.log = log
-        path = Path(get_package_prefix("feature_gs_ros")) / "lib" / "feature_gs_ros" / program
-        arguments = [f"{key}:={_yaml(content)}" for key, content in parameters.items()]
-        remaps = [f"{a}:={b}" for a, b in (remap or {}).items()]
-        command = ["python3", str(path), "--ros-args"]
-        command += [word for argument in arguments for word in ("-p", argument)]
-        command += [word for argument in remaps for word in ("-r", argument)]
-        with log.open("a") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ))
-
-    @property
-    def running(self) -> bool:
-        return self.process.poll() is None
-
-    def stop(self, number: int = signal.SIGINT, patience: float = 20.0) -> int:
-        """Send a signal and wait; the exit code."""
-        if self.running:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(patience)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(
-                f"the node did not end within {patience} s; its log:\n{self.log.read_text()}"
-            ) from None
 
 
 class Starter:
@@ -293,11 +258,3 @@ def image_message(pixels: np.ndarray, stamp: int, frame: str = "camera", encodin
 def skipped(status: Status) -> dict[str, int]:
     """A status's reasons with their counts."""
     return {count.reason: count.count for count in status.frames_skipped}
-
-
-def _yaml(content: object) -> str:
-    if isinstance(content, bool):
-        return str(content).lower()
-    if isinstance(content, (list, tuple)):
-        return "[" + ", ".join(_yaml(item) for item in content) + "]"
-    return f"'{content}'" if isinstance(content, str) else str(content)
