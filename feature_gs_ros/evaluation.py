@@ -20,7 +20,8 @@ from feature_gs_ros.cameras import Frame, rectified_labels
 from feature_gs_ros.errors import EvaluationError, UnknownPromptError
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.streams import Stream
-from feature_gs_ros.segmentation import Segmenter, check_threshold, mask_labels, segment_view
+from feature_gs_ros.segmentation import Segmenter, check_threshold
+from feature_gs_ros.view_segmentation import mask_labels, segment_view
 
 IGNORE = 255
 BACKGROUND = 0

@@ -1,4 +1,4 @@
-"""Prompts → scores → 3D masks over Gaussians (Eq. 6) and 2D masks of any view (Eq. 7)."""
+"""Prompts → scores → 3D masks over Gaussians (Eq. 6)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.neighbours import GaussianGraph
-from feature_gs_ros.rasterizer import View
 
 ENOUGH = 5.0  # summed opacity of the Gaussians that must pass
 OBSERVED = 0.5  # coverage under which "nothing passes" says nothing
 LONGEST_PROMPT = 1000  # characters
 CHUNK = 16384  # Gaussians scored at once
-BAND_BYTES = 64 << 20  # of rendered features held at once
+SAMPLE = 1000  # Gaussians on which a prompt is held against its rivals
 
 
 class State(Enum):
@@ -131,7 +130,20 @@ class Segmenter:
             scores = self.graph.spread(scores, rule.spread, seen)
         similarities = torch.zeros_like(scores)
         similarities[seen] = rule.similarities(scores[seen])
+        if rule.rivals is not None:
+            for column, embedding in enumerate(embeddings):
+                if self._outdone(similarities[:, column], embedding, rule):
+                    similarities[:, column] = 0
         return similarities
+
+    def _outdone(self, similarity: Tensor, embedding: Tensor, rule: ScoringRule) -> bool:
+        """`ScoringRule.outdone` of a sample of the Gaussians that a prompt selects by default."""
+        selected = torch.nonzero(similarity > rule.threshold)[:, 0]
+        if rule.rivals is None or len(selected) == 0:
+            return False
+        rows = selected[:: -(-len(selected) // SAMPLE)]
+        scores = self.extractor.scores(self.field.decoded(rows), rule.rivals, self._prepared[rows])
+        return rule.outdone(embedding, scores, self.gaussians.opacities[rows])
 
     @property
     def graph(self) -> GaussianGraph:
@@ -195,71 +207,6 @@ def decide(opacity: float, coverage: float) -> State:
     if opacity >= ENOUGH:
         return State.FOUND
     return State.NOT_OBSERVED if coverage < OBSERVED else State.NOT_FOUND
-
-
-def render_similarities(view: View, similarities: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Similarity of each pixel, normalised over the seen: ``Σ_seen w s / Σ_seen w``.
-
-    Args:
-        similarities: [N, P].
-        seen: [N] bool.
-
-    Returns:
-        [H, W, P]; and coverage [H, W], ``Σ_seen w / Σ w``, 0 where the map is empty.
-    """
-    known = seen.to(torch.float32).unsqueeze(1)
-    image = view.render(torch.cat([similarities * known, known, torch.ones_like(known)], dim=1))
-    rendered, seen_weight, weight = image[:, :, :-2], image[:, :, -2:-1], image[:, :, -1:]
-    smallest = torch.finfo(torch.float32).tiny
-    return rendered / seen_weight.clamp_min(smallest), (seen_weight / weight.clamp_min(smallest))[:, :, 0]
-
-
-def segment_view(segmenter: Segmenter, view: View, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Similarity [H, W, P] of each pixel to each text, and coverage [H, W].
-
-    By Eq. 7 the score is of the rendered feature. A rule that spreads scores over neighbouring Gaussians, or takes
-    them relative to their peak over the map, is one of Gaussians: then their similarities are rendered.
-    """
-    rule = segmenter.extractor.text_rule
-    if rule.spread > 0 or rule.relative:
-        return render_similarities(view, segmenter.similarities_of_text(texts), segmenter.field.seen)
-    return _score_rendered_features(segmenter, view, segmenter.extractor.embed(texts))
-
-
-def _score_rendered_features(segmenter: Segmenter, view: View, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 7 in bands of rows: the features of a whole image are never held, those in view once."""
-    field, extractor = segmenter.field, segmenter.extractor
-    values = _visible_features(field, view.visible)
-    height, width, smallest = view.camera.height, view.camera.width, torch.finfo(torch.float32).tiny
-    step = max(16, BAND_BYTES // (4 * width * max(field.dimension, values.shape[1])))
-    scores, coverages = [], []
-    for first in range(0, height, step):
-        band = view.render_visible(values, rows=(first, min(first + step, height))).reshape(-1, values.shape[1])
-        features = band[:, :-2] / band[:, -2:-1].clamp_min(smallest)
-        features = field.codec.decode(features) if field.codec else features
-        score = extractor.scores(features, embeddings, extractor.prepare(features))
-        score[band[:, -2] <= smallest] = 0
-        scores.append(score)
-        coverages.append(band[:, -2] / band[:, -1].clamp_min(smallest))
-    return torch.cat(scores).reshape(height, width, -1), torch.cat(coverages).reshape(height, width)
-
-
-def _visible_features(field: FeatureField, visible: Tensor) -> Tensor:
-    """Stored features of some rows of a field, whether each was seen, and 1: [V, K + 2], 0 where nothing was seen."""
-    seen, width = field.seen, field.features.shape[1]
-    values = torch.ones(len(visible), width + 2)
-    for part, rows in zip(torch.split(values, CHUNK), torch.split(visible, CHUNK), strict=True):
-        known = seen[rows].to(torch.float32).unsqueeze(1)
-        torch.mul(field.features[rows].to(torch.float32), known, out=part[:, :width])
-        part[:, width] = known[:, 0]
-    return values
-
-
-def mask_labels(similarities: Tensor, threshold: float, prompts: int | None = None) -> Tensor:
-    """Label [...] of similarities [..., P]: 1 + the best prompt, 0 where none passes or a negative wins."""
-    prompts = similarities.shape[-1] if prompts is None else prompts
-    best, index = similarities.max(dim=-1)
-    return torch.where((best > threshold) & (index < prompts), index + 1, 0)
 
 
 def check_prompt(text: str) -> str:

@@ -30,6 +30,17 @@ def test_relative_rule_divides_by_the_peak_and_silences_absent_prompts() -> None
     torch.testing.assert_close(rule.similarities(scores), expected)
 
 
+def test_a_prompt_is_outdone_by_a_word_far_more_likely_where_it_is_best() -> None:
+    rule = ScoringRule(threshold=0.5, rivals=torch.eye(4), share=0.1)
+    scores, weights = torch.tensor([[0.04, 0.02, 0.5, 0.0], [0.0, 0.02, 0.7, 0.0]]), torch.tensor([3.0, 1.0])
+    # Means are 0.03, 0.02, 0.55 and 0: alone each of the first two is under a tenth of the third, as one word not.
+    assert rule.outdone(torch.tensor([1.0, 0, 0, 0]), scores, weights)
+    assert rule.outdone(torch.tensor([0.0, 1, 0, 0]), scores, weights)
+    assert not rule.outdone(torch.tensor([1.0, 1, 0, 0]), scores + 0.01, weights)
+    assert not rule.outdone(torch.tensor([0.0, 0, 1, 0]), scores, weights)
+    assert not rule.outdone(torch.ones(4), scores, weights)  # no other word is left
+
+
 def test_absolute_rule_keeps_scores() -> None:
     scores = torch.tensor([[0.02, -0.8]])
     torch.testing.assert_close(ScoringRule(threshold=0.5).similarities(scores), scores)

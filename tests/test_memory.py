@@ -19,7 +19,8 @@ from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.memory import available_bytes, check_budget
 from feature_gs_ros.pictures import principal_colors
-from feature_gs_ros.segmentation import Segmenter, segment_view
+from feature_gs_ros.segmentation import Segmenter
+from feature_gs_ros.view_segmentation import segment_view
 from tests.command_line import run
 from tests.little_scene import write_scene
 
@@ -104,7 +105,7 @@ def test_rendered_features_are_copied_once(
     gaussians: GaussianMap, field: FeatureField, teacher: PrecomputedExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All Gaussians in view, some unseen: one copy for all bands, and the scores are those of the definition."""
-    monkeypatch.setattr("feature_gs_ros.segmentation.BAND_BYTES", 1 << 20)
+    monkeypatch.setattr("feature_gs_ros.view_segmentation.BAND_BYTES", 1 << 20)
     count = field.view_count.clone()
     count[::3] = 0
     partly = replace(field, view_count=count)

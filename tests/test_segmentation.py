@@ -14,19 +14,14 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Camera
 from feature_gs_ros.errors import FieldError, PromptError, UnknownPromptError
 from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.extractors.imagenet import ImageNetExtractor
 from feature_gs_ros.extractors.precomputed import PrecomputedExtractor
 from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.neighbours import GaussianGraph
-from feature_gs_ros.segmentation import (
-    Segmenter,
-    State,
-    decide,
-    mask_labels,
-    render_similarities,
-    segment_view,
-)
+from feature_gs_ros.segmentation import Segmenter, State, decide
+from feature_gs_ros.view_segmentation import mask_labels, render_similarities, segment_view
 
 WORDS = ("red", "green", "blue")
 EACH = 60
@@ -72,6 +67,22 @@ def field_of(gaussians: GaussianMap, teacher: Extractor, unseen: int = 0) -> Fea
 def segmenter_of(teacher: Extractor, unseen: int = 0) -> Segmenter:
     gaussians = blobs()
     return Segmenter(gaussians, field_of(gaussians, teacher, unseen), teacher)
+
+
+@pytest.mark.parametrize(("toaster", "state"), [(0.04, State.FOUND), (0.012, State.NOT_FOUND)])
+def test_a_thing_that_is_rather_another_is_not_found(toaster: float, state: State) -> None:
+    """One blob is a mug with p = 0.3 and little else; elsewhere no word stands out."""
+    teacher, gaussians = ImageNetExtractor(), blobs()
+    likely = torch.full((1000,), 1e-4)
+    mug, other = teacher.words.classes("coffee mug")[0], teacher.words.classes("toaster")[0]
+    likely[mug], likely[other] = 0.3, toaster
+    features = torch.zeros(3 * EACH, 1000)
+    features[:EACH] = (likely / likely.sum()).log()
+    features -= features.mean(dim=1, keepdim=True)
+    seen = torch.ones(3 * EACH, dtype=torch.int32)
+    field = FeatureField(features, seen.float(), seen, teacher.identity, Provenance(gaussians.checksum))
+    answers = Segmenter(gaussians, field, teacher).ask(["coffee mug", "toaster"])
+    assert [answer.state for answer in answers] == [State.FOUND, state]
 
 
 def test_each_word_finds_its_blob(teacher: Extractor) -> None:
@@ -182,7 +193,7 @@ def test_bands_give_the_whole_image(teacher: Extractor, monkeypatch: pytest.Monk
     camera, pose = random_camera(4, 64, 100)
     view = rasterizer.view(segmenter.gaussians, camera, pose)
     whole, coverage = segment_view(segmenter, view, WORDS)
-    monkeypatch.setattr("feature_gs_ros.segmentation.BAND_BYTES", 1)
+    monkeypatch.setattr("feature_gs_ros.view_segmentation.BAND_BYTES", 1)
     banded, banded_coverage = segment_view(segmenter, view, WORDS)
     assert torch.equal(whole, banded)
     assert torch.equal(coverage, banded_coverage)

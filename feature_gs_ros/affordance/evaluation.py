@@ -25,7 +25,7 @@ from feature_gs_ros.evaluation import (
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.streams import Stream
-from feature_gs_ros.segmentation import render_similarities
+from feature_gs_ros.view_segmentation import render_similarities
 
 
 def render_affordances(view: rasterizer.View, transferred: Transfer) -> Tensor:

@@ -21,7 +21,8 @@ from feature_gs_ros.io.splat_files import save_ply
 from feature_gs_ros.objects import FoundObject, find_objects
 from feature_gs_ros.pictures import heat, overlay_mask, save_png, side_by_side, to_image
 from feature_gs_ros.rasterizer import Backend
-from feature_gs_ros.segmentation import Answer, Segmenter, State, render_similarities
+from feature_gs_ros.segmentation import Answer, Segmenter, State
+from feature_gs_ros.view_segmentation import render_similarities
 
 
 def query(

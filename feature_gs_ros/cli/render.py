@@ -25,14 +25,8 @@ from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.pictures import depth_image, heat, label_image, overlay_mask, principal_colors, save_png, to_image
 from feature_gs_ros.promptable import segment_rendered_view
 from feature_gs_ros.rasterizer import Backend, View
-from feature_gs_ros.segmentation import (
-    Segmenter,
-    check_prompt,
-    check_threshold,
-    mask_labels,
-    render_similarities,
-    segment_view,
-)
+from feature_gs_ros.segmentation import Segmenter, check_prompt, check_threshold
+from feature_gs_ros.view_segmentation import mask_labels, render_similarities, segment_view
 
 
 def render(

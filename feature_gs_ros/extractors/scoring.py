@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ class ScoringRule:
     A relative rule divides a prompt's scores by their peak over the map: a weak teacher's probabilities differ by
     a factor of fifty from word to word, and where they fall off relative to the peak does not. Such a rule has
     to know when a prompt is absent, and scores 0 everywhere: its peak stays below ``minimum``, or doesn't stand out
-    ``contrast`` times from what the median Gaussian scores, unless it is ``certain`` anyway.
+    ``contrast`` times from what the median Gaussian scores, unless it is ``certain`` anyway; or what it selects is
+    something else, see `outdone`.
     """
 
     threshold: float  # a similarity above it passes
@@ -29,6 +30,8 @@ class ScoringRule:
     contrast: float = 0.0  # of the peak, in medians of the scores
     certain: float = float("inf")  # a peak above it needs no contrast: the thing may fill most of the map
     spread: float = 0.0  # rate of `GaussianGraph.spread` that the scores need first; 0: none
+    rivals: Tensor | None = field(default=None, compare=False, repr=False)  # [K, D] of all the words there are
+    share: float = 0.0  # of the likeliest rival's score, that a prompt must reach over what it selects
     other: str = ""  # the negative that every question gets besides its own; empty: none
 
     def similarities(self, scores: Tensor) -> Tensor:  # [N, P] -> [N, P]
@@ -41,6 +44,20 @@ class ScoringRule:
             return similarities
         outstanding = (peaks >= self.contrast * scores.median(dim=0).values) | (peaks >= self.certain)
         return torch.where((peaks >= self.minimum) & outstanding, similarities, 0.0)
+
+    def outdone(self, embedding: Tensor, scores: Tensor, weights: Tensor) -> bool:
+        """Whether what a prompt selects is rather something else: another word scores far more there, on average.
+
+        Args:
+            embedding: [D] of the prompt; rivals that have part in it are its own.
+            scores: [M, K] of the rivals at the Gaussians selected.
+            weights: [M] of these Gaussians.
+        """
+        assert self.rivals is not None
+        means, own = weights @ scores, self.rivals @ embedding > 0
+        if bool(own.all()):
+            return False
+        return bool(means[own].sum() < self.share * means[~own].max())
 
 
 def cosine(features: Tensor, others: Tensor, norms: Tensor | None = None) -> Tensor:  # [M, D], [P, D] -> [M, P]

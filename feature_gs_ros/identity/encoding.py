@@ -19,8 +19,8 @@ from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.codes import CodeBook
 from feature_gs_ros.neighbours import GaussianGraph
 from feature_gs_ros.rasterizer import FeatureGrid, View
-from feature_gs_ros.segmentation import render_similarities
 from feature_gs_ros.solving import Target, solve_features, unoccluded_weight
+from feature_gs_ros.view_segmentation import render_similarities
 
 BACKGROUND = 0
 IGNORE = 255

@@ -16,7 +16,8 @@ from feature_gs_ros.cameras import Frame
 from feature_gs_ros.errors import EvaluationError, UnknownPromptError
 from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.streams import Stream, open_stream
-from feature_gs_ros.segmentation import Segmenter, check_threshold, segment_view
+from feature_gs_ros.segmentation import Segmenter, check_threshold
+from feature_gs_ros.view_segmentation import segment_view
 
 Mask = NDArray[np.bool_]
 

@@ -27,8 +27,9 @@ from feature_gs_ros.ros.guard import answering
 from feature_gs_ros.ros.queries import check_texts, threshold_of
 from feature_gs_ros.ros.service_group import ServiceGroup
 from feature_gs_ros.ros.session import Session
-from feature_gs_ros.segmentation import check_threshold, mask_labels, render_similarities, segment_view
+from feature_gs_ros.segmentation import check_threshold
 from feature_gs_ros.srv import RenderView
+from feature_gs_ros.view_segmentation import mask_labels, render_similarities, segment_view
 
 MOST_PIXELS = 1 << 24  # of a picture: 4096 × 4096
 COVERED = 0.5  # Σ w of a pixel from which its depth is known
