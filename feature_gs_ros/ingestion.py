@@ -94,7 +94,7 @@ def pinhole_view(frame: Frame, splat_from_map: Sim3) -> PinholeView:
         image,
         camera,
         splat_from_map.camera_from_splat(frame.camera_from_world),
-        None if valid.all() else torch.from_numpy(valid),
+        None if valid.all() else torch.tensor(valid),
     )
 
 

@@ -20,7 +20,9 @@ from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.segmentation import Segmenter
+from feature_gs_ros.sight import fitting_alignment
 
 
 def open_field(path: Path, map_path: Path | None) -> tuple[FeatureField, GaussianMap]:
@@ -92,6 +94,23 @@ def teacher_options(texts: Sequence[str]) -> dict[str, object]:
 
 def alignment_or_identity(path: Path | None) -> Sim3:
     return Sim3.identity() if path is None else load_alignment(path)
+
+
+def alignment_of_view(
+    path: Path | None, field: FeatureField, gaussians: GaussianMap, stream: Stream, names: Sequence[str]
+) -> Sim3:
+    """The transform for looking at a field from frames of a stream: the file's, or the one by which they see the map.
+
+    Raises:
+        CameraError: no file is given, and the frames see nothing of the map.
+    """
+    if path is not None:
+        return load_alignment(path)
+    own = field.provenance.splat_from_map
+    fitting = fitting_alignment(gaussians, own, stream, names)
+    if fitting is not own:
+        note(f"the poses of '{stream.source}' are in the map's frame: the field's own alignment is left out")
+    return fitting
 
 
 class ProgressBar:

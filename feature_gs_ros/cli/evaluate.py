@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
-from feature_gs_ros.cli.common import alignment_or_identity, open_segmenter, print_json
+from feature_gs_ros.cli.common import alignment_of_view, open_segmenter, print_json
 from feature_gs_ros.errors import EvaluationError
-from feature_gs_ros.evaluation import evaluate_segmentation
+from feature_gs_ros.evaluation import evaluate_segmentation, evaluated_views
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.rasterizer import Backend
@@ -42,7 +42,7 @@ def segmentation(
         prompt: CLASS=TEXT, the words to ask a class by; its name by default. May be repeated.
         view: a frame to evaluate; all that have a mask by default. May be repeated.
         threshold: on the similarity; the teacher's own by default.
-        alignment: splat_from_map file, where the stream is in another frame than the field's.
+        alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights, where they are not at their usual place.
         option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
@@ -50,15 +50,17 @@ def segmentation(
         json: print one JSON object.
     """
     segmenter = open_segmenter(field, map, weights, option)
+    source, folder = open_stream(stream), MaskFolder(masks)
+    names = evaluated_views(source, folder, view or None)
     result = evaluate_segmentation(
         segmenter,
-        open_stream(stream),
-        MaskFolder(masks),
+        source,
+        folder,
         load_labels(labels),
         prompts=dict(_split(entry) for entry in prompt),
         threshold=threshold,
-        views=view or None,
-        splat_from_map=alignment_or_identity(alignment) if alignment else None,
+        views=names,
+        splat_from_map=alignment_of_view(alignment, segmenter.field, segmenter.gaussians, source, names),
         backend=backend,
     )
     if json:

@@ -20,9 +20,9 @@ from feature_gs_ros.affordance import (
 from feature_gs_ros.affordance.transfer import Vote
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Frame
-from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, open_field, print_json
+from feature_gs_ros.cli.common import ProgressBar, alignment_of_view, open_field, print_json
 from feature_gs_ros.errors import EvaluationError
-from feature_gs_ros.evaluation import Evaluation
+from feature_gs_ros.evaluation import Evaluation, evaluated_views
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField
@@ -67,7 +67,7 @@ def affordance(
         floor: cosine under which a Gaussian abstains; the teacher's own by default.
         spread: rate at which votes are regularised over neighbouring Gaussians; 0 for not at all.
         baseline: also transfer to each of the field's views and vote (2D-2D-3D), and time both.
-        alignment: splat_from_map file, where the stream is in another frame than the field's.
+        alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights for --baseline, where they are not at their usual place.
         backend: auto, cpu or cuda.
@@ -77,7 +77,8 @@ def affordance(
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
     source, annotated, names = open_stream(stream), MaskFolder(masks), load_labels(labels)
-    splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
+    scored = evaluated_views(source, annotated, view or None)
+    splat_from_map = alignment_of_view(alignment, features, gaussians, source, scored)
     settings = Settings(k, vote, floor, spread)
     with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
         transfers = {"2D-3D": transfer(gaussians, features, sources, settings, progress=progress)}
@@ -99,7 +100,7 @@ def affordance(
             annotated,
             names,
             splat_from_map=splat_from_map,
-            views=view or None,
+            views=scored,
             backend=backend,
         )
         for method, transferred in transfers.items()

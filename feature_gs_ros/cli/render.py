@@ -14,7 +14,7 @@ import tyro
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import alignment_or_identity, open_field, teacher_options
+from feature_gs_ros.cli.common import alignment_of_view, open_field, teacher_options
 from feature_gs_ros.errors import FieldError, PromptError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.sam import SamExtractor
@@ -59,7 +59,7 @@ def render(
         sam_not: U,V beside the thing; both may be repeated.
         sam_box: U0,V0,U1,V1 around the thing.
         threshold: on the similarity; the teacher's own by default.
-        alignment: splat_from_map file, where the stream is in another frame than the field's.
+        alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights, where they are not at their usual place.
         option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
@@ -67,8 +67,9 @@ def render(
     """
     check_outputs({}, [field, stream, map, alignment, weights], folders={"--out": out})
     features, gaussians = open_field(field, map)
-    splat_from_map = alignment_or_identity(alignment) if alignment else features.provenance.splat_from_map
-    frame = next(iter(open_stream(stream).frames([index])))
+    source = open_stream(stream)
+    frame = next(iter(source.frames([index])))
+    splat_from_map = alignment_of_view(alignment, features, gaussians, source, [index])
     pinhole = pinhole_view(frame, splat_from_map)
     camera = replace(pinhole.camera, distortion=None)
     view = rasterizer.view(gaussians, camera, pinhole.camera_from_splat, backend)

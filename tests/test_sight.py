@@ -1,0 +1,61 @@
+"""Which transform a stream's views see a map by, and refusal where there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.errors import CameraError
+from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.sight import fitting_alignment
+from tests.command_line import run
+from tests.little_scene import FRAMES, two_halves, write_scene, write_stream
+
+ELSEWHERE = Sim3(0.5, np.array([0.0, 0, 1, 0]), np.array([9.0, 0, 0]))  # puts the little scene's cameras off the map
+
+
+def test_the_own_alignment_is_kept_where_it_sees_the_map(tmp_path: Path) -> None:
+    stream = open_stream(write_stream(tmp_path))
+    nearly = Sim3(1.02, np.array([1.0, 0, 0, 0]), np.array([0.01, 0, 0]))
+    assert fitting_alignment(two_halves(), nearly, stream, FRAMES) is nearly
+
+
+def test_poses_in_the_maps_frame_need_none(tmp_path: Path) -> None:
+    stream = open_stream(write_stream(tmp_path))
+    assert np.allclose(fitting_alignment(two_halves(), ELSEWHERE, stream, FRAMES[:1]).matrix, np.eye(4))
+
+
+def test_frames_that_see_nothing_either_way_are_refused(tmp_path: Path) -> None:
+    stream = open_stream(write_stream(tmp_path, aside=50.0))
+    with pytest.raises(CameraError, match=r"see the map in 0\.0% of their pixels.*--alignment"):
+        fitting_alignment(two_halves(), ELSEWHERE, stream, FRAMES)
+
+
+def test_a_field_of_a_robots_recording_is_scored_on_the_reconstruction(tmp_path: Path) -> None:
+    """The same images with poses in metres and in the map's frame: the same scores, without a word about frames."""
+    scene, robot = write_scene(tmp_path / "scene"), write_stream(tmp_path / "robot")
+    metric = json.loads((robot / "cameras.json").read_text())
+    for entry in metric["frames"]:
+        pose = np.array(entry["camera_from_world"])
+        pose[:3, 3] = (pose[:3, 3] + [40.0, 0, 0]) / 4.0  # a metre is four units of the map
+        entry["camera_from_world"] = pose.tolist()
+    (robot / "cameras.json").write_text(json.dumps(metric))
+    (robot / "alignment.yaml").write_text(
+        yaml.safe_dump({"splat_from_map": {"scale": 4.0, "rotation_wxyz": [1, 0, 0, 0], "translation": [40, 0, 0]}})
+    )
+    made = ["backproject", str(scene / "map.ply"), str(robot), "--alignment", str(robot / "alignment.yaml")]
+    masks = ["--masks", str(scene / "masks"), "--labels", str(scene / "labels.yaml")]
+    run(*made, *masks, "--out", str(tmp_path / "f.field"))
+    scores = [
+        run("evaluate", "segmentation", str(tmp_path / "f.field"), "--stream", str(stream), *masks, "--json")
+        for stream in (robot, scene)
+    ]
+    assert [json.loads(score.stdout)["miou"] > 0.7 for score in scores] == [True, True]
+    assert scores[0].stdout == scores[1].stdout
+    assert "alignment is left out" not in scores[0].stderr
+    assert "alignment is left out" in scores[1].stderr
