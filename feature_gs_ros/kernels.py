@@ -29,7 +29,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile for the CPU: no GIL, fused and reassociated float arithmetic, cached where the user can write."""
     settings: Any = numba.config
     before = settings.CACHE_DIR
-    settings.CACHE_DIR = str(Path(before or _cache_folder()) / _room_version(Path(function.__code__.co_filename)))
+    settings.CACHE_DIR = str(Path(before or cache_folder("numba")) / _room_version(Path(function.__code__.co_filename)))
     try:
         compiled: Callable[..., Any] = numba.njit(function, nogil=True, fastmath=True, cache=True)
     finally:
@@ -119,10 +119,11 @@ def _room_version(source: Path) -> str:
     return f"{room.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
 
 
-def _cache_folder() -> Path:
+def cache_folder(name: str) -> Path:
+    """A folder for what can be made again, below ``XDG_CACHE_HOME``; a private one where that is closed."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = base / "feature_gs_ros" / "numba"
+        folder = base / "feature_gs_ros" / name
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder

@@ -89,6 +89,6 @@ def test_a_user_without_a_home_has_kernels(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(RuntimeError):
         Path.home()
-    folder = kernels._cache_folder()
+    folder = kernels.cache_folder("numba")
     assert folder.parent == tmp_path
     assert folder.stat().st_mode & 0o077 == 0

@@ -45,6 +45,11 @@ def field_of(gaussians: GaussianMap, features: torch.Tensor, path: str = "") -> 
     )
 
 
+def test_features_without_clusters_are_said_to_be_so(blobs: tuple[GaussianMap, FeatureField]) -> None:
+    with pytest.raises(IdentityError, match="no clusters"):
+        instance_field(blobs[1], torch.zeros(BLOBS * EACH, dtype=torch.int32))
+
+
 def test_each_ball_is_one_object_however_many_are_rendered_at_once(
     blobs: tuple[GaussianMap, FeatureField], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,16 +8,19 @@ import threading
 import numpy as np
 import pytest
 import torch
+from conftest import random_map
 from oracle import dense_u
 
+from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Camera
 from feature_gs_ros.errors import FieldError, ParameterError
-from feature_gs_ros.field import KnownView, Provenance
+from feature_gs_ros.extractors import make_extractor
+from feature_gs_ros.field import FeatureField, KnownView, Provenance
 from feature_gs_ros.rasterizer import FeatureGrid
 from feature_gs_ros.ros.data_folder import DataFolder
 from feature_gs_ros.ros.ignored_pixels import counted_pixels
 from feature_gs_ros.ros.keyframes import KeyframeGate, KeyframeLimits
-from feature_gs_ros.ros.live_field import REMEMBERED, remembering
+from feature_gs_ros.ros.live_field import LIVE, REMEMBERED, LiveField, LiveMap, remembering
 from feature_gs_ros.ros.sender import Sender
 from feature_gs_ros.ros.statistics import MOST_REASONS, Statistics
 
@@ -114,6 +117,17 @@ def test_a_publisher_that_blocks_holds_up_nobody_and_keeps_the_newest():
     sender.stop(30.0)
     assert slow.sent == ["first", "third"]
     assert quick.sent == ["other"]
+
+
+def test_frames_after_a_loaded_field_are_not_credited_to_its_recording():
+    gaussians, teacher = random_map(0, 40), make_extractor("color")
+    ones = torch.ones(40, dtype=torch.int32)
+    provenance = Provenance(gaussians.checksum, stream="/data/bag", frames=("7", "8"))
+    field = FeatureField(torch.rand(40, teacher.dimension), ones.float(), ones, teacher.identity, provenance)
+    live = LiveField(LiveMap(gaussians, "", Sim3.identity(), teacher, "cpu", None))
+    live.resume(field)
+    learned = live.provenance
+    assert (learned.stream, learned.taken_from(LIVE), learned.taken_from("/data/bag")) == (LIVE, (), ("7", "8"))
 
 
 def test_a_long_flight_is_remembered_by_some_cameras_spread_over_it():

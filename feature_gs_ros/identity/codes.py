@@ -7,7 +7,6 @@ are stored and not N × C, and decoded to the logits of a linear classifier.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,6 +22,7 @@ from torch import Tensor
 from feature_gs_ros.codecs import Codec
 from feature_gs_ros.errors import IdentityError
 from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.kernels import cache_folder
 
 CodeKind = Literal["orthogonal", "contrastive"]
 Array = NDArray[np.float32]
@@ -139,7 +139,7 @@ def contrastive_codes(
         IdentityError: two codes coincide: too many classes for so few dimensions.
     """
     _check_counts(classes, dimension)
-    path = (cache or _cache_folder()) / f"contrastive-v{VERSION}-{classes}x{dimension}-{seed}.safetensors"
+    path = (cache or cache_folder("codes")) / f"contrastive-v{VERSION}-{classes}x{dimension}-{seed}.safetensors"
     book = _cached(path, classes, dimension)
     if book is None:
         book = train_codes(classes, dimension, seed)
@@ -238,7 +238,3 @@ def _remember(path: Path, book: CodeBook) -> None:
             save_file({"codes": book.codes, "classifier": book.classifier}, temporary)
     except OSError:
         pass  # a read-only home: the next run trains again
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feature_gs_ros" / "codes"

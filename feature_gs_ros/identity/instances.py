@@ -112,6 +112,8 @@ def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
     Raises:
         IdentityError: no instance was found.
     """
+    if not bool((ids > 0).any()):
+        raise IdentityError("the features fall into no clusters; ask for smaller ones, or back-project more views")
     names = numbered_names([ids.numpy()])
     values = torch.tensor(sorted(names))
     book = make_codes("orthogonal" if len(names) <= MOST_ORTHOGONAL else "contrastive", len(names))

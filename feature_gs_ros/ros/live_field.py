@@ -25,6 +25,7 @@ from feature_gs_ros.ros.shown_map import ShownMap
 from feature_gs_ros.segmentation import Segmenter
 
 BATCH = 4  # views accumulated at once where they come that fast
+LIVE = "live"  # the recording that frames are of which came by topic
 REMEMBERED = 64  # cameras at most that the field remembers: which side of things is outside, and pictures
 
 
@@ -178,7 +179,8 @@ class LiveField:
         """
         field.check_teacher(self.map.extractor.identity)
         projector = BackProjector.resume(self.gaussians, field, batch=BATCH, budget=self.map.budget)
-        projector.provenance = replace(projector.provenance, splat_from_map=self.map.splat_from_map)
+        going_on = projector.provenance.going_on_with(LIVE)
+        projector.provenance = replace(going_on, splat_from_map=self.map.splat_from_map)
         self._replace(projector)
 
     def reset(self) -> int:
@@ -215,7 +217,7 @@ class LiveField:
 
     def _empty(self) -> BackProjector:
         provenance = Provenance(
-            self.gaussians.checksum, self.map.path, stream="live", splat_from_map=self.map.splat_from_map
+            self.gaussians.checksum, self.map.path, stream=LIVE, splat_from_map=self.map.splat_from_map
         )
         teacher = self.map.extractor
         return BackProjector(

@@ -115,8 +115,7 @@ def make_teacher(settings: Settings, field: FeatureField | None) -> Extractor:
             f"parameter extractor is {SAVED}, but load_on_activate is false or '{settings.field}' isn't in "
             f"'{settings.data.path}': name a teacher, or put a learned field there"
         )
-    weights = settings.teacher_options.get("weights")
-    return extractor_of(field.teacher, None if weights is None else str(weights))
+    return extractor_of(field.teacher, options=settings.teacher_options)
 
 
 def _alignment(node: Any) -> Sim3:
