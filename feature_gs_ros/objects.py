@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 
 NEIGHBOURS = 8  # the median distance to this neighbour is the map's own spacing
 REACH = 3.0  # spacings within which two Gaussians belong to one cluster
+FINE = 1 / 6  # of the reach: a map much denser than that is clustered by cubes of this side
 SMALLEST_OPACITY = 5  # summed opacity of the neighbourhood that makes a Gaussian the core of a cluster
 TRIM = 0.01  # of the opacity is left outside the box at each of its faces: floaters
 UPRIGHT_BONUS = 1.2  # an upright box wins unless a tilted one is smaller by more than this factor
@@ -83,14 +84,34 @@ def find_objects(
 
 
 def cluster(points: Array, weights: Array, reach: float | None = None) -> NDArray[np.int64]:
-    """DBSCAN labels [M] of points [M, 3] with weights [M]; −1 belongs to no cluster."""
-    if reach is None:
-        reach = REACH * spacing(points)
-    if reach <= 0 or len(points) == 1:
+    """DBSCAN labels [M] of points [M, 3] with weights [M]; −1 belongs to no cluster.
+
+    DBSCAN holds all pairs of neighbours: within a reach of many spacings that would be all pairs of points. There the
+    points of a cube count as one, at their mean.
+    """
+    if len(points) == 1:
+        return np.zeros(1, np.int64)
+    apart = spacing(points)
+    reach = REACH * apart if reach is None else reach
+    if reach <= 0:
         return np.zeros(len(points), np.int64)
     smallest = max(1, min(SMALLEST_OPACITY, int(weights.sum() / 2)))
+    owner = np.arange(len(points))
+    if FINE * reach > apart:
+        owner, points, weights = _thinned(points, weights, FINE * reach)
     labels: NDArray[np.int64] = DBSCAN(eps=reach, min_samples=smallest).fit_predict(points, sample_weight=weights)
-    return labels
+    return labels[owner]
+
+
+def _thinned(points: Array, weights: Array, side: float) -> tuple[NDArray[np.int64], Array, Array]:
+    """One point for each cube of this side that holds any: which [M], their weighted means [K, 3], their weights [K]."""
+    cubes = np.floor((points - points.min(axis=0)) / side).astype(np.int64)
+    _, owner = np.unique(cubes, axis=0, return_inverse=True)
+    owner = owner.reshape(-1)
+    total = np.bincount(owner, weights)
+    shares = weights / np.maximum(total[owner], np.finfo(np.float64).tiny)
+    means = np.stack([np.bincount(owner, shares * points[:, k]) for k in range(3)], axis=1)
+    return owner, means, total
 
 
 def spacing(points: Array) -> float:

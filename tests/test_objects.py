@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from feature_gs_ros.alignment import Sim3, rotation_from_quat_wxyz
 from feature_gs_ros.errors import PromptError
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.objects import find_objects, oriented_box
+from feature_gs_ros.objects import cluster, find_objects, oriented_box
 
 SPLAT_FROM_MAP = Sim3(10.0, np.array([0.5, 0.5, -0.5, 0.5]), np.array([1.0, 2.0, -3.0]))
 
@@ -81,6 +81,20 @@ def test_two_objects_and_some_floaters() -> None:
     assert np.sort(found[1].box.size) == pytest.approx([0.05, 0.05, 0.2], rel=0.12)
     assert [item.score for item in found] == pytest.approx([0.9, 0.6])
     assert set(found[1].rows) == set(range(800, 1300))
+
+
+def test_a_reach_of_many_spacings_costs_no_pairs_of_all_points() -> None:
+    """Three dense balls in a row, gaps of 7 and 15 cm: 10 cm join the first two. All pairs would be 900 million."""
+    rng = np.random.default_rng(3)
+    directions = rng.normal(size=(30_000, 3))
+    ball = 0.05 * directions / np.linalg.norm(directions, axis=1, keepdims=True) * rng.random((30_000, 1)) ** (1 / 3)
+    which = np.arange(30_000) % 3
+    points = ball + np.array([[0.0, 0, 0], [0.17, 0, 0], [0.42, 0, 0]])[which]
+    labels = cluster(points, np.full(30_000, 0.5), reach=0.1)
+    assert [len(np.unique(labels[which == k])) for k in range(3)] == [1, 1, 1]
+    first, second, third = (int(labels[which == k][0]) for k in range(3))
+    assert first == second != third
+    assert labels.min() >= 0
 
 
 def test_nothing_one_point_and_a_bad_reach() -> None:
