@@ -104,13 +104,13 @@ def cluster(points: Array, weights: Array, reach: float | None = None) -> NDArra
 
 
 def _thinned(points: Array, weights: Array, side: float) -> tuple[NDArray[np.int64], Array, Array]:
-    """One point for each cube of this side that holds any: which [M], their weighted means [K, 3], their weights [K]."""
+    """One point for each cube of this side that holds any: whose [M], their weighted means [K, 3], their weights [K]."""
     cubes = np.floor((points - points.min(axis=0)) / side).astype(np.int64)
     _, inverse = np.unique(cubes, axis=0, return_inverse=True)
     owner: NDArray[np.int64] = inverse.reshape(-1).astype(np.int64)  # numpy 2.0 gives it another shape
-    total = np.bincount(owner, weights)
+    total: Array = np.bincount(owner, weights).astype(np.float64)
     shares = weights / np.maximum(total[owner], np.finfo(np.float64).tiny)
-    means = np.stack([np.bincount(owner, shares * points[:, k]) for k in range(3)], axis=1)
+    means: Array = np.stack([np.bincount(owner, shares * points[:, k]) for k in range(3)], axis=1).astype(np.float64)
     return owner, means, total
 
 
