@@ -104,7 +104,7 @@ def cluster(points: Array, weights: Array, reach: float | None = None) -> NDArra
 
 
 def _thinned(points: Array, weights: Array, side: float) -> tuple[NDArray[np.int64], Array, Array]:
-    """One point for each cube of this side that holds any: whose [M], their weighted means [K, 3], their weights [K]."""
+    """One point for each cube of this side that holds any: whose [M], weighted means [K, 3], summed weights [K]."""
     cubes = np.floor((points - points.min(axis=0)) / side).astype(np.int64)
     _, inverse = np.unique(cubes, axis=0, return_inverse=True)
     owner: NDArray[np.int64] = inverse.reshape(-1).astype(np.int64)  # numpy 2.0 gives it another shape
