@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from feature_gs_ros.errors import ExtractorError, PromptError, UnknownPromptError
-from feature_gs_ros.extractors.imagenet import WORDS_FILE
+from feature_gs_ros.extractors.imagenet import EVERYDAY_FILE, WORDS_FILE
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
 from feature_gs_ros.extractors.words import WordList
 from feature_gs_ros.gaussians import GaussianMap
@@ -81,6 +81,28 @@ def test_words_have_the_class_indices_of_imagenet(
     imagenet_words: WordList, prompt: str, classes: tuple[int, ...]
 ) -> None:
     assert imagenet_words.classes(prompt) == classes
+
+
+@pytest.mark.parametrize(
+    ("prompt", "classes"),
+    [
+        ("fridges", (760,)),
+        ("a TV", (851,)),
+        ("sofa", (831,)),
+        ("plastic bottle", (737, 898)),
+        ("phone", (487, 528, 707)),  # still any phone
+    ],
+)
+def test_everyday_words_stand_for_classes(prompt: str, classes: tuple[int, ...]) -> None:
+    words = WordList.from_file(WORDS_FILE, "imagenet")
+    words.add_everyday_words(EVERYDAY_FILE)
+    assert words.classes(prompt) == classes
+
+
+def test_an_everyday_word_for_nothing_known_is_refused(imagenet_words: WordList, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("grabber: pliers\n")
+    with pytest.raises(UnknownPromptError, match="pliers"):
+        imagenet_words.add_everyday_words(tmp_path / "words.txt")
 
 
 def test_every_synonym_finds_its_own_class(imagenet_words: WordList) -> None:

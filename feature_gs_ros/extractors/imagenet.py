@@ -18,6 +18,7 @@ from feature_gs_ros.extractors.words import WordList
 from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 WORDS_FILE = Path(__file__).with_name("imagenet_words.txt")
+EVERYDAY_FILE = Path(__file__).with_name("imagenet_everyday.txt")
 INPUT_PIXELS = 1920 * 1088
 
 
@@ -61,8 +62,10 @@ class ImageNetExtractor:
 
     @cached_property
     def words(self) -> WordList:
-        """The 1,000 classes' synonyms."""
-        return WordList.from_file(WORDS_FILE, "imagenet")
+        """The 1,000 classes' synonyms, and everyday words for some."""
+        words = WordList.from_file(WORDS_FILE, "imagenet")
+        words.add_everyday_words(EVERYDAY_FILE)
+        return words
 
     def extract(self, image: Image, name: str = "") -> FeatureGrid:  # noqa: ARG002
         """[H, W, 3] uint8 to logits [rows, columns, 1000] on 32-px cells of the resized image, float32."""

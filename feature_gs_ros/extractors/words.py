@@ -35,12 +35,21 @@ class WordList:
     @staticmethod
     def from_file(path: Path, owner: str) -> WordList:
         """Lines of comma-separated synonyms in class order; # begins a comment line."""
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExtractorError(f"can't read the words '{path}': {error}") from error
-        kept = [line for line in lines if line.strip() and not line.startswith("#")]
-        return WordList([[word.strip() for word in line.split(",")] for line in kept], owner)
+        return WordList([_listed(line) for line in _lines(path)], owner)
+
+    def add_everyday_words(self, path: Path) -> None:
+        """Lines of ``word, word: known word, known word``: the former stand for the latter's classes from now on.
+
+        Raises:
+            ExtractorError: the file can't be read.
+            UnknownPromptError: a word to stand for is none of the list's.
+        """
+        for line in _lines(path):
+            said, _, meant = line.partition(":")
+            classes = {index for word in _listed(meant) for index in self.classes(word)}
+            for word in _listed(said):
+                self._classes[" ".join(_tokens(word))] = classes
+                self._originals.setdefault(" ".join(_tokens(word)), word)
 
     def __len__(self) -> int:
         return len(self.synonyms)
@@ -79,6 +88,18 @@ class WordList:
         alike = difflib.get_close_matches(forms[0], list(self._classes), n=_NEAREST_COUNT, cutoff=_ALIKE)
         keys = list(dict.fromkeys([*sharing, *alike]))[:_NEAREST_COUNT]
         return tuple(self._originals[key] for key in keys)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExtractorError(f"can't read the words '{path}': {error}") from error
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _listed(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",")]
 
 
 def _tokens(text: str) -> list[str]:
