@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from feature_gs_ros.cameras import Camera, Distortion, check_pose, rectified
+from feature_gs_ros.cameras import Camera, Distortion, check_pose, rectified, rectified_labels, turning_radius
 from feature_gs_ros.errors import CameraError
 
 PLUMB_BOB = Distortion("plumb_bob", (-0.28, 0.07, 1.2e-3, -8e-4, 0.01))
@@ -81,6 +81,26 @@ def test_a_lens_that_turns_back_shows_nothing_beyond_the_turn() -> None:
     turn = np.sqrt(2 / 3)
     assert not valid[radius > turn + 1e-6].any()
     assert valid[radius < turn - 1e-6].all()
+
+
+def test_a_fisheye_that_turns_back_ends_at_the_turns_angle() -> None:
+    lens = Distortion("equidistant", (-0.5, 0.0, 0.0, 0.0))  # θ (1 − θ²/2) falls from θ = √(2/3) on, 47° off the axis
+    assert turning_radius(lens) == pytest.approx(np.tan(np.sqrt(2 / 3)), rel=1e-9)
+    assert turning_radius(Distortion("equidistant", (0.1, 0.0, 0.0, 0.0))) == np.inf
+
+
+def test_labels_are_those_of_the_nearest_pixel_as_taken() -> None:
+    """Every pixel has a label of its own; the lens's formula says which pixel a straight one shows."""
+    camera = camera_with(PLUMB_BOB)
+    labels = np.arange(1, 320 * 240 + 1).reshape(240, 320)
+    straight = rectified_labels(labels, camera, outside=0)
+    _, _, valid = rectified(np.zeros((240, 320, 3), np.uint8), camera)
+    assert (straight[~valid] == 0).all()
+    for row, column in ((40, 30), (20, 290), (120, 160), (200, 40), (215, 285)):
+        x, y = distorted(PLUMB_BOB, (column + 0.5 - camera.cx) / camera.fx, (row + 0.5 - camera.cy) / camera.fy)
+        u, v = x * camera.fx + camera.cx, y * camera.fy + camera.cy  # from the corner: pixel k covers k to k + 1
+        assert straight[row, column] == labels[int(v), int(u)]
+    assert rectified_labels(labels, camera_with(None), outside=0) is labels
 
 
 def test_a_rational_lens_ends_at_its_pole() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,22 +21,18 @@ from tests.command_line import Outcome, run
 
 @contextmanager
 def control_c() -> Iterator[None]:
-    """A SIGINT as soon as a command has taken it over for its work."""
-    before, done = signal.getsignal(signal.SIGINT), threading.Event()
+    """A SIGINT as soon as a command has taken it over for its work, before the work begins."""
+    before, install = signal.getsignal(signal.SIGINT), signal.signal
 
-    def watch() -> None:
-        while not done.wait(0.0005):
-            if signal.getsignal(signal.SIGINT) is not before:
-                os.kill(os.getpid(), signal.SIGINT)
-                return
+    def installed(number: int, handler: Any) -> Any:
+        replaced = install(number, handler)
+        if number == signal.SIGINT and handler is not before:
+            signal.raise_signal(signal.SIGINT)
+        return replaced
 
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "signal", installed)
         yield
-    finally:
-        done.set()
-        watching.join()
 
 
 def interrupted(*words: object) -> Outcome:

@@ -90,7 +90,8 @@ def test_grey_becomes_rgb(encoding: str) -> None:
 @pytest.mark.parametrize("is_bigendian", [False, True])
 def test_sixteen_bits_become_eight(is_bigendian: bool) -> None:
     order = ">u2" if is_bigendian else "<u2"
-    deep = PICTURE.astype(order) * 257  # 255 is 65535
+    # 255 is 65535; with something in between, the two bytes differ, so that their order counts.
+    deep = (PICTURE.astype(np.int64) * 257 + 100).clip(0, 65535).astype(order)
     for encoding, rows in (("rgb16", deep), ("bgr16", deep[:, :, ::-1])):
         message = raw(encoding, rows.astype(order), 8, 6, padding=2, is_bigendian=is_bigendian)
         assert (decode_image(message, "it") == PICTURE).all()

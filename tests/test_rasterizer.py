@@ -10,7 +10,7 @@ import torch
 from conftest import random_camera, random_map
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import dense_u, dense_w
+from oracle import dense_colors, dense_u, dense_w
 
 from feature_gs_ros import kernels, rasterizer
 from feature_gs_ros.cameras import Camera, Distortion
@@ -168,6 +168,14 @@ def test_color_and_depth() -> None:
     colors = (gaussians.sh[:, 0] * 0.28209479177387814 + 0.5).clamp_min(0)
     assert torch.allclose(flat, view.render(colors), atol=1e-5)
     assert not torch.allclose(flat, view.render_color(), atol=1e-2)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_colour_depends_on_direction_as_the_definition_says(degree: int) -> None:
+    gaussians, (camera, pose) = random_map(5, degree=degree), random_camera(5)
+    view = rasterizer.view(gaussians, camera, pose)
+    expected = view.render(dense_colors(gaussians.sh, gaussians.means, pose).float())
+    assert torch.allclose(view.render_color(), expected, atol=1e-4)
 
 
 def test_spherical_harmonics_are_orthonormal() -> None:

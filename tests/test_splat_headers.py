@@ -124,10 +124,10 @@ def test_an_element_without_properties_takes_no_time(tmp_path: Path) -> None:
 def test_a_header_of_many_names_is_read_in_time(tmp_path: Path) -> None:
     names = [f"p{k}" for k in range(40_000)]
     elements = [f"element e{k} 0" for k in range(40_000)]
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: others may be busy
     assert "'vertex' lacks x" in error_of(tmp_path, ply("element vertex 1", names=names, body=bytes(160_000)))
     assert "(40001 in all)" in error_of(tmp_path, ply(*elements, "element vertex 9", encoding="ascii"))
-    assert time.perf_counter() - start < 30  # comparing each with each takes minutes
+    assert time.process_time() - start < 30  # comparing each with each takes minutes
 
 
 def test_every_byte_order_is_checked_against_numpy(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +18,8 @@ from feature_gs_ros.alignment import Sim3, quat_wxyz_from_rotation
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.pictures import save_png, to_image
-from feature_gs_ros.training.checkpoint import read_training, saved_parameters
+from feature_gs_ros.training.checkpoint import read_training, save_training, saved_parameters
+from feature_gs_ros.training.trainer import Trainer
 from feature_gs_ros.training.views import TrainingView, load_views
 from tests.command_line import run
 from tests.disk import largest_file
@@ -98,18 +98,14 @@ def test_a_map_that_cannot_be_written_loses_no_run(scene_views: list[TrainingVie
     checkpoint = out.with_name("map.ply.training")
     checkpoint.write_bytes(b"an earlier run")
     words = ["train", stream, "--out", out, "--iterations", 450, "--stereo", 0, "--size", 64]
-    with ExitStack() as disk:
+    with ExitStack() as disk, pytest.MonkeyPatch.context() as patch:
 
-        def fill() -> None:
-            end = time.monotonic() + PATIENCE
-            while not (checkpoint.is_file() and checkpoint.stat().st_size > 1000) and time.monotonic() < end:
-                time.sleep(0.002)
+        def save_and_fill(trainer: Trainer, path: Path) -> None:
+            save_training(trainer, path)
             disk.enter_context(largest_file(1000))
 
-        filling = threading.Thread(target=fill)
-        filling.start()
+        patch.setattr("feature_gs_ros.training.session.save_training", save_and_fill)
         said = run(*words, code=2)
-        filling.join()
     assert f"the run is kept in '{checkpoint}'" in said.stderr
     assert "an earlier run's checkpoint is now" in said.stderr
     assert checkpoint.with_name("map.ply.training.1").read_bytes() == b"an earlier run"
