@@ -282,8 +282,10 @@ def test_the_command(small_scene: Path, tmp_path: Path) -> None:
     without = load_map(out)
     mug = np.array([-0.12, -0.05, 0.05])  # where the scene's stands, map frame
     at = torch.from_numpy(load_alignment(small_scene / "alignment.yaml").apply(mug)).float()
-    near = [int(((g.means - at).norm(dim=1) < 0.03).sum()) for g in (whole, without)]
-    assert near[1] < 0.2 * near[0] or near[0] == 0
+    reach = 0.06 * load_alignment(small_scene / "alignment.yaml").scale  # 6 cm
+    near = [int(((g.means - at).norm(dim=1) < reach).sum()) for g in (whole, without)]
+    assert near[0] > 20
+    assert near[1] < 0.2 * near[0]
     assert 0.5 * len(whole) < len(without) < len(whole)
     run("edit", field, "--recolor", "bottle", "--color", 0.1, 0.3, 0.9, "--out", out)
     assert "nothing to edit" in run("edit", field, "--recolor", "mug", "--out", out, code=2).stderr

@@ -86,7 +86,8 @@ def test_prune_and_coverage() -> None:
     assert field.coverage(MAP, torch.zeros(50, dtype=torch.bool)) == 0.0
     pruned, kept = field.prune(MAP)
     assert len(kept) == 40
-    assert torch.equal(pruned.features, field.features[10:])
+    for name in ("features", "weight", "view_count"):
+        assert torch.equal(getattr(pruned, name), getattr(field, name)[10:])
     pruned.check_map(kept)
 
 
