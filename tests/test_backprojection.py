@@ -158,6 +158,25 @@ def test_pca_keeps_what_varies_most() -> None:
     assert np.allclose(overlap, np.eye(3), atol=1e-3)
 
 
+def test_random_projections_keep_inner_products_and_features_on_average() -> None:
+    first, second = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
+    codecs = [random_projection(12, 4, seed) for seed in range(500)]
+    inner = torch.stack([codec.encode(first) @ codec.encode(second) for codec in codecs])
+    again = torch.stack([codec.decode(codec.encode(first)) for codec in codecs])
+    for found, wanted in ((inner, first @ second), (again, first)):
+        assert bool(((found.mean(dim=0) - wanted).abs() < 4 * found.std(dim=0) / 500**0.5).all())
+    assert float((again.mean(dim=0) - first).norm() / first.norm()) < 0.15
+
+
+def test_the_span_of_prompts_that_depend_on_each_other_has_their_rank() -> None:
+    one, other = torch.randn(2, 9, generator=torch.Generator().manual_seed(2))
+    prompts = torch.stack([one, other, 2 * one - other])
+    codec = span_of(prompts)
+    assert codec.dimension == 2
+    features = torch.randn(5, 9, generator=torch.Generator().manual_seed(3))
+    assert torch.allclose(codec.decode(codec.encode(features)) @ prompts.T, features @ prompts.T, atol=1e-5)
+
+
 def test_codec_names() -> None:
     assert parse_codec("pca:64") == ("pca", 64)
     assert parse_codec("random:128") == ("random", 128)

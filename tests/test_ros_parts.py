@@ -76,18 +76,26 @@ def test_translation_is_how_far_the_camera_went_not_the_maps_origin():
     assert gate.refusal(SECOND, turned, LIMITS) is not None
 
 
-def test_counts_and_rates():
+def test_counts_and_rates(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("feature_gs_ros.ros.statistics.time.monotonic", lambda: now[0])
     statistics = Statistics()
     statistics.see(3)
     statistics.skip("a")
     statistics.skip("a")
     statistics.skip("b", 0)
     statistics.use(0.25)
+    now[0] += 2.0
     report = statistics.report()
     assert (report.seen, report.used, report.skipped) == (3, 1, {"a": 2})
     assert report.latency == 0.25
-    assert report.rate_seen > 0
-    assert statistics.report().rate_seen == 0
+    assert (report.rate_seen, report.rate_used) == (1.5, 0.5)
+    for latency in range(1, 100):
+        statistics.use(float(latency))
+    now[0] += 9.0
+    later = statistics.report()  # what came since the last report
+    assert (later.rate_seen, later.rate_used) == (0.0, 11.0)
+    assert later.latency == pytest.approx(94.05)  # 95% of the way from 0.25 to 99
     assert math.isnan(Statistics().report().latency)
 
 

@@ -106,6 +106,16 @@ def test_negatives_take_what_fits_them_better(teacher: Extractor) -> None:
     assert int(strict.mask.sum()) < EACH
 
 
+def test_what_passes_is_above_the_threshold(teacher: Extractor) -> None:
+    segmenter = segmenter_of(teacher)
+    similarity = segmenter.ask(["red"])[0].similarity
+    limit = float(similarity[7])
+    answer = segmenter.ask(["red"], threshold=limit)[0]
+    assert torch.equal(answer.mask, similarity > limit)
+    assert not answer.mask[7]
+    assert bool(answer.mask.any())
+
+
 def test_the_last_other_of_a_teacher_competes(teacher: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = segmenter_of(teacher)
     monkeypatch.setattr(teacher, "text_rule", ScoringRule(threshold=-1.0, other="blue"))
