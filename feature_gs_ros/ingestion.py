@@ -52,6 +52,7 @@ class Report:
     skipped: Counter[str] = field(default_factory=Counter)  # by reason
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     cancelled: bool = False
+    doubt: str = ""  # a line for a person, where the images don't look like the map
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -162,7 +163,7 @@ def ingest(
                 grid = extract(extractor, pinhole.image, frame)
             with report.stage("back-projection"):
                 view = rasterizer.view(projector.gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
-                sight.check(view)
+                sight.check(view, pinhole.image)
                 projector.add(view, grid, pinhole.valid, frame.name)
             report.used.append(frame.name)
         except UNUSABLE as error:
@@ -171,6 +172,7 @@ def ingest(
             report.cancelled = True
             break
     sight.finish()
+    report.doubt = sight.doubt
     with report.stage("back-projection"):
         projector.flush()
     report.skipped.update(stream.skipped)

@@ -36,6 +36,30 @@ def test_frames_that_see_nothing_either_way_are_refused(tmp_path: Path) -> None:
         fitting_alignment(two_halves(), ELSEWHERE, stream, FRAMES)
 
 
+def test_cameras_in_the_wrong_frame_that_graze_the_map_are_told_by_their_images(tmp_path: Path) -> None:
+    """Both by the field's alignment and without it they see some of the map; only one looks like the images."""
+    stream = open_stream(write_stream(tmp_path))
+    beside = Sim3(1.0, np.array([1.0, 0, 0, 0]), np.array([0.25, 0.0, 0]))
+    turned = Sim3(1.0, np.array([0.0, 0, 0, 1]), np.zeros(3))  # red where the images are blue
+    for wrong in (beside, turned):
+        assert np.allclose(fitting_alignment(two_halves(), wrong, stream, FRAMES).matrix, np.eye(4))
+    robot = open_stream(write_stream(tmp_path / "robot", aside=0.3))
+    right = Sim3(1.0, np.array([1.0, 0, 0, 0]), np.array([0.3, 0, 0]))
+    assert fitting_alignment(two_halves(), right, robot, FRAMES) is right
+
+
+def test_images_that_do_not_look_like_the_map_are_doubted(tmp_path: Path) -> None:
+    """Views by a wrong transform that still see the map: the field is made, and a line says what is odd."""
+    scene = write_scene(tmp_path / "scene")
+    turned = {"splat_from_map": {"scale": 1.0, "rotation_wxyz": [0, 0, 0, 1], "translation": [0, 0, 0]}}
+    (scene / "turned.yaml").write_text(yaml.safe_dump(turned))
+    words = ["backproject", scene / "map.ply", scene, "--extractor", "color", "--out", tmp_path / "f.field"]
+    assert "look little like the map" not in run(*words).stderr
+    doubted = run(*words, "--alignment", scene / "turned.yaml").stderr
+    assert "the first 5 images of" in doubted
+    assert "look little like the map" in doubted
+
+
 def test_a_field_of_a_robots_recording_is_scored_on_the_reconstruction(tmp_path: Path) -> None:
     """The same images with poses in metres and in the map's frame: the same scores, without a word about frames."""
     scene, robot = write_scene(tmp_path / "scene"), write_stream(tmp_path / "robot")

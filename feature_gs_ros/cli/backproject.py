@@ -95,6 +95,8 @@ def backproject(
     note(f"{len(gaussians)} Gaussians × {projector.stored} numbers need {needed}")
     with ProgressBar("back-projecting", "view", quiet=json).running() as progress:
         report = ingest(source, names, teacher, projector, backend=backend, progress=progress)
+    if report.doubt:
+        note(report.doubt)
     field = _field_with_views(projector, source, report.used)
     if not field.provenance.frames:
         raise StreamError(f"no image of '{stream}' could be used: {counted(report.skipped) or 'cancelled'}")
