@@ -13,6 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.ingestion import pinhole_view
+from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.pictures import save_png
 from tests.command_line import run
 
 LABELS = "1: grip\n"
@@ -93,6 +97,46 @@ def test_merge_into_a_folder_of_fields_leaves_them(color_field: Path, color_libr
     refused("affordance", "merge", library, color_library, "--out", fields, message="it is no part of this library")
     assert (fields / "learned.safetensors").read_bytes() == color_field.read_bytes()
     assert len(list(fields.iterdir())) == 1
+
+
+def test_a_real_view_of_another_stream_shows_what_was_found(
+    color_field: Path, color_library: Path, small_scene: Path, tmp_path: Path
+) -> None:
+    """Its poses are in the map's frame and its frames have other names: the picture is the one of the recording."""
+    alignment = FeatureField.load(color_field).provenance.splat_from_map
+    frame = next(iter(open_stream(small_scene / "stream").frames()))
+    seen = pinhole_view(frame, alignment)
+    save_png(seen.image, tmp_path / "photos" / "images" / "a.png")
+    camera = {key: getattr(seen.camera, key) for key in ("width", "height", "fx", "fy", "cx", "cy")}
+    entry = {"image": "images/a.png", **camera, "camera_from_world": seen.camera_from_splat.tolist()}
+    (tmp_path / "photos" / "cameras.json").write_text(json.dumps({"frames": [entry]}))
+
+    words = ["affordance", "transfer", color_field, "--library", color_library]
+    run(*words, "--out", tmp_path / "own", "--stream", small_scene / "stream", "--index", frame.name)
+    run(*words, "--out", tmp_path / "other", "--stream", tmp_path / "photos")
+    own, other = (cv2.imread(str(tmp_path / name / "overlay.png")).astype(int) for name in ("own", "other"))
+    marked = np.abs(own[: seen.camera.height] - seen.image[:, :, ::-1]).max(axis=2) > 0
+    assert 0.001 < marked.mean() < 0.5
+    assert np.array_equal(own, other)
+
+
+def test_a_frame_that_is_not_there_is_refused_before_the_work(
+    color_field: Path, color_library: Path, small_scene: Path, tmp_path: Path
+) -> None:
+    words = [
+        "affordance",
+        "transfer",
+        color_field,
+        "--library",
+        color_library,
+        "--out",
+        tmp_path / "out",
+        "--index",
+        "x",
+    ]
+    refused(*words, "--stream", small_scene / "stream", message="has no posed frame named 'x'")
+    refused(*words, message="give it with --stream")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_found_is_an_answer(color_field: Path, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import Library, Settings, find_regions
 from feature_gs_ros.affordance.transfer import Vote, only
 from feature_gs_ros.affordance.transfer import transfer as transfer_affordances
-from feature_gs_ros.cli.affordance_files import CLOUD, Found, as_json, numbers, write_files
+from feature_gs_ros.cli.affordance_files import CLOUD, Found, Photographed, as_json, numbers, write_files
 from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import ProgressBar, find_map, note, open_field, open_segmenter, print_json
+from feature_gs_ros.errors import OptionError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.segmentation import State
@@ -35,6 +36,7 @@ def transfer(
     spread: float = 0.3,
     stream: Path | None = None,
     index: str | None = None,
+    alignment: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
@@ -55,7 +57,9 @@ def transfer(
         floor: cosine under which a Gaussian abstains; the teacher's own by default.
         spread: rate at which votes are regularised over neighbouring Gaussians; 0 for not at all.
         stream: also draw the regions on a real view of it.
-        index: that view's name; the field's best one by default.
+        index: that view's name; by default the one of a few that shows most of what was found.
+        alignment: splat_from_map file of that stream; by default the field's own, or none if its frames see the map
+            without it.
         map: the map, where it isn't where the field remembers it.
         weights: the weights of the teacher of --object-field, where they are not at their usual place.
         option: KEY=VALUE for that teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
@@ -64,10 +68,13 @@ def transfer(
     """
     rasterizer.choose_backend(backend)
     settings = Settings(k, vote, floor, spread)
-    check_outputs({}, [field, object_field, library, stream, map, weights], folders={"--out": out})
+    check_outputs({}, [field, object_field, library, stream, alignment, map, weights], folders={"--out": out})
+    if stream is None and (index is not None or alignment is not None):
+        raise OptionError("--index and --alignment are those of a stream to draw on; give it with --stream")
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
     check_outputs({"--out": out / CLOUD}, [find_map(field, features, map)])
+    photographed = Photographed.of(stream, index, alignment, features, gaussians) if stream else None
     among = _gaussians_of(object, object_field or field, map, (weights, option), gaussians) if object else None
     known = object.lower() in {source.object.lower() for source in sources.sources}
     with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
@@ -84,7 +91,7 @@ def transfer(
         transferred = only(transferred, affordance)
     regions = find_regions(gaussians, features, transferred)
     found = Found(gaussians, features, transferred, tuple(regions))
-    written = write_files(out, found, sources, stream, index, backend)
+    written = write_files(out, found, sources, photographed, backend)
     if json:
         print_json(as_json(found))
         return 0

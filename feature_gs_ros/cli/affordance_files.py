@@ -7,20 +7,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import Library, Region, Transfer
 from feature_gs_ros.affordance.pictures import source_picture, transfer_picture
+from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Image
+from feature_gs_ros.cli.common import alignment_of_view
 from feature_gs_ros.cli.query import best_view
 from feature_gs_ros.errors import AffordanceError
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import pinhole_view
+from feature_gs_ros.ingestion import known_views, pinhole_view, spread
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.splat_files import save_ply
-from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.io.streams import Stream, open_stream
 from feature_gs_ros.pictures import save_png
 from feature_gs_ros.rasterizer import Backend
+from feature_gs_ros.sight import LOOKED_AT
 
 CLOUD = "affordances.ply"
 
@@ -33,6 +38,27 @@ class Found:
     field: FeatureField
     transferred: Transfer
     regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Photographed:
+    """Real images to draw what was found on; their poses needn't be in the frame that the field's are in."""
+
+    stream: Stream
+    splat_from_map: Sim3  # of this stream's poses
+    index: str | None  # the frame's name; the one that shows it best where there is none
+
+    @staticmethod
+    def of(
+        stream: Path, index: str | None, alignment: Path | None, field: FeatureField, gaussians: GaussianMap
+    ) -> Photographed:
+        """Raises:
+        StreamError: no stream, or no frame of that name.
+        CameraError: the frames see nothing of the map.
+        """
+        opened = open_stream(stream)
+        names = spread(opened.names(), LOOKED_AT) if index is None else [frame.name for frame in opened.frames([index])]
+        return Photographed(opened, alignment_of_view(alignment, field, gaussians, opened, names), index)
 
 
 def as_json(found: Found) -> dict[str, object]:
@@ -72,7 +98,7 @@ def as_json(found: Found) -> dict[str, object]:
 
 
 def write_files(
-    out: Path, found: Found, sources: Library, stream: Path | None, index: str | None, backend: Backend
+    out: Path, found: Found, sources: Library, photographed: Photographed | None, backend: Backend
 ) -> list[str]:
     """Write regions.json, affordances.ply (where there are any), and pictures of sources, map and a real view.
 
@@ -99,9 +125,8 @@ def write_files(
         known = best_view(found.gaussians, found.field.provenance.views, marked)
         view = rasterizer.view(found.gaussians, known.camera, known.camera_from_splat, backend)
         pictures["map"] = _picture(found, view)
-        index = index or known.name
-    if stream is not None:
-        pictures["overlay"] = _overlay(found, stream, index, backend)
+    if photographed is not None:
+        pictures["overlay"] = _overlay(found, photographed, marked, backend)
     for name, image in pictures.items():
         save_png(image, out / f"{name}.png")
         written.append(f"{name}.png")
@@ -112,11 +137,12 @@ def numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)
 
 
-def _overlay(found: Found, stream: Path, index: str | None, backend: Backend) -> Image:
+def _overlay(found: Found, photographed: Photographed, marked: Tensor, backend: Backend) -> Image:
+    stream, splat_from_map = photographed.stream, photographed.splat_from_map
+    index = photographed.index
     if index is None:
-        raise AffordanceError("the field remembers no view; name the one to draw on with --index NAME")
-    frame = next(iter(open_stream(stream).frames([index])))
-    pinhole = pinhole_view(frame, found.field.provenance.splat_from_map)
+        index = best_view(found.gaussians, known_views(stream, stream.names(), splat_from_map), marked).name
+    pinhole = pinhole_view(next(iter(stream.frames([index]))), splat_from_map)
     camera = replace(pinhole.camera, distortion=None)
     view = rasterizer.view(found.gaussians, camera, pinhole.camera_from_splat, backend)
     return _picture(found, view, pinhole.image)
