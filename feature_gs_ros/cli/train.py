@@ -71,7 +71,7 @@ def train(
         stereo: start points that stereo between the images may add; 0 leaves it out.
         densify: clone and split Gaussians where the images pull, even where stereo made the start dense: sharper
             in views like the given ones, worse in others unless there are many.
-        gaussians: at most so many.
+        gaussians: how many --densify may make of them; the start is as large as --stereo and the points make it.
         reset_opacity: shares of the run, between 0 and 1, at which all opacities are lowered; what is needed returns.
         pictures: folder for pictures of the held-out frames (of the first one, if none is) on the way.
         picture_every: iterations between two pictures.
