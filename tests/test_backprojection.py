@@ -56,6 +56,14 @@ def test_the_sum_over_views_is_the_sum_of_views() -> None:
     assert not bool(field.features[~rows].any())
 
 
+def test_a_projector_knows_how_much_of_the_map_it_has_seen() -> None:
+    projector = projected(views_and_grids(1))
+    field = projector.field()
+    seen = field.seen
+    assert 0.1 < float(seen.float().mean()) < 0.9
+    assert projector.coverage() == pytest.approx(float(MAP.opacities[seen].sum() / MAP.opacities.sum()))
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_the_batch_changes_nothing(batch: int) -> None:
     entries = views_and_grids(5)

@@ -31,7 +31,7 @@ def test_relative_rule_divides_by_the_peak_and_silences_absent_prompts() -> None
 
 
 def test_a_prompt_stands_out_from_the_median_or_is_certain() -> None:
-    """Peaks of 0.5, 0.5 and 0.9 over medians of 0.1, 0.2 and 0.8; the mean of the first is 0.22, a third of the peak."""
+    """Peaks of 0.5, 0.5 and 0.9 over medians of 0.1, 0.2 and 0.8: of these only the first is three times as high."""
     scores = torch.tensor([[0.5, 0.5, 0.9], [0.1, 0.2, 0.8], [0.06, 0.1, 0.7]])
     rule = ScoringRule(threshold=0.5, relative=True, contrast=3.0, certain=0.9)
     expected = torch.tensor([[1.0, 0.0, 1.0], [0.2, 0.0, 0.8 / 0.9], [0.12, 0.0, 0.7 / 0.9]])

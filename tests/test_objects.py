@@ -24,14 +24,14 @@ def turned(yaw: float) -> np.ndarray:
     return np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1.0]])
 
 
-def map_of(points: np.ndarray) -> GaussianMap:
+def map_of(points: np.ndarray, opacities: np.ndarray | float = 0.8) -> GaussianMap:
     """Gaussians whose means are these points of the map frame."""
     count = len(points)
     return GaussianMap.from_tensors(
         torch.from_numpy(SPLAT_FROM_MAP.apply(points)),
         torch.tensor([[1.0, 0, 0, 0]]).expand(count, 4),
         torch.full((count, 3), 0.01),
-        torch.full((count,), 0.8),
+        torch.from_numpy(np.broadcast_to(opacities, count).copy()),
         torch.zeros(count, 1, 3),
     )
 
@@ -81,6 +81,49 @@ def test_two_objects_and_some_floaters() -> None:
     assert np.sort(found[1].box.size) == pytest.approx([0.05, 0.05, 0.2], rel=0.12)
     assert [item.score for item in found] == pytest.approx([0.9, 0.6])
     assert set(found[1].rows) == set(range(800, 1300))
+
+
+def leaning(degrees: float) -> np.ndarray:
+    """Points of an upright box of 20 × 8 × 5 cm, tilted about y."""
+    angle = np.radians(degrees)
+    tilt = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    return filled_box(np.random.default_rng(4), (0.20, 0.08, 0.05), 4000) @ tilt.T
+
+
+@pytest.mark.parametrize(("degrees", "upright"), [(2.0, True), (25.0, False)])
+def test_a_box_stands_upright_unless_tilting_gains_much(degrees: float, upright: bool) -> None:
+    """Leaning by 2° the upright box is an eighth larger than the tilted one, by 25° more than twice."""
+    box = oriented_box(leaning(degrees), np.ones(4000))
+    axes = rotation_from_quat_wxyz(box.quat_wxyz)
+    assert (np.abs(axes[2]).max() > 1 - 1e-9) == upright
+    if not upright:
+        assert np.sort(box.size) == pytest.approx([0.05, 0.08, 0.20], rel=0.06)
+
+
+@pytest.mark.parametrize(("count", "weight"), [(25, 1.0), (400, 0.05)])
+def test_floaters_that_weigh_little_do_not_widen_a_box(count: int, weight: float) -> None:
+    """On one side, of less than 1% of the opacity: few opaque ones, or many that are hardly there."""
+    rng = np.random.default_rng(5)
+    size = (0.20, 0.08, 0.05)
+    points = np.concatenate([filled_box(rng, size, 3000), [0.6, 0.0, 0.0] + 0.1 * rng.random((count, 3))])
+    box = oriented_box(points, np.concatenate([np.ones(3000), np.full(count, weight)]))
+    assert np.sort(box.size) == pytest.approx(np.sort(size), rel=0.06)
+    assert np.linalg.norm(box.center) < 0.005
+
+
+def test_opacity_decides_what_is_an_object_which_comes_first_and_how_similar_it_is() -> None:
+    rng = np.random.default_rng(6)
+    many, opaque, faint = (filled_box(rng, (0.1, 0.1, 0.1), count) for count in (900, 400, 300))
+    points = np.concatenate([many, opaque + [0.6, 0, 0], faint + [1.2, 0, 0]])
+    opacities = np.concatenate([np.full(900, 0.2), np.full(400, 0.9), np.full(300, 0.01)])  # in all 180, 360 and 3
+    opacities[:300] = 0.6  # of the first one third, which is the more similar: 300 in all
+    similarity = torch.full((1600,), 0.5)
+    similarity[:300] = 0.9
+    everything = torch.ones(1600, dtype=torch.bool)
+    found = find_objects(map_of(points, opacities), everything, similarity, SPLAT_FROM_MAP.inverse(), reach=0.05)
+    assert [item.rows.min() for item in found] == [900, 0]
+    assert [item.opacity for item in found] == pytest.approx([360.0, 300.0], rel=1e-5)
+    assert [item.score for item in found] == pytest.approx([0.5, (180 * 0.9 + 120 * 0.5) / 300], rel=1e-5)
 
 
 def test_a_reach_of_many_spacings_costs_no_pairs_of_all_points() -> None:

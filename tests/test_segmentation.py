@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import random_camera
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Camera
 from feature_gs_ros.errors import FieldError, PromptError, UnknownPromptError
+from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.imagenet import ImageNetExtractor
 from feature_gs_ros.extractors.precomputed import PrecomputedExtractor
@@ -146,6 +148,15 @@ def test_the_rule_of_states() -> None:
     assert decide(opacity=4.9, coverage=0.5) is State.NOT_FOUND
 
 
+def test_a_thing_is_found_by_its_opacity_not_by_its_number(teacher: Extractor) -> None:
+    """Sixty Gaussians of 0.05 are three opaque ones: too few."""
+    faint = blobs()
+    faint = replace(faint, opacities=torch.full_like(faint.opacities, 0.05))
+    (answer,) = Segmenter(faint, field_of(faint, teacher), teacher).ask(["red"])
+    assert int(answer.mask.sum()) == EACH
+    assert answer.state is State.NOT_FOUND
+
+
 def test_unseen_gaussians_are_never_part_of_an_answer(teacher: Extractor) -> None:
     segmenter = segmenter_of(teacher, unseen=EACH)
     answer = segmenter.ask(["red"], threshold=-1)[0]
@@ -158,6 +169,8 @@ def test_examples_and_their_negatives(teacher: Extractor) -> None:
     features = segmenter.field.features
     answer = segmenter.ask_example(features[:5], features[EACH : EACH + 5])
     assert torch.equal(answer.mask.nonzero()[:, 0], torch.arange(EACH))
+    either = segmenter.ask_example(torch.stack([features[0], features[2 * EACH]]))  # the nearest of the two counts
+    assert torch.equal(either.mask, torch.arange(3 * EACH) // EACH != 1)
     for wrong, message in (
         (torch.zeros(0, 3), "E ≥ 1"),
         (torch.zeros(2, 4), r"expected \(E ≥ 1, 3\)"),
@@ -196,6 +209,30 @@ def test_rendered_scores_are_of_the_seen() -> None:
     image, coverage = render_similarities(view, torch.tensor([[9.0], [0.7]]), torch.tensor([False, True]))
     assert float(image[5, 5, 0]) == pytest.approx(0.7, rel=1e-4)
     assert float(coverage[5, 5]) == pytest.approx(0.5 * 0.9 / (0.5 + 0.5 * 0.9), rel=1e-3)
+
+
+def test_a_score_of_rendered_features_is_of_the_seen_ones() -> None:
+    """Eq. 7 with a teacher whose scores are distances: half of the weight was seen, and it is red to the full."""
+    gaussians = GaussianMap.from_tensors(
+        torch.tensor([[0.0, 0, 1], [0, 0, 2]]),
+        torch.tensor([[1.0, 0, 0, 0]]).expand(2, 4),
+        torch.full((2, 3), 0.5),
+        torch.tensor([0.5, 0.9]),
+        torch.zeros(2, 1, 3),
+    )
+    color, seen = make_extractor("color"), torch.tensor([0, 1], dtype=torch.int32)
+    features = torch.cat([torch.zeros(1, 3), color.embed(["red"])])
+    field = FeatureField(features, seen.float(), seen, color.identity, Provenance(gaussians.checksum))
+    view = rasterizer.view(gaussians, Camera(11, 11, 30, 30, 5.5, 5.5), np.eye(4))
+    scores, coverage = segment_view(Segmenter(gaussians, field, color), view, ["red"])
+    assert float(scores[5, 5, 0]) == pytest.approx(1.0, abs=1e-4)
+    assert float(coverage[5, 5]) == pytest.approx(0.5 * 0.9 / (0.5 + 0.5 * 0.9), rel=1e-3)
+
+
+def test_a_label_is_that_of_the_best_prompt_unless_a_negative_wins() -> None:
+    similarities = torch.tensor([[0.9, 0.2, 0.1], [0.3, 0.8, 0.7], [0.4, 0.6, 0.9], [0.4, 0.3, 0.2], [0.5, 0.1, 0.1]])
+    assert mask_labels(similarities, 0.5, prompts=2).tolist() == [1, 2, 0, 0, 0]  # 0.5 isn't over the threshold
+    assert mask_labels(similarities, 0.5).tolist() == [1, 2, 3, 0, 0]
 
 
 def test_bands_give_the_whole_image(teacher: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
