@@ -33,7 +33,7 @@ from feature_gs_ros.identity.encoding import (
 )
 from feature_gs_ros.identity.instances import find_instances
 from feature_gs_ros.identity.masks import open_masks
-from feature_gs_ros.identity.voting import vote
+from feature_gs_ros.identity.voting import Vote, vote
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
@@ -112,6 +112,24 @@ def test_every_gaussian_and_pixel_knows_its_object(kind: str, refine: bool, tmp_
     encoding.field.save(path)
     again = Identities(gaussians, FeatureField.load(path))
     assert torch.equal(again.labels, identities.labels)
+
+
+def test_unrefined_codes_are_the_shares_of_the_annotated_weight() -> None:
+    """Eq. 4 of one-hot codes, each class's weight by a back-projection of its own."""
+    gaussians, _, entries = annotated([0.0, 1.2])
+    field = encode_identities(gaussians, entries, NAMES, orthogonal_codes(4), refine=False).field
+    by_class = [
+        sum(
+            entry.view.backproject(FeatureGrid(torch.ones(1, 1, 1)), torch.from_numpy(entry.labels == value))[1]
+            for entry in entries
+        )
+        for value in sorted(NAMES)
+    ]
+    weight = torch.stack(by_class, dim=1)  # type: ignore[arg-type]
+    total = weight.sum(dim=1)
+    assert torch.allclose(field.weight, total, rtol=1e-3, atol=1e-3)
+    seen = total > 0.01
+    assert torch.allclose(field.features[seen], (weight / total[:, None])[seen], atol=1e-3)
 
 
 def test_what_is_seen_through_an_object_does_not_become_the_object() -> None:
@@ -289,6 +307,10 @@ def test_voting_is_the_comparison_of_two_back_projections() -> None:
     assert torch.equal(result.selected[clear], (inside > outside)[clear])
     seen = (inside + outside) > 1.0
     assert float((result.selected == (truth == 2))[seen].float().mean()) > 0.97
+    assert torch.allclose(result.confidence[seen], (inside / (inside + outside))[seen], atol=1e-4)
+    by_hand = Vote(torch.tensor([3.0, 1, 2, 0]), torch.tensor([1.0, 3, 2, 0]))  # the last one was seen by nobody
+    assert by_hand.selected.tolist() == [True, False, False, False]
+    assert by_hand.confidence.tolist() == [0.75, 0.25, 0.5, 0.0]
     with pytest.raises(IdentityError, match="no masked view"):
         vote([])
     with pytest.raises(IdentityError, match="not the same size"):

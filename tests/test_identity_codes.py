@@ -92,6 +92,17 @@ def test_angle_and_margin_of_hand_made_codes() -> None:
     assert book.margin == pytest.approx(0.75**0.5 - 0.5)
 
 
+def test_a_books_codec_encodes_by_the_codes_and_decodes_by_the_classifier() -> None:
+    book = CodeBook(
+        "contrastive", torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), torch.tensor([[2.0, -1], [1, 1], [0, 3]])
+    )
+    codec = book.codec()
+    assert codec is not None
+    assert torch.equal(codec.encode(torch.eye(3)), book.codes)
+    assert torch.equal(codec.decode(torch.tensor([0.5, 2.0])), torch.tensor([-1.0, 2.5, 6.0]))
+    assert CodeBook("orthogonal", torch.eye(3), torch.eye(3)).codec() is None
+
+
 def test_scores_are_over_a_half_for_the_likeliest_class_alone() -> None:
     teacher = IdentityExtractor({"0": "background", "2": "mug", "5": "box"}, "orthogonal", 3)
     features = torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.0, 0.0], [0.5, -0.1, 0.4], [0.1, 0.45, 0.45]])
