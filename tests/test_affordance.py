@@ -71,6 +71,15 @@ def test_ignored_pixels_count_for_nothing() -> None:
     assert float(patches.shares.sum()) == 4 * 16
 
 
+def test_shares_are_of_the_pixels_that_count() -> None:
+    """Of a patch of 16 pixels, two rows of ignored ones leave 8, of which 4 are marked."""
+    image, labels = np.full((8, 8, 3), 120, np.uint8), np.zeros((8, 8), np.uint8)
+    labels[0:2, 0:4] = 255
+    labels[2:4, 0:2] = 1
+    patches = make_patches(image, labels, 1, COLOR, turns=1)
+    assert patches.shares[:, 0].tolist() == [0.5, 0.0, 0.0, 0.0]
+
+
 def test_a_thin_ignored_outline_costs_no_negatives() -> None:
     image, labels = picture()
     outlined = labels.copy()

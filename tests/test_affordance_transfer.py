@@ -16,7 +16,7 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import Library, Settings, Source, Transfer, find_regions, transfer, transfer_by_views
 from feature_gs_ros.affordance import nearest as nearest_module
 from feature_gs_ros.affordance.nearest import nearest_patches
-from feature_gs_ros.affordance.transfer import count_votes, only
+from feature_gs_ros.affordance.transfer import agreement, count_votes, only
 from feature_gs_ros.codecs import Codec
 from feature_gs_ros.errors import AffordanceError, FieldError
 from feature_gs_ros.extractors.base import ExtractorIdentity
@@ -138,6 +138,29 @@ def test_the_floor_is_the_librarys_or_the_one_given() -> None:
     assert transfer(gaussians, field, axes_library(0.7), PLAIN).label.tolist() == [1, 1]
     assert transfer(gaussians, field, axes_library(0.72), PLAIN).label.tolist() == [0, 1]
     assert transfer(gaussians, field, axes_library(0.72), replace(PLAIN, floor=0.6)).label.tolist() == [1, 1]
+
+
+def test_the_best_patch_decides_who_abstains() -> None:
+    """Of three neighbours only one is like the Gaussian: it speaks, by one vote of three."""
+    gaussians = line(2)
+    field = field_of(gaussians, torch.eye(4)[[1, 3]])
+    result = transfer(gaussians, field, axes_library(0.5), Settings(k=3, spread=0))
+    assert result.abstained.tolist() == [False, True]
+    assert float(result.probability[0, 1]) == pytest.approx(1 / 3)
+
+
+def test_trust_is_the_square_of_the_lead() -> None:
+    votes = torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.0, 1.0], [0.5, 0.0, 0.5], [0.2, 0.7, 0.1]])
+    assert agreement(votes).tolist() == pytest.approx([0.04, 1.0, 0.0, 0.25])
+
+
+def test_votes_do_not_walk_to_gaussians_that_nobody_asked_about() -> None:
+    gaussians = line(30)
+    among = torch.arange(30) < 20
+    field = field_of(gaussians, torch.eye(4)[[1] * 30])
+    result = transfer(gaussians, field, axes_library(), Settings(k=1, spread=0.3), among=among)
+    assert result.label.tolist() == [1] * 20 + [0] * 10
+    assert result.probability[20:].tolist() == [[1.0, 0.0, 0.0]] * 10
 
 
 def test_a_text_query_limits_gaussians_and_sources() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from feature_gs_ros.cameras import Camera
-from feature_gs_ros.training.start import BEHIND, StartOptions, start_from_points
+from feature_gs_ros.training.start import BEHIND, StartOptions, _thinned, start_from_points
 from feature_gs_ros.training.views import TrainingView
 
 COUNT = 400
@@ -49,3 +49,16 @@ def test_shells_are_behind_the_points_and_around_the_cameras() -> None:
         assert bool((local[inside, 2] > np.percentile(depths, BEHIND) - 0.3).all())
     assert bool(seen.all())
     assert torch.allclose(start.sh_dc.detach()[300:], torch.tensor(-0.25 / 0.28209479), atol=1e-4)
+
+
+def test_stereo_is_thinned_to_the_means_of_cells_that_two_points_fill() -> None:
+    """Three clumps of four and a point alone: one pixel's word is too little."""
+    rng = np.random.default_rng(2)
+    clumps = np.repeat([[0.05, 0.05, 0.05], [1.05, 0.05, 0.05], [0.05, 2.05, 0.05]], 4, axis=0)
+    points = np.concatenate([clumps + rng.uniform(-1e-3, 1e-3, (12, 3)), [[5.05, 5.05, 5.05]]])
+    colors = rng.random((13, 3))
+    places, looks = _thinned(points, colors, most=4)
+    order = np.lexsort(places.T)
+    expected = [points[:12].reshape(3, 4, 3).mean(axis=1), colors[:12].reshape(3, 4, 3).mean(axis=1)]
+    np.testing.assert_allclose(places[order], expected[0][np.lexsort(expected[0].T)], atol=1e-9)
+    np.testing.assert_allclose(looks[order], expected[1][np.lexsort(expected[0].T)], atol=1e-9)
