@@ -14,9 +14,19 @@ from feature_gs_ros.affordance.transfer import Vote, only
 from feature_gs_ros.affordance.transfer import transfer as transfer_affordances
 from feature_gs_ros.cli.affordance_files import CLOUD, Found, Photographed, as_json, numbers, write_files
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import ProgressBar, find_map, note, open_field, open_segmenter, print_json
+from feature_gs_ros.cli.common import (
+    NO_OPTIONS,
+    ProgressBar,
+    RecordingOptions,
+    find_map,
+    note,
+    open_field,
+    open_segmenter,
+    print_json,
+)
 from feature_gs_ros.errors import OptionError
 from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.segmentation import State
 
@@ -42,6 +52,7 @@ def transfer(
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
+    bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Find a library's affordances on a map: regions with poses in the map frame, a cloud, pictures.
 
@@ -65,6 +76,7 @@ def transfer(
         option: KEY=VALUE for that teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
+        bag: how a rosbag2 recording is read.
     """
     rasterizer.choose_backend(backend)
     settings = Settings(k, vote, floor, spread)
@@ -74,7 +86,9 @@ def transfer(
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
     check_outputs({"--out": out / CLOUD}, [find_map(field, features, map)])
-    photographed = Photographed.of(stream, index, alignment, features, gaussians) if stream else None
+    photographed = None
+    if stream is not None:
+        photographed = Photographed.of(open_stream(stream, bag=bag), index, alignment, features, gaussians)
     among = _gaussians_of(object, object_field or field, map, (weights, option), gaussians) if object else None
     known = object.lower() in {source.object.lower() for source in sources.sources}
     with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:

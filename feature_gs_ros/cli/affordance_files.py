@@ -22,7 +22,7 @@ from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.ingestion import known_views, pinhole_view, spread
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.splat_files import save_ply
-from feature_gs_ros.io.streams import Stream, open_stream
+from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.pictures import save_png
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.sight import LOOKED_AT
@@ -50,15 +50,14 @@ class Photographed:
 
     @staticmethod
     def of(
-        stream: Path, index: str | None, alignment: Path | None, field: FeatureField, gaussians: GaussianMap
+        stream: Stream, index: str | None, alignment: Path | None, field: FeatureField, gaussians: GaussianMap
     ) -> Photographed:
         """Raises:
-        StreamError: no stream, or no frame of that name.
+        StreamError: no frame of that name.
         CameraError: the frames see nothing of the map.
         """
-        opened = open_stream(stream)
-        names = spread(opened.names(), LOOKED_AT) if index is None else [frame.name for frame in opened.frames([index])]
-        return Photographed(opened, alignment_of_view(alignment, field, gaussians, opened, names), index)
+        names = spread(stream.names(), LOOKED_AT) if index is None else [frame.name for frame in stream.frames([index])]
+        return Photographed(stream, alignment_of_view(alignment, field, gaussians, stream, names), index)
 
 
 def as_json(found: Found) -> dict[str, object]:

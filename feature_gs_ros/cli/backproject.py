@@ -14,7 +14,15 @@ import tyro
 from feature_gs_ros.alignment import load_alignment
 from feature_gs_ros.backprojection import BackProjector, memory_needed
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json, teacher_options
+from feature_gs_ros.cli.common import (
+    NO_OPTIONS,
+    ProgressBar,
+    RecordingOptions,
+    alignment_or_identity,
+    note,
+    print_json,
+    teacher_options,
+)
 from feature_gs_ros.codecs import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.errors import ExtractorError, FieldError, StreamError
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
@@ -49,6 +57,7 @@ def backproject(
     cache: Path | None = None,
     backend: Backend = "auto",
     json: bool = False,
+    bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Back-project a teacher's features of every posed image onto the map, and save them as a field.
 
@@ -69,6 +78,7 @@ def backproject(
         cache: folder that keeps the network's output, so that a second run over a stream needs no network.
         backend: auto, cpu or cuda.
         json: print one JSON object.
+        bag: how a rosbag2 recording is read.
     """
     choose_backend(backend)
     check_outputs({"--out": out}, [map, stream, weights, alignment, masks, labels], folders={"--cache": cache})
@@ -76,7 +86,7 @@ def backproject(
     if cache is not None:
         teacher = cast("Extractor", CachedExtractor(teacher, cache))  # it only reads what the contract names
     gaussians = load_map(map)
-    source = open_stream(stream)
+    source = open_stream(stream, bag=bag)
     names = choose_frames(source, every, skip)
     if masks is not None:
         names = _with_mask(names, MaskFolder(masks), source)

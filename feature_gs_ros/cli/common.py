@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
+import tyro
 import yaml
 from tqdm import tqdm
 
@@ -19,10 +21,15 @@ from feature_gs_ros.errors import ExtractorError, FieldError, StoppedError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.io.rosbag_topics import BagOptions
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import Stream
 from feature_gs_ros.segmentation import Segmenter
 from feature_gs_ros.sight import fitting_alignment
+
+# Every command that reads a stream takes the options of a recording, each by its own name: --map-frame, ….
+RecordingOptions = Annotated[BagOptions, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]
+NO_OPTIONS = BagOptions()
 
 
 def open_field(path: Path, map_path: Path | None) -> tuple[FeatureField, GaussianMap]:

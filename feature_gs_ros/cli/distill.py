@@ -11,7 +11,14 @@ import torch
 import tyro
 
 from feature_gs_ros.cli.checks import check_number, check_outputs
-from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, print_json, teacher_options
+from feature_gs_ros.cli.common import (
+    NO_OPTIONS,
+    ProgressBar,
+    RecordingOptions,
+    alignment_or_identity,
+    print_json,
+    teacher_options,
+)
 from feature_gs_ros.cli.distill_methods import Outcome, Work, solve, train, train_jointly
 from feature_gs_ros.codecs import Codec, fit_pca
 from feature_gs_ros.distillation import (
@@ -53,6 +60,7 @@ def distill(
     every: int = 1,
     size: int = 640,
     json: bool = False,
+    bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Distil a teacher's features into the map, and save them as a field.
 
@@ -77,6 +85,7 @@ def distill(
         every: take every n-th frame.
         size: pixels of the images' longer side, with --joint.
         json: print one JSON object.
+        bag: how a rosbag2 recording is read.
     """
     if joint and method != "train":
         raise TrainingError("--joint changes the geometry, which least squares can't: add --method train")
@@ -89,7 +98,7 @@ def distill(
     teacher = make_extractor(extractor, **options)
     if dims is not None and not 1 <= dims <= teacher.dimension:
         raise FieldError(f"--dims {dims}: the teacher has {teacher.dimension} dimensions, give 1 to as many")
-    gaussians, source = load_map(map), open_stream(stream)
+    gaussians, source = load_map(map), open_stream(stream, bag=bag)
     names = choose_frames(source, every, (*hold_out, *skip))
     provenance = Provenance(
         gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from feature_gs_ros.cli.common import alignment_of_view, open_segmenter, print_json
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, open_segmenter, print_json
 from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.evaluation import evaluate_segmentation, evaluated_views
 from feature_gs_ros.io.masks import MaskFolder, load_labels
@@ -31,6 +31,7 @@ def segmentation(
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
     json: bool = False,
+    bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Mean IoU of the masks that the field predicts, against label images of a stream's frames.
 
@@ -48,9 +49,10 @@ def segmentation(
         option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
+        bag: how a rosbag2 recording is read.
     """
     segmenter = open_segmenter(field, map, weights, option)
-    source, folder = open_stream(stream), MaskFolder(masks)
+    source, folder = open_stream(stream, bag=bag), MaskFolder(masks)
     names = evaluated_views(source, folder, view or None)
     result = evaluate_segmentation(
         segmenter,

@@ -20,7 +20,14 @@ from feature_gs_ros.affordance import (
 from feature_gs_ros.affordance.transfer import Vote
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Frame
-from feature_gs_ros.cli.common import ProgressBar, alignment_of_view, open_field, print_json
+from feature_gs_ros.cli.common import (
+    NO_OPTIONS,
+    ProgressBar,
+    RecordingOptions,
+    alignment_of_view,
+    open_field,
+    print_json,
+)
 from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.evaluation import Evaluation, evaluated_views
 from feature_gs_ros.extractors import extractor_of
@@ -52,6 +59,7 @@ def affordance(
     weights: Path | None = None,
     backend: Backend = "auto",
     json: bool = False,
+    bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Mean IoU and recall of transferred affordances, rendered, against part labels of a stream's frames.
 
@@ -72,11 +80,12 @@ def affordance(
         weights: the teacher's weights for --baseline, where they are not at their usual place.
         backend: auto, cpu or cuda.
         json: print one JSON object.
+        bag: how a rosbag2 recording is read.
     """
     rasterizer.choose_backend(backend)
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
-    source, annotated, names = open_stream(stream), MaskFolder(masks), load_labels(labels)
+    source, annotated, names = open_stream(stream, bag=bag), MaskFolder(masks), load_labels(labels)
     scored = evaluated_views(source, annotated, view or None)
     splat_from_map = alignment_of_view(alignment, features, gaussians, source, scored)
     settings = Settings(k, vote, floor, spread)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
-from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
+from feature_gs_ros.cli.common import NO_OPTIONS, ProgressBar, RecordingOptions, alignment_or_identity, note, print_json
 from feature_gs_ros.errors import IdentityError
 from feature_gs_ros.field import Provenance
 from feature_gs_ros.identity.annotations import Annotated, read_annotations
@@ -42,6 +42,7 @@ def identity(
     seed: int = 0,
     backend: Backend = "auto",
     json: bool = False,
+    bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Give every Gaussian the object that it belongs to, from masks of some views.
 
@@ -61,6 +62,7 @@ def identity(
         seed: of the codes.
         backend: auto, cpu or cuda.
         json: print one JSON object.
+        bag: how a rosbag2 recording is read.
     """
     rasterizer.choose_backend(backend)
     check_seed(seed)
@@ -68,7 +70,7 @@ def identity(
     if instances and labels is not None:
         raise IdentityError("--instances numbers the objects by itself; leave out --labels")
     check_outputs({"--out": out}, [map, stream, masks, labels, alignment], folders={"--extract": extract})
-    gaussians, source, annotated = load_map(map), open_stream(stream), open_masks(masks, instances)
+    gaussians, source, annotated = load_map(map), open_stream(stream, bag=bag), open_masks(masks, instances)
     names = class_names(load_labels(labels)) if labels is not None else None
     if names is None and not instances and isinstance(annotated, CocoMasks):
         names = class_names(annotated.labels)

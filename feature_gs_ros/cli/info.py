@@ -6,23 +6,25 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from feature_gs_ros.cli.common import print_json
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, print_json
 from feature_gs_ros.errors import FeatureGsError
 from feature_gs_ros.field import FORMAT, FeatureField
+from feature_gs_ros.io.rosbag_topics import BagOptions
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
 
 
-def info(path: Path, /, *, json: bool = False) -> int:
+def info(path: Path, /, *, json: bool = False, bag: RecordingOptions = NO_OPTIONS) -> int:
     """Say what stands at a path: a splat map or checkpoint, a field, or a stream.
 
     Args:
         path: file or folder.
         json: print one JSON object.
+        bag: how a rosbag2 recording is read.
     """
     if not path.exists():
         raise FeatureGsError(f"there is nothing at '{path}'")
-    facts = _facts(path)
+    facts = _facts(path, bag)
     if json:
         print_json(facts)
         return 0
@@ -32,9 +34,9 @@ def info(path: Path, /, *, json: bool = False) -> int:
     return 0
 
 
-def _facts(path: Path) -> dict[str, object]:
+def _facts(path: Path, bag: BagOptions) -> dict[str, object]:
     if path.is_dir() or path.suffix in (".mcap", ".db3", ".json"):
-        return _stream_facts(path)
+        return _stream_facts(path, bag)
     return _field_facts(path) if _is_field(path) else _map_facts(path)
 
 
@@ -82,8 +84,8 @@ def _map_facts(path: Path) -> dict[str, object]:
     }
 
 
-def _stream_facts(path: Path) -> dict[str, object]:
-    stream = open_stream(path)
+def _stream_facts(path: Path, bag: BagOptions) -> dict[str, object]:
+    stream = open_stream(path, bag=bag)
     names = stream.names()
     first = next(iter(stream.frames(names[:1])))
     camera = first.camera

@@ -14,7 +14,7 @@ import tyro
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import alignment_of_view, open_field, teacher_options
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, open_field, teacher_options
 from feature_gs_ros.errors import FieldError, PromptError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.sam import SamExtractor
@@ -46,6 +46,7 @@ def render(
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     backend: Backend = "auto",
+    bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Render a frame's view: image, colour, depth, features as colours; with a query also similarity and mask.
 
@@ -64,10 +65,11 @@ def render(
         weights: the teacher's weights, where they are not at their usual place.
         option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
+        bag: how a rosbag2 recording is read.
     """
     check_outputs({}, [field, stream, map, alignment, weights], folders={"--out": out})
     features, gaussians = open_field(field, map)
-    source = open_stream(stream)
+    source = open_stream(stream, bag=bag)
     frame = next(iter(source.frames([index])))
     splat_from_map = alignment_of_view(alignment, features, gaussians, source, [index])
     pinhole = pinhole_view(frame, splat_from_map)

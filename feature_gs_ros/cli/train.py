@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
-from feature_gs_ros.cli.common import ProgressBar, alignment_or_identity, note, print_json
+from feature_gs_ros.cli.common import NO_OPTIONS, ProgressBar, RecordingOptions, alignment_or_identity, note, print_json
 from feature_gs_ros.errors import MapError, TrainingError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.ingestion import choose_frames
@@ -54,6 +54,7 @@ def train(
     resume: bool = False,
     seed: int = 0,
     json: bool = False,
+    bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Train a 3D Gaussian map from posed images on the CPU, and save it as a 3DGS PLY.
 
@@ -78,6 +79,7 @@ def train(
         resume: go on with the checkpoint beside --out; without it an earlier run's checkpoint is set aside.
         seed: of the random order of the images.
         json: print one JSON object.
+        bag: how a rosbag2 recording is read.
     """
     check_number("--sh-degree", sh_degree, 0, 3)
     check_number("--iterations", iterations, 1)
@@ -91,7 +93,7 @@ def train(
     checkpoint = out.with_name(out.name + ".training")
     files, folders = {"--out": out, "the checkpoint": checkpoint}, {"--pictures": pictures}
     check_outputs(files, [stream, init, alignment], folders=folders)
-    source = open_stream(stream)
+    source = open_stream(stream, bag=bag)
     names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)
     views, held = load_views(source, names, frame, size), load_views(source, hold_out, frame, size)

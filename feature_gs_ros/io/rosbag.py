@@ -144,7 +144,8 @@ class RosbagStream:
         if self.options.map_frame not in self._tf:
             frames = ", ".join(self._tf.frames()) or "no frames at all"
             raise StreamError(
-                f"tf of '{self.source}' has no frame '{self.options.map_frame}'; set map_frame to one of {frames}"
+                f"tf of '{self.source}' has no frame '{self.options.map_frame}'; "
+                f"set map_frame (--map-frame) to one of {frames}"
             )
 
     def _add_transforms(self, message: Any, *, is_static: bool) -> None:

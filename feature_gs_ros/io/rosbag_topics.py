@@ -17,11 +17,11 @@ _TRANSPORTS = ("compressed", "zstd", "theora", "ffmpeg")
 class BagOptions:
     """How a bag is read."""
 
-    map_frame: str = "map"  # the tf frame in which poses are given
-    image_topics: tuple[str, ...] = ()  # empty: one topic of each colour camera that has a camera_info
-    camera_info_topics: tuple[str, ...] = ()  # one for each of image_topics; empty: by ROS's usual names
+    map_frame: str = "map"  # of a recording: the tf frame in which poses are given
+    image_topics: tuple[str, ...] = ()  # of a recording; by default one of each colour camera that has a camera_info
+    camera_info_topics: tuple[str, ...] = ()  # one for each of the image topics; by ROS's usual names by default
     camera_info_file: Path | None = None  # a calibration file instead of the recorded camera_info
-    rectified: bool | None = None  # images need no undistortion; None: where the topic is named image_rect*
+    rectified: bool | None = None  # the images need no undistortion; by default where the topic is named image_rect*
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def choose_cameras(bag: Bag, options: BagOptions) -> tuple[list[CameraTopic], di
         cameras = _named_cameras(bag, options, available)
     else:
         if options.camera_info_topics:
-            raise StreamError("camera_info_topics goes with image_topics: name both")
+            raise StreamError("--camera-info-topics goes with --image-topics: name both")
         cameras, ignored = _usual_cameras(bag, options, available)
     if options.camera_info_file is not None and len(cameras) > 1:
         topics = _listed([camera.image for camera in cameras])
-        raise StreamError(f"one camera_info_file for several cameras ({topics}): name one of them (image_topics)")
+        raise StreamError(f"one camera_info_file for several cameras ({topics}): name one of them (--image-topics)")
     return _with_names(cameras), ignored
 
 
@@ -64,7 +64,7 @@ def _named_cameras(bag: Bag, options: BagOptions, available: Sequence[str]) -> l
     recorded = bag.names(CAMERA_INFO)
     infos = options.camera_info_topics or ("",) * len(options.image_topics)
     if len(infos) != len(options.image_topics):
-        raise StreamError(f"{len(options.image_topics)} image_topics, but {len(infos)} camera_info_topics")
+        raise StreamError(f"{len(options.image_topics)} --image-topics, but {len(infos)} --camera-info-topics")
     cameras = []
     for topic, info in zip(options.image_topics, infos, strict=True):
         if topic not in available:
@@ -74,7 +74,7 @@ def _named_cameras(bag: Bag, options: BagOptions, available: Sequence[str]) -> l
         if camera is None or camera.camera_info not in ("", *recorded):
             raise StreamError(
                 f"'{topic}' has no camera_info ({info or ' or '.join(_usual_infos(topic))}); the bag has "
-                f"{_listed(recorded)}: name one (camera_info_topics) or give a calibration file (camera_info_file)"
+                f"{_listed(recorded)}: name one (--camera-info-topics) or give a calibration (--camera-info-file)"
             )
         cameras.append(camera)
     return cameras
@@ -104,8 +104,8 @@ def _usual_cameras(bag: Bag, options: BagOptions, available: Sequence[str]) -> t
     if not chosen:
         reasons = "; ".join(f"{topic}: {reason}" for topic, reason in ignored.items())
         raise StreamError(
-            f"none of the image topics of '{bag.path}' can be used ({reasons}); name image_topics and "
-            "camera_info_topics, or give a calibration file (camera_info_file)"
+            f"none of the image topics of '{bag.path}' can be used ({reasons}); name --image-topics and "
+            "--camera-info-topics, or give a calibration (--camera-info-file)"
         )
     return sorted(chosen.values(), key=lambda camera: camera.image), ignored
 

@@ -73,7 +73,7 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
             raise StreamError(f"'{path}' is a rosbag2 recording, which holds its images: leave out images='{images}'")
         return RosbagStream(path, bag)
     if bag is not None and bag != BagOptions():
-        raise StreamError(f"'{path}' is no rosbag2 recording: leave out the options of a bag, {bag}")
+        raise StreamError(f"'{path}' is no rosbag2 recording: leave out the options that are for those, {bag}")
     return _FILE_STREAMS[kinds[0]](path, images)
 
 
