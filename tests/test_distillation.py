@@ -94,6 +94,13 @@ def test_solving_cells_reaches_the_least_squares_optimum() -> None:
     assert many.residual[-1] < 1e-3
     held_back = solve_cells(targets, iterations=200, ridge=1e4, tolerance=1e-7).features
     assert (held_back - start).norm() < 1e-2 * start.norm()
+    # In between a Gaussian is held back by its own weight: the normal equations, solved densely.
+    some = solve_cells(targets, iterations=200, ridge=0.1, tolerance=1e-7).features
+    weight = dense.sum(dim=0)
+    seen = weight > 1e-3
+    matrix, anchor = dense[:, seen], 0.1 * torch.diag(weight[seen])
+    expected = torch.linalg.solve(matrix.T @ matrix + anchor, matrix.T @ wanted + anchor @ start[seen].double())
+    assert (some[seen] - expected).norm() < 1e-3 * expected.norm()
 
 
 def test_solving_cells_refuses_what_does_not_fit() -> None:

@@ -72,8 +72,9 @@ def test_each_ball_is_one_object_however_many_are_rendered_at_once(
         assert torch.equal(torch.from_numpy(winners), torch.where(weight > 0, winner, -1))
 
 
-def test_no_object_is_numbered_as_what_does_not_count() -> None:
+def test_no_object_is_numbered_as_what_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than 255 objects: an id of 255 would have no name, and its Gaussians the next one's."""
+    monkeypatch.setattr("feature_gs_ros.identity.codes.cache_folder", lambda _: tmp_path)  # no codes of other runs
     rng = np.random.default_rng(2)
     y, x = np.divmod(np.arange(264), 22)
     means = np.stack([x, y, 0 * x], axis=1)[:, None] + rng.normal(0, 0.01, (264, 15, 3))
