@@ -59,6 +59,15 @@ def test_a_ray_meets_the_first_plate_that_hides_the_rest():
         np.testing.assert_allclose(at, [2 * (u - 32) / 50, 2 * (v - 24) / 50, 2.0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("nearer", "depth"), [(0.52, 2.0), (0.48, 3.0)])
+def test_a_ray_that_two_things_share_meets_the_one_of_more_weight(nearer: float, depth: float) -> None:
+    gaussians = plates((2.0, 3.0))
+    weights = torch.zeros(len(gaussians))
+    weights[[5, 1681 + 5]] = torch.tensor([nearer, 1 - nearer])  # a Gaussian of each plate
+    at = point_of_pixel(view(gaussians, PINHOLE, np.eye(4)), weights, 32.0, 24.0)
+    np.testing.assert_allclose(at, [0, 0, depth], atol=1e-6)
+
+
 def test_a_ray_beside_the_map_meets_nothing():
     seen = view(plates((20.0,)), PINHOLE, np.eye(4))
     assert point_of_pixel(seen, weights_of_pixel(seen, 1.5, 1.5), 1.5, 1.5) is None

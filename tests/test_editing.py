@@ -69,6 +69,17 @@ def test_a_soft_edge_fades_opacity() -> None:
     assert edited.changed.nonzero()[:, 0].tolist() == [1, 2]
 
 
+def test_what_fades_out_of_sight_is_gone_and_what_was_faint_before_stays() -> None:
+    gaussians = some_map()
+    opacities = gaussians.opacities.clone()
+    opacities[[0, 1]] = 0.003  # under 1/255
+    opacities[2] = 0.5
+    faint = replace(gaussians, opacities=opacities)
+    half = Selection(torch.tensor([1, 2]), torch.full((2,), 0.5))
+    edited = Delete().apply(EditedMap.of(faint), half, Sim3.identity())
+    assert edited.present[:3].tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 @pytest.mark.parametrize("scale", [1.0, 1.7])
 def test_a_moved_map_looks_the_same_from_the_moved_camera(degree: int, scale: float) -> None:

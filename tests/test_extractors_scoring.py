@@ -201,6 +201,33 @@ def test_unseen_gaussians_follow_their_neighbours() -> None:
     assert GaussianGraph(gaussians).spread(scores, rate=1e-2, seen=seen)[33, 0] == pytest.approx(1.0, abs=0.02)
 
 
+def test_spread_is_the_dense_solution_of_its_equation() -> None:
+    """Edges by nearness and opacity, written out: grey Gaussians that all know each other, some unseen, some doubted."""
+    rng = np.random.default_rng(4)
+    count, rate = 12, 0.3
+    means, opacities = rng.normal(size=(count, 3)), rng.uniform(0.02, 1.0, count)
+    gaussians = GaussianMap.from_tensors(
+        torch.from_numpy(means),
+        torch.tensor([[1.0, 0, 0, 0]]).expand(count, 4),
+        torch.ones(count, 3),
+        torch.from_numpy(opacities),
+        torch.zeros(count, 1, 3),
+    )
+    distance = np.linalg.norm(means[:, None] - means[None], axis=2)
+    spacing = distance.sum(axis=1) / (count - 1)
+    edges = np.exp(-(distance**2) / (2 * np.outer(spacing, spacing))) * np.outer(opacities, opacities)
+    np.fill_diagonal(edges, 0)
+    degree = edges.sum(axis=1)
+    scores, seen, trust = rng.random((count, 2)), np.arange(count) % 4 != 0, rng.uniform(0.2, 1.0, count)
+    restart = np.where(seen, rate * trust, rate * 1e-6) * degree
+    expected = np.linalg.solve(np.diag(restart + degree) - edges, restart[:, None] * np.where(seen[:, None], scores, 0))
+    spread = GaussianGraph(gaussians, neighbours=count - 1).spread(
+        torch.from_numpy(scores), rate, torch.from_numpy(seen), torch.from_numpy(trust)
+    )
+    np.testing.assert_allclose(spread.numpy(), expected, atol=0.01)
+    assert np.ptp(expected) > 0.3
+
+
 def test_spread_solves_its_equation_as_a_dense_solver_does() -> None:
     gaussians, _ = plane_of_two_colors(6)
     graph = GaussianGraph(gaussians, neighbours=4)
