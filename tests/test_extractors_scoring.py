@@ -202,7 +202,7 @@ def test_unseen_gaussians_follow_their_neighbours() -> None:
 
 
 def test_spread_is_the_dense_solution_of_its_equation() -> None:
-    """Edges by nearness and opacity, written out: grey Gaussians that all know each other, some unseen, some doubted."""
+    """Edges by nearness and opacity, written out: grey Gaussians that all know each other, some unseen or doubted."""
     rng = np.random.default_rng(4)
     count, rate = 12, 0.3
     means, opacities = rng.normal(size=(count, 3)), rng.uniform(0.02, 1.0, count)
