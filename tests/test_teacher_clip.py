@@ -17,7 +17,7 @@ from feature_gs_ros.extractors import extractor_of, make_extractor
 from feature_gs_ros.extractors.clip import TEMPLATES, ClipExtractor
 from feature_gs_ros.extractors.clip_dense import _values, cell_size, dense_features
 from feature_gs_ros.extractors.libraries import import_library, installed
-from feature_gs_ros.extractors.network import resized_positions
+from feature_gs_ros.extractors.network import normalised, resized_positions
 from feature_gs_ros.extractors.text import PromptEncoder
 from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE, OFFLINE_VARIABLE
 
@@ -73,6 +73,12 @@ def test_positions_resize_to_themselves_and_must_be_square() -> None:
     assert torch.allclose(constant, torch.ones(28, 8), atol=1e-6)
     with pytest.raises(ExtractorError, match="no square grid"):
         resized_positions(torch.zeros(1 + 15, 8), 3, 5, "bicubic", True)
+
+
+def test_pixels_are_normalised_by_channel() -> None:
+    pixels = torch.tensor([0.0, 255.0, 51.0]).view(1, 3, 1, 1).expand(2, 3, 4, 5)
+    found = normalised(pixels, (0.5, 0.25, 0.1), (0.2, 0.5, 0.4))
+    assert torch.allclose(found, torch.tensor([-2.5, 1.5, 0.25]).view(1, 3, 1, 1).expand(2, 3, 4, 5))
 
 
 def test_resized_positions_keep_their_rows_and_columns() -> None:
