@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_gs_ros.affordance import Region, Transfer, find_regions
+from feature_gs_ros.affordance.grasps import Surroundings, choose_grasp
 from feature_gs_ros.alignment import Sim3, quat_wxyz_from_rotation, rotation_from_quat_wxyz
 from feature_gs_ros.cameras import Camera
 from feature_gs_ros.errors import FieldError, PromptError
@@ -170,6 +171,20 @@ def test_fingers_need_room(table: bool) -> None:
     else:
         assert region.approach[1] > 0.98
         assert region.gripper_width == pytest.approx(SIZE[2], abs=0.003)
+
+
+def test_of_two_free_grasps_the_narrower_is_taken() -> None:
+    """A bar seen from above and from one side alike, with nothing around it: fingers close on 2 cm, not on 5."""
+    points, _ = bar(np.zeros(3), np.eye(3))
+    normal = np.array([0.0, np.sqrt(0.5), np.sqrt(0.5)])
+    nothing = Surroundings(np.zeros((0, 3)), np.zeros(0))
+    grasp = choose_grasp(points, np.ones(len(points)), np.eye(3), normal, nothing)
+    assert grasp.approach == pytest.approx([0, -1, 0])
+    assert grasp.width == pytest.approx(SIZE[2], abs=1e-3)
+    over = np.array([[0.0, 0.0, z] for z in (0.012, -0.012)]).repeat(20, axis=0)  # a finger would be there
+    other = choose_grasp(points, np.ones(len(points)), np.eye(3), normal, Surroundings(over, np.ones(40)))
+    assert other.approach == pytest.approx([0, 0, -1])
+    assert other.width == pytest.approx(SIZE[1], abs=3e-3)
 
 
 def test_the_normal_faces_the_cameras_and_up_without_any() -> None:

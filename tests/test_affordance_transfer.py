@@ -17,6 +17,7 @@ from feature_gs_ros.affordance import Library, Settings, Source, Transfer, find_
 from feature_gs_ros.affordance import nearest as nearest_module
 from feature_gs_ros.affordance.nearest import nearest_patches
 from feature_gs_ros.affordance.transfer import agreement, count_votes, only
+from feature_gs_ros.cameras import Camera
 from feature_gs_ros.codecs import Codec
 from feature_gs_ros.errors import AffordanceError, FieldError
 from feature_gs_ros.extractors.base import ExtractorIdentity
@@ -294,3 +295,20 @@ def test_the_baseline_votes_by_masked_gradients() -> None:
     half = transfer_by_views(gaussians, field, axes_library(), [(view, grid, valid)], PLAIN)
     assert torch.equal(half.asked, inside > 0)
     assert torch.equal(half.label == 1, inside > 0)
+
+
+def test_the_baselines_views_vote_by_their_weight() -> None:
+    """A Gaussian covers four times as many pixels from half as far: that view outvotes the other."""
+    gaussians = line(1)
+    camera = Camera(60, 40, 120.0, 120.0, 30.0, 20.0)
+    votes, weights = [], []
+    for distance, axis in ((1.0, 1), (2.0, 0)):  # a handle from near, unmarked from afar
+        pose = np.eye(4)
+        pose[2, 3] = distance
+        cells = torch.zeros(4, 6, 4)
+        cells[:, :, axis] = 1
+        votes.append((rasterizer.view(gaussians, camera, pose), FeatureGrid(cells), None))
+        weights.append(float(votes[-1][0].backproject(FeatureGrid(torch.ones(1, 1, 1)))[1]))
+    result = transfer_by_views(gaussians, field_of(gaussians, torch.zeros(1, 4)), axes_library(), votes, PLAIN)
+    assert weights[0] > 3 * weights[1]
+    assert float(result.probability[0, 1]) == pytest.approx(weights[0] / sum(weights), rel=1e-4)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from plyfile import PlyData, PlyElement
 
+from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField, Provenance
@@ -25,13 +26,18 @@ def scene(tmp_path: Path) -> Path:
     return write_scene(tmp_path)
 
 
-def write_field(scene: Path, red: Callable[[torch.Tensor], torch.Tensor], teacher: Extractor | None = None) -> Path:
+def write_field(
+    scene: Path,
+    red: Callable[[torch.Tensor], torch.Tensor],
+    teacher: Extractor | None = None,
+    aligned: Sim3 | None = None,
+) -> Path:
     """A field of the colour teacher, or another: red where ``red`` of the means [N, 3] says so, elsewhere blue."""
     gaussians = load_map(scene / "map.ply")
     teacher = teacher or make_extractor("color")
     features = torch.where(red(gaussians.means)[:, None], *teacher.embed(["red", "blue"]))
     count = len(gaussians)
-    provenance = Provenance(gaussians.checksum, str(scene / "map.ply"))
+    provenance = Provenance(gaussians.checksum, str(scene / "map.ply"), splat_from_map=aligned or Sim3.identity())
     field = FeatureField(
         features, torch.ones(count), torch.ones(count, dtype=torch.int32), teacher.identity, provenance
     )
@@ -48,6 +54,29 @@ def test_what_is_not_found_has_no_objects(scene: Path) -> None:
     whole = json.loads(run("query", write_field(scene, lambda means: means[:, 0] > 0), "red", "--json").stdout)
     assert whole["state"] == "found"
     assert len(whole["objects"]) == 1
+
+
+def test_a_cloud_is_where_the_map_or_where_the_boxes_are(scene: Path) -> None:
+    """By an alignment of 14 units a metre: the box is in metres, and so is the cloud where that is asked for."""
+    aligned = Sim3(14.0, np.array([0.5, 0.5, 0.5, 0.5]), np.array([3.0, -2.0, 1.0]))
+    field = write_field(scene, lambda means: means[:, 0] > 0, aligned=aligned)
+    words = ["query", field, "red", "--cloud", scene / "cloud.ply"]
+    answer = json.loads(run(*words, "--json").stdout)
+    on_the_map = load_map(scene / "cloud.ply")
+    assert answer["unit"] == "m"
+    assert ") m, size (" in run(*words, "--cloud-frame", "map").stdout
+    metric = load_map(scene / "cloud.ply")
+    assert np.allclose(aligned.apply(metric.means.numpy()), on_the_map.means.numpy(), atol=1e-5)
+    assert torch.allclose(metric.scales * 14.0, on_the_map.scales, rtol=1e-5)
+    box = answer["objects"][0]
+    inside = np.abs((metric.means.numpy() - box["center"]) @ Sim3(1, box["quat_wxyz"], np.zeros(3)).rotation)
+    assert (inside <= np.array(box["size"]) / 2 + 0.01).mean() > 0.9
+
+
+def test_lengths_without_an_alignment_are_the_maps_own(scene: Path) -> None:
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    assert ") map units, size (" in run("query", field, "red").stdout
+    assert json.loads(run("query", field, "red", "--json").stdout)["unit"] == "map units"
 
 
 def test_json_has_no_number_that_is_none(scene: Path) -> None:

@@ -220,6 +220,13 @@ def test_color_cells_are_mean_colors() -> None:
     torch.testing.assert_close(grid.values, expected)
 
 
+def test_color_cells_average_all_their_pixels() -> None:
+    image = noise(16, 24)
+    grid = make_extractor("color", space="rgb").extract(image)
+    expected = image.reshape(2, 8, 3, 8, 3).mean(axis=(1, 3)) / 255
+    np.testing.assert_allclose(grid.values.numpy(), expected, atol=0.5 / 255 + 1e-6)  # rounded to 8 bits
+
+
 def test_color_words_and_codes() -> None:
     teacher = make_extractor("color")
     # CIE Lab of sRGB white, and of the red primary (D65): the published values.

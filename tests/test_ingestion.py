@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from feature_gs_ros import rasterizer
 from feature_gs_ros.alignment import Sim3, load_alignment
 from feature_gs_ros.backprojection import BackProjector
-from feature_gs_ros.cameras import Camera, Distortion
+from feature_gs_ros.cameras import Camera, Distortion, rectified
 from feature_gs_ros.errors import CameraError, StreamError
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.field import FeatureField, Provenance
@@ -20,6 +23,7 @@ from feature_gs_ros.ingestion import Report, choose_frames, ingest, known_views,
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.rasterizer.grid import FeatureGrid, Interpolation
+from tests.little_scene import two_halves, write_stream
 
 
 def lifted(
@@ -92,6 +96,25 @@ def test_grids_of_the_image_as_taken_are_moved_as_the_lens_is_rectified(interpol
     assert abs(float(moved[5, 110, 0]) - 110.5) > 3  # the move is not nothing
 
 
+def test_pixels_that_the_lens_does_not_show_count_for_nothing(tmp_path: Path) -> None:
+    """A lens that stretches the corners out of the image: what lies there is seen by nobody."""
+    write_stream(tmp_path, frames=("0000",))
+    content = json.loads((tmp_path / "cameras.json").read_text())
+    content["frames"][0]["distortion"] = {"model": "plumb_bob", "coefficients": [2.0, 0, 0, 0]}
+    (tmp_path / "cameras.json").write_text(json.dumps(content))
+    stream, gaussians, teacher = open_stream(tmp_path), two_halves(), make_extractor("color")
+    (frame,) = stream.frames()
+    _, camera, valid = rectified(frame.image, frame.camera)
+    assert 0.5 < valid.mean() < 0.95
+    ones = FeatureGrid(torch.ones(1, 1, 1))
+    view = rasterizer.view(gaussians, camera, frame.camera_from_world)
+    counted, everywhere = (view.backproject(ones, mask)[1] for mask in (torch.tensor(valid), None))
+    projector = BackProjector(gaussians, teacher.identity, teacher.dimension)
+    ingest(stream, stream.names(), teacher, projector)
+    assert torch.allclose(projector.field().weight, counted, rtol=1e-4, atol=1e-4)
+    assert float(counted.sum()) < 0.98 * float(everywhere.sum())
+
+
 def test_label_images_through_a_lens_label_the_gaussians(small_scene: Path) -> None:
     field, report = lifted(small_scene, "stream_distorted")
     assert len(report.used) == 8
@@ -137,6 +160,18 @@ def test_frames_are_chosen_by_name(small_scene: Path) -> None:
     assert [view.name for view in views] == [names[0], names[2], names[5]]
 
 
+def test_a_field_remembers_cameras_rectified_and_in_the_maps_frame(small_scene: Path) -> None:
+    stream, alignment = open_stream(small_scene / "stream_distorted"), load_alignment(small_scene / "alignment.yaml")
+    (known,) = known_views(stream, stream.names()[3:4], alignment)
+    (frame,) = stream.frames([known.name])
+    assert frame.camera.distortion is not None
+    assert known.camera == replace(frame.camera, distortion=None)
+    # The middle of the table, 1 cm over the map frame's origin, has the same ray either way.
+    in_metres = (frame.camera_from_world @ [0.0, 0.0, 0.01, 1.0])[:3]
+    in_splat_units = (known.camera_from_splat @ [*alignment.apply([0.0, 0.0, 0.01]), 1.0])[:3]
+    assert in_splat_units == pytest.approx(alignment.scale * in_metres, rel=1e-6)
+
+
 def test_a_damaged_image_is_skipped_and_counted(small_scene: Path) -> None:
     gaussians = load_map(small_scene / "map.ply")
     teacher = make_extractor("color")
@@ -152,8 +187,6 @@ def test_a_damaged_image_is_skipped_and_counted(small_scene: Path) -> None:
             return self._stream.names()
 
         def frames(self, names=None):  # type: ignore[no-untyped-def]
-            from dataclasses import replace
-
             def broken() -> np.ndarray:
                 raise StreamError("the JPEG ends early")
 

@@ -72,6 +72,22 @@ def test_each_ball_is_one_object_however_many_are_rendered_at_once(
         assert torch.equal(torch.from_numpy(winners), torch.where(weight > 0, winner, -1))
 
 
+@pytest.mark.parametrize(("largest", "objects"), [(1.0, 2), (0.3, 4)])
+def test_a_cluster_of_more_than_its_share_comes_in_parts(largest: float, objects: int) -> None:
+    """Two pairs of balls, each ball a quarter of the sample: pairs are the most stable clusters."""
+    rng = np.random.default_rng(0)
+    middles = np.array([[0.0, 0, 0], [0.22, 0, 0], [6, 0, 0], [6.22, 0, 0]])
+    means = (middles[:, None] + rng.normal(0, 0.06, (4, EACH, 3))).reshape(-1, 3)
+    gaussians = GaussianMap.from_tensors(
+        torch.from_numpy(means), torch.tensor([1.0, 0, 0, 0]).expand(4 * EACH, 4), torch.full((4 * EACH, 3), 0.03),
+        torch.full((4 * EACH,), 0.8), torch.zeros(4 * EACH, 1, 3),
+    )  # fmt: skip
+    field = field_of(gaussians, torch.ones(4 * EACH, 3))
+    ids = find_instances(gaussians, field, [], samples=4 * EACH, smallest=15, largest=largest)
+    assert len(ids.unique()) == objects
+    assert len({int(ball.mode().values) for ball in torch.split(ids, EACH)}) == objects
+
+
 def test_no_object_is_numbered_as_what_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than 255 objects: an id of 255 would have no name, and its Gaussians the next one's."""
     monkeypatch.setattr("feature_gs_ros.identity.codes.cache_folder", lambda _: tmp_path)  # no codes of other runs

@@ -15,7 +15,7 @@ from feature_gs_ros.errors import EvaluationError
 from feature_gs_ros.protocols.lerf_ovs import read_polygons
 from feature_gs_ros.protocols.prediction import read_mask, resized
 from feature_gs_ros.protocols.replica import frequent_iou, upsampled
-from feature_gs_ros.protocols.scoring import PromptScores
+from feature_gs_ros.protocols.scoring import PromptScores, summarised
 from feature_gs_ros.rasterizer import FeatureGrid
 
 
@@ -57,6 +57,21 @@ def test_iou_by_hand() -> None:
     assert scores.boundary()["x"] == pytest.approx(12 / 20)  # a band of 3 pixels fills the square
     with pytest.raises(EvaluationError, match="not the same size"):
         scores.add("x", predicted[:5], true)
+
+
+def test_images_where_a_prompt_is_neither_there_nor_predicted_do_not_count() -> None:
+    empty, half = np.zeros((20, 20), np.bool_), np.zeros((20, 20), np.bool_)
+    half[:, :10] = True
+    scores = PromptScores()
+    scores.add("a", half, half)
+    scores.add("a", empty, empty)
+    scores.add("b", empty, half)
+    scores.add("c", empty, empty)
+    result = summarised("p", "s", scores, 4, {}, ["a", "b", "c"])
+    assert (result.prompts["a"]["mIoU"], result.prompts["a"]["mBIoU"]) == (1.0, 1.0)
+    assert result.prompts["b"]["mIoU"] == 0.0
+    assert np.isnan(result.prompts["c"]["mIoU"])
+    assert result.metrics["mIoU"] == 0.5
 
 
 @pytest.mark.parametrize(

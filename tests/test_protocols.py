@@ -27,7 +27,7 @@ from feature_gs_ros.io.splat_files import save_ply
 from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
 from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views
 from feature_gs_ros.protocols.published import LERF_MASK, REPLICA
-from feature_gs_ros.protocols.replica import evaluate_replica, replica_tests, teacher_labels
+from feature_gs_ros.protocols.replica import MERGED, evaluate_replica, replica_tests, teacher_labels
 from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs, three_d_ovs_views
 from feature_gs_ros.segmentation import Segmenter
 from tests.command_line import run
@@ -206,6 +206,19 @@ def test_replica_against_label_images(scene: tuple[Segmenter, list[NDArray[np.in
     (masks / "frame_00002.png").rename(masks / "frame_00004.png")
     with pytest.raises(EvaluationError, match="no test view"):
         evaluate_replica(segmenter, tmp_path, NAMES, truth=MaskFolder(masks), stream=Stream())
+
+
+def test_replica_merges_classes_before_it_counts(
+    scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A truth that calls both things by one name, as their script does with rug and floor."""
+    segmenter, labels = scene
+    cv2.imwrite(str(tmp_path / "frame_00002.png"), np.where(labels[2] == 2, 1, labels[2]).astype(np.uint8))
+    apart = evaluate_replica(segmenter, tmp_path, NAMES, truth=MaskFolder(tmp_path), stream=Stream())
+    monkeypatch.setitem(MERGED, "old camera", "green apple")
+    merged = evaluate_replica(segmenter, tmp_path, NAMES, truth=MaskFolder(tmp_path), stream=Stream())
+    assert apart.metrics["mIoU"] < 0.7
+    assert merged.metrics["mIoU"] > 0.9
 
 
 def test_replicas_teacher_answers_on_the_rectified_image(

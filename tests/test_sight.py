@@ -7,16 +7,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from feature_gs_ros import rasterizer
 from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.cameras import Camera
 from feature_gs_ros.errors import CameraError
+from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.streams import open_stream
-from feature_gs_ros.sight import fitting_alignment
+from feature_gs_ros.sight import covered, fitting_alignment
 from tests.command_line import run
 from tests.little_scene import FRAMES, two_halves, write_scene, write_stream
 
 ELSEWHERE = Sim3(0.5, np.array([0.0, 0, 1, 0]), np.array([9.0, 0, 0]))  # puts the little scene's cameras off the map
+
+
+@pytest.mark.parametrize(("opacity", "share"), [(0.4, 0.0), (0.8, 1.0)])
+def test_a_pixel_shows_the_map_where_it_hides_half_of_what_is_behind(opacity: float, share: float) -> None:
+    """One Gaussian, wide enough to be the same all over the image."""
+    gaussians = GaussianMap.from_tensors(
+        torch.tensor([[0.0, 0, 2]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 50.0), torch.tensor([opacity]),
+        torch.zeros(1, 1, 3),
+    )  # fmt: skip
+    assert covered(rasterizer.view(gaussians, Camera(64, 48, 60.0, 60.0, 32.0, 24.0), np.eye(4))) == share
 
 
 def test_the_own_alignment_is_kept_where_it_sees_the_map(tmp_path: Path) -> None:

@@ -119,6 +119,15 @@ def test_a_packed_map_comes_back_to_within_its_bits(tmp_path: Path, degree: int,
     np.testing.assert_allclose(gaussians.sh[:, 1:], parameters.sh[:, 1:], rtol=0, atol=8 / 256)
 
 
+def test_rows_read_in_blocks_keep_their_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_compressed(tmp_path / "map.ply", random_parameters(700, 1))
+    whole = load_map(path)
+    monkeypatch.setattr("feature_gs_ros.io.ply.BLOCK_ROWS", 100)
+    in_blocks = load_map(path)
+    assert in_blocks.checksum == whole.checksum
+    assert torch.equal(in_blocks.sh, whole.sh)
+
+
 def test_bounds_that_are_not_finite_drop_their_gaussians(tmp_path: Path) -> None:
     words = [(0, 0, 0, 0), (5 << 21, 0, 0, 0)]
     with pytest.raises(MapError, match="none of the 2"):

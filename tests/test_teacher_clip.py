@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from torch.nn import functional
 from feature_gs_ros.errors import ExtractorError
 from feature_gs_ros.extractors import extractor_of, make_extractor
 from feature_gs_ros.extractors.clip import TEMPLATES, ClipExtractor
-from feature_gs_ros.extractors.clip_dense import cell_size, dense_features
+from feature_gs_ros.extractors.clip_dense import _values, cell_size, dense_features
 from feature_gs_ros.extractors.libraries import import_library, installed
-from feature_gs_ros.extractors.network import resized_positions
+from feature_gs_ros.extractors.network import normalised, resized_positions
 from feature_gs_ros.extractors.text import PromptEncoder
 from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE, OFFLINE_VARIABLE
 
@@ -72,6 +73,37 @@ def test_positions_resize_to_themselves_and_must_be_square() -> None:
     assert torch.allclose(constant, torch.ones(28, 8), atol=1e-6)
     with pytest.raises(ExtractorError, match="no square grid"):
         resized_positions(torch.zeros(1 + 15, 8), 3, 5, "bicubic", True)
+
+
+def test_pixels_are_normalised_by_channel() -> None:
+    pixels = torch.tensor([0.0, 255.0, 51.0]).view(1, 3, 1, 1).expand(2, 3, 4, 5)
+    found = normalised(pixels, (0.5, 0.25, 0.1), (0.2, 0.5, 0.4))
+    assert torch.allclose(found, torch.tensor([-2.5, 1.5, 0.25]).view(1, 3, 1, 1).expand(2, 3, 4, 5))
+
+
+def test_resized_positions_keep_their_rows_and_columns() -> None:
+    """Positions that say their own row and column, twice as many rows: cell by cell, row by row."""
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    positions = torch.cat([torch.tensor([[9.0, 9.0]]), torch.stack([rows, columns], dim=2).reshape(16, 2)])
+    resized = resized_positions(positions, 8, 4, "bilinear", False)
+    assert resized[0].tolist() == [9.0, 9.0]
+    grid = resized[1:].reshape(8, 4, 2)
+    expected = [0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]  # centres of half rows, the border's repeated
+    assert torch.allclose(grid[:, :, 0], torch.tensor(expected)[:, None].expand(8, 4))
+    assert torch.allclose(grid[:, :, 1], torch.arange(4.0).expand(8, 4))
+
+
+def test_the_value_path_is_attention_over_a_cell_alone() -> None:
+    """torch's own attention of one token to itself, whatever queries and keys say."""
+    attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    torch.nn.init.normal_(attention.in_proj_bias)
+    norm = torch.nn.LayerNorm(8)
+    tokens = torch.randn(2, 5, 8)
+    with torch.inference_mode():
+        found = _values(SimpleNamespace(attn=attention, ln_1=norm), tokens)
+        alone = norm(tokens).reshape(10, 1, 8)
+        expected = attention(alone, alone, alone, need_weights=False)[0].reshape(2, 5, 8)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_without_open_clip_the_error_says_what_to_install() -> None:

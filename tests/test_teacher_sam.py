@@ -17,6 +17,7 @@ from feature_gs_ros.extractors.network import resized
 from feature_gs_ros.extractors.sam import SamExtractor, model_of
 from feature_gs_ros.extractors.sam_masks import (
     _boxes,
+    _scale,
     instance_map,
     padded,
     prompted_masks,
@@ -55,6 +56,12 @@ def test_rendered_features_are_padded_by_zeros_or_by_what_an_encoder_said() -> N
     assert bool((padding == 7).all())
     with pytest.raises(ExtractorError, match=r"\(65, 64, 256\)"):
         padded(torch.rand(65, 64, 256))
+
+
+def test_prompts_are_scaled_as_the_image_is_fitted() -> None:
+    """The longer side to 1024, the other to whole pixels: 401 high, 300 wide become 1024 and 766."""
+    assert _scale((401, 300)).tolist() == pytest.approx([766 / 300, 1024 / 401])
+    assert _scale((300, 401)).tolist() == pytest.approx([1024 / 401, 766 / 300])
 
 
 def test_overlapping_boxes_are_suppressed_as_by_hand() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from feature_gs_ros.cameras import Camera
-from feature_gs_ros.training.start import BEHIND, StartOptions, _thinned, start_from_points
+from feature_gs_ros.training.start import BEHIND, StartOptions, _thinned, nearest_allowed, start_from_points
 from feature_gs_ros.training.views import TrainingView
 
 COUNT = 400
@@ -49,6 +50,15 @@ def test_shells_are_behind_the_points_and_around_the_cameras() -> None:
         assert bool((local[inside, 2] > np.percentile(depths, BEHIND) - 0.3).all())
     assert bool(seen.all())
     assert torch.allclose(start.sh_dc.detach()[300:], torch.tensor(-0.25 / 0.28209479), atol=1e-4)
+
+
+def test_nothing_may_be_nearer_than_a_share_of_the_nearest_points() -> None:
+    """Points at 10, 11, … 110 in front of one camera, and some that it doesn't see."""
+    view = TrainingView("a", torch.zeros(48, 64, 3), Camera(64, 48, 50.0, 50.0, 32.0, 24.0), np.eye(4))
+    ahead = np.stack([np.zeros(101), np.zeros(101), np.arange(10.0, 111.0)], axis=1)
+    unseen = np.array([[0.0, 0, -1], [5, 0, 1], [0, 3, 1]])
+    assert nearest_allowed(np.concatenate([ahead, unseen]), [view]) == pytest.approx(0.3 * 15)
+    assert nearest_allowed(unseen, [view]) == 0.0
 
 
 def test_stereo_is_thinned_to_the_means_of_cells_that_two_points_fill() -> None:

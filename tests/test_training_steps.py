@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from feature_gs_ros.alignment import rotation_from_quat_wxyz
 from feature_gs_ros.cameras import Camera
+from feature_gs_ros.training import stereo
 from feature_gs_ros.training.checkpoint import resume_training, save_training
 from feature_gs_ros.training.densification import DensityOptions, _rotated, _split
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.photometry import rgb_loss, ssim
+from feature_gs_ros.training.stereo import StereoView
 from feature_gs_ros.training.trainer import RATES, Trainer, TrainingOptions
 from feature_gs_ros.training.views import TrainingView
 
@@ -136,6 +139,44 @@ def test_halves_of_a_split_lie_along_its_own_axes() -> None:
     w, x, y, z = 0.5, 0.5, 0.5, 0.5  # x to y, y to z, z to x
     turned = _rotated(torch.tensor([[w, x, y, z]]).expand(3, 4) * 3, torch.eye(3))
     assert torch.allclose(turned, torch.eye(3)[[1, 2, 0]], atol=1e-6)
+
+
+def test_a_views_centre_is_where_its_camera_stands() -> None:
+    pose = np.eye(4)
+    pose[:3, :3] = rotation_from_quat_wxyz([0.5, 0.1, -0.7, 0.3])
+    pose[:3, 3] = [1.0, -2.0, 3.0]
+    view = replace(views(1)[0], camera_from_splat=pose)
+    assert pose @ [*view.centre.tolist(), 1.0] == pytest.approx([0, 0, 0, 1], abs=1e-6)
+
+
+def test_a_reduced_pixel_counts_where_all_that_it_is_made_of_does() -> None:
+    view = views(1)[0]
+    valid = torch.ones(24, 32, dtype=torch.bool)
+    valid[5, 8] = False
+    small = replace(view, valid=valid).halved(1)
+    expected = torch.ones(12, 16, dtype=torch.bool)
+    expected[2, 4] = False
+    assert torch.equal(small.valid, expected)  # type: ignore[arg-type]
+    assert torch.allclose(small.image, view.image.reshape(12, 2, 16, 2, 3).mean(dim=(1, 3)), atol=1e-5)
+    assert small.camera == view.camera.resized(16, 12)
+
+
+def small_stereo(camera: Camera, image: np.ndarray) -> StereoView:
+    return StereoView(np.repeat(image[:, :, None], 3, axis=2).astype(np.float32), camera, np.eye(4))
+
+
+def test_stereos_pixels_are_counted_from_the_corner() -> None:
+    """A pixel's centre comes back to itself; and an image of twice the resolution, averaged, is the same image."""
+    camera = Camera(20, 16, 22.0, 21.0, 9.0, 8.5)
+    fine = np.random.default_rng(0).random((32, 40))
+    coarse = small_stereo(camera, fine.reshape(16, 2, 20, 2).mean(axis=(1, 3)))
+    rows, columns = np.array([0, 7, 15]), np.array([0, 11, 19])
+    x, y, z = stereo._project(coarse, stereo._unproject(coarse, rows, columns, np.full(3, 2.5, np.float32)))
+    np.testing.assert_allclose(np.stack([x, y, z]), [columns + 0.5, rows + 0.5, [2.5] * 3])
+    other = small_stereo(camera.resized(40, 32), fine)
+    mean, variance = stereo._moments(coarse.gray, 7)
+    alike = stereo._correlation(coarse, coarse.gray, mean, variance, other, other.gray, 3.0, 7)
+    assert alike[4:-4, 4:-4].min() > 0.99
 
 
 def test_a_view_is_not_taken_twice_before_every_one_was() -> None:

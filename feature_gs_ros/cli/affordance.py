@@ -19,6 +19,7 @@ from feature_gs_ros.cli.common import (
     ProgressBar,
     RecordingOptions,
     find_map,
+    length_unit,
     note,
     open_field,
     open_segmenter,
@@ -103,6 +104,9 @@ def transfer(
         )
     if affordance:
         transferred = only(transferred, affordance)
+    unit = length_unit(features.provenance.splat_from_map)
+    if unit != "m":
+        note("the field was made without --alignment: grasps take the map's units for metres")
     regions = find_regions(gaussians, features, transferred)
     found = Found(gaussians, features, transferred, tuple(regions))
     written = write_files(out, found, sources, photographed, backend)
@@ -112,9 +116,10 @@ def transfer(
     print(transferred.message(gaussians))
     for region in regions:
         print(
-            f"  {region.affordance}: centre ({numbers(region.center)}) m, extent ({numbers(region.extent)}) m, "
-            f"approach ({numbers(region.approach)}), gripper {region.gripper_width:.3f} m, "
-            f"similarity {region.similarity:.2f}, {len(region.rows)} Gaussians"
+            f"  {region.affordance}: centre ({numbers(region.center)}) {unit}, "
+            f"extent ({numbers(region.extent)}) {unit}, approach ({numbers(region.approach)}), "
+            f"gripper {region.gripper_width:.3f} {unit}, similarity {region.similarity:.2f}, "
+            f"{len(region.rows)} Gaussians"
         )
     print(f"wrote {', '.join(written)} to {out} ({transferred.seconds:.1f} s)")
     return 0

@@ -14,7 +14,7 @@ from feature_gs_ros.affordance import Library, Region, Transfer
 from feature_gs_ros.affordance.pictures import source_picture, transfer_picture
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Image
-from feature_gs_ros.cli.common import alignment_of_view
+from feature_gs_ros.cli.common import alignment_of_view, length_unit
 from feature_gs_ros.cli.query import best_view
 from feature_gs_ros.errors import AffordanceError
 from feature_gs_ros.field import FeatureField
@@ -61,13 +61,14 @@ class Photographed:
 
 
 def as_json(found: Found) -> dict[str, object]:
-    """A transfer for machines; lengths in metres, in the map frame."""
+    """A transfer for machines; lengths in the map frame, in metres where the field's alignment gives them."""
     transferred, gaussians = found.transferred, found.gaussians
     return {
         "affordances": {
             word: {"id": 1 + index, "state": transferred.state(word, gaussians).value}
             for index, word in enumerate(transferred.affordances)
         },
+        "unit": length_unit(found.field.provenance.splat_from_map),
         "message": transferred.message(gaussians),
         "coverage": round(transferred.coverage, 6),
         "abstained": int(transferred.abstained.sum()),

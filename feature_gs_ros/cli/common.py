@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
+import numpy as np
 import tyro
 import yaml
 from tqdm import tqdm
@@ -101,6 +102,11 @@ def teacher_options(texts: Sequence[str]) -> dict[str, object]:
 
 def alignment_or_identity(path: Path | None) -> Sim3:
     return Sim3.identity() if path is None else load_alignment(path)
+
+
+def length_unit(splat_from_map: Sim3) -> str:
+    """Of lengths in the map frame: metres where an alignment was given, else those of the map, which may be any."""
+    return "map units" if np.array_equal(splat_from_map.matrix, np.eye(4)) else "m"
 
 
 def alignment_of_view(

@@ -8,7 +8,15 @@ from typing import Literal
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
-from feature_gs_ros.cli.common import NO_OPTIONS, ProgressBar, RecordingOptions, alignment_or_identity, note, print_json
+from feature_gs_ros.cli.common import (
+    NO_OPTIONS,
+    ProgressBar,
+    RecordingOptions,
+    alignment_or_identity,
+    length_unit,
+    note,
+    print_json,
+)
 from feature_gs_ros.errors import IdentityError
 from feature_gs_ros.field import Provenance
 from feature_gs_ros.identity.annotations import Annotated, read_annotations
@@ -149,13 +157,13 @@ def _tell(
         elif not entry.views:
             print(f"'{entry.name}' is annotated in no view")
     for found in objects:
-        print(object_line(found))
+        print(object_line(found, length_unit(encoding.field.provenance.splat_from_map)))
     print(f"wrote {out}")
 
 
-def object_line(found: IdentifiedObject) -> str:
+def object_line(found: IdentifiedObject, unit: str) -> str:
     """An object for a person."""
-    size = " × ".join(f"{side:.3f}" for side in found.box.size) + " m" if found.box else "no extent"
+    size = " × ".join(f"{side:.3f}" for side in found.box.size) + f" {unit}" if found.box else "no extent"
     return (
         f"  {found.value} {found.name}: {found.gaussians} Gaussians, confidence {found.confidence:.2f}, {size}, "
         f"in {len(found.views)} views"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cli.checks import check_outputs, check_seed
-from feature_gs_ros.cli.common import find_map, open_field, print_json
+from feature_gs_ros.cli.common import find_map, length_unit, open_field, print_json
 from feature_gs_ros.cli.identity import object_as_json, object_line
 from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.identity.instances import LARGEST, PLACE, SAMPLES, SMALLEST, find_instances, instance_field
@@ -73,6 +73,6 @@ def instances(
         print_json({"field": str(out), "objects": [object_as_json(entry) for entry in objects]})
         return 0
     for entry in objects:
-        print(object_line(entry))
+        print(object_line(entry, length_unit(found.provenance.splat_from_map)))
     print(f"{len(objects)} objects; wrote {out}")
     return 0

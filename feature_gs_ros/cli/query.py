@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
+from feature_gs_ros.cli.common import find_map, length_unit, open_segmenter, print_json
+from feature_gs_ros.editing.operations import transformed
 from feature_gs_ros.errors import FieldError
 from feature_gs_ros.field import KnownView
 from feature_gs_ros.gaussians import GaussianMap
@@ -24,6 +25,8 @@ from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.segmentation import Answer, Segmenter, State
 from feature_gs_ros.view_segmentation import render_similarities
 
+CloudFrame = Literal["splat", "map"]
+
 
 def query(
     field: Path,
@@ -33,6 +36,7 @@ def query(
     negative: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     threshold: float | None = None,
     cloud: Path | None = None,
+    cloud_frame: CloudFrame = "splat",
     picture: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
@@ -48,6 +52,8 @@ def query(
         negative: what else there is; a Gaussian goes to the likeliest. May be repeated.
         threshold: on the similarity; the teacher's own by default.
         cloud: write the found Gaussians as a 3DGS PLY, with their similarity.
+        cloud_frame: splat (as in the map's file, so that the cloud lies on the map) or map (where the boxes are, in
+            metres).
         picture: write a picture of the map with what was found.
         map: the map, where it isn't where the field remembers it.
         weights: the teacher's weights, where they are not at their usual place.
@@ -60,24 +66,33 @@ def query(
     check_outputs(outputs, [field, map, weights])
     segmenter = open_segmenter(field, map, weights, option)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
+    splat_from_map = segmenter.field.provenance.splat_from_map
+    unit = length_unit(splat_from_map)
     answer = segmenter.ask([text], negative, threshold)[0]
     objects = _objects(segmenter, answer)
     if cloud is not None and answer.state is State.FOUND:
-        save_ply(segmenter.gaussians.select(answer.mask), cloud, {"similarity": answer.similarity[answer.mask]})
+        found_part = segmenter.gaussians.select(answer.mask)
+        if cloud_frame == "map":
+            found_part = transformed(found_part, splat_from_map.inverse())
+        save_ply(found_part, cloud, {"similarity": answer.similarity[answer.mask]})
     if picture is not None:
         save_png(answer_picture(segmenter, answer), picture)
     if json:
-        print_json(as_json(answer, objects))
+        print_json({**as_json(answer, objects), "unit": unit})
         return 0
     print(answer.message)
     for index, found in enumerate(objects):
         box = found.box
         print(
-            f"  object {index + 1}: centre ({_numbers(box.center)}) m, size ({_numbers(box.size)}) m, "
+            f"  object {index + 1}: centre ({_numbers(box.center)}) {unit}, size ({_numbers(box.size)}) {unit}, "
             f"{len(found.rows)} Gaussians, similarity {found.score:.2f}"
         )
     if cloud is not None:
-        print(f"wrote {cloud}" if answer.state is State.FOUND else f"nothing found, so '{cloud}' was not written")
+        print(
+            f"wrote {cloud}, in the {cloud_frame} frame"
+            if answer.state is State.FOUND
+            else f"nothing found, so '{cloud}' was not written"
+        )
     if picture is not None:
         print(f"wrote {picture}")
     return 0
@@ -134,7 +149,7 @@ def _share_inside(points: NDArray[np.float64], known: KnownView) -> float:
 
 
 def as_json(answer: Answer, objects: list[FoundObject]) -> dict[str, object]:
-    """An answer for machines; lengths in metres, in the map frame."""
+    """An answer for machines; lengths in the map frame, in metres where the field's alignment gives them."""
     return {
         "prompt": answer.prompt,
         "state": answer.state.value,

@@ -143,15 +143,21 @@ class Move:
         turned = Sim3(self.scale, quat, np.zeros(3))
         about = Sim3(self.scale, quat, centroid - turned.apply(centroid) + np.array(self.translation))
         splat_move = map_from_splat.inverse() @ about @ map_from_splat
-        mixing = torch.from_numpy(sh_rotation(splat_move.rotation, gaussians.sh_degree)).float()
-        return _with(
-            edited,
-            rows,
-            means=torch.from_numpy(splat_move.apply(means)).float(),
-            quats_wxyz=_turned(splat_move.quat_wxyz, gaussians.quats_wxyz[rows]),
-            scales=gaussians.scales[rows] * self.scale,
-            sh=torch.einsum("kj,njc->nkc", mixing, gaussians.sh[rows]),
-        )
+        moved = transformed(gaussians.select(rows), splat_move)
+        values = {name: getattr(moved, name) for name in ("means", "quats_wxyz", "scales", "sh")}
+        return _with(edited, rows, **values)
+
+
+def transformed(gaussians: GaussianMap, b_from_a: Sim3) -> GaussianMap:
+    """Gaussians of frame a in frame b: places, rotations and sizes, and what they look like from where."""
+    mixing = torch.from_numpy(sh_rotation(b_from_a.rotation, gaussians.sh_degree)).float()
+    return replace(
+        gaussians,
+        means=torch.from_numpy(b_from_a.apply(gaussians.means.double().numpy())).float(),
+        quats_wxyz=_turned(b_from_a.quat_wxyz, gaussians.quats_wxyz),
+        scales=gaussians.scales * b_from_a.scale,
+        sh=torch.einsum("kj,njc->nkc", mixing, gaussians.sh),
+    )
 
 
 def _faded(edited: EditedMap, factor: Tensor) -> EditedMap:
