@@ -197,7 +197,8 @@ class Segmenter:
             mask = asked & (best == index) & (similarity > threshold)
             opacity = float(self.gaussians.opacities[mask].sum())
             state = decide(opacity, coverage)
-            message = _message(prompt, state, int(mask.sum()), float(similarity.max()), threshold, coverage)
+            peak = float(similarity[asked].max()) if bool(asked.any()) else 0.0
+            message = _message(prompt, state, int(mask.sum()), peak, threshold, coverage)
             answers.append(Answer(prompt, state, mask, similarity, coverage, threshold, seconds, message))
         return answers
 
@@ -242,5 +243,8 @@ def _message(prompt: str, state: State, count: int, best: float, threshold: floa
     seen = f"{coverage:.0%} of what was asked about was seen"
     if state is State.FOUND:
         return f"'{prompt}' found: {count} Gaussians; {seen}"
-    nothing = f"'{prompt}' {state.value}: best similarity {best:.2f}, threshold {threshold:.2f}; {seen}"
+    why = f"best similarity {best:.2f}, threshold {threshold:.2f}"
+    if best > threshold:
+        why = f"only {count} Gaussians pass, too little for a thing" if count else "what is like it is likelier another"
+    nothing = f"'{prompt}' {state.value}: {why}; {seen}"
     return nothing + (": look around more" if state is State.NOT_OBSERVED else "")

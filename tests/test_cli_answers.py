@@ -50,7 +50,11 @@ def test_what_is_not_found_has_no_objects(scene: Path) -> None:
     field = write_field(scene, lambda means: means[:, 0] >= means[:, 0].topk(3).values[-1])
     answer = json.loads(run("query", field, "red", "--json").stdout)
     assert (answer["state"], answer["gaussians"], answer["objects"]) == ("not found", 3, [])
-    assert "object" not in run("query", field, "red").stdout
+    said = run("query", field, "red").stdout
+    assert "object" not in said
+    assert "'red' not found: only 3 Gaussians pass, too little for a thing; 100%" in said
+    likelier = run("query", field, "purple", "--threshold", "0.1", "--negative", "red", "--negative", "blue").stdout
+    assert "'purple' not found: what is like it is likelier another; 100%" in likelier
     whole = json.loads(run("query", write_field(scene, lambda means: means[:, 0] > 0), "red", "--json").stdout)
     assert whole["state"] == "found"
     assert len(whole["objects"]) == 1
