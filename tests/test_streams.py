@@ -95,7 +95,7 @@ def test_what_is_no_stream_is_refused(tmp_path: Path) -> None:
         open_stream(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("hello")
     for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(StreamError, match="found: none"):
+        with pytest.raises(StreamError, match="is no stream: it holds no rosbag2 recording"):
             open_stream(path)
     record(tmp_path / "bag")
     renamed = tmp_path / "bag" / "bag.mcap"
@@ -122,7 +122,7 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
 def test_two_kinds_in_one_folder_must_be_told_apart(tmp_path: Path) -> None:
     write(tmp_path, [entry()])
     (tmp_path / "transforms.json").write_text("{}")
-    with pytest.raises(StreamError, match=r"found: nerfstudio and cameras\.json"):
+    with pytest.raises(StreamError, match=r"is nerfstudio and cameras\.json at once"):
         open_stream(tmp_path)
     assert open_stream(tmp_path / "cameras.json").names() == ["1"]
 

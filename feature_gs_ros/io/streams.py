@@ -62,12 +62,12 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
         kinds = [kind for kind, is_kind in _KINDS.items() if is_kind(path)]
     except OSError as error:
         raise StreamError(f"can't read '{error.filename}': {error.strerror}") from error
-    if len(kinds) != 1:
-        found = " and ".join(kinds) or "none"
+    if not kinds:
         raise StreamError(
-            f"'{path}' is one of a rosbag2 recording, a COLMAP reconstruction, a nerfstudio dataset (transforms.json) "
-            f"or a folder with cameras.json; found: {found}. Name the file or the folder that is meant"
+            f"'{path}' is no stream: it holds no rosbag2 recording, COLMAP model, transforms.json or cameras.json"
         )
+    if len(kinds) > 1:
+        raise StreamError(f"'{path}' is {' and '.join(kinds)} at once; name the file or the folder that is meant")
     if kinds == ["rosbag2"]:
         if images is not None:
             raise StreamError(f"'{path}' is a rosbag2 recording, which holds its images: leave out images='{images}'")
