@@ -244,7 +244,9 @@ def _message(prompt: str, state: State, count: int, best: float, threshold: floa
     if state is State.FOUND:
         return f"'{prompt}' found: {count} Gaussians; {seen}"
     why = f"best similarity {best:.2f}, threshold {threshold:.2f}"
-    if best > threshold:
+    if best == 0:  # a relative rule gives it to prompts that are absent, whatever the threshold
+        why = "it stands out nowhere, or another word is far likelier where it does"
+    elif best > threshold:
         why = f"only {count} Gaussians pass, too little for a thing" if count else "what is like it is likelier another"
     nothing = f"'{prompt}' {state.value}: {why}; {seen}"
     return nothing + (": look around more" if state is State.NOT_OBSERVED else "")
