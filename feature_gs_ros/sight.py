@@ -39,8 +39,9 @@ class Sight:
         if len(self._shares) >= LOOKED_AT:
             return
         self._shares.append(covered(view))
-        if image is not None:
-            self._likenesses.append(likeness(view, image))
+        like = None if image is None else likeness(view, image)
+        if like is not None:
+            self._likenesses.append(like)
         if len(self._shares) == LOOKED_AT:
             self.finish()
 
@@ -102,7 +103,7 @@ def fitting_alignment(gaussians: GaussianMap, own: Sim3, stream: Stream, names: 
     if min(share_own, share_none) < SEES_NOTHING:
         return own if share_own > share_none else none
     gain = [
-        likeness(without, frame.image) - likeness(with_own, frame.image)
+        (likeness(without, frame.image) or 0.0) - (likeness(with_own, frame.image) or 0.0)
         for frame, with_own, without in zip(frames, by_own, by_none, strict=True)
     ]
     return none if np.mean(gain) > MORE_LIKE else own
@@ -114,10 +115,10 @@ def _view(gaussians: GaussianMap, frame: Frame, splat_from_map: Sim3) -> rasteri
     return rasterizer.view(gaussians, camera, splat_from_map.camera_from_splat(frame.camera_from_world))
 
 
-def likeness(view: rasterizer.View, image: Image) -> float:
+def likeness(view: rasterizer.View, image: Image) -> float | None:
     """Correlation of the map's colours with an image's, about their means, at an eighth of the size, where the map is.
 
-    Times the root of that share: a few pixels are alike by chance.
+    Times the root of that share: a few pixels are alike by chance. None where one of them has no contrast to compare.
     """
     small = _small(view)
     shown = small.render_depth()[:, :, 1].numpy() > 0.5
@@ -125,10 +126,10 @@ def likeness(view: rasterizer.View, image: Image) -> float:
     taken = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[shown] / 255.0
     drawn = small.render_color().numpy()[shown]
     if len(taken) == 0:
-        return 0.0
+        return None
     taken, drawn = taken - taken.mean(axis=0), drawn - drawn.mean(axis=0)
     product = float(np.linalg.norm(taken) * np.linalg.norm(drawn))
-    return float((taken * drawn).sum() / product * np.sqrt(shown.mean())) if product > 1e-9 else 0.0
+    return float((taken * drawn).sum() / product * np.sqrt(shown.mean())) if product > 1e-9 else None
 
 
 def _small(view: rasterizer.View) -> rasterizer.View:
