@@ -11,10 +11,11 @@ import torch
 import yaml
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.alignment import Sim3, load_alignment
 from feature_gs_ros.cameras import Camera
 from feature_gs_ros.errors import CameraError
 from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.pictures import save_png
 from feature_gs_ros.sight import covered, fitting_alignment
@@ -101,3 +102,12 @@ def test_a_field_of_a_robots_recording_is_scored_on_the_reconstruction(tmp_path:
     assert scores[0].stdout == scores[1].stdout
     assert "alignment is left out" not in scores[0].stderr
     assert "alignment is left out" in scores[1].stderr
+
+
+def test_a_reconstructions_view_that_grazes_the_map_by_the_robots_alignment(tabletop: Path) -> None:
+    """Of the recorded tabletop's first image, the field's alignment puts 2.4% of the pixels onto the map."""
+    aligned = load_alignment(tabletop / "alignment.yaml")
+    gaussians = load_map(tabletop / "map.ply")
+    reconstruction, recording = open_stream(tabletop / "colmap"), open_stream(tabletop / "stream")
+    assert np.allclose(fitting_alignment(gaussians, aligned, reconstruction, ["15"]).matrix, np.eye(4))
+    assert fitting_alignment(gaussians, aligned, recording, recording.names()[:1]) is aligned
