@@ -66,8 +66,8 @@ class Sight:
             return ""
         return (
             f"the first {len(self._likenesses)} images of '{self._source}' look little like the map from their poses "
-            f"(correlation {np.mean(self._likenesses):.2f}): see by feature-gs render whether alignment, poses and map "
-            "belong together"
+            f"(correlation {np.mean(self._likenesses):.2f}): is the transform between stream and map missing or wrong "
+            "(--alignment)? feature-gs render shows a view beside its image"
         )
 
 
