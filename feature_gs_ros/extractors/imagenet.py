@@ -30,11 +30,11 @@ class ImageNetExtractor:
     its logits: the 999 other words are the negatives of every prompt.
     """
 
-    # Selected is what scores half of the peak; a peak below six times the uniform guess of 1/1000 is nobody's, and
-    # what is ten times as likely to be something else is that.
+    # Selected is what scores half of the peak; a peak below five times the uniform guess of 1/1000 is nobody's, and
+    # what is a dozen times as likely to be something else is that.
     text_rule = ScoringRule(
-        threshold=0.5, relative=True, minimum=0.006, contrast=6.0, certain=0.2, spread=0.0005,
-        rivals=torch.eye(1000), share=0.1,
+        threshold=0.5, relative=True, minimum=0.005, contrast=6.0, certain=0.2, spread=0.0005,
+        rivals=torch.eye(1000), share=0.08,
     )  # fmt: skip
     example_rule = ScoringRule(threshold=0.7)
 
