@@ -110,21 +110,27 @@ def _and(_context, builder, _signature, args):
     return builder.and_(*args)
 
 
-def _pointer(context, builder, sig, args):
-    """Where ``args[0][args[1]]`` lies."""
-    place = context.cast(builder, args[1], sig.args[1], types.intp)
-    data = make_array(sig.args[0])(context, builder, args[0]).data
+def pointer_to(context, builder, array, array_type, place, place_type):
+    """Where ``array[place]`` lies, as the address of a vector."""
+    place = context.cast(builder, place, place_type, types.intp)
+    data = make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [place]), FLOATS.as_pointer())
 
 
-def _floats(array):
+def _pointer(context, builder, sig, args):
+    """Where ``args[0][args[1]]`` lies."""
+    return pointer_to(context, builder, args[0], sig.args[0], args[1], sig.args[1])
+
+
+def floats(array):
+    """Whether a type is that of arrays which these functions take."""
     return isinstance(array, types.Array) and (array.ndim, array.dtype, array.layout) == (1, types.float32, "C")
 
 
 @intrinsic
 def load(_typing, array, first):
     """``array[first : first + 16]``."""
-    if not _floats(array):
+    if not floats(array):
         return None
 
     def lower(context, builder, sig, args):
@@ -136,7 +142,7 @@ def load(_typing, array, first):
 @intrinsic
 def store(_typing, array, first, vector):
     """``array[first : first + 16] = vector``."""
-    if not _floats(array):
+    if not floats(array):
         return None
 
     def lower(context, builder, sig, args):
@@ -149,7 +155,7 @@ def store(_typing, array, first, vector):
 @intrinsic
 def store_first(_typing, array, first, vector, count):
     """``array[first : first + 16] = vector``, but only its first ``count`` places."""
-    if not _floats(array):
+    if not floats(array):
         return None
 
     def lower(context, builder, sig, args):

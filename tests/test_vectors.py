@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from feature_gs_ros.kernels import kernel
 from feature_gs_ros.products import FEW, inner_products
 from feature_gs_ros.rasterizer.constants import TILE
+from feature_gs_ros.rasterizer.kernels.two_rows import load_rows, store_rows, store_totals
 from feature_gs_ros.vectors import (
     bits,
     end_bit,
@@ -137,3 +138,21 @@ def test_inner_products_of_any_shape(rows: int, vectors: int, dimension: int, st
     others = torch.randn(vectors, dimension, generator=generator)
     expected = features.double() @ others.double().T
     assert torch.allclose(inner_products(features, others).double(), expected, atol=1e-4)
+
+
+@kernel
+def _two_rows(a, first, second, rows, sums, vectors):
+    store_rows(rows, first, second, load_rows(a, second, first))
+    store_totals(sums, 1, load(vectors, 0), load(vectors, TILE), load(vectors, 2 * TILE), load(vectors, 3 * TILE))
+
+
+@settings(deadline=None, max_examples=30)
+@given(arrays.arrays(np.float32, 4 * TILE, elements=NUMBERS), st.integers(0, 24), st.integers(32, 56))
+def test_two_rows_in_a_vector_and_four_sums_at_once(a: Floats, first: int, second: int) -> None:
+    rows, sums = np.zeros_like(a), np.full(6, 7, np.float32)
+    _two_rows(a, first, second, rows, sums, a)
+    half, wanted = TILE // 2, np.zeros_like(a)
+    wanted[first : first + half], wanted[second : second + half] = a[second : second + half], a[first : first + half]
+    np.testing.assert_array_equal(rows, wanted)
+    np.testing.assert_allclose(sums[1:5], a.reshape(4, TILE).sum(1), rtol=1e-5, atol=1e-2)
+    assert sums[0] == sums[5] == 7  # nothing beside them

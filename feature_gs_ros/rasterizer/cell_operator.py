@@ -123,9 +123,7 @@ def _entries(
         coarse = coarse_weights(projection, layout, valid)
         lists = _empty_lists(coarse.corners.size)
         at = (x.first_cells, y.first_cells, x.cells, y.cells)
-        count = kernels.coarse_entries(
-            projection.rows, coarse.bins.rects, coarse.bins.slots, coarse.corners, *at, *lists
-        )
+        count = kernels.coarse_entries(projection.rows, coarse.rects, coarse.slots, coarse.corners, *at, *lists)
     else:
         fine = fine_weights(projection, layout, valid, 0, y.tiles)
         lists = _empty_lists(fine.blocks.size)

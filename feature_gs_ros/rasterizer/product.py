@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.kernels import parallel_for
-from feature_gs_ros.rasterizer.kernels import pixels
+from feature_gs_ros.rasterizer.kernels import coarse, pixels
 from feature_gs_ros.rasterizer.kernels import product as kernels
 from feature_gs_ros.rasterizer.projection import Projection
 from feature_gs_ros.rasterizer.tiles import Bins, Layout
@@ -31,12 +31,12 @@ def add_coarse(
 ) -> None:
     """Add a view with coarse cells to the accumulators of the projection's Gaussians ``start <= i < stop``."""
     x, y = weights.layout.x, weights.layout.y
-    kernels.add_coarse(
+    coarse.add_coarse(
         start,
         stop,
         projection.places,
-        weights.bins.rects,
-        weights.bins.slots,
+        weights.rects,
+        weights.slots,
         weights.corners,
         x.first_cells,
         y.first_cells,

@@ -26,7 +26,8 @@ class CoarseWeights:
     """Four sums a pair: the weight that falls to cell (0,0), (0,1), (1,0), (1,1) of the tile's corners."""
 
     layout: Layout
-    bins: Bins
+    rects: NDArray[np.int16]  # as in `Bins`, of which no more is kept: a batch holds them of several views
+    slots: NDArray[np.int64]
     corners: Floats  # [pairs, 4] by slot
 
 
@@ -58,7 +59,7 @@ def coarse_weights(projection: Projection, layout: Layout, valid: Floats) -> Coa
         y.fraction,
     )
     parallel_for(layout.tiles, 64, lambda i, j: kernels.corner_sums(i, j, *arrays, valid, corners))
-    return CoarseWeights(layout, bins, corners)
+    return CoarseWeights(layout, bins.rects, bins.slots, corners)
 
 
 def fine_weights(projection: Projection, layout: Layout, valid: Floats, first_row: int, last_row: int) -> FineWeights:

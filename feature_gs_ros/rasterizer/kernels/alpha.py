@@ -24,13 +24,12 @@ from feature_gs_ros.rasterizer.kernels.binning import pixel_span
 from feature_gs_ros.vectors import bits, load, maximum, minimum, prefetch, spread, store, total, where
 
 CENTRES = np.arange(TILE, dtype=np.float32) + np.float32(0.5)  # of a row's pixels, from the tile's first
-HALF = np.float32(0.5)
+HALF, SIXTEENTH = np.float32(0.5), np.float32(-1 / 16)  # the latter, with the sign of exp(−σ)
 
 
 @inline
-def exp_negative(x):
-    """exp(x) for -6 ≤ x ≤ 0 to 3e-6 relative: exp(x/16)¹⁶ by a minimax polynomial."""
-    z = x * np.float32(1 / 16)
+def exp_of_sixteenth(z):
+    """exp(16 z) for -6/16 ≤ z ≤ 0 to 3e-6 relative: exp(z)¹⁶ by a minimax polynomial."""
     p = z * np.float32(0.03459351) + np.float32(0.16442051)
     p = z * (z * (z * p + np.float32(0.49970358)) + np.float32(0.9999862)) + np.float32(0.9999999)
     p = p * p
@@ -67,28 +66,35 @@ def splat_of(splats, i):
 
 @inline
 def along_row(dx, conic):
-    """What σ = ½ (a dx² + c dy²) + b dx dy has in common in all rows: its first part, and dy's factor."""
+    """What −σ/16 with σ = ½ (a dx² + c dy²) + b dx dy has in common in all rows: its first part, and dy's factor."""
     a, b, _ = conic
-    return dx * dx * (HALF * a), dx * b
+    return dx * dx * (SIXTEENTH * HALF * a), dx * (SIXTEENTH * b)
+
+
+@inline
+def alpha_of(dy, along, conic, opacity):
+    """α of Eq. (1), opacity · exp(−σ), clipped, and skipped under 1/255, where it is below σ = 6 in any case."""
+    across, slant = along
+    z = across + (slant + (SIXTEENTH * HALF * conic[2]) * dy) * dy
+    alpha = minimum(exp_of_sixteenth(maximum(z, np.float32(-6 / 16))) * opacity, ALPHA_MAX)
+    return where((alpha >= ALPHA_MIN) & (np.float32(0) >= z), alpha)
+
+
+@inline
+def composite(alpha, rays):
+    """w = α T of Eq. (2), and the transmittance after it; both 0 once a ray has ended."""
+    weight = alpha * rays
+    left = rays - weight
+    alive = left > TRANSMITTANCE_MIN
+    return where(alive, weight), where(alive, left)
 
 
 @inline
 def row_weights(dy, along, conic, opacity, transmittance, lane):
-    """w = α T of Eq. (2) of a row of pixels, and the transmittance after it; both 0 once a ray has ended.
-
-    α of Eq. (1) is opacity · exp(−σ), clipped, and skipped under 1/255, where it is below σ = 6 in any case.
-    """
-    across, slant = along
-    sigma = across + (slant + HALF * conic[2] * dy) * dy
-    alpha = minimum(exp_negative(maximum(np.float32(0) - sigma, np.float32(-6))) * opacity, ALPHA_MAX)
-    alpha = where((alpha >= ALPHA_MIN) & (sigma >= np.float32(0)), alpha)
-    rays = load(transmittance, lane)
-    weight = alpha * rays
-    left = rays - weight
-    alive = left > TRANSMITTANCE_MIN
-    left = where(alive, left)
+    """w = α T of a row of pixels, whose transmittance moves on, and the transmittance after it."""
+    weight, left = composite(alpha_of(dy, along, conic, opacity), load(transmittance, lane))
     store(transmittance, lane, left)
-    return where(alive, weight), left
+    return weight, left
 
 
 @inline

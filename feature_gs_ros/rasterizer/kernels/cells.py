@@ -9,6 +9,8 @@ from feature_gs_ros.rasterizer.constants import CHECK_EVERY, LANES, MEAN_X, MEAN
 from feature_gs_ros.rasterizer.kernels.alpha import (
     CENTRES,
     along_row,
+    alpha_of,
+    composite,
     gaussian_at,
     open_rows,
     row_weights,
@@ -16,9 +18,11 @@ from feature_gs_ros.rasterizer.kernels.alpha import (
     start_tile,
 )
 from feature_gs_ros.rasterizer.kernels.binning import pixel_span
+from feature_gs_ros.rasterizer.kernels.two_rows import load_rows, store_rows, store_totals
 from feature_gs_ros.vectors import load, spread, store, store_first, total
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+ROW = np.repeat(np.array([0, 1], np.float32), TILE // 2)  # which of two rows a lane is of
 
 
 @inline
@@ -29,35 +33,76 @@ def count_pixels(valid, x0, x1, y0, y1, counts):
         counts[lane] = valid[y, x] if valid.shape[0] > 0 else ONE
 
 
+@inline
+def row_sums(splat, xs, y0, first, end, transmittance, counts, fractions, masked):
+    """Σ w and Σ w v of a pair, by lanes: one row of sixteen pixels at a time."""
+    mean_x, mean_y, conic, opacity = splat
+    along, every, low = along_row(xs - mean_x, conic), spread(ZERO), spread(ZERO)
+    for y in range(first, end):
+        lane = (y - y0) * TILE
+        weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
+        if masked:
+            weight *= load(counts, lane)
+        every += weight
+        low += weight * load(fractions, lane)
+    return every, low
+
+
+@inline
+def two_row_sums(splat, x0, column, y0, first, end, transmittance, counts, fractions, masked):
+    """The same of a pair whose pixels lie in the eight columns from ``column`` on: two rows at a time.
+
+    Where the number of rows is odd, the last one lies outside the Gaussian's footprint or below the tile.
+    """
+    mean_x, mean_y, conic, opacity = splat
+    xs = load_rows(CENTRES, column, column) + (np.float32(x0) - mean_x)
+    along, every, low = along_row(xs, conic), spread(ZERO), spread(ZERO)
+    lane = (first - y0) * TILE + column
+    for y in range(first, end, 2):
+        alpha = alpha_of(load(ROW, 0) + (np.float32(y) + HALF - mean_y), along, conic, opacity)
+        weight, left = composite(alpha, load_rows(transmittance, lane, lane + TILE))
+        store_rows(transmittance, lane, lane + TILE, left)
+        if masked:
+            weight *= load_rows(counts, lane, lane + TILE)
+        every += weight
+        low += weight * load_rows(fractions, lane, lane + TILE)
+        lane += 2 * TILE
+    return every, low
+
+
 @kernel
 def corner_sums(
     start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y, fraction_x, fraction_y, valid, corners
 ):
-    transmittance, counts, shares = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(TILE, np.float32)
+    # A row more than a tile has, in which no ray is left.
+    transmittance, counts = np.zeros(LANES + TILE, np.float32), np.zeros(LANES + TILE, np.float32)
+    fractions, shares = np.zeros(LANES + TILE, np.float32), np.empty(TILE, np.float32)
+    sums, masked = corners.reshape(-1), valid.shape[0] > 0
     columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
         x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
         count_pixels(valid, x0, x1, y0, y1, counts)
         for x in range(TILE):
             shares[x] = fraction_x[min(x0 + x, x1 - 1)]
+        for lane in range(LANES):
+            fractions[lane] = fraction_y[min(y0 + lane // TILE, y1 - 1)]
         xs, us = load(CENTRES, 0) + np.float32(x0), load(shares, 0)
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
-            mean_x, mean_y, conic, opacity = splat_of(splats, i)
-            along = along_row(xs - mean_x, conic)
-            first, end = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
-            every, low = spread(ZERO), spread(ZERO)
-            for y in range(first, end):
-                lane = (y - y0) * TILE
-                weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
-                weight *= load(counts, lane)
-                every += weight
-                low += weight * fraction_y[y]
-            whole, right, lower, both = total(every), total(every * us), total(low), total(low * us)
-            slot = pair_slots[entry]
-            corners[slot, 0], corners[slot, 1] = whole - right - lower + both, right - both
-            corners[slot, 2], corners[slot, 3] = lower - both, both
+            splat = splat_of(splats, i)
+            first, end = pixel_span(splat[1], splats[i, RADIUS_Y], top, bottom)
+            left, right = pixel_span(splat[0], splats[i, RADIUS_X], x0, x1)
+            place = np.int64(pair_slots[entry]) * 4
+            if right - left <= TILE // 2:
+                column = min(left - x0, TILE // 2)
+                every, low = two_row_sums(splat, x0, column, y0, first, end, transmittance, counts, fractions, masked)
+                u = load_rows(shares, column, column)
+            else:
+                every, low = row_sums(splat, xs, y0, first, end, transmittance, counts, fractions, masked)
+                u = us
+            high = every - low
+            store_totals(sums, place, high - high * u, high * u, low - low * u, low * u)
             if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
                 top, bottom = open_rows(transmittance, y0, top, bottom)
                 if top == bottom:
