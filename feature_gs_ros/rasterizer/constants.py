@@ -20,6 +20,7 @@ MEAN_X, MEAN_Y, CONIC_A, CONIC_B, CONIC_C, OPACITY, RADIUS_X, RADIUS_Y = range(8
 TILE = SIZE  # pixels a side at most: a row of them is one vector
 LANES = TILE * TILE
 AHEAD = 8  # entries of a list after which what a Gaussian needs has come from memory
+FAR_AHEAD = 16  # the same where little is done with each
 CHECK_EVERY = 16  # Gaussians between two looks whether all of a tile's rays have ended
 SLOTS_AT_ONCE = 4096  # pairs of a Gaussian and a tile whose cells are listed before they are multiplied
 ROWS_AHEAD = 4  # of the accumulators, after which one has come from memory

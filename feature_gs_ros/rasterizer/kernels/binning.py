@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.kernels import inline, kernel
-from feature_gs_ros.rasterizer.constants import AHEAD, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
+from feature_gs_ros.rasterizer.constants import FAR_AHEAD, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
 from feature_gs_ros.vectors import prefetch
 
 
@@ -39,17 +39,30 @@ def tile_rects(start, stop, splats, tile_of_x, tile_of_y, first_row, last_row, r
         sizes[i + 1] = columns * rows
 
 
+@inline
+def count_few(counts, tile, across, down, tile_columns):
+    """Count the pairs of at most 2×2 tiles without a branch: how many they are has no pattern to predict."""
+    right, below = np.int64(across == 2), np.int64(down == 2)
+    counts[tile] += np.int64(across * down > 0)
+    counts[tile + right] += right
+    counts[tile + below * tile_columns] += below
+    counts[tile + (right & below) * (tile_columns + 1)] += right & below
+
+
 @kernel
 def count_pairs(start, stop, order, rects, slots, tile_columns, counts, walks):
     """Count each tile's pairs, and leave what is needed to walk them again in ``walks``, in the order of the walk."""
     for k in range(start, stop):
-        ahead = np.int64(order[min(k + AHEAD, stop - 1)])
+        ahead = np.int64(order[min(k + FAR_AHEAD, stop - 1)])
         prefetch(rects, ahead * rects.shape[1])
         prefetch(slots, ahead)
         i = order[k]
-        left, top, across, down = rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3]
+        left, top, across, down = np.int64(rects[i, 0]), np.int64(rects[i, 1]), rects[i, 2], rects[i, 3]
         tile, size = top * tile_columns + left, across * down
         walks[k, 0], walks[k, 1], walks[k, 2], walks[k, 3] = tile, across, size, slots[i]
+        if across <= 2 and down <= 2:
+            count_few(counts, tile, across, down, tile_columns)
+            continue
         x = 0
         for _ in range(size):
             counts[tile] += 1
