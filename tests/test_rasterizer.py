@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_camera, random_map
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import dense_colors, dense_u, dense_w
 
@@ -73,6 +73,7 @@ def test_backprojection_is_the_dense_transpose(name: str, seed: int) -> None:
     bottom=st.floats(0.5, 1.5),
     nearest=st.booleans(),
 )
+@example(seed=0, rows=45, columns=70, right=1.0, bottom=1.5, nearest=True)  # as many cells as pixels, but elsewhere
 def test_adjoint_to_float_accuracy(
     seed: int, rows: int, columns: int, right: float, bottom: float, nearest: bool
 ) -> None:

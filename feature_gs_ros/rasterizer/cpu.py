@@ -167,7 +167,7 @@ def backproject_views(
 
 def _by_pixels(view: CpuView, layout: Layout, dimension: int) -> bool:
     """Whether U is the identity, and channels are so few that a pair's sums are best taken at once."""
-    identity = all(axis.cells == len(axis.lower) and not axis.mixes for axis in (layout.x, layout.y))
+    identity = layout.x.identity and layout.y.identity
     return dimension <= NARROW and identity and view._pixel_tiles[1].pairs * (dimension + 1) <= MOST_SUMS
 
 

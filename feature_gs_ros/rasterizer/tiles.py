@@ -54,6 +54,11 @@ class Axis:
         """Whether any pixel lies between two cells."""
         return bool(self.fraction.any())
 
+    @cached_property
+    def identity(self) -> bool:
+        """Whether each pixel is a cell of its own."""
+        return not self.mixes and np.array_equal(self.lower, np.arange(self.cells))
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:

@@ -42,7 +42,7 @@ def tile_rects(start, stop, splats, tile_of_x, tile_of_y, first_row, last_row, r
 @inline
 def count_few(counts, tile, across, down, tile_columns):
     """Count the pairs of at most 2×2 tiles without a branch: how many they are has no pattern to predict."""
-    right, below = np.int64(across == 2), np.int64(down == 2)
+    right, below = np.int64(across == 2 and down > 0), np.int64(down == 2 and across > 0)
     counts[tile] += np.int64(across * down > 0)
     counts[tile + right] += right
     counts[tile + below * tile_columns] += below
