@@ -18,8 +18,9 @@ from feature_gs_ros.vectors import SIZE
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+Geometry = tuple[Floats, Floats, Floats, Floats]  # means, quaternions, scales, opacities
 RANGE = 1024  # stretches projected at once, at least
-SLACK = 1e-5  # of a plane's terms: more than float32 can be wrong
+SLACK = 1e-5  # of a plane's terms: float32 is wrong by less
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,20 +31,23 @@ class Projection:
     splats: Floats  # [V, 8] mean x, y (px); conic a, b, c (1/px²); opacity; half width and height of the footprint (px)
     depths: Floats  # [V] camera z, splat units
     order: Ints  # [V] indices into the arrays above, front to back
-    curve: Ints | None  # [N] the map's row at each place; None where a place is a row
+    rows_on_curve: Ints | None = None  # [N] the map's row at each place; None where a place is a row
+
+    def __len__(self) -> int:
+        return len(self.places)
 
     @cached_property
     def rows(self) -> Ints:
         """[V] rows of the map."""
-        return self.places if self.curve is None else self.curve[self.places]
+        return self.places if self.rows_on_curve is None else self.rows_on_curve[self.places]
 
 
 def project(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
     """Project, cull and sort front to back; ``camera_from_splat`` is a rigid [4, 4] pose in splat units."""
-    geometry = gaussians.along_curve
-    arrays = (geometry.means, geometry.quats_wxyz, geometry.scales, geometry.opacities)
-    in_view = _stretches_in_view(geometry.stretches, camera, camera_from_splat)
-    return _project(in_view, arrays, camera, camera_from_splat, geometry.rows)
+    curve = gaussians.along_curve
+    geometry = (curve.means, curve.quats_wxyz, curve.scales, curve.opacities)
+    in_view = stretches_in_view(curve.stretches, camera, camera_from_splat)
+    return _project_stretches(in_view, geometry, camera, camera_from_splat, curve.rows)
 
 
 def project_arrays(
@@ -56,61 +60,57 @@ def project_arrays(
 ) -> Projection:
     """The same of plain arrays, in whose order places and rows count."""
     every = np.arange(-(-len(means) // SIZE), dtype=np.int32)
-    return _project(every, (means, quats_wxyz, scales, opacities), camera, camera_from_splat, None)
+    return _project_stretches(every, (means, quats_wxyz, scales, opacities), camera, camera_from_splat, None)
 
 
-def _project(
-    stretches: Ints,
-    arrays: tuple[Floats, Floats, Floats, Floats],
-    camera: Camera,
-    camera_from_splat: NDArray[np.float64],
-    curve: Ints | None,
+def _project_stretches(
+    stretches: Ints, geometry: Geometry, camera: Camera, camera_from_splat: NDArray[np.float64], rows: Ints | None
 ) -> Projection:
     room = SIZE * len(stretches)
     splats, depths, places = np.empty((room, 8), np.float32), np.empty(room, np.float32), np.empty(room, np.int32)
     view = (*kernel_camera(camera, camera_from_splat), touching_planes(camera).astype(np.float32))
-    found: dict[int, int] = {}
+    counts: dict[int, int] = {}
 
     def work(start: int, stop: int) -> None:
-        found[start] = kernels.project(start, stop, stretches, *arrays, *view, splats, depths, places)
+        counts[start] = kernels.project(start, stop, stretches, *geometry, *view, splats, depths, places)
 
+    # As few ranges as threads: only what follows a range that isn't full has to move.
     parallel_for(len(stretches), max(RANGE, -(-len(stretches) // thread_count())), work)
-    parts = [slice(SIZE * start, SIZE * start + found[start]) for start in sorted(found)] or [slice(0, 0)]
-    splats, depths, places = (_side_by_side(array, parts) for array in (splats, depths, places))
-    return Projection(places, splats, depths, argsort_positive(depths), curve)
-def _side_by_side(array, parts):
-    return array[parts[0]] if len(parts) == 1 else np.concatenate([array[part] for part in parts])
+    count = 0
+    for start in sorted(counts):
+        kernels.close_gap(count, SIZE * start, counts[start], splats, depths, places)
+        count += counts[start]
+    return Projection(places[:count], splats[:count], depths[:count], argsort_positive(depths[:count]), rows)
 
 
 def touching_planes(camera: Camera) -> NDArray[np.float64]:
-    """Planes a, b, c, d, e [5, 5]: only if a x + b y + c z + d s + e ≥ 0 for all can a Gaussian touch the image.
+    """Half-spaces [5, 5] of places and scales: a Gaussian can touch the image only if it lies in all of them.
 
-    x, y, z is its place in the camera's frame and s its largest scale, as its footprint is no larger than
-    `WIDEST` (s √(1 + tan²) f / z + 1) pixels around its mean. The first plane is the one near the camera.
+    a, b, c, d, e says a x + b y + c z + d s + e ≥ 0, where x, y, z is its mean in the camera's frame and s its largest
+    scale: no footprint reaches farther from its mean than `WIDEST` · (s √(1 + tan²) f / z + 1) pixels.
     """
-    planes = [(0.0, 0.0, 1.0, 0.0, -float(NEAR_PLANE))]
+    planes = [[0.0, 0.0, 1.0, 0.0, -float(NEAR_PLANE)]]
     widest = float(WIDEST)
-    for axis, (focal, centre, size) in enumerate(
-        [(camera.fx, camera.cx, camera.width), (camera.fy, camera.cy, camera.height)]
-    ):
-        steepest = (max(centre, size - centre) + TANGENT_MARGIN * size) / focal
-        reach = widest * focal * float(np.hypot(1.0, steepest))
-        for sign, edge in ((1.0, centre), (-1.0, size - centre)):
-            plane = [0.0, 0.0, edge + widest, reach, 0.0]
+    lens = [(camera.fx, camera.cx, camera.width), (camera.fy, camera.cy, camera.height)]
+    for axis, (focal, centre, pixels) in enumerate(lens):
+        tangent = (max(centre, pixels - centre) + TANGENT_MARGIN * pixels) / focal
+        for sign, edge in ((1, centre), (-1, pixels - centre)):
+            plane = [0.0, 0.0, edge + widest, widest * focal * float(np.hypot(1, tangent)), 0.0]
             plane[axis] = sign * focal
-            planes.append(tuple(plane))
+            planes.append(plane)
     return np.array(planes)
 
 
-def _stretches_in_view(stretches: Stretches, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Ints:
-    """Numbers of the stretches that may hold Gaussians that touch the image."""
-    planes = touching_planes(camera)
-    size = np.abs(planes[:, :3]) @ np.abs(camera_from_splat[:3, :4])
-    slack = np.stack([size[:, :3].sum(1), size[:, 3]], axis=1) * SLACK
-    planes = np.column_stack([planes[:, :3] @ camera_from_splat[:3, :3], planes[:,3], planes[:, :3] @ camera_from_splat[:3, 3] + planes[:, 4]])
+def stretches_in_view(stretches: Stretches, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Ints:
+    """Numbers of the stretches that may hold a Gaussian that touches the image, ascending."""
+    planes, pose = touching_planes(camera), camera_from_splat[:3, :4]
+    terms = np.abs(planes[:, :3]) @ np.abs(pose)  # what a plane's sum is made of, before anything cancels
+    slack = SLACK * np.column_stack([terms[:, :3].sum(axis=1), terms[:, 3]])
+    sums = planes[:, :3] @ pose
+    in_map = np.column_stack([sums[:, :3], planes[:, 3], sums[:, 3] + planes[:, 4]])
     found = np.empty(len(stretches.largest) + SIZE, np.int32)
-    arrays = (stretches.low, stretches.high, stretches.largest)
-    count = kernels.stretches_in_view(*arrays, planes.astype(np.float32), slack.astype(np.float32), found)
+    bounds = (stretches.low, stretches.high, stretches.largest)
+    count = kernels.stretches_in_view(*bounds, in_map.astype(np.float32), slack.astype(np.float32), found)
     return found[:count]
 
 

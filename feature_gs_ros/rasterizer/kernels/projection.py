@@ -16,30 +16,35 @@ from feature_gs_ros.columns import (
 from feature_gs_ros.kernels import inline, kernel
 from feature_gs_ros.rasterizer.constants import ALPHA_MIN, EPS2D, NEAR_PLANE, TANGENT_MARGIN
 from feature_gs_ros.vector_math import difference_of_products, log_from_one, square_root
-from feature_gs_ros.vectors import SIZE, bits, maximum, minimum
+from feature_gs_ros.vectors import SIZE, bits, maximum, minimum, prefetch
 
+PLANES = 5  # around what can touch the image
+AHEAD = 6  # stretches after which what one needs has come from memory
+LARGEST = np.float32(1e37)  # determinant whose inverse float32 holds
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
 @kernel
 def stretches_in_view(low, high, largest, planes, slack, found):
-    """Stretches of sixteen Gaussians that may touch the image, into ``found`` (16 longer than they are); how many.
+    """Stretches of sixteen Gaussians that may hold some that touch the image, into ``found`` [≥ S + 16]; how many.
 
-    Each lies in the box [low, high] [S, 3] and has no scale above ``largest`` [S]. ``planes`` [P, 5] are those of
-    `rasterizer.projection`, in the map's frame.
+    The means of each lie in a box [low, high] [S, 3], no scale is above ``largest`` [S]. ``planes`` [5, 5] are those
+    of `rasterizer.projection` in the map's frame; rounding moves none by more than slack[:, 0] a unit of distance
+    from the origin and slack[:, 1].
     """
     stretches, count = low.shape[0], 0
     for first in range(0, stretches, SIZE):
         x0, y0, z0 = load_triples(low, first)
         x1, y1, z1 = load_triples(high, first)
         scale = load_numbers(largest, first)
-        size = maximum(maximum(maximum(x1, ZERO - x0), maximum(y1, ZERO - y0)), maximum(z1, ZERO - z0))
-        inside = scale > ZERO  # not after the last stretch
-        for p in range(planes.shape[0]):
+        distance = maximum(maximum(maximum(x1, ZERO - x0), maximum(y1, ZERO - y0)), maximum(z1, ZERO - z0))
+        inside = scale >= ZERO
+        for p in range(PLANES):
             a, b, c = planes[p, 0], planes[p, 1], planes[p, 2]
             corner = maximum(a * x0, a * x1) + maximum(b * y0, b * y1) + maximum(c * z0, c * z1)
-            inside &= corner + planes[p, 3] * scale + planes[p, 4] + slack[p,0] * size + slack[p,1] >= ZERO
-        kept = bits(inside)
+            bound = corner + planes[p, 3] * scale + planes[p, 4]
+            inside &= bound + slack[p, 0] * distance + slack[p, 1] >= ZERO
+        kept = bits(inside) & ((1 << min(SIZE, stretches - first)) - 1)
         pack_places(found, count, first, kept)
         count += count_bits(kept)
     return count
@@ -49,34 +54,35 @@ def stretches_in_view(low, high, largest, planes, slack, found):
 def project(start, stop, stretches, means, quats, scales, opacities, pose, intrinsics, planes, splats, depths, places):
     """Those of stretches [start, stop) of a list that can touch the image, side by side; returns how many.
 
-    They are written from 16 · start on; whatever is there up to 16 · stop may be written over.
+    They are written from 16 · start on, and 16 · stop is never reached, but all between may be written over.
     """
-    begin = start * SIZE
-    count = begin
-    width, height = intrinsics[4], intrinsics[5]
+    count = start * SIZE
+    lens, width, height = lens_of(intrinsics), intrinsics[4], intrinsics[5]
     for k in range(start, stop):
         first = np.int64(stretches[k]) * SIZE
+        send_for(np.int64(stretches[min(k + AHEAD, stop - 1)]) * SIZE, means, quats, scales, opacities)
         x, y, z = to_camera(load_triples(means, first), pose)
-        s = load_triples(scales, first)
+        s0, s1, s2 = load_triples(scales, first)
         opacity = load_numbers(opacities, first)
-        largest = maximum(s[0], maximum(s[1], s[2]))
+        largest = maximum(s0, maximum(s1, s2))
         # Most of what lies outside goes here, before anything dear.
         possible = opacity >= ALPHA_MIN
-        for p in range(planes.shape[0]):
-            a, b, c, d, e = planes[p]
-            possible &= a * x + b * y + c * z + d * largest + e >= ZERO
+        for p in range(PLANES):
+            bound = planes[p, 0] * x + planes[p, 1] * y + planes[p, 2] * z + planes[p, 3] * largest + planes[p, 4]
+            possible &= bound >= ZERO
         if bits(possible) == 0:
             continue
         z = maximum(z, NEAR_PLANE)
-        mean_x, mean_y, xx, xy, yy = splat_of(x, y, z, load_quadruples(quats, first), s, pose, intrinsics)
-        # The products cancel for thin, slanted Gaussians.
-        determinant = difference_of_products(xx, yy, xy, xy)
+        quat = load_quadruples(quats, first)
+        mean_x, mean_y, xx, xy, yy = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens)
+        # In float64: the products cancel for thin, slanted Gaussians.
+        determinant = minimum(difference_of_products(xx, yy, xy, xy), LARGEST)
         # alpha >= 1/255 ends at this Mahalanobis distance; a hair wider, so that only the alpha test decides.
         extent = square_root(TWO * log_from_one(maximum(opacity * np.float32(255), ONE))) * np.float32(1.0001)
         radius_x = extent * square_root(xx) + np.float32(1e-3)
         radius_y = extent * square_root(yy) + np.float32(1e-3)
-        touches = (mean_x + radius_x > ZERO) & (mean_y + radius_y > ZERO)
-        touches &= (width > mean_x - radius_x) & (height > mean_y - radius_y)
+        touches = (mean_x + radius_x > ZERO) & (width > mean_x - radius_x)
+        touches &= (mean_y + radius_y > ZERO) & (height > mean_y - radius_y)
         kept = bits(possible & touches & (determinant > ZERO))
         inverse = ONE / determinant
         columns = (mean_x, mean_y, yy * inverse, ZERO - xy * inverse, xx * inverse, opacity, radius_x, radius_y)
@@ -84,7 +90,27 @@ def project(start, stop, stretches, means, quats, scales, opacities, pose, intri
         pack_numbers(depths, count, z, kept)
         pack_places(places, count, first, kept)
         count += count_bits(kept)
-    return count - begin
+    return count - start * SIZE
+
+
+@kernel
+def close_gap(to, start, count, splats, depths, places):
+    """Move ``count`` splats that begin at ``start`` down to ``to``."""
+    for k in range(count if to < start else 0):
+        for column in range(splats.shape[1]):
+            splats[to + k, column] = splats[start + k, column]
+        depths[to + k], places[to + k] = depths[start + k], places[start + k]
+
+
+@inline
+def send_for(first, means, quats, scales, opacities):
+    """Ask for sixteen Gaussians from memory: stretches in view lie apart, so the processor can't know the next one."""
+    for line in range(3):
+        prefetch(means, first * 3 + line * SIZE)
+        prefetch(scales, first * 3 + line * SIZE)
+    for line in range(4):
+        prefetch(quats, first * 4 + line * SIZE)
+    prefetch(opacities, first)
 
 
 @inline
@@ -99,18 +125,25 @@ def to_camera(points, pose):
 
 
 @inline
-def splat_of(x, y, z, quats, scales, pose, intrinsics):
-    """The 2D means and covariances xx, xy, yy of Gaussians that lie at x, y, z in the camera's frame."""
-    fx, fy, cx, cy, width, height = intrinsics
-    margin = np.float32(TANGENT_MARGIN)
-    right, left = (width - cx) / fx + margin * width / fx, cx / fx + margin * width / fx
-    bottom, top = (height - cy) / fy + margin * height / fy, cy / fy + margin * height / fy
+def lens_of(intrinsics):
+    """fx, fy, cx, cy, and the least and greatest tangents that the Jacobian knows, in x and in y."""
+    fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
+    width, height, margin = intrinsics[4], intrinsics[5], np.float32(TANGENT_MARGIN)
+    left, right = -(cx + margin * width) / fx, (width - cx + margin * width) / fx
+    top, bottom = -(cy + margin * height) / fy, (height - cy + margin * height) / fy
+    return fx, fy, cx, cy, (left, right, top, bottom)
+
+
+@inline
+def splats_of(x, y, z, quats, scales, pose, lens):
+    """2D means and covariances xx, xy, yy of Gaussians that lie at x, y, z in the camera's frame."""
+    fx, fy, cx, cy, (left, right, top, bottom) = lens
     inverse_z = ONE / z
     tan_x, tan_y = x * inverse_z, y * inverse_z
     # Rows of J · R_camera: the Jacobian of the pinhole projection, its tangents clamped.
     j00, j11 = fx * inverse_z, fy * inverse_z
-    j02 = ZERO - j00 * minimum(maximum(tan_x, -left), right)
-    j12 = ZERO - j11 * minimum(maximum(tan_y, -top), bottom)
+    j02 = ZERO - j00 * minimum(maximum(tan_x, left), right)
+    j12 = ZERO - j11 * minimum(maximum(tan_y, top), bottom)
     a0, b0 = j00 * pose[0, 0] + j02 * pose[2, 0], j11 * pose[1, 0] + j12 * pose[2, 0]
     a1, b1 = j00 * pose[0, 1] + j02 * pose[2, 1], j11 * pose[1, 1] + j12 * pose[2, 1]
     a2, b2 = j00 * pose[0, 2] + j02 * pose[2, 2], j11 * pose[1, 2] + j12 * pose[2, 2]
