@@ -106,7 +106,7 @@ def same_bits(found: Projection, plain: Projection) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 10**6), distance=st.sampled_from([1e3, 1e5, 1e7]))
+@given(seed=st.integers(0, 10**6), distance=st.sampled_from([1e4, 1e7, 1e8]))
 def test_nothing_is_lost_far_from_the_origin(seed: int, distance: float) -> None:
     """Where float32 hardly tells places apart, the bounds of stretches don't either."""
     near = round_map(seed, 500)
