@@ -42,7 +42,7 @@ class DroppedGaussians:
 
 @dataclass(frozen=True, eq=False)
 class Stretches:
-    """Bounds of every sixteen Gaussians that lie side by side, the last ones fewer."""
+    """Bounds of sixteen Gaussians each that lie side by side, the last ones maybe fewer."""
 
     low: NDArray[np.float32]  # [S, 3] smallest x, y, z of the means
     high: NDArray[np.float32]  # [S, 3] largest
@@ -50,6 +50,7 @@ class Stretches:
 
     @staticmethod
     def of(means: NDArray[np.float32], scales: NDArray[np.float32]) -> Stretches:
+        """Of means [N, 3] and scales [N, 3] in that order."""
         starts = np.arange(0, len(means), SIZE)
         low, high = np.minimum.reduceat(means, starts), np.maximum.reduceat(means, starts)
         return Stretches(low, high, np.maximum.reduceat(scales.max(axis=1), starts))
@@ -68,6 +69,7 @@ class SpatialOrder:
 
     @cached_property
     def stretches(self) -> Stretches:
+        """Bounds by which a view skips what it doesn't see."""
         return Stretches.of(self.means, self.scales)
 
 

@@ -39,7 +39,7 @@ class Projection:
     @cached_property
     def rows(self) -> Ints:
         """[V] rows of the map."""
-        return self.places if self.rows_on_curve is None else self.rows_on_curve[self.places]
+        return self.places if self.rows_on_curve is None else self.rows_on_curve.take(self.places)
 
 
 def project(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
