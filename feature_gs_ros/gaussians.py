@@ -13,6 +13,7 @@ from torch import Tensor
 
 from feature_gs_ros.errors import MapError
 from feature_gs_ros.sorting import morton_order
+from feature_gs_ros.vectors import SIZE
 
 # A scale beyond this many times the median distance of the Gaussians from their centre fills the whole view.
 ABSURD_SCALE_RATIO = 1e3
@@ -40,6 +41,22 @@ class DroppedGaussians:
 
 
 @dataclass(frozen=True, eq=False)
+class Stretches:
+    """Bounds of sixteen Gaussians each that lie side by side, the last ones maybe fewer."""
+
+    low: NDArray[np.float32]  # [S, 3] smallest x, y, z of the means
+    high: NDArray[np.float32]  # [S, 3] largest
+    largest: NDArray[np.float32]  # [S] the largest scale
+
+    @staticmethod
+    def of(means: NDArray[np.float32], scales: NDArray[np.float32]) -> Stretches:
+        """Of means [N, 3] and scales [N, 3] in that order."""
+        starts = np.arange(0, len(means), SIZE)
+        low, high = np.minimum.reduceat(means, starts), np.maximum.reduceat(means, starts)
+        return Stretches(low, high, np.maximum.reduceat(scales.max(axis=1), starts))
+
+
+@dataclass(frozen=True, eq=False)
 class SpatialOrder:
     """Geometry of a map in another order of its rows; arrays shared with nobody."""
 
@@ -49,6 +66,11 @@ class SpatialOrder:
     quats_wxyz: NDArray[np.float32]  # [N, 4]
     scales: NDArray[np.float32]  # [N, 3]
     opacities: NDArray[np.float32]  # [N]
+
+    @cached_property
+    def stretches(self) -> Stretches:
+        """Bounds by which a view skips what it doesn't see."""
+        return Stretches.of(self.means, self.scales)
 
 
 @dataclass(frozen=True, eq=False)

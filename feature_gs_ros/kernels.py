@@ -20,6 +20,8 @@ import numba
 
 from feature_gs_ros.errors import OptionError
 
+VECTORS = ("vectors.py", "vector_math.py", "columns.py")  # pieces of kernels in all rooms
+
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _threads: int | None = None  # None: as the environment says
@@ -114,7 +116,7 @@ def _room_version(source: Path) -> str:
     pieces that it calls."""
     package = Path(__file__).parent
     room = package / source.relative_to(package).parts[0] if source.is_relative_to(package) else source
-    files = [*(sorted(room.rglob("*.py")) if room.is_dir() else [room]), package / "vectors.py"]
+    files = [*(sorted(room.rglob("*.py")) if room.is_dir() else [room]), *(package / name for name in VECTORS)]
     stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
     return f"{room.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros.kernels import kernel
+from feature_gs_ros.kernels import inline, kernel
+
+WIDEST_DIGIT = 14  # bits: two passes over a view's depths
 
 
 def argsort_unsigned(keys: NDArray[np.uint32]) -> NDArray[np.int32]:
     """Stable argsort [n] of unsigned integers [n]."""
-    largest = int(keys.max()) if len(keys) else 0
-    order: NDArray[np.int32] = _radix_argsort(keys, -(-largest.bit_length() // 11))
+    if len(keys) == 0:
+        return np.zeros(0, np.int32)
+    smallest = keys.min()
+    width = int(keys.max() - smallest).bit_length()
+    passes = max(2, -(-width // WIDEST_DIGIT))
+    order: NDArray[np.int32] = _radix_argsort(keys, smallest, passes, max(1, -(-width // passes)))
     return order
 
 
@@ -44,20 +50,44 @@ def _morton_codes(points, low, scale, codes):
 
 
 @kernel
-def _radix_argsort(keys, passes):
+def _radix_argsort(keys, smallest, passes, width):
+    """By digits of ``width`` bits, the last first. A key and its index travel as one number, so no pass looks back."""
     count = keys.shape[0]
-    order = np.arange(count).astype(np.int32)
-    other = np.empty(count, np.int32)
-    for digit in range(passes):
-        shift = np.uint32(11 * digit)
-        starts = np.zeros(2049, np.int64)
-        for k in keys:
-            starts[((k >> shift) & np.uint32(2047)) + 1] += 1
-        for bucket in range(2048):
-            starts[bucket + 1] += starts[bucket]
-        for i in range(count):
-            bucket = (keys[order[i]] >> shift) & np.uint32(2047)
-            other[starts[bucket]] = order[i]
-            starts[bucket] += 1
-        order, other = other, order
+    pairs, others = np.empty(count, np.uint64), np.empty(count if passes > 2 else 0, np.uint64)
+    order = np.empty(count, np.int32)
+    mask = np.uint64((1 << width) - 1)
+    starts = _bucket_starts(keys, smallest, 0, width)
+    for i in range(count):
+        key = np.uint64(np.uint32(keys[i] - smallest))
+        pairs[starts[key & mask]] = key << np.uint64(32) | np.uint64(i)
+        starts[key & mask] += 1
+    for digit in range(1, passes):
+        shift = np.uint64(32 + width * digit)
+        starts = _bucket_starts(keys, smallest, width * digit, width)
+        if digit < passes - 1:
+            for pair in pairs:
+                bucket = pair >> shift & mask
+                others[starts[bucket]] = pair
+                starts[bucket] += 1
+            pairs, others = others, pairs
+        else:
+            for pair in pairs:
+                bucket = pair >> shift & mask
+                order[starts[bucket]] = np.int32(np.uint32(pair))
+                starts[bucket] += 1
     return order
+
+
+@inline
+def _bucket_starts(keys, smallest, shift, width):
+    """Where each value of the digit begins among the sorted keys, [2^width]."""
+    mask = np.uint32((1 << width) - 1)
+    starts = np.zeros(1 << width, np.int32)
+    for key in keys:
+        starts[np.uint32(key - smallest) >> np.uint32(shift) & mask] += 1
+    before = np.int32(0)
+    for bucket in range(1 << width):
+        count = starts[bucket]
+        starts[bucket] = before
+        before += count
+    return starts

@@ -100,12 +100,14 @@ _define((operator.ge,), lambda builder, a, b: builder.fcmp_ordered(">=", a, b), 
 
 
 @infer_global(operator.and_)
+@infer_global(operator.iand)
 class _AndTyping(AbstractTemplate):
     def generic(self, args, _):
         return signature(MASK, *args) if tuple(args) == (MASK, MASK) else None
 
 
 @lower_builtin(operator.and_, MaskType, MaskType)
+@lower_builtin(operator.iand, MaskType, MaskType)
 def _and(_context, builder, _signature, args):
     return builder.and_(*args)
 

@@ -36,7 +36,7 @@ def dense_w(gaussians: GaussianMap, camera: Camera, pose: np.ndarray) -> Tensor:
         ],
         1,
     )
-    half = jacobian @ rotation @ _rotations(gaussians.quats_wxyz.to(double)) * gaussians.scales.to(double)[:, None, :]
+    half = jacobian @ rotation @ rotations(gaussians.quats_wxyz.to(double)) * gaussians.scales.to(double)[:, None, :]
     covariance = half @ half.transpose(1, 2) + 0.3 * torch.eye(2, dtype=double)
     conic = torch.linalg.inv(covariance)
     mean = torch.stack([camera.fx * x / safe + camera.cx, camera.fy * y / safe + camera.cy], 1)
@@ -78,7 +78,7 @@ def _axis(pixels: int, cells: int, begin: float, end: float, interpolation: str)
     return matrix
 
 
-def _rotations(quats: Tensor) -> Tensor:
+def rotations(quats: Tensor) -> Tensor:
     w, x, y, z = quats.unbind(1)
     return torch.stack(
         [
