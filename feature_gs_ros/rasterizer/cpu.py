@@ -64,8 +64,8 @@ class CpuView:
         Raises:
             GridError: ``values`` is not [V, C].
         """
-        if values.dim() != 2 or len(values) != len(self.projection.rows):
-            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.projection.rows)}, C)")
+        if values.dim() != 2 or len(values) != len(self.projection):
+            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.projection)}, C)")
         return self._render_visible(values.detach().to("cpu", torch.float32).numpy(), rows)
 
     def render_color(self) -> Tensor:
@@ -144,7 +144,7 @@ def backproject_views(
     """
     coarse: list[tuple[CpuView, CoarseWeights, NDArray[np.float32], NDArray[np.float32]]] = []
     counts = np.zeros(len(weight), np.int32) if view_count is None else view_count.numpy()
-    totals = [np.zeros(len(view.projection.rows), np.float32) for view in views]
+    totals = [np.zeros(len(view.projection), np.float32) for view in views]
     for view, grid, valid, total in zip(views, grids, valids, totals, strict=True):
         layout = grid_layout(grid, view.camera.width, view.camera.height)
         mask = _mask(valid, view.camera)
@@ -197,7 +197,7 @@ def _add_fine_band(
 ) -> None:
     target = numerator.numpy()
     parallel_for(
-        len(view.projection.rows),
+        len(view.projection),
         1024,
         lambda first, last: add_fine(weights, view.projection, cells, first, last, target, total),
     )

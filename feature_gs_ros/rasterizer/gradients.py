@@ -169,7 +169,7 @@ class _Rasterise(torch.autograd.Function):
 
 def _payload_back(drawn: _Drawn, d_image: Floats, d_features: Floats, shapes: bool, d_payload: Floats) -> Floats:
     """Fill the payload's gradient [N, C], `WIDE` channels a walk; returns that of splats and colours, [V, 9]."""
-    on_splats = np.zeros((len(drawn.projection.rows), COLORED), np.float32)
+    on_splats = np.zeros((len(drawn.projection), COLORED), np.float32)
     for first in range(0, d_payload.shape[1], WIDE):
         part = np.s_[..., first : first + WIDE]
         d_colors = d_image if first == 0 else np.zeros_like(d_image)  # each walk has its own share of the splats'
@@ -193,7 +193,7 @@ def _pairs_back(drawn: _Drawn, width: int, walk: Any, images: tuple[Any, ...]) -
         *images, pairs, places,
     )  # fmt: skip
     parallel_for(layout.tiles, 16, lambda i, j: walk(i, j, *arrays))
-    totals = np.zeros((len(drawn.projection.rows), width), np.float32)
+    totals = np.zeros((len(drawn.projection), width), np.float32)
     parallel_for(len(totals), 4096, lambda i, j: kernels.sum_pairs(i, j, bins.slots, pairs, places, totals))
     return totals
 

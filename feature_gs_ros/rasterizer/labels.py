@@ -60,7 +60,7 @@ def _band(
     arrays = (projection.splats, bins.entries, bins.gaussians, bins.pair_slots, layout.x.edges, layout.y.edges)
     tables = (labels, valid, listed, counts, begins, places, sums)
     parallel_for(layout.tiles, 16, lambda i, j: kernels.label_sums(i, j, *arrays, *tables))
-    count, columns = len(projection.rows), layout.x.tiles
+    count, columns = len(projection), layout.x.tiles
     entries, found = np.zeros(count, np.int64), np.zeros(count, np.int64)
     walk = (bins.rects, bins.slots, columns)
     parallel_for(count, 4096, lambda i, j: kernels.count_labels(i, j, *walk, counts, places, sums, entries))

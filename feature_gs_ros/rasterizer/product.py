@@ -95,7 +95,7 @@ def add_pixels(
     arrays = (projection.splats, bins.entries, bins.gaussians, bins.pair_slots, layout.x.edges, layout.y.edges)
     parallel_for(layout.tiles, 16, lambda i, j: pixels.pixel_sums(i, j, *arrays, features, valid, sums))
     parallel_for(
-        len(projection.rows),
+        len(projection),
         4096,
         lambda i, j: pixels.add_sums(i, j, projection.places, bins.slots, sums, numerator, totals),
     )

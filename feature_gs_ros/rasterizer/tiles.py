@@ -144,15 +144,15 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
         BackendError: more pairs than memory could hold.
     """
     last_row = layout.y.tiles if last_row is None else last_row
-    count = len(projection.rows)
+    count = len(projection)
     if max(layout.x.tiles, layout.y.tiles) > MOST_TILES:
         raise CameraError(
             f"an image of {len(layout.x.lower)}×{len(layout.y.lower)} px has more than {MOST_TILES} tiles a side; "
             "render it in parts"
         )
     rects = np.empty((count, 4), np.int16)
-    sizes = np.empty(count + 1, np.int64)
-    sizes[0] = 0
+    slots = np.empty(count + 1, np.int64)
+    slots[0] = 0
     tiles, columns = layout.tiles, layout.x.tiles
     step = max(1, -(-count // 16))
     counts = np.zeros((17, tiles), np.int64)
@@ -160,10 +160,10 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
         count,
         step,
         lambda i, j: kernels.tile_rects(
-            i, j, projection.splats, layout.x.tile_of, layout.y.tile_of, first_row, last_row, rects, sizes
+            i, j, projection.splats, layout.x.tile_of, layout.y.tile_of, first_row, last_row, rects, slots
         ),
     )
-    slots = np.cumsum(sizes)
+    np.cumsum(slots, out=slots)
     if slots[-1] >= 2**31:
         raise BackendError(  # they would need 32 GB
             f"{slots[-1]} pairs of tile and Gaussian are more than 2³¹; use a smaller image or prune the map"
@@ -178,8 +178,7 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
     totals = counts.sum(axis=0)
     entries = np.concatenate([[0], np.cumsum(totals)])
     starts = np.cumsum(counts[:-1], axis=0) + entries[:-1]
-    gaussians = np.empty(entries[-1], np.int32)
-    pair_slots = np.empty(entries[-1], np.int32)
+    gaussians, pair_slots = np.empty((2, entries[-1]), np.int32)
     parallel_for(
         count,
         step,

@@ -71,7 +71,7 @@ def fine_weights(projection: Projection, layout: Layout, valid: Floats, first_ro
     reach = 2 if x.mixes or y.mixes else 1
     axes = (reach, x.edges, y.edges, x.lower, y.lower)
     parallel_for(
-        len(projection.rows),
+        len(projection),
         16384,
         lambda i, j: kernels.block_sizes(i, j, projection.splats, bins.rects, bins.slots, *axes, offsets),
     )

@@ -212,8 +212,8 @@ def list_gaussians(
         x = neighbours(cell_of_column[left], dimension, columns)
         y = neighbours(cell_of_row[top], columns * dimension, lines)
         # Tiles beside each other have a column of cells in common, unless both lie between the same two.
-        beside = across == 2 and cell_of_column[left + 1] > cell_of_column[left]
-        below = down == 2 and cell_of_row[top + 1] > cell_of_row[top]
+        beside = (across == 2) & (cell_of_column[left + across - 1] > cell_of_column[left])
+        below = (down == 2) & (cell_of_row[top + down - 1] > cell_of_row[top])
         if across == 1 and down == 1:
             total = list_one(cells4, shares4, 4 * count4, x, y, corners, slot)
             owners4[count4] = owner
