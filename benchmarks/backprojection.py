@@ -11,13 +11,12 @@ from torch import Tensor
 
 from benchmarks.scenes import CAMERA, HEIGHT, POSE, WIDTH, grid_of_cells, room, seconds
 from feature_gs_ros import kernels
+from feature_gs_ros.backprojection import BATCH
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import FeatureGrid, view
 from feature_gs_ros.rasterizer.cpu import NO_MASK, CpuView, backproject_views
 from feature_gs_ros.rasterizer.tiles import bin_pairs, grid_layout, pixel_layout
 from feature_gs_ros.rasterizer.weights import coarse_weights, fine_weights
-
-BATCH = 4
 
 
 def main() -> dict[str, float]:
@@ -32,7 +31,7 @@ def main() -> dict[str, float]:
 
 
 def _by_cells(gaussians: GaussianMap, cell: int, dimension: int) -> dict[str, float]:
-    """Projection, weights and product of a view: cells, single and four a batch; pixels; and the plain loop."""
+    """Projection, weights and product of a view: cells, single and in a batch; pixels; and the plain loop."""
     grid = grid_of_cells(cell, dimension)
     pixels = FeatureGrid(torch.nn.functional.interpolate(
         grid.values.permute(2, 0, 1)[None], scale_factor=cell, mode="bilinear", align_corners=False

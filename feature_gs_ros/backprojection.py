@@ -18,7 +18,8 @@ from feature_gs_ros.rasterizer.cpu import CpuView, backproject_views, check_vali
 from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 # What a view holds beside the accumulators: two arrays of splats and the lists of tiles.
-WORKSPACE_BYTES = 160  # a Gaussian
+BATCH = 8  # views accumulated at once unless told otherwise
+WORKSPACE_BYTES = 40 * BATCH  # a Gaussian, of which a view shows a part
 CHUNK = 16384  # Gaussians whose features are gathered at once
 
 
@@ -35,7 +36,7 @@ class BackProjector:
         dimension: int,
         *,
         codec: Codec | None = None,
-        batch: int = 4,
+        batch: int = BATCH,
         budget: int | None = None,
         provenance: Provenance | None = None,
         held: int = 0,
@@ -81,7 +82,9 @@ class BackProjector:
         return self._numerator.shape[1]
 
     @staticmethod
-    def resume(gaussians: GaussianMap, field: FeatureField, batch: int = 4, budget: int | None = None) -> BackProjector:
+    def resume(
+        gaussians: GaussianMap, field: FeatureField, batch: int = BATCH, budget: int | None = None
+    ) -> BackProjector:
         """Go on where a saved field stopped.
 
         The peak is that of a new one where nothing else holds the field: it is needed no more.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,3 +161,49 @@ def test_render_reads_its_field_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run("render", scene / "field", "--stream", scene, "--index", "0000", "--query", "red", "--out", scene / "pictures")
     assert reads == [scene / "field"]
     assert (scene / "pictures" / "mask.png").exists()
+
+
+REUSE = """
+import resource, sys
+import numpy as np
+from feature_gs_ros.memory import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def view():
+    arrays = [np.ones(3 << 20, np.uint8) for _ in range(60)]
+for _ in range(3):
+    view()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    view()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_used_again() -> None:
+    """Sixty arrays of 3 MB are 46,000 pages: with the C library's own settings the system takes them back each time."""
+    runs = [subprocess.run([sys.executable, "-c", REUSE, how], capture_output=True, text=True, check=True)
+            for how in ("kept", "given back")]  # fmt: skip
+    kept, given_back = (int(run.stdout) for run in runs)
+    if given_back < 10_000:
+        pytest.skip("this C library keeps freed memory anyway")
+    assert kept < given_back / 10
+
+
+TENSORS = """
+import resource
+import feature_gs_ros
+import torch
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(64 << 20, dtype=torch.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_large_tensors_come_in_large_pages() -> None:
+    """A tensor of 64 MB is 16,384 small pages, 32 large ones."""
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not pages.is_file() or "[never]" in pages.read_text():
+        pytest.skip("this kernel has no large pages, or none to give")
+    run = subprocess.run([sys.executable, "-c", TENSORS], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 8000

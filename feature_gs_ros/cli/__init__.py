@@ -29,6 +29,7 @@ from feature_gs_ros.cli import (
     train,
 )
 from feature_gs_ros.errors import FeatureGsError, OptionError, StoppedError
+from feature_gs_ros.memory import keep_freed_memory
 
 Command = Callable[..., Any]
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -68,6 +69,7 @@ GROUPS: dict[str, dict[str, Command]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    keep_freed_memory()
     try:
         logging.basicConfig(level=_log_level(), format="%(levelname)s %(message)s")
         sys.exit(_run(words))

@@ -17,6 +17,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
 from feature_gs_ros.errors import FeatureGsError
+from feature_gs_ros.memory import keep_freed_memory
 from feature_gs_ros.ros.parameters import value
 
 HEARING = 0.2  # s after which a signal is noticed
@@ -30,6 +31,7 @@ def run(make_node: Callable[[], Any], threads: int) -> None:
     invalidate ROS's context here, as they do by default: a node may still log, answer and publish while it closes. A
     second one does not end a save.
     """
+    keep_freed_memory()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
