@@ -16,9 +16,10 @@ from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.memory import check_budget
 from feature_gs_ros.rasterizer.cpu import CpuView, backproject_views, check_valid
 from feature_gs_ros.rasterizer.grid import FeatureGrid
+from feature_gs_ros.rasterizer.tiles import grid_layout
 
-# What a view holds beside the accumulators: two arrays of splats and the lists of tiles.
 BATCH = 8  # views accumulated at once unless told otherwise
+# What a view holds beside the accumulators: splats, and the lists of tiles and cells.
 WORKSPACE_BYTES = 40 * BATCH  # a Gaussian, of which a view shows a part
 CHUNK = 16384  # Gaussians whose features are gathered at once
 
@@ -121,8 +122,9 @@ class BackProjector:
 
         Raises:
             GridError: another dimension than the teacher's, values that are not finite, or a mask of another size.
+            CameraError: an image that the rasteriser can't take.
         """
-        self._queue.append((view, self._encoded(grid), check_valid(valid, view.camera)))
+        self._queue.append(self._entry(view, grid, valid))
         if name:
             self.provenance = replace(self.provenance, frames=(*self.provenance.frames, name))
         if len(self._queue) >= self.batch:
@@ -132,12 +134,12 @@ class BackProjector:
         """Take a view out again, as if it had not been added (to float accuracy; the view count exactly).
 
         Raises:
-            GridError: as for `add`.
+            GridError, CameraError: as for `add`.
             FieldError: no view of this name was added.
         """
         if name and name not in self.provenance.frames:
             raise FieldError(f"no view '{name}' was added, so it can't be subtracted")
-        entry = (view, self._encoded(grid), check_valid(valid, view.camera))
+        entry = self._entry(view, grid, valid)
         self.flush()
         self._accumulate([entry], sign=-1)
         # What no view is left for is empty, not a rounding error that a division would blow up.
@@ -194,6 +196,13 @@ class BackProjector:
             self.provenance,
             self.codec,
         )
+
+    def _entry(
+        self, view: CpuView, grid: FeatureGrid, valid: Tensor | None
+    ) -> tuple[CpuView, FeatureGrid, Tensor | None]:
+        """What is queued; whatever is wrong with a view comes up here, before it could spoil a batch."""
+        grid_layout(grid, view.camera.width, view.camera.height)
+        return view, self._encoded(grid), check_valid(valid, view.camera)
 
     def _encoded(self, grid: FeatureGrid) -> FeatureGrid:
         if grid.dimension != self.dimension:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection import BackProjector, memory_needed
+from feature_gs_ros.cameras import Camera
 from feature_gs_ros.codecs import Codec, fit_pca, parse_codec, random_projection, span_of
-from feature_gs_ros.errors import BudgetError, FieldError, GridError
+from feature_gs_ros.errors import BudgetError, CameraError, FieldError, GridError
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.rasterizer import FeatureGrid, View
@@ -220,6 +221,17 @@ def test_bad_views_leave_the_projector_as_it_was() -> None:
     after = projector.field()
     assert torch.equal(before.features, after.features)
     assert before.provenance.frames == after.provenance.frames
+
+
+def test_an_image_that_is_too_large_spoils_no_batch() -> None:
+    entries = views_and_grids(2)
+    projector = projected(entries)
+    endless = rasterizer.view(MAP, Camera(600_000, 20, 300.0, 300.0, 300_000.0, 10.0), np.eye(4))
+    with pytest.raises(CameraError, match="tiles a side"):
+        projector.add(endless, FeatureGrid(torch.ones(1, 30_000, 5)), name="endless")
+    field, wanted = projector.field(), projected(entries).field()
+    assert torch.equal(field.features, wanted.features)
+    assert "endless" not in field.provenance.frames
 
 
 def test_a_snapshot_does_not_change() -> None:

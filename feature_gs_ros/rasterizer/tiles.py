@@ -77,20 +77,32 @@ class Layout:
 
 
 def grid_layout(grid: FeatureGrid, width: int, height: int) -> Layout:
-    """Tiles for back-projecting ``grid`` over an image of width × height pixels."""
+    """Tiles for back-projecting ``grid`` over an image of width × height pixels.
+
+    Raises:
+        CameraError: the image has more than `MOST_TILES` tiles a side.
+    """
     coarse = (
         min((grid.right - grid.left) * width / grid.columns, (grid.bottom - grid.top) * height / grid.rows)
         >= COARSE_CELL
     )
-    return Layout(
+    return _layout(
         _axis(width, grid.columns, grid.left, grid.right, grid.interpolation, coarse),
         _axis(height, grid.rows, grid.top, grid.bottom, grid.interpolation, coarse),
     )
 
 
 def pixel_layout(width: int, height: int) -> Layout:
-    """Plain square tiles, a cell a pixel."""
-    return Layout(_axis(width, width, 0.0, 1.0, "nearest", False), _axis(height, height, 0.0, 1.0, "nearest", False))
+    """Plain square tiles, a cell a pixel; raises as `grid_layout`."""
+    return _layout(_axis(width, width, 0.0, 1.0, "nearest", False), _axis(height, height, 0.0, 1.0, "nearest", False))
+
+
+def _layout(x: Axis, y: Axis) -> Layout:
+    if max(x.tiles, y.tiles) > MOST_TILES:
+        raise CameraError(
+            f"an image of {len(x.lower)}×{len(y.lower)} px has more than {MOST_TILES} tiles a side; render it in parts"
+        )
+    return Layout(x, y)
 
 
 @lru_cache(maxsize=64)
@@ -140,16 +152,10 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
     """Which Gaussians may touch which tiles, limited to the tile rows ``first_row <= row < last_row``.
 
     Raises:
-        CameraError: the image has more than `MOST_TILES` tiles a side.
         BackendError: more pairs than memory could hold.
     """
     last_row = layout.y.tiles if last_row is None else last_row
     count = len(projection)
-    if max(layout.x.tiles, layout.y.tiles) > MOST_TILES:
-        raise CameraError(
-            f"an image of {len(layout.x.lower)}×{len(layout.y.lower)} px has more than {MOST_TILES} tiles a side; "
-            "render it in parts"
-        )
     rects = np.empty((count, 4), np.int16)
     slots = np.empty(count + 1, np.int64)
     slots[0] = 0
