@@ -8,8 +8,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from feature_gs_ros.cameras import Camera, turning_radius
+from feature_gs_ros.cameras import Camera, Image, turning_radius
 from feature_gs_ros.errors import PromptError
+from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import FeatureGrid, View
@@ -19,6 +20,10 @@ OBSERVED = 0.5  # of the weight that must have been seen
 STEPS, CLOSE = 50, 1e-6  # of Newton's method; pixels
 TRANSLATION, TRANSLATION_FISHEYE = 3, 11  # first column of the point's translation in OpenCV's derivatives
 NEIGHBOURS = 8  # Gaussians around a point that speak for it
+FILLS = 0.5  # of a picture's width or height: a thing as large fills it
+CANVAS = 6.0  # times as wide or high as the thing is what it is shown on then
+CANVAS_PIXELS, GREY = 1920, 124
+PICTURE_SHARE = 0.7  # of the example rule's threshold, for what was shown so
 
 
 def straight_pixel(camera: Camera, u: float, v: float) -> tuple[float, float]:
@@ -131,6 +136,49 @@ def feature_of(weights: Tensor, field: FeatureField) -> Tensor | None:
     if total <= 0 or total < OBSERVED * float(weights.sum()):
         return None
     return (known / total) @ field.decoded(rows)
+
+
+def picture_example(
+    extractor: Extractor,
+    image: Image,  # [H, W, 3] uint8
+    mask: Tensor | None = None,  # [H, W], above 0 on the thing; all of the picture by default
+    name: str = "",
+) -> tuple[Tensor, float]:
+    """What a picture shows, to ask by: its feature [D], and the similarity from which on Gaussians are like it.
+
+    A thing that fills its picture would come to a network far larger than things are in a robot's views: it is shown
+    in the middle of a grey canvas. Of another place, light and camera, it is less like the map than the map is.
+
+    Raises:
+        PromptError: the mask marks nothing.
+    """
+    marked = torch.ones(image.shape[:2]) if mask is None else mask.to(torch.float32)
+    height, width = marked.shape
+    share = max(_extent(marked.amax(dim=1)) / height, _extent(marked.amax(dim=0)) / width)
+    threshold = extractor.example_rule.threshold
+    if share > FILLS and extractor.identity.weights:  # without weights it is no network: files, or plain colours
+        image, marked = _on_canvas(image, marked, CANVAS * share)
+        threshold *= PICTURE_SHARE
+    return feature_under_mask(extractor.extract(image, name), marked), threshold
+
+
+def _extent(marked: Tensor) -> int:
+    rows = marked.nonzero()
+    return int(rows[-1] - rows[0]) + 1 if len(rows) else 0
+
+
+def _on_canvas(image: Image, mask: Tensor, times: float) -> tuple[Image, Tensor]:
+    """Picture and mask in the middle of a canvas so many times as wide and high, no side above `CANVAS_PIXELS`."""
+    shrink = min(1.0, CANVAS_PIXELS / (times * max(mask.shape)))
+    size = tuple(max(1, round(side * shrink)) for side in mask.shape[::-1])
+    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    shown = torch.from_numpy(cv2.resize(mask.numpy(), size, interpolation=cv2.INTER_AREA))
+    height, width = (max(side, round(side * times)) for side in shown.shape)
+    top, left = (height - shown.shape[0]) // 2, (width - shown.shape[1]) // 2
+    inside = slice(top, top + shown.shape[0]), slice(left, left + shown.shape[1])
+    canvas, marked = np.full((height, width, 3), GREY, np.uint8), torch.zeros(height, width)
+    canvas[inside], marked[inside] = picture, shown
+    return canvas, marked
 
 
 def feature_under_mask(grid: FeatureGrid, mask: Tensor) -> Tensor:

@@ -19,8 +19,10 @@ import cv2
 import numpy as np
 import pytest
 
+from feature_gs_ros import rasterizer
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.io.splat_files import load_map
+from feature_gs_ros.io.streams import open_stream
 from tests.command_line import run
 
 ENTRY = "import sys; from feature_gs_ros.cli import main; main(sys.argv[1:])"
@@ -246,6 +248,23 @@ def test_the_real_tabletop_in_words(tabletop: Path, tmp_path: Path) -> None:
     assert abs(box["center"][2]) < 0.06  # the table top is at z = -0.02 m
     assert 0.08 < max(box["size"]) < 0.3
     assert json.loads(run("query", field, "toaster", "--json").stdout)["state"] == "not found"
+    # The mug, cut out of another view so that it fills its picture, and somebody else's orange.
+    image, mask = (
+        cv2.imread(str(tabletop / name), cv2.IMREAD_UNCHANGED) for name in ("colmap/images/7.jpg", "masks/7.png")
+    )
+    rows, columns = np.nonzero(mask == 3)
+    cut = image[rows.min() - 10 : rows.max() + 10, columns.min() - 10 : columns.max() + 10]
+    cv2.imwrite(str(tmp_path / "mug.png"), cut)
+    run("edit", field, "--extract", f"@{tmp_path / 'mug.png'}", "--out", tmp_path / "alike.ply")
+    frame = next(iter(open_stream(tabletop / "colmap").frames({"0"})))
+    shown = rasterizer.view(load_map(tmp_path / "alike.ply"), frame.camera, frame.camera_from_world)
+    covered = shown.render_depth()[:, :, 1].numpy() > 0.3
+    mug = cv2.imread(str(tabletop / "masks/0.png"), cv2.IMREAD_UNCHANGED) == 3
+    assert (covered & mug).sum() > 0.4 * (covered | mug).sum()
+    cv2.circle(orange := np.full((120, 120, 3), 200, np.uint8), (60, 60), 50, (0, 128, 255), -1)
+    cv2.imwrite(str(tmp_path / "orange.png"), orange)
+    refused = run("edit", field, "--extract", f"@{tmp_path / 'orange.png'}", "--out", tmp_path / "o.ply", code=2)
+    assert "not found" in refused.stderr
 
 
 def test_objects_without_words_or_masks(labelled: Path, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,15 +14,18 @@ from feature_gs_ros.cameras import Camera, Distortion
 from feature_gs_ros.clicks import (
     feature_of,
     feature_under_mask,
+    picture_example,
     point_of_pixel,
     straight_pixel,
     weights_near,
     weights_of_pixel,
 )
 from feature_gs_ros.errors import PromptError
+from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.rasterizer import FeatureGrid, view
 
 PINHOLE = Camera(64, 48, fx=50.0, fy=50.0, cx=32.0, cy=24.0)
@@ -181,3 +187,28 @@ def test_a_grid_that_reaches_beyond_the_image_is_read_where_the_image_is():
 def test_an_empty_mask_is_refused():
     with pytest.raises(PromptError, match="marks nothing"):
         feature_under_mask(FeatureGrid(torch.zeros(2, 2, 3)), torch.zeros(8, 8, dtype=torch.bool))
+
+
+def test_what_fills_its_picture_is_shown_as_small_as_in_a_view(small_scene: Path) -> None:
+    """The mug cut out of a view is, to a network, like the mug in the view; blown up to the whole picture it isn't."""
+    teacher, stream = make_extractor("imagenet"), open_stream(small_scene / "stream")
+    frame = next(stream.frames())
+    mask = cv2.imread(str(small_scene / "masks" / f"{frame.name}.png"), cv2.IMREAD_UNCHANGED) == 1
+    rows, columns = np.nonzero(mask)
+    window = slice(rows.min() - 5, rows.max() + 5), slice(columns.min() - 5, columns.max() + 5)
+    in_view, asked = picture_example(teacher, frame.image, torch.from_numpy(mask))
+    cut, asked_of_cut = picture_example(teacher, np.ascontiguousarray(frame.image[window]))
+    blown_up = feature_under_mask(teacher.extract(frame.image[window]), torch.ones(mask[window].shape))
+    assert asked == teacher.example_rule.threshold > asked_of_cut > 0.4
+    like = teacher.similarities(torch.stack([cut, blown_up]), in_view[None])[:, 0]
+    assert like[0] > like[1] + 0.2
+
+
+def test_colours_are_the_same_at_any_size() -> None:
+    teacher = make_extractor("color")
+    image = np.full((30, 40, 3), (200, 40, 20), np.uint8)
+    feature, threshold = picture_example(teacher, image)
+    torch.testing.assert_close(feature, feature_under_mask(teacher.extract(image), torch.ones(30, 40)))
+    assert threshold == teacher.example_rule.threshold
+    with pytest.raises(PromptError, match="marks nothing"):
+        picture_example(make_extractor("imagenet"), image, torch.zeros(30, 40))

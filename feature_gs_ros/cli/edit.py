@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import tyro
 
 from feature_gs_ros import rasterizer
@@ -15,7 +14,7 @@ from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
 from feature_gs_ros.cli.query import best_view
-from feature_gs_ros.clicks import feature_of, feature_under_mask, weights_near
+from feature_gs_ros.clicks import feature_of, picture_example, weights_near
 from feature_gs_ros.editing import Delete, Edit, EditStack, Extract, Move, Operation, Recolor, Selection
 from feature_gs_ros.editing.operations import EditedMap, Paint
 from feature_gs_ros.editing.selection import select_example, select_text
@@ -161,9 +160,8 @@ def _select(
         if feature is None:
             raise EditError(f"there is nothing of the map that was seen within {CLICK_REACH} m of {prompt[1:]}")
         return select_example(segmenter, feature[None], prompt, threshold, soft_edge, edited.present)
-    image = load_image(prompt[1:])
-    everything = torch.ones(image.shape[:2])
-    example = feature_under_mask(segmenter.extractor.extract(image, Path(prompt[1:]).stem), everything)
+    example, alike = picture_example(segmenter.extractor, load_image(prompt[1:]), name=Path(prompt[1:]).stem)
+    threshold = alike if threshold is None else threshold
     return select_example(segmenter, example[None], prompt, threshold, soft_edge, edited.present)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros import segmentation
-from feature_gs_ros.clicks import feature_of, feature_under_mask
+from feature_gs_ros.clicks import feature_of, picture_example
 from feature_gs_ros.errors import PromptError
 from feature_gs_ros.identity.answers import IdentifiedObject
 from feature_gs_ros.messages.image import decode_image
@@ -107,11 +107,11 @@ class Queries:
         with answering(response.answer, self._node.get_logger()):
             session, times = self._session(), StepTimes()
             with times.step("embed"):
-                examples = _example_features(session, request.image, request.mask)
+                example, alike = _picture_example(session, request.image, request.mask)
             snapshot = _snapshot(session, times)
             with times.step("similarity"):
                 found = snapshot.segmenter.ask_example(
-                    examples, None, threshold_of(request.threshold), snapshot.shown.present
+                    example[None], None, threshold_of(request.threshold) or alike, snapshot.shown.present
                 )
             self._answer(session, snapshot, found, request.max_objects, times, response)
         return response
@@ -219,14 +219,13 @@ def _nothing_under_points(points: Points, snapshot: Snapshot, answer: Any) -> No
         answer.state, answer.message = Answer.NOT_OBSERVED, "no camera has seen what is under these points yet"
 
 
-def _example_features(session: Session, image: Any, mask: Any) -> Tensor:
-    """The mean feature [1, D] of an image's cells, weighted by how much of each the mask covers."""
-    pixels = decode_image(image, "the example")
-    marked = torch.ones(pixels.shape[:2], dtype=torch.bool)
+def _picture_example(session: Session, image: Any, mask: Any) -> tuple[Tensor, float]:
+    """What an image shows, or its mask marks on it, and the similarity from which on things are like it."""
+    pixels, marked = decode_image(image, "the example"), None
     if mask.width or mask.height:
         marked = torch.from_numpy(decode_image(mask, "the mask").any(axis=2))
         if marked.shape != pixels.shape[:2]:
             raise PromptError(
                 f"the mask is {marked.shape[1]}×{marked.shape[0]} pixels, the image {pixels.shape[1]}×{pixels.shape[0]}"
             )
-    return feature_under_mask(session.field.map.extractor.extract(pixels, "example"), marked).unsqueeze(0)
+    return picture_example(session.field.map.extractor, pixels, marked, "example")
