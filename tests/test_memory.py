@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -200,7 +201,7 @@ def faults(work):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     work()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-pages = mmap.mmap(-1, 64 << 20)
+pages = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 pages.madvise(mmap.MADV_HUGEPAGE)
 def fill():
     np.frombuffer(pages, np.uint8)[:] = 1
@@ -212,7 +213,8 @@ def test_large_tensors_come_in_large_pages() -> None:
     """A tensor of 64 MB is 16,384 small pages, 32 large ones."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         pytest.skip("this system has no large pages")
-    run = subprocess.run([sys.executable, "-c", TENSORS], capture_output=True, text=True, check=False)
+    unset = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    run = subprocess.run([sys.executable, "-c", TENSORS], capture_output=True, text=True, check=False, env=unset)
     asked_for, of_tensor = map(int, run.stdout.split() or (1 << 20, 0))
     if asked_for > 8000:
         pytest.skip("this kernel has no large pages to give")
