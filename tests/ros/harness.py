@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import rclpy
 from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
@@ -135,7 +137,7 @@ class Robot:
         self.images = self.node.create_publisher(Image, "image", RELIABLE)
         self.infos = self.node.create_publisher(CameraInfo, "camera_info", RELIABLE)
         self.tf = self.node.create_publisher(TFMessage, "/tf", RELIABLE)
-        self._clients: dict[str, object] = {}
+        self._clients: dict[str, Client] = {}
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
@@ -152,20 +154,24 @@ class Robot:
 
     def call(self, kind: type, name: str, request: object, timeout: float = 60.0):
         """Call a service and wait for its response."""
+        client = self.client(kind, name, timeout)
+        return self.ask_where_it_spins(partial(client.call_async, request), timeout, name)
+
+    def client(self, kind: type, name: str, timeout: float = 60.0) -> Client:
+        """The one client of a service, which is there."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
-        client = self._clients[name]
-        assert client.wait_for_service(timeout), f"no service {name}"
-        return wait_for_future(client.call_async(request), timeout, name)
+        assert self._clients[name].wait_for_service(timeout), f"no service {name}"
+        return self._clients[name]
 
     def serves(self, name: str = "/feature_map/change_state") -> bool:
         """Whether a service is there."""
         return name in dict(self.node.get_service_names_and_types())
 
-    def ask_action(self, ask: Callable[[], Future], timeout: float, what: str):
-        """What an action client's ``…_async`` answers.
+    def ask_where_it_spins(self, ask: Callable[[], Future], timeout: float, what: str):
+        """What a client's ``…_async`` answers.
 
-        Asked in the thread that spins: the client writes down its request after it was sent, and drops an answer that
+        Asked in the thread that spins: a client writes down its request after it was sent, and drops an answer that
         another thread hears before.
         """
         asked = wait_for_future(self.executor.create_task(ask), timeout, what)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -154,8 +153,7 @@ def test_a_prompt_that_cannot_be_asked_is_answered_invalid(robot, request_, comp
 
 def test_a_prompt_that_is_not_utf8_is_answered_invalid(robot):
     """Python's client sends no such bytes, so rcl does, under it."""
-    client = robot.node.create_client(QueryText, "/feature_map/query_text")
-    assert client.wait_for_service(10)
+    client = robot.client(QueryText, "/feature_map/query_text")
     interfaces = ctypes.CDLL(
         str(Path(get_package_prefix("feature_gs_ros")) / "lib" / "libfeature_gs_ros__rosidl_generator_c.so")
     )
@@ -167,15 +165,17 @@ def test_a_prompt_that_is_not_utf8_is_answered_invalid(robot):
     assert assign(request, b"red \xff\xfe mug")  # text is the request's first field
     send = ctypes.CDLL("librcl.so").rcl_send_request
     send.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64)]
-    number, future = ctypes.c_int64(), Future()
-    with client.handle:
-        assert send(client.handle.pointer, request, ctypes.byref(number)) == 0
-    client._pending_requests[number.value] = future
-    done = threading.Event()
-    future.add_done_callback(lambda _: done.set())
-    assert done.wait(10)
-    assert future.result().answer.state == Answer.INVALID
-    assert "UTF-8" in future.result().answer.message
+
+    def ask_in_bytes() -> Future:
+        number, future = ctypes.c_int64(), Future()
+        with client.handle:
+            assert send(client.handle.pointer, request, ctypes.byref(number)) == 0
+        client._pending_requests[number.value] = future
+        return future
+
+    answer = robot.ask_where_it_spins(ask_in_bytes, 20, "a prompt that is not UTF-8").answer
+    assert answer.state == Answer.INVALID
+    assert "UTF-8" in answer.message
 
 
 def click(robot: Robot, points, frame: str = "map", **options: object) -> QueryPoints.Response:

@@ -62,14 +62,14 @@ class Recordings:
     def send(self, feedback=None, **options: object):
         goal = BackprojectBag.Goal(**{"path": "flight", **options})
         ask = partial(self._client.send_goal_async, goal, feedback_callback=feedback)
-        return self._robot.ask_action(ask, 30, "the action")
+        return self._robot.ask_where_it_spins(ask, 30, "the action")
 
     def result_of(self, handle):
-        wrapped = self._robot.ask_action(handle.get_result_async, 90, "the action's result")
+        wrapped = self._robot.ask_where_it_spins(handle.get_result_async, 90, "the action's result")
         return wrapped.status, wrapped.result
 
     def cancel(self, handle) -> None:
-        self._robot.ask_action(handle.cancel_goal_async, 30, "the cancellation")
+        self._robot.ask_where_it_spins(handle.cancel_goal_async, 30, "the cancellation")
 
 
 @pytest.fixture(scope="module")
