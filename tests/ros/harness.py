@@ -7,7 +7,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +154,7 @@ class Robot:
     def call(self, kind: type, name: str, request: object, timeout: float = 60.0):
         """Call a service and wait for its response."""
         client = self.client(kind, name, timeout)
-        return self.ask_where_it_spins(partial(client.call_async, request), timeout, name)
+        return wait_for_future(client.call_async(request), timeout, name)
 
     def client(self, kind: type, name: str, timeout: float = 60.0) -> Client:
         """The one client of a service, which is there."""
@@ -169,10 +168,10 @@ class Robot:
         return name in dict(self.node.get_service_names_and_types())
 
     def ask_where_it_spins(self, ask: Callable[[], Future], timeout: float, what: str):
-        """What a client's ``…_async`` answers.
+        """What an action client's ``…_async`` answers, or another request that takes no lock of the client.
 
-        Asked in the thread that spins: a client writes down its request after it was sent, and drops an answer that
-        another thread hears before.
+        Asked in the thread that spins: the request is written down after it was sent, and an answer that another
+        thread hears before is dropped.
         """
         asked = wait_for_future(self.executor.create_task(ask), timeout, what)
         return wait_for_future(asked, timeout, what)
