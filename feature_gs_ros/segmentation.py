@@ -23,6 +23,7 @@ ENOUGH = 5.0  # summed opacity of the Gaussians that must pass
 OBSERVED = 0.5  # coverage under which "nothing passes" says nothing
 LONGEST_PROMPT = 1000  # characters
 CHUNK = 16384  # Gaussians scored at once
+LARGE_CHUNK = 1 << 19  # the same where features are read as they are: every chunk costs a meeting of all threads
 SAMPLE = 1000  # Gaussians on which a prompt is held against its rivals
 
 
@@ -123,13 +124,21 @@ class Segmenter:
     def similarities_of_text(self, texts: Sequence[str]) -> Tensor:
         """Similarity [N, P] of every Gaussian to every text, by the teacher's rule; 0 where nothing was seen."""
         embeddings = self.extractor.embed(texts)
-        scores = self._scored(lambda features, rows: self.extractor.scores(features, embeddings, self._prepared[rows]))
+        prepared = self._prepared
+        as_stored = self.field.codec is None and self.field.features.dtype == torch.float32
+        scores = self._scored(
+            lambda features, rows: self.extractor.scores(features, embeddings, prepared[rows]),
+            LARGE_CHUNK if as_stored else CHUNK,
+        )
         rule = self.extractor.text_rule
         seen = self.field.seen
         if rule.spread > 0 and bool(seen.any()):
             scores = self.graph.spread(scores, rule.spread, seen)
-        similarities = torch.zeros_like(scores)
-        similarities[seen] = rule.similarities(scores[seen])
+        if rule.plain:
+            similarities = torch.where(seen.unsqueeze(1), scores, 0.0)
+        else:
+            similarities = torch.zeros_like(scores)
+            similarities[seen] = rule.similarities(scores[seen])
         if rule.rivals is not None:
             for column, embedding in enumerate(embeddings):
                 if self._outdone(similarities[:, column], embedding, rule):
@@ -158,11 +167,11 @@ class Segmenter:
         """What of each feature the scores need once and for all (a norm, a partition sum), [N]."""
         return self._scored(lambda features, _: self.extractor.prepare(features).unsqueeze(1))[:, 0]
 
-    def _scored(self, score) -> Tensor:  # type: ignore[no-untyped-def]
+    def _scored(self, score, chunk: int = CHUNK) -> Tensor:  # type: ignore[no-untyped-def]
         """``score(features [M, D], rows)`` -> [M, P] over all Gaussians, a chunk at a time."""
         chunks = []
-        for first in range(0, len(self.field), CHUNK):
-            rows = slice(first, first + CHUNK)
+        for first in range(0, len(self.field), chunk):
+            rows = slice(first, first + chunk)
             chunks.append(score(self.field.decoded(rows), rows))
         return torch.cat(chunks)
 

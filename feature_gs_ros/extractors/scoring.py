@@ -34,9 +34,16 @@ class ScoringRule:
     share: float = 0.0  # of the likeliest rival's score, that a prompt must reach over what it selects
     other: str = ""  # the negative that every question gets besides its own; empty: none
 
+    @property
+    def plain(self) -> bool:
+        """Whether the similarity is the score itself, Gaussian by Gaussian."""
+        return not self.relative and self.minimum == 0 and self.contrast == 0
+
     def similarities(self, scores: Tensor) -> Tensor:  # [N, P] -> [N, P]
         """Scores of the seen Gaussians, already spread, as similarities; prompts that are absent get 0."""
         if scores.shape[0] == 0:
+            return scores
+        if self.plain:
             return scores
         peaks = scores.amax(dim=0)
         similarities = scores / peaks.clamp_min(torch.finfo(scores.dtype).tiny) if self.relative else scores
