@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.ingestion import pinhole_view
+from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.pictures import save_png
 from tests.command_line import run
@@ -86,6 +87,21 @@ def test_add_list_transfer_merge_remove(
     assert len(json.loads(run("affordance", "list", tmp_path / "both", "--json").stdout)["sources"]) == 3
     run("affordance", "remove", "one", "--library", library)
     assert [s["name"] for s in json.loads(run("affordance", "list", library, "--json").stdout)["sources"]] == ["two"]
+
+
+def test_the_cloud_lies_on_the_map_or_where_the_regions_are(
+    color_field: Path, color_library: Path, tmp_path: Path
+) -> None:
+    words = ["affordance", "transfer", color_field, "--library", color_library, "--json"]
+    told = json.loads(run(*words, "--out", tmp_path / "splat").stdout)
+    run(*words, "--out", tmp_path / "map", "--cloud-frame", "map")
+    on_the_map, metric = (load_map(tmp_path / frame / "affordances.ply") for frame in ("splat", "map"))
+    aligned = FeatureField.load(color_field).provenance.splat_from_map
+    assert aligned.scale != pytest.approx(1)
+    assert np.allclose(aligned.apply(metric.means.numpy()), on_the_map.means.numpy(), atol=1e-4)
+    largest = max(told["regions"], key=lambda region: region["gaussians"])
+    away = np.abs(metric.means.numpy() - largest["center"]).max(axis=1)
+    assert (away <= max(largest["extent"])).sum() >= largest["gaussians"]
 
 
 def test_merge_into_a_folder_of_fields_leaves_them(color_field: Path, color_library: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from feature_gs_ros.cli.affordance_files import CLOUD, Found, Photographed, as_j
 from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
+    CloudFrame,
     ProgressBar,
     RecordingOptions,
     find_map,
@@ -48,6 +49,7 @@ def transfer(
     stream: Path | None = None,
     index: str | None = None,
     alignment: Path | None = None,
+    cloud_frame: CloudFrame = "splat",
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
@@ -72,6 +74,8 @@ def transfer(
         index: that view's name; by default the one of a few that shows most of what was found.
         alignment: splat_from_map file of that stream; by default the field's own, or none if its frames see the map
             without it.
+        cloud_frame: of affordances.ply: splat (as in the map's file, so that the cloud lies on the map) or map (where
+            the regions are, in metres).
         map: the map, where it isn't where the field remembers it.
         weights: the weights of the teacher of --object-field, where they are not at their usual place.
         option: KEY=VALUE for that teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
@@ -109,7 +113,7 @@ def transfer(
         note("the field was made without --alignment: grasps take the map's units for metres")
     regions = find_regions(gaussians, features, transferred)
     found = Found(gaussians, features, transferred, tuple(regions))
-    written = write_files(out, found, sources, photographed, backend)
+    written = write_files(out, found, sources, photographed, backend, cloud_frame)
     if json:
         print_json(as_json(found))
         return 0

@@ -14,7 +14,7 @@ from feature_gs_ros.affordance import Library, Region, Transfer
 from feature_gs_ros.affordance.pictures import source_picture, transfer_picture
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Image
-from feature_gs_ros.cli.common import alignment_of_view, length_unit
+from feature_gs_ros.cli.common import CloudFrame, alignment_of_view, in_frame, length_unit
 from feature_gs_ros.cli.query import best_view
 from feature_gs_ros.errors import AffordanceError
 from feature_gs_ros.field import FeatureField
@@ -98,7 +98,12 @@ def as_json(found: Found) -> dict[str, object]:
 
 
 def write_files(
-    out: Path, found: Found, sources: Library, photographed: Photographed | None, backend: Backend
+    out: Path,
+    found: Found,
+    sources: Library,
+    photographed: Photographed | None,
+    backend: Backend,
+    cloud_frame: CloudFrame = "splat",
 ) -> list[str]:
     """Write regions.json, affordances.ply (where there are any), and pictures of sources, map and a real view.
 
@@ -118,7 +123,8 @@ def write_files(
     marked = label > 0
     if bool(marked.any()):
         extra = {"affordance_id": label[marked].float(), "similarity": found.transferred.similarity[marked]}
-        save_ply(found.gaussians.select(marked), out / CLOUD, extra)
+        part = in_frame(found.gaussians.select(marked), cloud_frame, found.field.provenance.splat_from_map)
+        save_ply(part, out / CLOUD, extra)
         written.append(CLOUD)
     pictures = {f"source_{source.name}": source_picture(source) for source in sources.sources}
     if found.field.provenance.views:

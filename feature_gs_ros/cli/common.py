@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -18,6 +18,7 @@ import yaml
 from tqdm import tqdm
 
 from feature_gs_ros.alignment import Sim3, load_alignment
+from feature_gs_ros.editing.operations import transformed
 from feature_gs_ros.errors import ExtractorError, FieldError, StoppedError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.field import FeatureField
@@ -31,6 +32,7 @@ from feature_gs_ros.sight import fitting_alignment
 # Every command that reads a stream takes the options of a recording, each by its own name: --map-frame, ….
 RecordingOptions = Annotated[BagOptions, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]
 NO_OPTIONS = BagOptions()
+CloudFrame = Literal["splat", "map"]
 
 
 def open_field(path: Path, map_path: Path | None) -> tuple[FeatureField, GaussianMap]:
@@ -167,6 +169,11 @@ class ProgressBar:
         self.interrupted = True
         kept = " after this view; what is done is kept" if self._keeps else ""
         self._bar.write(f"stopping{kept} (Ctrl-C again to quit at once)", file=sys.stderr)
+
+
+def in_frame(part: GaussianMap, frame: CloudFrame, splat_from_map: Sim3) -> GaussianMap:
+    """Gaussians of a map as a cloud: in the frame of the map's file, or where boxes and regions are."""
+    return transformed(part, splat_from_map.inverse()) if frame == "map" else part
 
 
 def print_json(content: Mapping[str, object]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import find_map, length_unit, open_segmenter, print_json
-from feature_gs_ros.editing.operations import transformed
+from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_unit, open_segmenter, print_json
 from feature_gs_ros.errors import FieldError
 from feature_gs_ros.field import KnownView
 from feature_gs_ros.gaussians import GaussianMap
@@ -24,8 +23,6 @@ from feature_gs_ros.pictures import heat, overlay_mask, save_png, side_by_side, 
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.segmentation import Answer, Segmenter, State
 from feature_gs_ros.view_segmentation import render_similarities
-
-CloudFrame = Literal["splat", "map"]
 
 
 def query(
@@ -71,9 +68,7 @@ def query(
     answer = segmenter.ask([text], negative, threshold)[0]
     objects = _objects(segmenter, answer)
     if cloud is not None and answer.state is State.FOUND:
-        found_part = segmenter.gaussians.select(answer.mask)
-        if cloud_frame == "map":
-            found_part = transformed(found_part, splat_from_map.inverse())
+        found_part = in_frame(segmenter.gaussians.select(answer.mask), cloud_frame, splat_from_map)
         save_ply(found_part, cloud, {"similarity": answer.similarity[answer.mask]})
     if picture is not None:
         save_png(answer_picture(segmenter, answer), picture)
