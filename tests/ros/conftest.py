@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,8 @@ if not REASON and os.environ.get("FEATURE_GS_TEST_DOMAIN") is None:
     os.environ["FEATURE_GS_TEST_DOMAIN"] = os.environ["ROS_DOMAIN_ID"] = str(_free_domain())
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
     os.environ.setdefault("FEATURE_GS_THREADS", "2")
+    # Nodes start by `env python3`: let that be this Python, whatever colcon or a version manager put before it.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 @pytest.fixture(scope="session")
