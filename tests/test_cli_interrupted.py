@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,3 +107,11 @@ def test_the_search_for_neighbours_stops_where_it_is_asked_to() -> None:
     with pytest.raises(StoppedError, match=f"{ROWS} of {3 * ROWS}"):
         nearest_patches(lambda rows: features[rows], len(features), torch.eye(2), 1, stop)
     assert calls == [(ROWS, 3 * ROWS)]
+
+
+def test_ctrl_c_before_all_is_imported() -> None:
+    """The commands' libraries take seconds."""
+    stop = "class Stop:\n def find_spec(self, name, *_):\n  if name == 'tyro': raise KeyboardInterrupt\n"
+    program = "import sys; sys.meta_path.insert(0, Stop()); from feature_gs_ros.cli import main; main(['info', 'x'])"
+    done = subprocess.run([sys.executable, "-c", stop + program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, "feature-gs: interrupted")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from conftest import random_map
 
+from feature_gs_ros.errors import MapError
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.io.gaussian_ply import save_ply
@@ -83,6 +86,77 @@ def test_an_input_is_never_written_over(words: tuple[str, ...], inputs: Path, mo
     assert len(said.stderr.strip().splitlines()) == 1
     assert {path: path.read_bytes() for path in inputs.iterdir() if path.is_file()} == before
     assert list((inputs / "stream").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("backproject", "map.ply", "recorded", "--out", "recorded/images/a.png"),
+        ("backproject", "map.ply", "stream", "--out", "recorded/cameras.json", "--masks", "recorded"),
+        ("backproject", "map.ply", "stream", "--out", "recorded/a.npy", "--option", "folder=recorded"),
+        ("identity", "map.ply", "stream", "--masks", "recorded/images", "--out", "recorded/images/a.png"),
+        (*DISTILL, "--out", "recorded/words", "--option", "embeddings=recorded/words"),
+        ("train", "recorded", "--out", "recorded/cameras.json"),
+        ("query", "map.safetensors", "red", "--cloud", "recorded/words", "--option", "embeddings=recorded/words"),
+        (*EDIT, "--out", "recorded/words", "--option", "embeddings=recorded/words"),
+    ],
+)
+def test_what_lies_in_a_folder_that_is_read_is_an_input(
+    words: tuple[str, ...], inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(inputs)
+    (inputs / "recorded" / "images").mkdir(parents=True)
+    files = [inputs / "recorded" / name for name in ("cameras.json", "a.npy", "words", "images/a.png")]
+    for file in files:
+        file.write_text("of the recording")
+    said = run(*words, code=2)
+    assert "choose another name" in said.stderr
+    assert [file.read_text() for file in files] == ["of the recording"] * len(files)
+
+
+def test_a_field_in_its_recordings_folder_can_be_made_again(small_scene: Path, tmp_path: Path) -> None:
+    stream = tmp_path / "stream"
+    shutil.copytree(small_scene / "stream", stream)
+    words = ["backproject", small_scene / "map.ply", stream, "--alignment", small_scene / "alignment.yaml"]
+    for _ in range(2):
+        run(*words, "--out", stream / "colors.safetensors", "--extractor", "color", "--every", "3")
+
+
+@pytest.mark.parametrize(
+    ("words", "suffix"),
+    [
+        (("train", "stream", "--out", "new.splat"), ".ply"),
+        ((*EDIT, "--out", "new.pt"), ".ply"),
+        (("query", "map.safetensors", "red", "--cloud", "new.splat"), ".ply"),
+        (("query", "map.safetensors", "red", "--picture", "new.jpg"), ".png"),
+        ((*ADD, "--library", "grips", "--picture", "new.jpg"), ".png"),
+    ],
+)
+def test_a_file_is_named_by_its_kind(
+    words: tuple[str, ...], suffix: str, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read again by its name, it would be taken for damaged."""
+    monkeypatch.chdir(inputs)
+    assert f"a {suffix} file is written; name it 'new{suffix}'" in run(*words, code=2).stderr
+
+
+def test_a_pipe_is_not_replaced(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(inputs)
+    os.mkfifo("pipe")
+    assert "no file; choose" in run("query", "map.safetensors", "red", "--cloud", "pipe", code=2).stderr
+    with pytest.raises(MapError, match="no file to replace"):
+        save_ply(random_map(3, 5), inputs / "pipe")
+    assert (inputs / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("out", ["photo.png/new", "photo.png/deep/new", "/proc/new"])
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    out: str, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(inputs)
+    said = run("backproject", "map.ply", "stream", "--out", out, code=2)
+    assert f"--out '{out}' can't be written" in said.stderr
+    assert "; choose another" in said.stderr
 
 
 @pytest.mark.parametrize(

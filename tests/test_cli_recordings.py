@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_gs_ros.cli import COMMANDS, GROUPS
+from feature_gs_ros.cli.commands import COMMANDS, GROUPS
 from feature_gs_ros.io.gaussian_ply import save_ply
 from tests.command_line import run
 from tests.little_scene import BLUE, RED, two_halves

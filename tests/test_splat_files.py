@@ -274,3 +274,8 @@ def test_a_real_map_of_a_table(tabletop: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(again.scales, gaussians.scales, rtol=1e-6, atol=0)
     torch.testing.assert_close(again.opacities, gaussians.opacities, rtol=1e-6, atol=0)
     torch.testing.assert_close(again.sh, gaussians.sh, rtol=0, atol=0)
+
+
+def test_a_ply_by_a_wrong_name_is_read_as_what_it_is(tmp_path: Path) -> None:
+    parameters = random_parameters(6)
+    assert_holds(load_map(write_ply(tmp_path / "map.splat", parameters.columns())), parameters)

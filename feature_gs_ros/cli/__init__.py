@@ -5,65 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import tyro
-
-from feature_gs_ros.cli import (
-    affordance,
-    affordance_library,
-    backproject,
-    distill,
-    edit,
-    evaluate,
-    evaluate_affordance,
-    evaluate_protocols,
-    extractors,
-    identity,
-    info,
-    instances,
-    query,
-    render,
-    synth,
-    train,
-)
 from feature_gs_ros.errors import FeatureGsError, OptionError, StoppedError
 from feature_gs_ros.memory import keep_freed_memory
 
-Command = Callable[..., Any]
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-COMMANDS: dict[str, Command] = {
-    "synth": synth.synth,
-    "train": train.train,
-    "distill": distill.distill,
-    "backproject": backproject.backproject,
-    "identity": identity.identity,
-    "instances": instances.instances,
-    "query": query.query,
-    "render": render.render,
-    "edit": edit.edit,
-    "info": info.info,
-    "extractors": extractors.extractors,
-}
-GROUPS: dict[str, dict[str, Command]] = {
-    "evaluate": {
-        "segmentation": evaluate.segmentation,
-        "affordance": evaluate_affordance.affordance,
-        "lerf-mask": evaluate_protocols.lerf_mask,
-        "lerf-ovs": evaluate_protocols.lerf_ovs,
-        "3d-ovs": evaluate_protocols.three_d_ovs,
-        "replica": evaluate_protocols.replica,
-    },
-    "affordance": {
-        "add": affordance_library.add,
-        "transfer": affordance.transfer,
-        "list": affordance_library.list_sources,
-        "remove": affordance_library.remove,
-        "merge": affordance_library.merge,
-    },
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     try:
         logging.basicConfig(level=_log_level(), format="%(levelname)s %(message)s")
-        sys.exit(_run(words))
+        from feature_gs_ros.cli.commands import run  # takes seconds, in which Ctrl-C is heard, too
+
+        sys.exit(run(words))
     except (KeyboardInterrupt, StoppedError):
         print("feature-gs: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -93,25 +42,3 @@ def _log_level() -> str:
     if level not in LOG_LEVELS:
         raise OptionError(f"FEATURE_GS_LOG={level} is no level of messages; choose {', '.join(LOG_LEVELS)}")
     return level
-
-
-def _run(words: list[str]) -> int:
-    config = (tyro.conf.FlagCreatePairsOff,)
-    group = GROUPS.get(words[0]) if words else None
-    if group is not None:
-        prog, commands, words = f"feature-gs {words[0]}", group, words[1:]
-    else:
-        prog, commands = "feature-gs", COMMANDS | {name: _group(name) for name in GROUPS}
-    result = tyro.extras.subcommand_cli_from_dict(
-        commands, prog=prog, description=__doc__ if group is None else None, args=words, config=config
-    )
-    return int(result or 0)
-
-
-def _group(name: str) -> Command:
-    """A line of the main help for a group of commands; their own help is one level down."""
-
-    def listed() -> None: ...
-
-    listed.__doc__ = f"{', '.join(GROUPS[name])}: see feature-gs {name} --help"
-    return listed

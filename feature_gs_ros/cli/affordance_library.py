@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from feature_gs_ros.affordance import Library, box_labels, make_source
 from feature_gs_ros.affordance.pictures import source_picture
 from feature_gs_ros.affordance.umd import UMD_AFFORDANCES, load_umd_labels
-from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.checks import check_kind, check_outputs
 from feature_gs_ros.cli.common import print_json
 from feature_gs_ros.errors import AffordanceError
 from feature_gs_ros.extractors import extractor_of, make_extractor
@@ -61,6 +61,7 @@ def add(
     """
     inputs = [image, mask, labels, weights]
     check_outputs({"--picture": picture}, [*inputs, library])
+    check_kind("--picture", picture, ".png")
     check_outputs({} if library.is_dir() else {"--library": library}, inputs)
     pixels = load_image(image)
     values, names = _annotation(mask, labels, affordance, box, pixels.shape[:2])

@@ -13,7 +13,7 @@ import tyro
 
 from feature_gs_ros.alignment import load_alignment
 from feature_gs_ros.backprojection import BackProjector, memory_needed
-from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.checks import check_outputs, files_of
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
     ProgressBar,
@@ -81,7 +81,8 @@ def backproject(
         bag: how a rosbag2 recording is read.
     """
     choose_backend(backend)
-    check_outputs({"--out": out}, [map, stream, weights, alignment, masks, labels], folders={"--cache": cache})
+    inputs = [map, stream, weights, alignment, masks, labels, *files_of(option)]
+    check_outputs({"--out": out}, inputs, folders={"--cache": cache})
     teacher = _make_teacher(extractor, teacher_options(option), weights, masks, labels)
     if cache is not None:
         teacher = cast("Extractor", CachedExtractor(teacher, cache))  # it only reads what the contract names

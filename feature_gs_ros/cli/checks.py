@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from feature_gs_ros.errors import OptionError
 
 MOST_SEED = 2**63 - 1
+# What recordings, COLMAP and nerfstudio folders, masks and arrays consist of.
+READ_IN_FOLDERS = (
+    ".mcap", ".db3", ".yaml", ".yml", ".json", ".txt", ".bin", ".png", ".jpg", ".jpeg", ".npy", ".npz",
+)  # fmt: skip
 
 
 def check_number(
@@ -32,6 +38,27 @@ def check_number(
 def check_seed(seed: int) -> None:
     """Raise an OptionError unless random generators take the seed."""
     check_number("--seed", seed, 0, MOST_SEED)
+
+
+def check_kind(option: str, path: Path | None, suffix: str) -> None:
+    """What is written is of one kind, and named so: programs tell files by their names.
+
+    Raises:
+        OptionError: the name ends as another kind's does.
+    """
+    if path is not None and path.suffix.lower() not in ("", suffix):
+        raise OptionError(f"{option} '{path}': a {suffix} file is written; name it '{path.with_suffix(suffix).name}'")
+
+
+def files_of(options: Iterable[str]) -> list[Path]:
+    """Files and folders that a teacher's KEY=VALUE options name, among what else they may say."""
+    found = []
+    for option in options:
+        path = Path(option.partition("=")[2])
+        with contextlib.suppress(OSError, ValueError):  # no name at all, or one that no file can have
+            if path.name and path.exists():
+                found.append(path)
+    return found
 
 
 def check_outputs(
@@ -62,6 +89,27 @@ def check_outputs(
             raise OptionError(f"{option} and {written[target]} would both be written to '{path}'; choose another name")
         if option in files and target.is_dir():
             raise OptionError(f"{option} '{path}' is a folder; choose another name, or one in it")
+        if option in files and target.exists() and not target.is_file():
+            raise OptionError(f"{option} '{path}' is a device or a pipe, no file; choose another name")
         if option not in files and target.exists() and not target.is_dir():
             raise OptionError(f"{option} '{path}' is a file, where a folder is wanted; choose another name")
+        if target.is_file() and target.suffix.lower() in READ_IN_FOLDERS and read & set(target.parents):
+            raise OptionError(f"{option} '{path}' is of a folder that this command reads; choose another name")
+        _check_place(option, path, target)
         written[target] = option
+
+
+def _check_place(option: str, path: Path, target: Path) -> None:
+    """Something can be written there: better said now than after an hour of work."""
+    place = target if target.is_dir() else target.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise OptionError(f"{option} '{path}' can't be written: '{place}' is a file, no folder; choose another name")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OptionError(
+            f"{option} '{path}' can't be written in '{place}': {error.strerror or error}; choose another folder"
+        ) from error

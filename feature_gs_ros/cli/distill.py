@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from feature_gs_ros.cli.checks import check_number, check_outputs
+from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
     ProgressBar,
@@ -93,7 +93,7 @@ def distill(
     check_number("--gamma", gamma, 0, 1e6)
     check_number("--size", size, 16)
     trained_map = {"the map beside --out": _map_beside(out)} if joint else {}
-    check_outputs({"--out": out, **trained_map}, [map, stream, weights, alignment])
+    check_outputs({"--out": out, **trained_map}, [map, stream, weights, alignment, *files_of(option)])
     options = teacher_options(option) | ({} if weights is None else {"weights": weights})
     teacher = make_extractor(extractor, **options)
     if dims is not None and not 1 <= dims <= teacher.dimension:

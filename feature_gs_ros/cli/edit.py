@@ -11,7 +11,7 @@ import tyro
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
-from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
 from feature_gs_ros.cli.query import best_view
 from feature_gs_ros.clicks import feature_of, picture_example, weights_near
@@ -88,10 +88,12 @@ def edit(
     remembered = out.with_name(out.name + ".edits")
     outputs = {"--out": out, "the file of the edits": remembered, "--picture": picture}
     example = None if asked is None or not asked[1].startswith("@") else Path(asked[1][1:])
-    check_outputs(outputs, [field, map, weights, example])
+    check_outputs(outputs, [field, map, weights, example, *files_of(option)])
     segmenter = open_segmenter(field, map, weights, option)
     own = find_map(field, segmenter.field, map)
     check_outputs(outputs, [own])
+    check_kind("--out", out, ".ply")
+    check_kind("--picture", picture, ".png")
     stack = _stack(remembered, segmenter)
     before = stack.edited()
     if asked is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
-from feature_gs_ros.cli.checks import check_outputs
+from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_unit, open_segmenter, print_json
 from feature_gs_ros.errors import FieldError
 from feature_gs_ros.field import KnownView
@@ -60,9 +60,11 @@ def query(
     """
     rasterizer.choose_backend(backend)
     outputs = {"--cloud": cloud, "--picture": picture}
-    check_outputs(outputs, [field, map, weights])
+    check_outputs(outputs, [field, map, weights, *files_of(option)])
     segmenter = open_segmenter(field, map, weights, option)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
+    check_kind("--cloud", cloud, ".ply")
+    check_kind("--picture", picture, ".png")
     splat_from_map = segmenter.field.provenance.splat_from_map
     unit = length_unit(splat_from_map)
     answer = segmenter.ask([text], negative, threshold)[0]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import tyro
 
-from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
+from feature_gs_ros.cli.checks import check_kind, check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import NO_OPTIONS, ProgressBar, RecordingOptions, alignment_or_identity, note, print_json
 from feature_gs_ros.errors import MapError, TrainingError
 from feature_gs_ros.gaussians import GaussianMap
@@ -93,6 +93,7 @@ def train(
     checkpoint = out.with_name(out.name + ".training")
     files, folders = {"--out": out, "the checkpoint": checkpoint}, {"--pictures": pictures}
     check_outputs(files, [stream, init, alignment], folders=folders)
+    check_kind("--out", out, ".ply")
     source = open_stream(stream, bag=bag)
     names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)

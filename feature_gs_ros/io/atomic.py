@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -21,6 +22,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     is an OSError as any other.
     """
     target = Path(os.path.realpath(target))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "it is a folder, a device or a pipe, no file to replace", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     # Of a long name only the start: with what is added it would be too long.
     handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)

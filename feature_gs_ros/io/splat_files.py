@@ -48,11 +48,11 @@ def load_map(path: str | Path) -> GaussianMap:
 def _load(path: Path) -> GaussianMap:
     with path.open("rb") as file:
         start = file.read(4)
-    if path.suffix.lower() == ".splat" and start:
-        return load_antimatter_splat(path)
     if start in (b"ply\n", b"ply\r"):
         ply = open_ply(path)
         return load_compressed_ply(ply) if is_compressed_ply(ply) else load_gaussian_ply(ply)
+    if path.suffix.lower() == ".splat" and start:
+        return load_antimatter_splat(path)
     if path.suffix.lower() in _OTHER_SPLATS:
         raise MapError(
             f"'{path}': files '{path.suffix}' aren't read; convert it to PLY, as PlayCanvas' splat-transform does"
