@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from feature_gs_ros.cameras import Camera
+from feature_gs_ros.errors import TrainingError
 from feature_gs_ros.training.start import BEHIND, StartOptions, _thinned, nearest_allowed, start_from_points
 from feature_gs_ros.training.views import TrainingView
 
@@ -50,6 +51,22 @@ def test_shells_are_behind_the_points_and_around_the_cameras() -> None:
         assert bool((local[inside, 2] > np.percentile(depths, BEHIND) - 0.3).all())
     assert bool(seen.all())
     assert torch.allclose(start.sh_dc.detach()[300:], torch.tensor(-0.25 / 0.28209479), atol=1e-4)
+
+
+def test_stereo_adds_nothing_to_views_without_neighbours() -> None:
+    """A single view, and two of the same place: no other view, or none at a useful angle."""
+    rng = np.random.default_rng(1)
+    points, colors = rng.normal(0, 0.5, (300, 3)), rng.integers(0, 255, (300, 3)).astype(np.uint8)
+    (view,) = arc(1, 3.0, 0.25)
+    for views in ([view], [view, view]):
+        start = start_from_points(points, colors, views, 0, StartOptions(stereo=1000, shell=0))
+        assert torch.equal(start.means.detach(), torch.from_numpy(points).float())
+
+
+def test_points_that_no_view_sees_are_nothing_to_start_from() -> None:
+    points = np.random.default_rng(1).normal(0, 0.5, (300, 3)) + [0, 0, 1000]
+    with pytest.raises(TrainingError, match=r"none of the 300 points .* any of the 1 images: .* --init"):
+        start_from_points(points, np.zeros((300, 3), np.uint8), arc(1, 3.0, 0.25), 0)
 
 
 def test_nothing_may_be_nearer_than_a_share_of_the_nearest_points() -> None:

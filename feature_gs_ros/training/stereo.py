@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.cameras import Camera
+from feature_gs_ros.errors import TrainingError
 from feature_gs_ros.kernels import parallel_for
 
 Floats = NDArray[np.float32]
@@ -54,19 +55,28 @@ class StereoOptions:
 def sweep_points(
     views: Sequence[StereoView], known: NDArray[np.float64], options: StereoOptions | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points [M, 3] in the splat's frame and their colours [M, 3] in 0 … 1.
+    """Points [M, 3] in the splat's frame and their colours [M, 3] in 0 … 1; none of a view without neighbours.
 
     Args:
         known: points [N, 3], by which a view's depths are bounded and its neighbours chosen.
+
+    Raises:
+        TrainingError: no view sees any of these.
     """
     options = options or StereoOptions()
     seen = [_seen_points(view, known) for view in views]
+    if not any(points.any() for points in seen):
+        raise TrainingError(
+            f"none of the {len(known)} points to start from is in any of the {len(views)} images: take more of the "
+            "images, check their poses, or start from a map with --init"
+        )
     depths: list[Floats] = [np.zeros(view.image.shape[:2], np.float32) for view in views]
 
     def sweep(first: int, last: int) -> None:
         for k in range(first, last):
-            if seen[k].sum() >= 8:
-                depths[k] = _sweep(views, k, _neighbours(views, seen, k, options.neighbours), known[seen[k]], options)
+            neighbours = _neighbours(views, seen, k, options.neighbours)
+            if neighbours and seen[k].sum() >= 8:
+                depths[k] = _sweep(views, k, neighbours, known[seen[k]], options)
 
     parallel_for(len(views), 1, sweep)
     points, colors = [], []
