@@ -13,6 +13,8 @@ from feature_gs_ros.errors import AlignmentError
 from feature_gs_ros.io.structured import number, numbers, read_structured
 
 Array = NDArray[np.float64]
+SMALLEST_SCALE, LARGEST_SCALE = 1e-9, 1e9  # of a file or parameters: what is beyond can't be meant
+_KEYS = ("scale", "rotation_wxyz", "translation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +158,15 @@ def load_alignment(path: str | Path) -> Sim3:
 
 
 def sim3_from_mapping(values: Mapping[str, object], source: str) -> Sim3:
-    """``{scale, rotation_wxyz, translation}`` as a Sim3.
+    """``{scale, rotation_wxyz, translation}`` as a Sim3; the scale is 1 by default.
 
     Raises:
-        AlignmentError: a value is missing, not a number, or out of range.
+        AlignmentError: a value is missing, not a number, or out of range, or a key is unknown.
     """
     named = f"splat_from_map in '{source}'"
+    unknown = [str(key) for key in values if key not in _KEYS]
+    if unknown:
+        raise AlignmentError(f"{named} holds {', '.join(unknown)}; it takes {', '.join(_KEYS)}")
     scale = number(values, "scale", named, AlignmentError) if "scale" in values else 1.0
     quat = np.array(numbers(values.get("rotation_wxyz"), f"rotation_wxyz of {named}", AlignmentError))
     translation = np.array(numbers(values.get("translation"), f"translation of {named}", AlignmentError))
@@ -169,8 +174,7 @@ def sim3_from_mapping(values: Mapping[str, object], source: str) -> Sim3:
         raise AlignmentError(
             f"{named} needs 4 numbers in rotation_wxyz and 3 in translation, got {len(quat)} and {len(translation)}"
         )
-    if scale <= 0:
-        raise AlignmentError(f"scale of {named} is {scale}, expected a positive number")
+    _check_scale(scale, named)
     norm = float(np.linalg.norm(quat))
     if abs(norm - 1) > 1e-2:
         raise AlignmentError(f"rotation_wxyz in '{source}' has length {norm:.4g}, expected 1; the order is w x y z")
@@ -182,10 +186,18 @@ def _from_dataparser(content: Mapping[str, object], path: Path) -> Sim3:
     if len(transform) not in (12, 16):
         raise AlignmentError(f"transform of '{path}' has {len(transform)} numbers, expected 3×4")
     scale = number(content, "scale", f"'{path}'", AlignmentError)
-    if scale <= 0:
-        raise AlignmentError(f"scale of '{path}' is {scale}, expected a positive number")
+    _check_scale(scale, f"'{path}'")
     try:
         rigid = Sim3.from_matrix(np.reshape(transform, (-1, 4)))
     except AlignmentError as error:
         raise AlignmentError(f"'{path}': {error}") from error
     return Sim3(scale * rigid.scale, rigid.quat_wxyz, scale * rigid.translation)
+
+
+def _check_scale(scale: float, source: str) -> None:
+    if scale <= 0:
+        raise AlignmentError(f"scale of {source} is {scale}, expected a positive number")
+    if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
+        raise AlignmentError(
+            f"scale of {source} is {scale:g}, expected {SMALLEST_SCALE:g} to {LARGEST_SCALE:g} splat units a metre"
+        )

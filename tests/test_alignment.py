@@ -146,10 +146,24 @@ GOOD = "scale: 1, rotation_wxyz: [1, 0, 0, 0], translation: [0, 0, 0]"
         ("a.json", '{"transform": [[1, 2], [3, 4]], "scale": 1}', "has 4 numbers, expected 3×4"),
         ("a.json", '{"transform": "x", "scale": 1}', "expected a list of numbers"),
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,1,0]], "scale": 0}', "scale .* is 0.0"),
+        ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,1,0]], "scale": 1e-12}', "scale .* is 1e-12"),
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,1,NaN]], "scale": 1}', "holds nan"),
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,-1,0]], "scale": 1}', "a.json.*mirrored"),
         ("a.yaml", "splat_from_map: {scale: 1}", "rotation_wxyz .* missing"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scale: -1"), "expected a positive number"),
+        ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scale: 1e-10"), "scale .* is 1e-10, .* 1e-09 to"),
+        (
+            "a.yaml",
+            f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scale: 2e9"),
+            r"scale .* is 2e\+09, .* to 1e\+09",
+        ),
+        (
+            "a.yaml",
+            f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scael: 3.7, 2: x"),
+            "holds scael, 2; it takes scale, rotation_wxyz, translation",
+        ),
+        ("a.yaml", f"splat_from_map: {{{GOOD},\n scale: 2}}", "key 'scale' is there twice, the second time in line 2"),
+        ("a.yaml", f"splat_from_map: {{{GOOD}}}\nsplat_from_map: {{{GOOD}}}", "key 'splat_from_map' is there twice"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scale: .inf"), "expected a finite number"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("[1, 0, 0, 0]", "[1, 0, 0]"), "needs 4 numbers"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("[1, 0, 0, 0]", "[0, 0, 0, 0]"), "length 0"),
@@ -162,6 +176,12 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: str,
     file.write_text(content)
     with pytest.raises(AlignmentError, match=message):
         load_alignment(file)
+
+
+def test_yaml_s_merged_keys_may_be_said_again(tmp_path: Path) -> None:
+    file = tmp_path / "alignment.yaml"
+    file.write_text(f"usual: &usual {{{GOOD}}}\nsplat_from_map: {{<<: *usual, scale: 2}}")
+    assert load_alignment(file).scale == 2
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:

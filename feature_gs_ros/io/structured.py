@@ -6,17 +6,33 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from feature_gs_ros.errors import FeatureGsError
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, but a key that is there twice is an error, as YAML has it."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"key '{key.value}' is there twice, the second time in line {line}; keep one")
+                seen.add((key.tag, key.value))
+        return node
+
+
 def read_structured(path: Path, error: type[FeatureGsError]) -> object:
     """The content of a JSON or YAML file, told apart by the suffix ``.json``.
 
     Raises:
-        error: the file is missing or is neither.
+        error: the file is missing or is neither, or YAML says a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -26,7 +42,7 @@ def read_structured(path: Path, error: type[FeatureGsError]) -> object:
         raise error(f"'{path}' is not text in UTF-8") from cause
     try:
         # YAML takes most JSON too, but reads 1e-05 as a string.
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        return json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except (ValueError, yaml.YAMLError, RecursionError) as cause:  # YAML's dates raise a bare ValueError
         language = "JSON" if path.suffix == ".json" else "YAML"
         reason = str(cause).splitlines()[0]
