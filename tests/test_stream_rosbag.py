@@ -301,8 +301,18 @@ def test_a_bag_without_images_tf_or_a_single_pose_says_so(tmp_path: Path) -> Non
     with Recorder(tmp_path / "lost") as recorder:
         recorder.write("/camera/camera_info", camera_info(START), START)
         recorder.write("/camera/image_raw", image(picture(0), START), START)
-    with pytest.raises(StreamError, match="no frames at all"):
+    with pytest.raises(
+        StreamError, match=r"lost' holds no /tf or /tf_static, so its images have no poses: record both"
+    ):
         open_stream(tmp_path / "lost")
+    broken = base_in_map(START)
+    broken[0, 3] = np.nan
+    with Recorder(tmp_path / "broken") as recorder:
+        recorder.write("/tf", tf_message(("map", "base_link", START, broken)), START)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        recorder.write("/camera/image_raw", image(picture(0), START), START)
+    with pytest.raises(StreamError, match=r"no transform in /tf of '.*broken' can be used"):
+        open_stream(tmp_path / "broken")
     with Recorder(tmp_path / "late") as recorder:
         write_tf(recorder, first=START + STEP)
         recorder.write("/camera/camera_info", camera_info(START), START)

@@ -129,8 +129,12 @@ def test_two_kinds_in_one_folder_must_be_told_apart(tmp_path: Path) -> None:
 
 def test_options_that_belong_to_another_kind_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "folder", [entry()])
-    with pytest.raises(StreamError, match="no rosbag2 recording: leave out"):
+    with pytest.raises(StreamError, match=r"no rosbag2 recording: leave out .* --map-frame world$"):
         open_stream(tmp_path / "folder", bag=BagOptions(map_frame="world"))
+    options = BagOptions(image_topics=("/left", "/right"), camera_info_file=Path("lens.yaml"), rectified=False)
+    words = "--image-topics /left --image-topics /right --camera-info-file lens.yaml --rectified False"
+    with pytest.raises(StreamError, match=f"that are for those, {words}$"):
+        open_stream(tmp_path / "folder", bag=options)
     assert open_stream(tmp_path / "folder", bag=BagOptions()).names() == ["1"]
     record(tmp_path / "bag")
     with pytest.raises(StreamError, match="leave out images='x'"):

@@ -36,7 +36,7 @@ class RosbagStream:
     transforms that aren't finite.
 
     Raises:
-        StreamError: a damaged bag, no image topic that can be used, a map frame that tf doesn't have.
+        StreamError: a damaged bag, no image topic that can be used, no tf, a map frame that tf doesn't have.
         CameraError: the calibration file can't be read.
     """
 
@@ -141,11 +141,19 @@ class RosbagStream:
                 self._calibrations[topic].add(stamp_ns(message.header.stamp), message)
             else:
                 self._add_transforms(message, is_static=topic.endswith("tf_static"))
+        if not tf_topics:
+            raise StreamError(
+                f"'{self.source}' holds no /tf or /tf_static, so its images have no poses: record both topics"
+            )
+        if not self._tf.frames():
+            raise StreamError(
+                f"no transform in {' and '.join(tf_topics)} of '{self.source}' can be used, so its images have no "
+                "poses: record both /tf and /tf_static"
+            )
         if self.options.map_frame not in self._tf:
-            frames = ", ".join(self._tf.frames()) or "no frames at all"
             raise StreamError(
                 f"tf of '{self.source}' has no frame '{self.options.map_frame}'; "
-                f"set map_frame (--map-frame) to one of {frames}"
+                f"set map_frame (--map-frame) to one of {', '.join(self._tf.frames())}"
             )
 
     def _add_transforms(self, message: Any, *, is_static: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
@@ -73,8 +74,19 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
             raise StreamError(f"'{path}' is a rosbag2 recording, which holds its images: leave out images='{images}'")
         return RosbagStream(path, bag)
     if bag is not None and bag != BagOptions():
-        raise StreamError(f"'{path}' is no rosbag2 recording: leave out the options that are for those, {bag}")
+        raise StreamError(f"'{path}' is no rosbag2 recording: leave out the options that are for those, {_words(bag)}")
     return _FILE_STREAMS[kinds[0]](path, images)
+
+
+def _words(bag: BagOptions) -> str:
+    """The options that aren't the defaults, as on the command line."""
+    words = []
+    for option in fields(bag):
+        value = getattr(bag, option.name)
+        if value != option.default:
+            each = value if isinstance(value, tuple) else (value,)
+            words += [f"--{option.name.replace('_', '-')} {one}" for one in each]
+    return " ".join(words)
 
 
 def _is_json(path: Path, name: str, key: bytes) -> bool:
