@@ -16,6 +16,7 @@ from feature_gs_ros.errors import CameraError
 
 Image = NDArray[np.uint8]  # [H, W, 3] RGB
 DistortionModel = Literal["plumb_bob", "rational_polynomial", "equidistant"]
+MAX_INTRINSIC = 1e9  # pixels: beyond it single precision tells nothing apart
 COEFFICIENT_COUNTS: dict[DistortionModel, tuple[int, ...]] = {
     "plumb_bob": (4, 5),
     "rational_polynomial": (8,),
@@ -55,7 +56,7 @@ class Camera:
     ``cx, cy`` count from the image's corner: the centre of the top left pixel is (0.5, 0.5).
 
     Raises:
-        CameraError: a value is not finite, the size or a focal length is not positive.
+        CameraError: a value is not finite or beyond 1e9 pixels, the size or a focal length is not positive.
     """
 
     width: int
@@ -72,11 +73,15 @@ class Camera:
         for name in ("fx", "fy", "cx", "cy"):
             if not np.isfinite(getattr(self, name)):
                 raise CameraError(f"{name}={getattr(self, name)} is not finite; calibrate the camera")
+            if abs(getattr(self, name)) > MAX_INTRINSIC:
+                raise CameraError(
+                    f"{name}={getattr(self, name):g} is beyond {MAX_INTRINSIC:g} pixels; calibrate the camera"
+                )
         for name in ("fx", "fy"):
             if getattr(self, name) <= 0:
                 raise CameraError(
                     f"focal length {name}={getattr(self, name)} is not positive; "
-                    "the driver publishes no calibration yet: calibrate the camera"
+                    "give the camera's calibration (a driver that publishes none yet has 0)"
                 )
 
     @property

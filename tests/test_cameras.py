@@ -138,10 +138,14 @@ def test_a_resized_camera_projects_to_the_same_place_in_the_image() -> None:
     [
         ({"width": 0}, "0×240"),
         ({"height": -3}, "320×-3"),
-        ({"fx": 0.0}, "fx=0.0 is not positive"),
+        ({"fx": 0.0}, "fx=0.0 is not positive; give the camera's calibration"),
         ({"fy": -1.0}, "fy=-1.0 is not positive"),
         ({"fx": float("nan")}, "fx=nan is not finite"),
         ({"cy": float("inf")}, "cy=inf is not finite"),
+        ({"fx": 1e300}, r"fx=1e\+300 is beyond 1e\+09 pixels"),
+        ({"fy": 2e9}, r"fy=2e\+09 is beyond"),
+        ({"cx": -2e9}, r"cx=-2e\+09 is beyond"),
+        ({"cy": 2e9}, r"cy=2e\+09 is beyond"),
     ],
 )
 def test_a_camera_refuses_intrinsics_that_are_none(change: dict[str, float], message: str) -> None:
