@@ -166,6 +166,8 @@ class FeatureField:
             FieldError: missing, truncated, or not a field.
         """
         path = Path(path)
+        if path.is_dir():
+            raise FieldError(f"'{path}' is a folder; name the field in it")
         if not path.is_file():
             raise FieldError(
                 f"there is no field '{path}'; make one with: feature-gs backproject MAP STREAM --out {path}"
@@ -175,7 +177,9 @@ class FeatureField:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError) as error:
-            raise FieldError(f"'{path}' is no field: {error}") from error
+            raise FieldError(
+                f"'{path}' is no field, or a damaged one ({error}); give a file that feature-gs backproject wrote"
+            ) from error
         if metadata.get("format") != FORMAT:
             raise FieldError(f"'{path}' holds format '{metadata.get('format')}', expected '{FORMAT}'")
         try:

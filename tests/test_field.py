@@ -101,6 +101,8 @@ def test_truncated_files(tmp_path: Path, keep: int) -> None:
 
 
 def test_files_of_something_else(tmp_path: Path) -> None:
+    with pytest.raises(FieldError, match="is a folder; name the field in it"):
+        FeatureField.load(tmp_path)
     with pytest.raises(FieldError, match=r"there is no field .*feature-gs backproject"):
         FeatureField.load(tmp_path / "missing")
     save_file({"x": torch.zeros(2)}, tmp_path / "other")
