@@ -42,6 +42,22 @@ def test_names_that_no_file_can_have(words: tuple[str, ...], tmp_path: Path, mon
     assert not (tmp_path / "field").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("edit", "field", "--out", "new.ply", "--delete", "mug", "--by", "1", "0", "0"), "where to --move"),
+        (("distill", "map.ply", ".", "--out", "field", "--frozen-by-features"), "goes with --joint"),
+        (("train", ".", "--out", "new.ply", "--alignment", "alignment.yaml"), "the frame of --init"),
+    ],
+)
+def test_options_that_would_change_nothing(
+    words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scene(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert message in run(*words, code=2).stderr
+
+
 def test_a_folder_that_may_not_be_looked_into(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o000)

@@ -89,6 +89,8 @@ def distill(
     """
     if joint and method != "train":
         raise TrainingError("--joint changes the geometry, which least squares can't: add --method train")
+    if frozen_by_features and not joint:
+        raise TrainingError("--frozen-by-features goes with --joint; without it the geometry is frozen anyway")
     check_number("--iterations", iterations, 0 if method == "solve" else 1)
     check_number("--gamma", gamma, 0, 1e6)
     check_number("--size", size, 16)

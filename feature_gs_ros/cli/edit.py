@@ -129,6 +129,8 @@ def _operation(
         raise EditError(f"{len(asked)} edits at once; give one prompt a command, and the same --out for the next")
     if asked and isinstance(asked[0][0], Move) and moved == Move():
         raise EditError("--move goes nowhere; give --by X Y Z, --turn W X Y Z or --scale S")
+    if moved != Move() and move is None:
+        raise EditError("--by, --turn and --scale say where to --move something; give it a prompt")
     return asked[0] if asked else None
 
 

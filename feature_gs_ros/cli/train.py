@@ -88,6 +88,8 @@ def train(
     check_number("--gaussians", gaussians, 1)
     check_number("--picture-every", picture_every, 1)
     check_seed(seed)
+    if alignment is not None and init is None:
+        raise TrainingError("--alignment leads to the frame of --init; without one the map is in the stream's own")
     if not all(0 < share < 1 for share in reset_opacity):
         raise TrainingError(f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1")
     checkpoint = out.with_name(out.name + ".training")
