@@ -17,6 +17,7 @@ from feature_gs_ros.errors import CameraError
 Image = NDArray[np.uint8]  # [H, W, 3] RGB
 DistortionModel = Literal["plumb_bob", "rational_polynomial", "equidistant"]
 MAX_INTRINSIC = 1e9  # pixels: beyond it single precision tells nothing apart
+MIN_FOCAL = 1e-9  # pixels: of less, single precision may leave nothing
 COEFFICIENT_COUNTS: dict[DistortionModel, tuple[int, ...]] = {
     "plumb_bob": (4, 5),
     "rational_polynomial": (8,),
@@ -56,7 +57,8 @@ class Camera:
     ``cx, cy`` count from the image's corner: the centre of the top left pixel is (0.5, 0.5).
 
     Raises:
-        CameraError: a value is not finite or beyond 1e9 pixels, the size or a focal length is not positive.
+        CameraError: a value is not finite or beyond 1e9 pixels, the size or a focal length is not positive or next to
+            nothing.
     """
 
     width: int
@@ -82,6 +84,10 @@ class Camera:
                 raise CameraError(
                     f"focal length {name}={getattr(self, name)} is not positive; "
                     "give the camera's calibration (a driver that publishes none yet has 0)"
+                )
+            if getattr(self, name) < MIN_FOCAL:
+                raise CameraError(
+                    f"focal length {name}={getattr(self, name):g} is below {MIN_FOCAL:g} pixels; calibrate the camera"
                 )
 
     @property

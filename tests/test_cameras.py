@@ -143,6 +143,7 @@ def test_a_resized_camera_projects_to_the_same_place_in_the_image() -> None:
         ({"fx": float("nan")}, "fx=nan is not finite"),
         ({"cy": float("inf")}, "cy=inf is not finite"),
         ({"fx": 1e300}, r"fx=1e\+300 is beyond 1e\+09 pixels"),
+        ({"fx": 1e-300}, "fx=1e-300 is below 1e-09 pixels"),
         ({"fy": 2e9}, r"fy=2e\+09 is beyond"),
         ({"cx": -2e9}, r"cx=-2e\+09 is beyond"),
         ({"cy": 2e9}, r"cy=2e\+09 is beyond"),
