@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity import instances as module
+from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.identity.instances import find_instances, instance_field
 from feature_gs_ros.io.gaussian_ply import save_ply
 from feature_gs_ros.io.splat_files import load_map
@@ -70,6 +73,34 @@ def test_each_ball_is_one_object_however_many_are_rendered_at_once(
     for view, winners in zip(views, module._winners(views, len(gaussians), samples, clusters, BLOBS), strict=True):
         weight, winner = view.render(carriers).max(dim=2)
         assert torch.equal(torch.from_numpy(winners), torch.where(weight > 0, winner, -1))
+
+
+@pytest.mark.parametrize("book", ["orthogonal", "contrastive"])
+def test_what_nobody_saw_is_of_no_object(
+    book: str, blobs: tuple[GaussianMap, FeatureField], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third Gaussian: not counted as an object's, in no file of it, as little as a query selects it."""
+    monkeypatch.setattr("feature_gs_ros.identity.codes.cache_folder", lambda _: tmp_path)
+    if book == "contrastive":
+        monkeypatch.setattr(module, "MOST_ORTHOGONAL", 1)
+    save_ply(blobs[0], tmp_path / "map.ply")
+    gaussians = load_map(tmp_path / "map.ply")
+    seen = torch.arange(len(gaussians)) % 3 != 0
+    field = replace(field_of(gaussians, blobs[1].features, str(tmp_path / "map.ply")), view_count=seen.int())
+    views = [rasterizer.view(gaussians, *random_camera(seed)) for seed in range(4)]
+    ids = find_instances(gaussians, field, views, smallest=15)
+    assert torch.equal(ids > 0, seen)
+    found = Identities(gaussians, instance_field(field, ids))
+    assert torch.equal(found.confidence > 0, seen)
+    assert torch.equal(found.labels, ids)
+
+    field.save(tmp_path / "field")
+    words = ["instances", tmp_path / "field", "--out", tmp_path / "out", "--smallest", 15, "--json"]
+    told = json.loads(run(*words, "--extract", tmp_path / "parts").stdout)["objects"]
+    assert sum(entry["gaussians"] for entry in told) == int(seen.sum())
+    for entry in told:
+        answer = json.loads(run("query", tmp_path / "out", entry["name"], "--json").stdout)
+        assert answer["gaussians"] == entry["gaussians"] == len(load_map(tmp_path / "parts" / f"{entry['name']}.ply"))
 
 
 @pytest.mark.parametrize(("largest", "objects"), [(1.0, 2), (0.3, 4)])

@@ -20,7 +20,7 @@ from feature_gs_ros.extractors.codes import IdentityExtractor
 from feature_gs_ros.field import FeatureField
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.codes import make_codes
-from feature_gs_ros.identity.encoding import numbered_names
+from feature_gs_ros.identity.encoding import BACKGROUND, numbered_names
 from feature_gs_ros.identity.masks import mask_numbers
 from feature_gs_ros.neighbours import GaussianGraph
 from feature_gs_ros.rasterizer import View
@@ -53,12 +53,13 @@ def find_instances(
     seed: int = 0,
     graph: GaussianGraph | None = None,
 ) -> Tensor:
-    """Instance id [N] int32 of every Gaussian, one of `mask_numbers`; 0 everywhere where there is no cluster.
+    """Instance id [N] int32 of every Gaussian, one of `mask_numbers`; 0 where nothing was seen or there is no cluster.
 
     HDBSCAN clusters a sample, drawn by opacity from what was seen, on places and the features' principal components,
     spread over like-coloured neighbours. What it calls noise joins the nearest cluster. Then the operator spreads the
     sample's ids: rendered into the views each pixel takes the id of most weight, and back-projected each Gaussian takes
-    the id of most pixels (``argmax Wᵀ argmax W``); what no view shows follows its nearest sample.
+    the id of most pixels (``argmax Wᵀ argmax W``); what was seen, but in none of these views, follows its nearest
+    sample.
 
     Args:
         views: of the map, to spread the ids by; none: the nearest sample decides everywhere.
@@ -101,13 +102,14 @@ def find_instances(
     told = torch.from_numpy(votes.max(axis=1).toarray()[:, 0] > 0)
     most = torch.from_numpy(np.asarray(votes.argmax(axis=1)).ravel())
     numbers = torch.tensor(list(itertools.islice(mask_numbers(), clusters)))
-    return numbers[torch.where(told, most, labels)].to(torch.int32)
+    return torch.where(field.seen, numbers[torch.where(told, most, labels)], BACKGROUND).to(torch.int32)
 
 
 def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
     """A field of identity codes for ids [N] from `find_instances`, so that `Identities` and queries answer by them.
 
-    Objects are called ``object 1`` …; codes are orthogonal up to `MOST_ORTHOGONAL` classes, contrastive beyond.
+    Objects are called ``object 1`` …; codes are orthogonal up to `MOST_ORTHOGONAL` classes, contrastive beyond;
+    they are 0 where nothing was seen.
 
     Raises:
         IdentityError: no instance was found.
@@ -118,7 +120,7 @@ def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
     values = torch.tensor(sorted(names))
     book = make_codes("orthogonal" if len(names) <= MOST_ORTHOGONAL else "contrastive", len(names))
     teacher = IdentityExtractor({str(value): names[value] for value in sorted(names)}, book.kind, book.dimension)
-    codes = book.codes[torch.searchsorted(values, ids.to(torch.int64))]
+    codes = book.codes[torch.searchsorted(values, ids.to(torch.int64))] * field.seen.unsqueeze(1)
     return replace(field, features=codes, teacher=teacher.identity, codec=book.codec())
 
 
