@@ -176,6 +176,10 @@ def test_a_text_query_limits_gaussians_and_sources() -> None:
     nothing = transfer(gaussians, field, axes_library(), Settings(k=1), among=torch.zeros(4, dtype=torch.bool))
     assert nothing.label.tolist() == [0, 0, 0, 0]
     assert find_regions(gaussians, field, nothing) == []
+    assert (nothing.state("rim", gaussians), nothing.coverage) == (State.NOT_FOUND, 1.0)
+    little = field_of(gaussians, field.features, torch.arange(4) < 1)
+    nothing = transfer(gaussians, little, axes_library(), PLAIN, among=torch.zeros(4, dtype=torch.bool))
+    assert (nothing.state("rim", gaussians), nothing.coverage) == (State.NOT_OBSERVED, pytest.approx(0.25))
     with pytest.raises(AffordanceError, match="no source of the library is of 'fork'; its objects: bowl, mug"):
         transfer(gaussians, field, axes_library(), PLAIN, object_word="fork")
 

@@ -58,7 +58,7 @@ class Transfer:
     similarity: Tensor  # [N] best cosine to a patch, 0 where nothing was seen
     abstained: Tensor  # [N] bool, seen and asked about, but like no patch of the sources
     asked: Tensor  # [N] bool, seen and asked about
-    coverage: float  # opacity-weighted share, of the Gaussians asked about, that were seen
+    coverage: float  # opacity-weighted share, of the Gaussians asked about (of all if of none), that were seen
     seconds: float
 
     @property
@@ -110,7 +110,8 @@ def transfer(
     the patches disagree, and a Gaussian follows its neighbours the more, the less its own patches agree.
 
     Args:
-        among: [N] bool, the Gaussians asked about, e.g. the mask of a text query; all by default.
+        among: [N] bool, the Gaussians asked about, e.g. the mask of a text query; all by default. Where there are
+            none, because no such thing was found, coverage is that of the whole map.
         object_word: only sources with this word.
         graph: gives the map's graph, if there is one already; made where ``settings.spread`` needs it.
         progress: called with the Gaussians done, and all; True stops.
@@ -143,7 +144,8 @@ def transfer(
         probability /= probability.sum(dim=1, keepdim=True).clamp_min(1e-12)
         probability[~asked] = _nothing(len(affordances))
         abstained &= probability.argmax(dim=1) == 0  # neighbours may have spoken for it
-    coverage = field.coverage(gaussians, among)
+    anything = among is not None and bool(among.any())
+    coverage = field.coverage(gaussians, among if anything else None)
     return Transfer(affordances, probability, similarity, abstained, asked, coverage, time.perf_counter() - start)
 
 
