@@ -170,6 +170,31 @@ def test_nothing_found_is_an_answer(color_field: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "affordances.ply").exists()
 
 
+def test_nothing_of_an_earlier_run_lies_beside_the_answer(
+    color_field: Path, color_library: Path, small_scene: Path, tmp_path: Path
+) -> None:
+    """What is found, then nothing: its cloud and overlay go; files that no run wrote stay."""
+    out, own = tmp_path / "out", ("affordances.ply", "map.png", "overlay.png")
+    words = ["affordance", "transfer", color_field, "--library", color_library, "--json"]
+    nothing = (*words, "--floor", "1")
+    out.mkdir()
+    for name in ("overlay.png", "notes.png"):
+        (out / name).write_bytes(b"a person's")
+    assert run(*nothing, "--out", out).stderr == ""
+    assert (out / "overlay.png").read_bytes() == b"a person's"
+    run(*words, "--out", out, "--stream", small_scene / "stream")
+    assert all((out / name).exists() for name in own)
+    assert "removed affordances.ply, overlay.png of an earlier run" in run(*nothing, "--out", out).stderr
+    assert [(out / name).exists() for name in own] == [False, True, False]
+    assert (out / "notes.png").read_bytes() == b"a person's"
+    assert (out / "source_photo.png").exists()
+
+    (out / "overlay.png").write_bytes(color_library.read_bytes())
+    words = ["affordance", "transfer", color_field, "--library", out / "overlay.png", "--floor", "1", "--out", out]
+    refused(*words, message="overlay.png' is read by this command")
+    assert (out / "overlay.png").read_bytes() == color_library.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [

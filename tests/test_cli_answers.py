@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,48 @@ def test_a_precomputed_field_is_asked_in_words(scene: Path, monkeypatch: pytest.
     other = run("query", "field", "red", *words, "--option", "dimension=4", code=2).stderr
     assert "has shape (3,), expected (4,)" in other
     assert "has no option colour" in run("query", "field", "red", "--option", "colour=3", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("reds", "unseen", "word", "state"),
+    [(200, 0, "green", "not found"), (200, 300, "green", "not observed"), (3, 300, "red", "not observed")],
+)
+def test_a_part_is_as_absent_as_its_object(reds: int, unseen: int, word: str, state: str, scene: Path) -> None:
+    """Of an object that isn't there; or of which a few Gaussians pass, but too little of the map was seen to say."""
+    field = write_field(scene, lambda means: means[:, 0] >= means[:, 0].topk(reds).values[-1])
+    whole = FeatureField.load(field)
+    count = torch.zeros(400, dtype=torch.int32)
+    count[load_map(scene / "map.ply").means[:, 0].topk(400 - unseen).indices] = 1
+    replace(whole, view_count=count).save(scene / "asked")
+    add = ("affordance", "add", scene / "images" / "0000.png", scene / "masks" / "0000.png", "--extractor", "color")
+    run(*add, "--library", scene / "grips", "--labels", scene / "labels.yaml")
+    words = ("affordance", "transfer", field, "--library", scene / "grips", "--out", scene / "out", "--json")
+    said = run(*words, "--object", word, "--object-field", scene / "asked")
+    told = json.loads(said.stdout)
+    assert f"'{word}' {state}" in said.stderr
+    assert {entry["state"] for entry in told["affordances"].values()} == {state}
+    assert f"'left' {state}" in told["message"]
+    assert told["coverage"] == pytest.approx(1 - unseen / 400, abs=1e-4)
+
+
+def test_pictures_of_an_earlier_question_do_not_stay(scene: Path) -> None:
+    """Nor does anything else go: not a person's files, not those of a folder that was never rendered into."""
+    field, out = write_field(scene, lambda means: means[:, 0] > 0), scene / "pictures"
+    words = ("render", field, "--stream", scene, "--index", "0000", "--out", out)
+    out.mkdir()
+    for name in ("labels.png", "notes.png"):
+        (out / name).write_bytes(b"a person's")
+    assert run(*words).stderr == ""
+    assert (out / "labels.png").read_bytes() == b"a person's"
+    run(*words, "--query", "red", "--query", "blue")
+    assert "removed labels.png of an earlier run" in run(*words, "--query", "red").stderr
+    assert "removed similarity.png, mask.png, overlay.png of an earlier run" in run(*words).stderr
+    assert {path.name for path in out.iterdir()} == {"image.png", "color.png", "depth.png", "features.png", "notes.png"}
+    field.rename(out / "mask.png")
+    before = (out / "mask.png").read_bytes()
+    refused = run("render", out / "mask.png", *words[2:], code=2).stderr
+    assert "mask.png' is read by this command" in refused
+    assert (out / "mask.png").read_bytes() == before
 
 
 def test_a_map_of_plain_colours_is_recoloured(scene: Path) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import Library, Settings, find_regions
 from feature_gs_ros.affordance.transfer import Vote, only
 from feature_gs_ros.affordance.transfer import transfer as transfer_affordances
-from feature_gs_ros.cli.affordance_files import CLOUD, Found, Photographed, as_json, numbers, write_files
+from feature_gs_ros.cli.affordance_files import OWN, Found, Photographed, as_json, numbers, write_files
 from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
@@ -26,11 +26,12 @@ from feature_gs_ros.cli.common import (
     open_segmenter,
     print_json,
 )
+from feature_gs_ros.cli.leftovers import check_own_files
 from feature_gs_ros.errors import OptionError
 from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.rasterizer import Backend
-from feature_gs_ros.segmentation import State
+from feature_gs_ros.segmentation import Answer, State
 
 
 def transfer(
@@ -90,11 +91,12 @@ def transfer(
         raise OptionError("--index and --alignment are those of a stream to draw on; give it with --stream")
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
-    check_outputs({"--out": out / CLOUD}, [find_map(field, features, map)])
+    own_map = find_map(field, features, map)
+    check_own_files(out, OWN, [own_map, field, object_field, library, stream, alignment, weights])
     photographed = None
     if stream is not None:
         photographed = Photographed.of(open_stream(stream, bag=bag), index, alignment, features, gaussians)
-    among = _gaussians_of(object, object_field or field, map, (weights, option), gaussians) if object else None
+    thing = _answer_of(object, object_field or field, map, (weights, option), gaussians) if object else None
     known = object.lower() in {source.object.lower() for source in sources.sources}
     with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
         transferred = transfer_affordances(
@@ -102,10 +104,12 @@ def transfer(
             features,
             sources,
             settings,
-            among=among,
+            among=thing.mask if thing else None,
             object_word=object if known else "",
             progress=progress,
         )
+    if thing and thing.state is not State.FOUND:  # the parts of what isn't there aren't either
+        transferred = replace(transferred, coverage=thing.coverage)
     if affordance:
         transferred = only(transferred, affordance)
     unit = length_unit(features.provenance.splat_from_map)
@@ -129,17 +133,17 @@ def transfer(
     return 0
 
 
-def _gaussians_of(
+def _answer_of(
     word: str,
     path: Path,
     map_path: Path | None,
     teacher: tuple[Path | None, tuple[str, ...]],  # its weights and options
     gaussians: GaussianMap,
-) -> torch.Tensor:
-    """Gaussians [N] bool that a text query finds."""
+) -> Answer:
+    """Of a text query for the object."""
     segmenter = open_segmenter(path, map_path, *teacher)
     segmenter.field.check_map(gaussians)
     answer = segmenter.ask([word])[0]
     if answer.state is not State.FOUND:
         note(answer.message)
-    return answer.mask
+    return answer

@@ -15,6 +15,7 @@ from feature_gs_ros.affordance.pictures import source_picture, transfer_picture
 from feature_gs_ros.alignment import Sim3
 from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.common import CloudFrame, alignment_of_view, in_frame, length_unit
+from feature_gs_ros.cli.leftovers import remove_leftovers
 from feature_gs_ros.cli.query import best_view
 from feature_gs_ros.errors import AffordanceError
 from feature_gs_ros.field import FeatureField
@@ -27,7 +28,8 @@ from feature_gs_ros.pictures import save_png
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.sight import LOOKED_AT
 
-CLOUD = "affordances.ply"
+REGIONS, CLOUD = "regions.json", "affordances.ply"  # the first by every run
+OWN = (CLOUD, "map.png", "overlay.png")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,20 +109,26 @@ def write_files(
 ) -> list[str]:
     """Write regions.json, affordances.ply (where there are any), and pictures of sources, map and a real view.
 
+    Of these, what an earlier run left in the folder and this one doesn't write is removed.
+
     Returns:
         Names of the files.
 
     Raises:
         AffordanceError: the folder can't be written.
+        OptionError: a file of an earlier run can't be removed.
     """
-    written = ["regions.json"]
+    label = found.transferred.label
+    marked = label > 0
+    written, used_before = [REGIONS], (out / REGIONS).is_file()
     try:
-        with atomic_path(out / written[0]) as temporary:
+        with atomic_path(out / REGIONS) as temporary:
             temporary.write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
     except OSError as error:
         raise AffordanceError(f"can't write to '{out}': {error.strerror or error}") from error
-    label = found.transferred.label
-    marked = label > 0
+    if used_before:
+        kept = (bool(marked.any()), bool(found.field.provenance.views), photographed is not None)
+        remove_leftovers(out, [name for name, again in zip(OWN, kept, strict=True) if not again])
     if bool(marked.any()):
         extra = {"affordance_id": label[marked].float(), "similarity": found.transferred.similarity[marked]}
         part = in_frame(found.gaussians.select(marked), cloud_frame, found.field.provenance.splat_from_map)

@@ -14,7 +14,15 @@ import tyro
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cameras import Image
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, open_field, teacher_options
+from feature_gs_ros.cli.common import (
+    NO_OPTIONS,
+    RecordingOptions,
+    alignment_of_view,
+    find_map,
+    open_field,
+    teacher_options,
+)
+from feature_gs_ros.cli.leftovers import check_own_files, remove_leftovers
 from feature_gs_ros.errors import FieldError, PromptError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.sam import SamExtractor
@@ -27,6 +35,9 @@ from feature_gs_ros.promptable import segment_rendered_view
 from feature_gs_ros.rasterizer import Backend, View
 from feature_gs_ros.segmentation import Segmenter, check_prompt, check_threshold
 from feature_gs_ros.view_segmentation import mask_labels, render_similarities, segment_view
+
+ALWAYS = ("image", "color", "depth", "features")
+ASKED = ("similarity", "mask", "overlay", "labels", "sam_mask", "sam_overlay")
 
 
 def render(
@@ -50,6 +61,8 @@ def render(
 ) -> int:
     """Render a frame's view: image, colour, depth, features as colours; with a query also similarity and mask.
 
+    Pictures of an earlier question in the same folder are removed where this run draws none.
+
     Args:
         field: written by feature-gs backproject.
         stream: where the frame is from; any stream in the field's map frame.
@@ -69,6 +82,8 @@ def render(
     """
     check_outputs({}, [field, stream, map, alignment, weights], folders={"--out": out})
     features, gaussians = open_field(field, map)
+    own_map = find_map(field, features, map)
+    check_own_files(out, [f"{name}.png" for name in (*ALWAYS, *ASKED)], [own_map, field, stream, alignment, weights])
     source = open_stream(stream, bag=bag)
     frame = next(iter(source.frames([index])))
     splat_from_map = alignment_of_view(alignment, features, gaussians, source, [index])
@@ -88,8 +103,11 @@ def render(
         pictures |= _answers(segmenter, view, query, threshold, pinhole.image)
     if sam_point or sam_not or sam_box:
         pictures |= _sam_answers(gaussians, features, view, (sam_point, sam_not, sam_box), weights, pinhole.image)
+    used_before = all((out / f"{name}.png").is_file() for name in ALWAYS)
     for name, image in pictures.items():
         save_png(image, out / f"{name}.png")
+    if used_before:
+        remove_leftovers(out, [f"{name}.png" for name in ASKED if name not in pictures])
     print(f"wrote {', '.join(f'{name}.png' for name in pictures)} to {out}")
     return 0
 
