@@ -63,10 +63,16 @@ def test_stereo_adds_nothing_to_views_without_neighbours() -> None:
         assert torch.equal(start.means.detach(), torch.from_numpy(points).float())
 
 
-def test_points_that_no_view_sees_are_nothing_to_start_from() -> None:
+@pytest.mark.parametrize("stereo", [0, 1000])
+def test_points_that_no_view_sees_are_nothing_to_start_from(stereo: int) -> None:
     points = np.random.default_rng(1).normal(0, 0.5, (300, 3)) + [0, 0, 1000]
     with pytest.raises(TrainingError, match=r"none of the 300 points .* any of the 1 images: .* --init"):
-        start_from_points(points, np.zeros((300, 3), np.uint8), arc(1, 3.0, 0.25), 0)
+        start_from_points(points, np.zeros((300, 3), np.uint8), arc(1, 3.0, 0.25), 0, StartOptions(stereo=stereo))
+
+
+def test_points_in_one_place_are_nothing_to_start_from() -> None:
+    with pytest.raises(TrainingError, match=r"all 300 points to start from are in one place; .* --init"):
+        start_from_points(np.full((300, 3), 0.1), np.zeros((300, 3), np.uint8), arc(1, 3.0, 0.25), 0)
 
 
 def test_nothing_may_be_nearer_than_a_share_of_the_nearest_points() -> None:

@@ -47,19 +47,27 @@ def start_from_points(
     """Gaussians as wide as their neighbours are apart.
 
     Raises:
-        TrainingError: too few points to know where the scene is.
+        TrainingError: too few points to know where the scene is, all in one place, or in no image.
     """
     options = options or StartOptions()
     if len(points) < FEWEST_POINTS:
         raise TrainingError(
             f"{len(points)} points are too few to start from ({FEWEST_POINTS} at least); start from a map with --init"
         )
+    if not float(np.ptp(points, axis=0).max()) > 0:
+        raise TrainingError(f"all {len(points)} points to start from are in one place; start from a map with --init")
+    depths = np.concatenate(_depths(points, views))
+    if len(depths) == 0:
+        raise TrainingError(
+            f"none of the {len(points)} points to start from is in any of the {len(views)} images: take more of the "
+            "images, check their poses, or start from a map with --init"
+        )
     places, shades = points, colors / 255.0
     if options.stereo:
         found, looks = _thinned(*_stereo_points(points, views), options.stereo)
         places, shades = np.concatenate([places, found]), np.concatenate([shades, looks])
     spread = _spread(places)
-    sizes = np.clip(spread, 1e-6, 0.1 * float(np.median(np.concatenate(_depths(points, views)))))
+    sizes = np.clip(spread, 1e-6, 0.1 * float(np.median(depths)))
     opacity = np.full(len(places), options.opacity)
     if options.shell:
         far, looks, size = _shells(points, views, options.shell)

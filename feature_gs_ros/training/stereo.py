@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.cameras import Camera
-from feature_gs_ros.errors import TrainingError
 from feature_gs_ros.kernels import parallel_for
 
 Floats = NDArray[np.float32]
@@ -59,17 +58,9 @@ def sweep_points(
 
     Args:
         known: points [N, 3], by which a view's depths are bounded and its neighbours chosen.
-
-    Raises:
-        TrainingError: no view sees any of these.
     """
     options = options or StereoOptions()
     seen = [_seen_points(view, known) for view in views]
-    if not any(points.any() for points in seen):
-        raise TrainingError(
-            f"none of the {len(known)} points to start from is in any of the {len(views)} images: take more of the "
-            "images, check their poses, or start from a map with --init"
-        )
     depths: list[Floats] = [np.zeros(view.image.shape[:2], np.float32) for view in views]
 
     def sweep(first: int, last: int) -> None:
