@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from feature_gs_ros.errors import AffordanceError, EditError, ExtractorError, Fe
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.weights import convert_checkpoint
 from feature_gs_ros.field import FeatureField, Provenance
+from feature_gs_ros.io.atomic import ABANDONED, atomic_path, remove_abandoned
 from tests.disk import largest_file
 
 COUNT = 2000
@@ -106,3 +110,68 @@ def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("ñ" * 127)  # 254 of 255 bytes
     save_field(path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_a_library_leaves_beside_the_file_goes_too(tmp_path: Path) -> None:
+    """safetensors writes a temporary file of its own, and renames it; a failure may leave it."""
+    target = tmp_path / "field"
+
+    def write(error: type[BaseException] | None) -> None:
+        with atomic_path(target) as temporary:
+            temporary.with_name(".tmpAbCdEf").write_bytes(b"half a field")
+            if error:
+                raise error
+            temporary.write_bytes(b"a field")
+
+    for error in (OSError, KeyboardInterrupt):
+        with pytest.raises(error):
+            write(error)
+        assert not list(tmp_path.iterdir())
+    write(None)
+    assert [file.name for file in tmp_path.iterdir()] == ["field"]
+
+
+WRITER = """
+import sys
+from feature_gs_ros.io.atomic import atomic_path
+
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.with_name(".tmpAbCdEf").write_bytes(b"half a field")
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    target = tmp_path / "field"
+    target.write_bytes(b"the old field")
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "begun\n"
+        begun = set(tmp_path.iterdir())
+        remove_abandoned(tmp_path)
+        assert set(tmp_path.iterdir()) == begun > {target}, "it is being written"
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert set(tmp_path.iterdir()) == begun, "nobody could remove it"
+    remove_abandoned(tmp_path)
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == b"the old field"
+
+
+def test_what_no_lock_tells_of_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    """Files of earlier versions; and nothing of anybody else's."""
+    (tmp_path / ".field.abcdefgh.part").write_bytes(b"left")
+    (tmp_path / ".field.ijklmnop.part").write_bytes(b"perhaps being written")
+    (tmp_path / ".film.part").write_bytes(b"another program's")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".link.abcdefgh.part").symlink_to(tmp_path / "elsewhere")
+    for name in (".field.abcdefgh.part", ".film.part"):
+        os.utime(tmp_path / name, (time.time() - 2 * ABANDONED,) * 2)
+    remove_abandoned(tmp_path)
+    kept = {".field.ijklmnop.part", ".film.part", ".link.abcdefgh.part", "elsewhere"}
+    assert {file.name for file in tmp_path.iterdir()} == kept

@@ -12,6 +12,7 @@ from rclpy.duration import Duration
 
 from feature_gs_ros.errors import ParameterError
 from feature_gs_ros.field import FeatureField
+from feature_gs_ros.io.atomic import remove_abandoned
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.kernels import set_thread_count
 from feature_gs_ros.ros.camera_input import CameraInput
@@ -19,7 +20,7 @@ from feature_gs_ros.ros.ingestion_worker import IngestionWorker
 from feature_gs_ros.ros.live_field import LiveField, LiveMap
 from feature_gs_ros.ros.parameters import value
 from feature_gs_ros.ros.poses import Poses
-from feature_gs_ros.ros.settings import Settings, ingestion_limits, make_teacher
+from feature_gs_ros.ros.settings import Settings, check_replaceable, ingestion_limits, make_teacher
 from feature_gs_ros.ros.statistics import Statistics
 
 
@@ -64,6 +65,8 @@ class Session:
             FieldError: the name leads out of data_dir or to another kind of file, or the file can't be written.
         """
         path = self.settings.field_path(name)
+        check_replaceable(path)
+        remove_abandoned(path.parent)
         self.field.save(path)
         return path
 
@@ -71,8 +74,10 @@ class Session:
         if settings.threads > 0:
             set_thread_count(settings.threads)
         saved = settings.field_path()
-        for begun in saved.parent.glob(f".{saved.name}.*.part"):  # by a save that was killed
-            begun.unlink(missing_ok=True)
+        for folder in {settings.data.path, saved.parent, settings.library.parent}:
+            remove_abandoned(folder)
+        if value(node, "save_on_deactivate"):
+            check_replaceable(saved)  # now, not when all has been learned
         learned = FeatureField.load(saved) if value(node, "load_on_activate") and saved.exists() else None
         self.field = LiveField(
             LiveMap(

@@ -8,10 +8,13 @@ from typing import Any, cast
 import yaml
 
 from feature_gs_ros.alignment import Sim3, load_alignment, sim3_from_mapping
+from feature_gs_ros.editing.stack import FORMAT as STACK
 from feature_gs_ros.errors import FieldError, ParameterError
 from feature_gs_ros.extractors import extractor_names, extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.field import FORMAT as FIELD
 from feature_gs_ros.field import FeatureField
+from feature_gs_ros.io.formats import format_of
 from feature_gs_ros.rasterizer import Backend, choose_backend
 from feature_gs_ros.ros.camera_input import CameraSettings
 from feature_gs_ros.ros.data_folder import DataFolder
@@ -63,6 +66,11 @@ class Settings:
             FieldError: the name leads out of data_dir, or to where something else is kept.
         """
         path = self.data(name or self.field)
+        if path == edits_beside(path.with_suffix("")):
+            raise FieldError(
+                f"'{path}' is the name of a field's edits, which are written beside it; choose a name that "
+                f"doesn't end in {path.suffix}"
+            )
         for parameter, taken in (("affordances", self.library), ("map", Path(self.map_path).resolve())):
             if taken in (path, edits_beside(path)):
                 raise FieldError(
@@ -70,6 +78,17 @@ class Settings:
                     f"{parameter}; choose another name"
                 )
         return path
+
+
+def check_replaceable(path: Path) -> None:
+    """A field may be written here, and its edits beside it, with no loss of another kind of file.
+
+    Raises:
+        FieldError: one stands there.
+    """
+    for file, expected, kind in ((path, FIELD, "learned field"), (edits_beside(path), STACK, "stack of edits")):
+        if format_of(file) not in (None, expected):
+            raise FieldError(f"'{file}' is there and is no {kind}, so it isn't replaced; choose another name")
 
 
 def ingestion_limits(node: Any) -> IngestionLimits:

@@ -1,0 +1,132 @@
+"""Saving replaces fields, and nothing else that is kept in data_dir; killed writers leave nothing for good."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from feature_gs_ros.editing import EditStack
+from feature_gs_ros.field import FeatureField
+from feature_gs_ros.srv import Load, Save
+from ros.harness import ACTIVATE, CONFIGURE, Robot, Starter
+
+WRITER = """
+import sys, time
+from feature_gs_ros.io.atomic import atomic_path
+
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.with_name(".tmpAbCdEf").write_bytes(b"half a field")
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_node_that_is_to_save_at_the_end_says_at_once_that_it_cannot(robot, start: Starter):
+    """The first test: before the node of the others is there."""
+    begun = start.data / ".other.abcdefgh.part"  # by a writer that was killed
+    begun.mkdir(parents=True)
+    (begun / "new.part").write_bytes(b"half a field")
+    (start.data / "field.safetensors").write_bytes(b"somebody's")
+    node = start.feature_map(save_on_deactivate=True)
+    assert robot.change_state(CONFIGURE)
+    assert not robot.change_state(ACTIVATE)
+    assert "is there and is no learned field" in node.log.read_text()
+    assert node.stop() == 0
+    assert not begun.exists()
+    assert (start.data / "field.safetensors").read_bytes() == b"somebody's"
+
+
+@pytest.fixture(scope="module")
+def node(start_once: Starter):
+    node = start_once.active()
+    yield node
+    assert node.running
+    assert "Traceback" not in node.log.read_text()
+
+
+@pytest.fixture
+def data(start_once: Starter, node) -> Path:  # noqa: ARG001
+    return start_once.data
+
+
+def save(robot: Robot, path: str) -> Save.Response:
+    return robot.call(Save, "/feature_map/save", Save.Request(path=path))
+
+
+def load(robot: Robot, path: str) -> Load.Response:
+    return robot.call(Load, "/feature_map/load", Load.Request(path=path))
+
+
+def test_a_field_is_replaced_by_the_next_one(robot, data, gaussians):
+    for _ in range(2):
+        assert save(robot, "again.safetensors").success
+        (data / "other").mkdir(exist_ok=True)
+        assert save(robot, "other/again.safetensors").success
+    assert len(FeatureField.load(data / "again.safetensors")) == len(gaussians)
+    assert load(robot, "again.safetensors").success
+    (data / "again.safetensors").write_bytes((data / "again.safetensors").read_bytes()[:-100])  # a copy that broke off
+    assert not load(robot, "again.safetensors").success
+    assert save(robot, "again.safetensors").success
+    assert load(robot, "again.safetensors").success
+
+
+@pytest.mark.parametrize("content", [b"", b"my notes", b"\x89MCAP0\r\n" + bytes(100), b"\xff" * 8, None])
+def test_what_is_no_field_stays(robot, data, content, gaussians):
+    file = data / "stream.mcap"
+    if content is None:  # a file like a field
+        EditStack(gaussians).save(file)
+        content = file.read_bytes()
+    file.write_bytes(content)
+    response = save(robot, "stream.mcap")
+    assert not response.success
+    assert f"'{file}' is there and is no learned field, so it isn't replaced; choose another" in response.message
+    assert file.read_bytes() == content
+
+
+def test_the_edits_beside_a_field_stay(robot, data):
+    assert save(robot, "kitchen").success
+    edits = (data / "kitchen.edits").read_bytes()
+    for name in ("kitchen.edits", "new.edits", "field.safetensors.edits"):
+        response = save(robot, name)
+        assert not response.success
+        assert "choose a name that doesn't end in .edits" in response.message
+        assert not load(robot, name).success
+    assert (data / "kitchen.edits").read_bytes() == edits
+    assert load(robot, "kitchen").success
+    (data / "notes.edits").write_bytes(b"edits of a text")
+    assert "notes.edits' is there and is no stack of edits" in save(robot, "notes").message
+    assert not (data / "notes").exists()
+    assert (data / "notes.edits").read_bytes() == b"edits of a text"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/y"])
+def test_a_name_that_no_file_can_have_is_refused(robot, data, name):  # noqa: ARG001
+    response = save(robot, name)
+    assert not response.success
+    assert "can't write the field" in response.message
+
+
+def test_what_killed_writers_left_goes_and_what_is_being_written_stays(robot, data):
+    """Of any name, at the next save into the folder."""
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(data / name)], stdout=subprocess.PIPE, text=True)
+        for name in ("one.safetensors", "two.safetensors")
+    ]
+    try:
+        for writer in writers:
+            assert writer.stdout.readline() == "begun\n"
+        assert len(list(data.glob(".*.part"))) == 2
+        writers[0].send_signal(signal.SIGKILL)
+        writers[0].wait()
+        assert save(robot, "three.safetensors").success
+        assert [path.name[:14] for path in data.glob(".*")] == [".two.safetenso"]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+    assert save(robot, "three.safetensors").success
+    assert not list(data.glob(".*"))
