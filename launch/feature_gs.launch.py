@@ -58,7 +58,7 @@ def generate_launch_description() -> LaunchDescription:
 def start_nodes(context: LaunchContext) -> list[Any]:
     """The nodes; an argument counts before the config file, and this before the defaults."""
     given = {name: LaunchConfiguration(name).perform(context) for name in (*PARAMETERS, *CAMERA, *OTHERS)}
-    file = [given["config"]] if given["config"] else []
+    file = config_file(given["config"])
     configured = parameters_in(file, f"{given['namespace']}/feature_map")
     camera = next(iter(configured.get("cameras", [])), "camera")
     passed = {name: typed(given[name]) for name in PARAMETERS if given[name]}
@@ -73,6 +73,14 @@ def start_nodes(context: LaunchContext) -> list[Any]:
         node("feature_map", given, [*file, unless_in(configured) | passed | grids]),
         node("feature_extractor", given, [*file, teacher | of_teacher(passed, camera)]),
     ]
+
+
+def config_file(given: str) -> list[str]:
+    """The whole path of the file with parameters, none where none is given."""
+    path = Path(given).expanduser()
+    if given and not path.is_file():
+        raise FileNotFoundError(f"config:={given}: there is no file '{path}'; give one with parameters")
+    return [str(path)] if given else []
 
 
 def unless_in(configured: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +109,7 @@ def parameters_in(files: list[str], name: str) -> dict[str, Any]:
                 found.update(flat(value))
 
     for file in files:
-        walk(yaml.safe_load(Path(file).expanduser().read_text()) or {}, "")
+        walk(yaml.safe_load(Path(file).read_text()) or {}, "")
     return found
 
 

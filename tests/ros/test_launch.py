@@ -218,6 +218,24 @@ def test_arguments_count_before_the_config_file_and_it_before_the_defaults(
     assert parameters_of(robot, "/arm/feature_extractor", expected) == expected
 
 
+def test_a_config_file_in_the_home_folder_counts_whole(robot: Robot, launch, map_file, tmp_path, monkeypatch):
+    """Without a shell's help: no shell expands the ~ in config:=~/file.yaml."""
+    (tmp_path / "config.yaml").write_text(CONFIG.format(map=map_file, data=tmp_path / "data"))
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "log"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    launch("feature_gs.launch.py", config="~/config.yaml", namespace="arm")
+    expected = {"map": str(map_file), "map_frame": "world", "autostart": False, "camera.image": "eye/image"}
+    assert parameters_of(robot, "/arm/feature_map", expected) == expected
+
+
+def test_a_config_file_that_is_not_there_ends_the_launch(launch, tmp_path):
+    launched = launch("feature_gs.launch.py", config=tmp_path / "none.yaml")
+    assert launched.process.wait(60) != 0
+    said = launched.log.read_text()
+    assert f"there is no file '{tmp_path / 'none.yaml'}'; give one with parameters" in said
+    assert "process started" not in said
+
+
 def test_the_demo_plays_a_recording_to_the_map(robot: Robot, launch, map_file, alignment, gaussians, tmp_path):
     with BagWriter(tmp_path / "bag", np.eye(4), CAMERA) as writer:
         writer.write_static(0)
