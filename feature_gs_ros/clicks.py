@@ -117,9 +117,10 @@ def weights_near(gaussians: GaussianMap, point: ArrayLike, reach: float) -> Tens
     Raises:
         PromptError: the point isn't finite.
     """
-    at = torch.as_tensor(np.asarray(point, dtype=np.float64)).float()
-    if not bool(torch.isfinite(at).all()):
-        raise PromptError(f"the point {tuple(at.tolist())} is not finite")
+    place = torch.as_tensor(np.asarray(point, dtype=np.float64))
+    if not bool(torch.isfinite(place).all()):
+        raise PromptError(f"the point {tuple(place.tolist())} is not finite; give finite numbers")
+    at = place.float()
     weights = torch.zeros(len(gaussians))
     distances, rows = (gaussians.means - at).norm(dim=1).topk(min(NEIGHBOURS, len(gaussians)), largest=False)
     if float(distances[0]) <= reach:
@@ -190,24 +191,24 @@ def feature_under_mask(grid: FeatureGrid, mask: Tensor) -> Tensor:
     shares = mask.to(torch.float32)
     if not float(shares.sum()) > 0:
         raise PromptError("the mask marks nothing; mark the thing with values above 0")
-    height, width = mask.shape
     nearest = grid.interpolation == "nearest"
-    down = _resampling(height, grid.rows, grid.top, grid.bottom, nearest)
-    across = _resampling(width, grid.columns, grid.left, grid.right, nearest)
-    cells = (down.T @ shares @ across).reshape(-1, 1)
+    rows = _gathered(shares, grid.rows, grid.top, grid.bottom, nearest)
+    cells = _gathered(rows.T, grid.columns, grid.left, grid.right, nearest).T.reshape(-1, 1)
     return (cells * grid.values.float().reshape(-1, grid.dimension)).sum(dim=0) / cells.sum()
 
 
-def _resampling(pixels: int, cells: int, low: float, high: float, nearest: bool) -> Tensor:
-    """One axis of U, [pixels, cells]: rows sum to 1, see `FeatureGrid`."""
+def _gathered(shares: Tensor, cells: int, low: float, high: float, nearest: bool) -> Tensor:
+    """One axis of Uᵀ: what of the pixels [P, M] falls to each cell [cells, M]; see `FeatureGrid`.
+
+    A pixel lies between two cells, so they are added up: U as a matrix would take memory by pixels times cells.
+    """
+    pixels = len(shares)
     centres = (torch.arange(pixels) + 0.5) / pixels
     at = ((centres - low) / (high - low) * cells - 0.5).clamp(0, cells - 1)
     if nearest:
         at = at.round()
     first = at.floor().long().clamp_max(max(cells - 2, 0))
-    share = at - first
-    matrix = torch.zeros(pixels, cells)
-    rows = torch.arange(pixels)
-    matrix[rows, first] += 1 - share
-    matrix[rows, (first + 1).clamp_max(cells - 1)] += share
-    return matrix
+    second = (at - first).unsqueeze(1)
+    gathered = torch.zeros(cells, shares.shape[1])
+    gathered.index_add_(0, first, shares * (1 - second))
+    return gathered.index_add_(0, (first + 1).clamp_max(cells - 1), shares * second)

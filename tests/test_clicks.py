@@ -177,6 +177,22 @@ def test_the_feature_under_a_mask_is_the_mean_of_its_pixels():
     )
 
 
+@pytest.mark.parametrize("shape", [(1, 1_000_000), (1_000_000, 1), (3000, 4000)])
+def test_memory_is_of_the_pixels_however_long_the_picture(shape: tuple[int, int]) -> None:
+    """Pixels times cells would be terabytes."""
+    image = np.full((*shape, 3), (200, 40, 20), np.uint8)
+    feature, _ = picture_example(make_extractor("color"), image)
+    expected, _ = picture_example(make_extractor("color"), image[:1, :1])
+    torch.testing.assert_close(feature, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_point_far_away_is_beside_nothing() -> None:
+    gaussians = plates((2.0,))
+    assert not weights_near(gaussians, [1e300, 0, 0], reach=0.1).any()
+    with pytest.raises(PromptError, match=r"\(inf, 0.0, 0.0\) is not finite"):
+        weights_near(gaussians, [np.inf, 0, 0], reach=0.1)
+
+
 def test_a_grid_that_reaches_beyond_the_image_is_read_where_the_image_is():
     values = torch.zeros(4, 4, 1)
     values[:, 2:] = 1.0  # right of the image

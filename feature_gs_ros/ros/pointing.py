@@ -49,14 +49,17 @@ def _places(session: Session, shown: ShownMap, request: Any, points: Sequence[An
     frame, to_splat = request.header.frame_id, session.settings.splat_from_map
     if not frame:
         raise PromptError(f"header.frame_id is empty; name the points' frame, e.g. '{session.settings.map_frame}'")
+    places = [np.array([point.x, point.y, point.z]) for point in points]
+    for place in places:
+        if not np.isfinite(place).all():
+            raise PromptError(f"the point {tuple(place.tolist())} is not finite; give its place in metres")
     map_from_frame = np.eye(4)
     if frame != session.settings.map_frame:
         map_from_frame = session.poses.lookup(session.settings.map_frame, frame, stamp_ns(request.header.stamp))
     located: Points = []
     weights = []
-    for point in points:
-        xyz = map_from_frame[:3, :3] @ np.array([point.x, point.y, point.z]) + map_from_frame[:3, 3]
-        at = to_splat.apply(xyz)
+    for place in places:
+        at = to_splat.apply(map_from_frame[:3, :3] @ place + map_from_frame[:3, 3])
         weight = shown.of_all(weights_near(shown.visible, at, CLICK_REACH * to_splat.scale))
         located.append(at if bool(weight.any()) else None)
         weights.append(weight)
