@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, print_json
 from feature_gs_ros.errors import FeatureGsError
 from feature_gs_ros.field import FORMAT, FeatureField
+from feature_gs_ros.io.formats import format_of
 from feature_gs_ros.io.rosbag_topics import BagOptions
 from feature_gs_ros.io.splat_files import load_map
 from feature_gs_ros.io.streams import open_stream
@@ -37,15 +36,7 @@ def info(path: Path, /, *, json: bool = False, bag: RecordingOptions = NO_OPTION
 def _facts(path: Path, bag: BagOptions) -> dict[str, object]:
     if path.is_dir() or path.suffix in (".mcap", ".db3", ".json"):
         return _stream_facts(path, bag)
-    return _field_facts(path) if _is_field(path) else _map_facts(path)
-
-
-def _is_field(path: Path) -> bool:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError):
-        return False
+    return _field_facts(path) if format_of(path) == FORMAT else _map_facts(path)
 
 
 def _field_facts(path: Path) -> dict[str, object]:
