@@ -16,17 +16,20 @@ from feature_gs_ros.ingestion import Report, choose_frames, ingest
 from feature_gs_ros.io.rosbag_topics import BagOptions
 from feature_gs_ros.io.streams import open_stream
 from feature_gs_ros.msg import Count, StepTime
-from feature_gs_ros.ros.guard import reporting
+from feature_gs_ros.ros.guard import UnavailableError, reporting
 from feature_gs_ros.ros.session import Session
+
+INACTIVE = "feature_map is not active, or is being deactivated; activate it first"
 
 
 class BagAction:
-    """One goal at a time; live frames and queries go on beside it."""
+    """One goal at a time, while the node is active; live frames and queries go on beside it."""
 
     def __init__(self, node: Any, session: Callable[[], Session]) -> None:
         self._node, self._session = node, session
         self._busy = threading.Lock()
-        self._stopping = threading.Event()
+        self._stopping = threading.Event()  # goals are refused, and one under way ends; until `begin`
+        self._stopping.set()
         self._server = ActionServer(
             node,
             BackprojectBag,
@@ -37,11 +40,15 @@ class BagAction:
             cancel_callback=lambda _: CancelResponse.ACCEPT,
         )
 
+    def begin(self) -> None:
+        """Take goals from now on."""
+        self._stopping.clear()
+
     def interrupt(self) -> None:
-        """End a goal that is under way, as if it were cancelled; wait for its frame at hand."""
+        """Take goals no more, and end one that is under way as if it were cancelled; wait for its frame at hand."""
         self._stopping.set()
         with self._busy:
-            self._stopping.clear()
+            pass
 
     def close(self) -> None:
         self.interrupt()
@@ -49,6 +56,9 @@ class BagAction:
 
     def _accept(self, request: Any) -> Any:
         log = self._node.get_logger()
+        if self._stopping.is_set():
+            log.warning(f"'{request.path}' is refused: {INACTIVE}")
+            return GoalResponse.REJECT
         if self._busy.locked():
             log.warning(f"'{request.path}' is refused: another recording is under way; cancel it or wait")
             return GoalResponse.REJECT
@@ -62,6 +72,8 @@ class BagAction:
             return result
         try:
             with reporting(result, self._node.get_logger()):
+                if self._stopping.is_set():  # since it was accepted
+                    raise UnavailableError(INACTIVE)
                 report = self._backproject(goal)
                 _fill(result, report)
             self._finish(goal, result)

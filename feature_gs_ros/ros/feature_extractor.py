@@ -10,7 +10,6 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode
 
 from feature_gs_ros.cameras import Frame, rectified
 from feature_gs_ros.errors import FeatureGsError
@@ -21,7 +20,7 @@ from feature_gs_ros.messages.feature_grid import fill_grid
 from feature_gs_ros.msg import FeatureGrid
 from feature_gs_ros.ros.answers import header_message
 from feature_gs_ros.ros.camera_input import Arrival, CameraInput, CameraSettings
-from feature_gs_ros.ros.lifecycle import transition
+from feature_gs_ros.ros.lifecycle import RefusingLifecycleNode, transition
 from feature_gs_ros.ros.parameters import FEATURE_EXTRACTOR, chosen, declare, value
 from feature_gs_ros.ros.qos import GRIDS, STATUS
 from feature_gs_ros.ros.run import run
@@ -31,7 +30,7 @@ from feature_gs_ros.ros.statistics import Statistics
 THREADS = 2
 
 
-class FeatureExtractor(LifecycleNode):
+class FeatureExtractor(RefusingLifecycleNode):
     """Takes the newest image whenever the teacher is free; what came in between is counted."""
 
     def __init__(self, **options: Any) -> None:

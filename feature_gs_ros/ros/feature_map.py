@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode
 
 from feature_gs_ros.ros.affordances import Affordances
 from feature_gs_ros.ros.bag_action import BagAction
 from feature_gs_ros.ros.edits import Edits
 from feature_gs_ros.ros.field_services import FieldServices
 from feature_gs_ros.ros.guard import UnavailableError, explain
-from feature_gs_ros.ros.lifecycle import transition
+from feature_gs_ros.ros.lifecycle import RefusingLifecycleNode, transition
 from feature_gs_ros.ros.parameters import FEATURE_MAP, camera_parameters, declare, value
 from feature_gs_ros.ros.publishers import Publishers
 from feature_gs_ros.ros.queries import Queries
@@ -26,7 +26,7 @@ from feature_gs_ros.ros.status import diagnostics_message, status_message
 THREADS = 7  # of callbacks: cameras, tf, a query, an affordance, a picture, a file, a recording
 
 
-class FeatureMap(LifecycleNode):
+class FeatureMap(RefusingLifecycleNode):
     """Declares in `__init__`, reads and checks in configure, loads and subscribes in activate, and back.
 
     Services exist from configuration on; while the node isn't active they answer *unavailable*.
@@ -41,7 +41,9 @@ class FeatureMap(LifecycleNode):
         self._session: Session | None = None
         self._topics: Publishers | None = None
         self._services_open: list[Any] = []
+        self._recordings: BagAction | None = None  # one of them
         self._timer: Any = None
+        self._ending = threading.Lock()  # Ctrl-C during a deactivation waits for it, and doesn't save beside it
 
     def on_configure(self, state: Any) -> Any:
         """Parameters, publishers and services."""
@@ -53,7 +55,7 @@ class FeatureMap(LifecycleNode):
 
     def on_deactivate(self, state: Any) -> Any:
         """Save the field if asked to, and let go of all that was loaded."""
-        return transition(self, self._deactivate, super().on_deactivate, state)
+        return transition(self, self._deactivate, super().on_deactivate, state, undo=self._go_on)
 
     def on_cleanup(self, state: Any) -> Any:
         """Services and publishers go."""
@@ -75,18 +77,20 @@ class FeatureMap(LifecycleNode):
     def _configure(self) -> None:
         self._settings = Settings(self)
         self._topics = Publishers(self)
+        self._recordings = BagAction(self, self._active_session)
         self._services_open = [
             Queries(self, self._topics, self._active_session),
             Affordances(self, self._topics, self._active_session),
             Edits(self, self._topics, self._active_session),
             RenderService(self, self._active_session),
             FieldServices(self, self._topics, self._active_session),
-            BagAction(self, self._active_session),
+            self._recordings,
         ]
 
     def _activate(self) -> None:
         assert self._settings is not None
         assert self._topics is not None
+        assert self._recordings is not None
         self._session = Session(self, self._settings)
         period = 1.0 / float(value(self, "status_rate"))
         # On the steady clock: under use_sim_time a report is wanted most when no clock comes.
@@ -99,24 +103,37 @@ class FeatureMap(LifecycleNode):
         self.get_logger().info(
             f"map of {len(live_map.gaussians)} Gaussians, teacher '{teacher}', {self._session.field.views} views loaded"
         )
+        self._recordings.begin()
 
     def _deactivate(self) -> None:
-        session = self._session
-        if session is None:
+        with self._ending:
+            session, recordings = self._session, self._recordings
+            if session is None or recordings is None:
+                return
+            recordings.interrupt()
+            session.worker.stop()
+            views = session.field.views
+            if value(self, "save_on_deactivate"):
+                self._save(session)
+            elif views:
+                self.get_logger().warning(f"{views} views are forgotten; see save_on_deactivate and ~/save")
+            self._leave()
+
+    def _go_on(self) -> None:
+        """After a save that failed: the node stays active, and may be deactivated again."""
+        with self._ending:
+            if self._session is not None and self._recordings is not None:
+                self._session.worker.start()
+                self._recordings.begin()
+
+    def _save(self, session: Session) -> None:
+        views, path = session.field.views, session.settings.field_path()
+        if views or not path.exists():
+            self.get_logger().info(f"saved {views} views to '{session.save()}'")
             return
-        for service in self._services_open:
-            if isinstance(service, BagAction):
-                service.interrupt()
-        session.worker.stop()
-        if value(self, "save_on_deactivate"):
-            try:
-                self.get_logger().info(f"saved {session.field.views} views to '{session.save()}'")
-            except Exception:
-                session.worker.start()  # the node stays active, and may be deactivated again
-                raise
-        elif session.field.views:
-            self.get_logger().warning(f"{session.field.views} views are forgotten; see save_on_deactivate and ~/save")
-        self._leave()
+        edits = len(session.field.edits.edits)
+        lost = f", {edits} edits are forgotten" if edits else ""
+        self.get_logger().warning(f"no views to save: '{path}' stays as it is{lost}")
 
     def _leave(self) -> None:
         """Let go of what activation loaded."""
@@ -134,7 +151,7 @@ class FeatureMap(LifecycleNode):
             self._services_open.pop().close()
         if self._topics is not None:
             self._topics.close()
-        self._topics = self._settings = None
+        self._topics = self._settings = self._recordings = None
 
     def _active_session(self) -> Session:
         """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterUninitializedException
 
 from feature_gs_ros.errors import ParameterError
 
@@ -115,8 +116,16 @@ def declare(node: Any, parameters: Sequence[Parameter]) -> None:
 
 
 def value(node: Any, name: str) -> Any:
-    """A declared parameter's value now."""
-    return node.get_parameter(name).value
+    """A declared parameter's value now.
+
+    Raises:
+        ParameterError: it is an empty list, for which rclpy has no type.
+    """
+    try:
+        return node.get_parameter(name).value
+    except ParameterUninitializedException:
+        meaning = node.describe_parameter(name).description
+        raise ParameterError(f"parameter {name} is empty; it must hold at least one: {meaning}") from None
 
 
 def chosen(node: Any, name: str, choices: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,8 @@ def run(make_node: Callable[[], Any], threads: int) -> None:
     executor = MultiThreadedExecutor(num_threads=threads)
     done = _succeeds(node, partial(_spin, node, executor, stopping))
     # Each of them, whatever became of the others: what was learned is to be saved, and no thread left.
-    for step in (node.close, partial(executor.shutdown, LAST_CALLBACKS), node.destroy_node, rclpy.shutdown):
+    shut_down = partial(executor.shutdown, LAST_CALLBACKS)
+    for step in (node.close, shut_down, partial(_hear_last, executor), node.destroy_node, rclpy.shutdown):
         done &= _succeeds(node, step)
     if not done or getattr(node, "failed", False):
         sys.exit(1)
@@ -64,6 +66,17 @@ def _spin(node: Any, executor: MultiThreadedExecutor, stopping: threading.Event)
             executor.spin_once(timeout_sec=HEARING)
         except InvalidHandle as error:  # a transition took something away that was just about to be used
             node.get_logger().warning(f"a message came too late: {error}")
+
+
+def _hear_last(executor: MultiThreadedExecutor) -> None:
+    """Raise what a callback raised that ended after the last spin; that it came too late is no failure.
+
+    rclpy would print that nobody asked.
+    """
+    for callback in list(getattr(executor, "_futures", ())):
+        if callback.done():
+            with suppress(InvalidHandle):
+                callback.result()
 
 
 def _succeeds(node: Any, step: Callable[[], Any]) -> bool:

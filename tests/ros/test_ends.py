@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from action_msgs.msg import GoalStatus
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
 from feature_gs_ros.field import FeatureField
@@ -16,6 +18,7 @@ from ros.altered import Gate, altered_map
 from ros.harness import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Robot, Starter, Watch, wait_for_future, wait_until
 from ros.scene import camera_from_map, take_picture
 from ros.test_lifecycle import teach
+from ros.test_recordings import VIEWS, Recordings, write_flight
 
 SLOW_ANSWERS = """
 from feature_gs_ros.extractors.color import ColorExtractor
@@ -154,3 +157,144 @@ def test_a_field_that_cannot_be_saved_at_the_end_is_lost_with_a_word(robot: Robo
     said = node.log.read_text()
     assert "what was learned is lost" in said
     assert "Traceback" not in said
+
+
+def test_a_callback_that_comes_too_late_at_the_end_is_no_failure(start: Starter, tmp_path: Path):
+    late = tmp_path / "late"
+    change = f"""
+import threading
+import time
+from pathlib import Path
+from rclpy.exceptions import InvalidHandle
+from feature_gs_ros.ros import feature_map
+
+closing = threading.Event()
+status_message, close = feature_map.status_message, feature_map.FeatureMap.close
+
+def come_late(*arguments):
+    if Path({str(late)!r}).exists():
+        closing.wait()
+        raise InvalidHandle("it was destroyed")
+    return status_message(*arguments)
+
+def wait_and_close(self):
+    closing.set()
+    time.sleep(0.5)
+    close(self)
+
+feature_map.status_message, feature_map.FeatureMap.close = come_late, wait_and_close
+"""
+    node = start.active(altered_map(tmp_path, change))
+    late.touch()
+    time.sleep(0.5)  # the next report
+    assert node.stop() == 0
+    said = node.log.read_text()
+    assert "never retrieved" not in said
+    assert "Traceback" not in said
+
+
+SLOW_SAVES = """
+from feature_gs_ros.extractors.color import ColorExtractor
+from feature_gs_ros.ros.session import Session
+
+save, extract = Session.save, ColorExtractor.extract
+
+def wait_and_save(*arguments):
+    pass_gate()
+    return save(*arguments)
+
+def take_a_while(*arguments):
+    time.sleep(0.2)
+    return extract(*arguments)
+
+Session.save, ColorExtractor.extract = wait_and_save, take_a_while
+"""
+
+
+def deactivating(robot: Robot):
+    """A future of the response."""
+    client = robot.client(ChangeState, "/feature_map/change_state")
+    return client.call_async(ChangeState.Request(transition=Transition(id=DEACTIVATE)))
+
+
+def test_goals_are_refused_from_deactivation_on_until_the_node_is_active_again(robot, start, gaussians, tmp_path):
+    gate = Gate(tmp_path)
+    node = start.active(gate.map(SLOW_SAVES), save_on_deactivate=True)
+    write_flight(start.data / "flight", gaussians)
+    recordings, target, heard = Recordings(robot), start.data / "field.safetensors", []
+    target.mkdir()
+    (target / "anything").touch()
+    assert recordings.result_of(recordings.send(every=VIEWS))[1].used == 1
+    assert not robot.change_state(DEACTIVATE), "it can't save"
+    (target / "anything").unlink()
+    target.rmdir()
+    handle = recordings.send(lambda message: heard.append(message.feedback))
+    assert handle.accepted, "it is still active"
+    wait_until(lambda: len(heard) >= 2, what="some progress")
+    gate.shut()
+    deactivated = deactivating(robot)
+    status, result = recordings.result_of(handle)
+    assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
+    assert 2 <= result.used < VIEWS
+    gate.wait()
+    assert not recordings.send().accepted
+    gate.open()
+    assert wait_for_future(deactivated, 20, "deactivation").success
+    assert len(FeatureField.load(target).provenance.frames) == 1 + result.used
+    assert not recordings.send().accepted
+    assert "'flight' is refused: feature_map is not active" in node.log.read_text()
+    assert robot.change_state(ACTIVATE)
+    status, result = recordings.result_of(recordings.send(every=VIEWS // 2))
+    assert (status, result.used) == (GoalStatus.STATUS_SUCCEEDED, 2)
+    assert node.stop() == 0
+
+
+def test_a_goal_that_begins_after_deactivation_did_is_aborted(robot, start, gaussians, tmp_path):
+    saving = tmp_path / "saving"
+    change = f"""
+from feature_gs_ros.ros.bag_action import BagAction
+from feature_gs_ros.ros.session import Session
+
+execute, save = BagAction._execute, Session.save
+
+def wait_and_execute(self, goal):
+    pass_gate()
+    return execute(self, goal)
+
+def save_for_long(*arguments):
+    Path({str(saving)!r}).touch()
+    time.sleep(3)
+    return save(*arguments)
+
+BagAction._execute, Session.save = wait_and_execute, save_for_long
+"""
+    gate = Gate(tmp_path)
+    start.active(gate.map(change), save_on_deactivate=True)
+    write_flight(start.data / "flight", gaussians)
+    recordings = Recordings(robot)
+    gate.shut()
+    handle = recordings.send(every=VIEWS)
+    assert handle.accepted
+    gate.wait()
+    deactivated = deactivating(robot)
+    wait_until(saving.exists, what="the save")
+    gate.open()
+    status, result = recordings.result_of(handle)
+    assert (status, result.success, result.used) == (GoalStatus.STATUS_ABORTED, False, 0)
+    assert "not active" in result.message
+    assert wait_for_future(deactivated, 20, "deactivation").success
+
+
+def test_ctrl_c_during_a_deactivation_waits_for_its_save_and_does_not_save_again(robot, start, gaussians, tmp_path):
+    gate = Gate(tmp_path)
+    node = start.active(gate.map(SLOW_SAVES), save_on_deactivate=True)
+    teach(robot, gaussians)
+    gate.shut()
+    deactivating(robot)
+    gate.wait()
+    node.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)  # it is heard
+    assert node.running
+    gate.open()
+    assert node.process.wait(20) == 0
+    assert node.log.read_text().count("saved 3 views") == 1

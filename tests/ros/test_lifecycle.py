@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from std_srvs.srv import Trigger
 
 from feature_gs_ros.field import FeatureField
@@ -75,6 +77,36 @@ def test_each_step_can_be_tried_again_and_is_undone(robot, start: Starter, gauss
 
 
 @pytest.mark.parametrize(
+    ("program", "settings"), [("feature_map", {}), ("feature_extractor", {"map": "", "extractor": "color"})]
+)
+def test_a_transition_that_the_state_does_not_have_is_refused_and_the_node_lives(robot, start, program, settings):
+    path = f"/{program}"
+    node = start.program(program, **(start.defaults if program == "feature_map" else settings))
+
+    def refused(number: int, name: str, state: str, label: str = "") -> None:
+        request = ChangeState.Request(transition=Transition(id=number, label=label))
+        assert not robot.call(ChangeState, f"{path}/change_state", request, 60.0).success
+        assert robot.state(path) == state
+        assert f"the state '{state}' has no transition {name}: refused" in node.log.read_text()
+
+    refused(ACTIVATE, "3 ('activate')", "unconfigured")
+    refused(Transition.TRANSITION_ACTIVE_SHUTDOWN, "7 ('shutdown')", "unconfigured")
+    refused(99, "99 ('unknown')", "unconfigured")
+    refused(CONFIGURE, "'activate'", "unconfigured", label="activate")
+    assert robot.change_state(CONFIGURE, path)
+    refused(CONFIGURE, "1 ('configure')", "inactive")
+    refused(Transition.TRANSITION_ACTIVE_SHUTDOWN, "7 ('shutdown')", "inactive")
+    activation = ChangeState.Request(transition=Transition(id=99, label="activate"))
+    assert robot.call(ChangeState, f"{path}/change_state", activation).success
+    refused(ACTIVATE, "3 ('activate')", "active")
+    refused(CLEANUP, "2 ('cleanup')", "active")
+    assert robot.change_state(Transition.TRANSITION_ACTIVE_SHUTDOWN, path)
+    refused(ACTIVATE, "3 ('activate')", "finalized")
+    assert node.log.read_text().count(": refused") == 9
+    assert node.stop() == 0
+
+
+@pytest.mark.parametrize(
     ("parameters", "complaint"),
     [
         ({"map": ""}, "give a splat map"),
@@ -135,6 +167,13 @@ def test_a_parameter_out_of_range_ends_the_program_with_one_line(start: Starter)
     lines = [line for line in node.log.read_text().splitlines() if line.startswith("error:")]
     assert len(lines) == 1
     assert "Min: 1, Max: 1000" in lines[0]
+    assert "Traceback" not in node.log.read_text()
+
+
+def test_without_a_camera_the_program_ends_with_one_line(start: Starter):
+    node = start.feature_map(cameras=[])
+    assert node.process.wait(30) == 2
+    assert "error: parameter cameras is empty; it must hold at least one: Names of the cameras" in node.log.read_text()
     assert "Traceback" not in node.log.read_text()
 
 
@@ -206,6 +245,28 @@ def test_a_signal_saves_if_asked_to_and_leaves_no_process(robot, start: Starter,
     if number == signal.SIGINT:
         start.active(save_on_deactivate=True, load_on_activate=True)
         assert views_of(robot) == 3
+
+
+def test_no_views_do_not_replace_a_field_that_was_saved(robot, start: Starter, gaussians):
+    node = start.active(save_on_deactivate=True)
+    teach(robot, gaussians)
+    assert node.stop() == 0
+    target = start.data / "field.safetensors"
+    learned = target.read_bytes()
+    node = start.active(save_on_deactivate=True)
+    assert views_of(robot) == 0
+    assert node.stop() == 0
+    assert target.read_bytes() == learned
+    assert f"no views to save: '{target}' stays as it is" in node.log.read_text()
+
+
+@pytest.mark.parametrize("program", ["feature_map", "feature_extractor", "bag_player"])
+def test_ctrl_c_while_a_program_is_still_starting_ends_it_without_a_traceback(start: Starter, program):
+    node = start.program(program)
+    maps = Path(f"/proc/{node.process.pid}/maps")
+    wait_until(lambda: "numpy" in maps.read_text(), what="the first imports")
+    assert node.stop() == 130
+    assert not node.log.read_text()
 
 
 CLASSES = 250  # so that the file takes a while to write

@@ -31,8 +31,11 @@ IMAGE, INFO = "/camera/color/image_raw", "/camera/color/camera_info"
 
 @pytest.fixture(scope="module")
 def bag(gaussians, tmp_path_factory) -> Path:
+    return write_flight(tmp_path_factory.mktemp("bags") / "flight", gaussians)
+
+
+def write_flight(folder: Path, gaussians) -> Path:
     """1.6 s of flying around the table, tf at 50 Hz."""
-    folder = tmp_path_factory.mktemp("bags") / "flight"
     with BagWriter(folder, np.eye(4), CAMERA) as writer:
         writer.write_static(START)
         ticks = VIEWS * 5 + 2
