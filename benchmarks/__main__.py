@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-from feature_gs_ros.memory import keep_freed_memory
+from feature_gs_ros.core.memory import keep_freed_memory
 
 NAMES = ("backprojection", "queries", "tabletop", "affordance", "sam", "training", "distillation")
 

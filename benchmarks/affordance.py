@@ -19,12 +19,13 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import Library, Transfer, make_source, render_affordances, transfer, transfer_by_views
 from feature_gs_ros.affordance.nearest import COLUMNS, ROWS, nearest_patches
 from feature_gs_ros.affordance.patches import IGNORE
-from feature_gs_ros.backprojection import BackProjector
-from feature_gs_ros.evaluation import Confusion
+from feature_gs_ros.backprojection.field import Provenance
+from feature_gs_ros.backprojection.projector import BackProjector
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.evaluation.metrics import Confusion
 from feature_gs_ros.extractors import make_extractor
-from feature_gs_ros.field import Provenance
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.rasterizer import FeatureGrid, View
+from feature_gs_ros.rasterizer import View
 from feature_gs_ros.synthetic import (
     SPLAT_FROM_MAP,
     PosedView,

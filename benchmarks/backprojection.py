@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.scenes import CAMERA, HEIGHT, POSE, WIDTH, grid_of_cells, room, seconds
-from feature_gs_ros import kernels
-from feature_gs_ros.backprojection import BATCH
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.rasterizer import FeatureGrid, view
-from feature_gs_ros.rasterizer.cpu import NO_MASK, CpuView, backproject_views
-from feature_gs_ros.rasterizer.tiles import bin_pairs, grid_layout, pixel_layout
-from feature_gs_ros.rasterizer.weights import coarse_weights, fine_weights
+from feature_gs_ros.backprojection.projector import BATCH
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.numerics import runtime as kernels
+from feature_gs_ros.rasterizer import view
+from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs, grid_layout, pixel_layout
+from feature_gs_ros.rasterizer.cpu.view import NO_MASK, CpuView, backproject_views
+from feature_gs_ros.rasterizer.cpu.weights import coarse_weights, fine_weights
 
 
 def main() -> dict[str, float]:

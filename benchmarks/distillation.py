@@ -14,18 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.alignment import load_alignment
-from feature_gs_ros.codecs import Codec, fit_pca
+from feature_gs_ros.backprojection.ingest import pinhole_view
+from feature_gs_ros.backprojection.least_squares import solve_cells
+from feature_gs_ros.core.codec import Codec, fit_pca
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.distillation import Decoder, FeatureTrainer, FrozenOptions, Lesson, rendered_cosine
-from feature_gs_ros.evaluation import Confusion
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import pinhole_view
+from feature_gs_ros.evaluation.metrics import Confusion
+from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.masks import MaskFolder, load_labels
-from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import open_stream
-from feature_gs_ros.rasterizer import FeatureGrid, View, view
-from feature_gs_ros.rasterizer.cell_operator import CellOperator
-from feature_gs_ros.solving import solve_cells
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.rasterizer import View, view
+from feature_gs_ros.rasterizer.cpu.cell_operator import CellOperator
 from feature_gs_ros.synthetic import record, tabletop
 
 DIMENSION, FEW, CELL = 512, 64, 8  # of the teacher, of the codes; pixels a cell

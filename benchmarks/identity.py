@@ -12,15 +12,15 @@ from dataclasses import replace
 import numpy as np
 
 from feature_gs_ros import rasterizer
+from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.codes import IdentityExtractor
-from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.identity.association import associate
 from feature_gs_ros.identity.codes import contrastive_codes, orthogonal_codes, train_codes
 from feature_gs_ros.identity.encoding import Annotation, class_names, encode_identities, rendered_classes
 from feature_gs_ros.identity.voting import vote
-from feature_gs_ros.neighbours import GaussianGraph
-from feature_gs_ros.segmentation import Segmenter
+from feature_gs_ros.query.masks_3d import Segmenter
+from feature_gs_ros.query.smoothing import GaussianGraph
 from feature_gs_ros.synthetic import (
     SPLAT_FROM_MAP,
     LabelledMap,

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.scenes import CAMERA, POSE, grid_of_cells, room, seconds
-from feature_gs_ros.backprojection import BackProjector, memory_needed
+from feature_gs_ros.backprojection.field import FeatureField, Provenance
+from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
+from feature_gs_ros.core.memory import gigabytes
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.precomputed import PrecomputedExtractor
-from feature_gs_ros.field import FeatureField, Provenance
-from feature_gs_ros.memory import gigabytes
+from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.segmentation import Segmenter
 
 
 def main() -> dict[str, float]:

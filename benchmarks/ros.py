@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from benchmarks.scenes import CAMERA, POSE, room, seconds
-from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.backprojection.field import FeatureField, Provenance
+from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.extractors import make_extractor
-from feature_gs_ros.field import FeatureField, Provenance
-from feature_gs_ros.io.splat_files import load_map, save_ply
-from feature_gs_ros.messages.point_cloud import FIELDS, gaussian_cloud
+from feature_gs_ros.io.messages.point_cloud import FIELDS, gaussian_cloud
+from feature_gs_ros.io.splats.registry import load_map, save_ply
 from feature_gs_ros.pictures import to_image
 from feature_gs_ros.rasterizer import view
 
@@ -53,7 +53,7 @@ def cloud() -> dict[str, float]:
     from sensor_msgs_py.point_cloud2 import create_cloud
     from std_msgs.msg import Header
 
-    from feature_gs_ros.ros.answers import cloud_message
+    from feature_gs_ros.ros.convert.answers import cloud_message
 
     gaussians, similarity = room(CLOUD), torch.rand(CLOUD)
     fields = [

@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.scenes import CAMERA, HEIGHT, POSE, WIDTH, room, seconds
 from feature_gs_ros import rasterizer
+from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.extractors.libraries import import_library, installed
 from feature_gs_ros.extractors.sam import SamExtractor, weights_file
 from feature_gs_ros.extractors.sam_masks import prompted_masks
-from feature_gs_ros.field import FeatureField, Provenance
 from feature_gs_ros.pictures import to_image
-from feature_gs_ros.promptable import segment_rendered_view
+from feature_gs_ros.query.sam import segment_rendered_view
 
 
 def main() -> dict[str, float]:

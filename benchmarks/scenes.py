@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from feature_gs_ros.cameras import Camera
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.rasterizer import FeatureGrid
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
 
 WIDTH, HEIGHT = 640, 480
 CAMERA = Camera(WIDTH, HEIGHT, 0.8 * WIDTH, 0.8 * WIDTH, WIDTH / 2, HEIGHT / 2)

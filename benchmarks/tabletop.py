@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from feature_gs_ros.backprojection import BackProjector
-from feature_gs_ros.evaluation import evaluate_segmentation
+from feature_gs_ros.backprojection.ingest import ingest
+from feature_gs_ros.backprojection.projector import BackProjector
+from feature_gs_ros.evaluation.metrics import evaluate_segmentation
 from feature_gs_ros.extractors import make_extractor
-from feature_gs_ros.ingestion import ingest
 from feature_gs_ros.io.masks import MaskFolder
-from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import open_stream
-from feature_gs_ros.segmentation import Segmenter
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.query.masks_3d import Segmenter
 
 WORDS = {1: "screwdriver", 3: "mug", 5: "bottle"}
 PROMPTS = {"mug": "coffee mug", "bottle": "water bottle"}

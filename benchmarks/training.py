@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from benchmarks.scenes import POSE, room, seconds
-from feature_gs_ros import kernels
-from feature_gs_ros.cameras import Camera
-from feature_gs_ros.rasterizer.gradients import Rendering, render_with_gradients
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.numerics import runtime as kernels
+from feature_gs_ros.rasterizer.cpu.gradients import Rendering, render_with_gradients
 
 COUNT, WIDTH, HEIGHT, CHANNELS = 60_000, 640, 360, 64
 CAMERA = Camera(WIDTH, HEIGHT, 0.8 * WIDTH, 0.8 * WIDTH, WIDTH / 2, HEIGHT / 2)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import FeatureGsError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import FeatureGsError
 from feature_gs_ros.io.atomic import atomic_path
 
 # Fixed colours of labels 1, 2, …: distinct for the eye, and the same in every picture of a label.

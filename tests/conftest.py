@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from feature_gs_ros.cameras import Camera
-from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.gaussians import GaussianMap
 
 
 @pytest.fixture(scope="session")

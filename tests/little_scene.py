@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.io.gaussian_ply import save_ply
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.pictures import save_png
 
 WIDTH, HEIGHT = 64, 48

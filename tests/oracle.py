@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feature_gs_ros.cameras import Camera
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.rasterizer.grid import FeatureGrid
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
 
 
 def dense_w(gaussians: GaussianMap, camera: Camera, pose: np.ndarray) -> Tensor:

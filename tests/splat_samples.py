@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from plyfile import PlyData, PlyElement
 
-from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.core.gaussians import GaussianMap
 
 C0 = 0.5 / math.sqrt(math.pi)
 REST_COUNTS = (0, 9, 24, 45)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.pictures import save_png
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -14,10 +14,11 @@ from feature_gs_ros.affordance.library import Library
 from feature_gs_ros.affordance.nearest import nearest_patches
 from feature_gs_ros.affordance.patches import sample
 from feature_gs_ros.affordance.transfer import DEFAULTS, Settings, Transfer, count_votes, voters
-from feature_gs_ros.errors import StoppedError
-from feature_gs_ros.field import SMALLEST_WEIGHT, FeatureField
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.rasterizer import FeatureGrid, View
+from feature_gs_ros.backprojection.field import SMALLEST_WEIGHT, FeatureField
+from feature_gs_ros.core.errors import StoppedError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.rasterizer import View
 
 
 def transfer_by_views(

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance.transfer import Transfer
-from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.errors import EvaluationError
-from feature_gs_ros.evaluation import (
+from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.evaluation.metrics import (
     BACKGROUND,
     IGNORE,
     Confusion,
@@ -22,10 +23,9 @@ from feature_gs_ros.evaluation import (
     summary,
     true_labels,
 )
-from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.masks import MaskFolder
-from feature_gs_ros.io.streams import Stream
-from feature_gs_ros.view_segmentation import render_similarities
+from feature_gs_ros.io.streams.registry import Stream
+from feature_gs_ros.query.masks_2d import render_similarities
 
 
 def render_affordances(view: rasterizer.View, transferred: Transfer) -> Tensor:

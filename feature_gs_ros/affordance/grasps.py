@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros.segmentation import ENOUGH
+from feature_gs_ros.query.masks_3d import ENOUGH
 
 Array = NDArray[np.float64]
 

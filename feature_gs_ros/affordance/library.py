@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from feature_gs_ros.affordance.source import Source, check_name
-from feature_gs_ros.errors import AffordanceError, ImageError
+from feature_gs_ros.backprojection.field import describe_teacher
+from feature_gs_ros.core.errors import AffordanceError, ImageError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
-from feature_gs_ros.field import describe_teacher
 from feature_gs_ros.io.atomic import atomic_path
 
 __all__ = ["FLOOR", "FORMAT", "Library", "check_name"]

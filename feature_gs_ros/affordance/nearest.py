@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.errors import AffordanceError, StoppedError
-from feature_gs_ros.kernels import kernel, parallel_for
+from feature_gs_ros.core.errors import AffordanceError, StoppedError
+from feature_gs_ros.numerics.runtime import kernel, parallel_for
 
 ROWS = 2048  # Gaussians a block
 COLUMNS = 4096  # patches a block: 32 MB of products

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_opening, binary_propagation, distance_transform_edt
 from torch import Tensor
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import AffordanceError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import AffordanceError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import Extractor
-from feature_gs_ros.rasterizer import FeatureGrid
 
 IGNORE = 255  # pixels of this label count for nothing
 TURNS = 4  # copies of the image, each turned on by 90°, that a patch's feature is the mean of

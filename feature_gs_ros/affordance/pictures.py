@@ -13,8 +13,8 @@ from feature_gs_ros.affordance.patches import IGNORE
 from feature_gs_ros.affordance.regions import Region
 from feature_gs_ros.affordance.source import Source
 from feature_gs_ros.affordance.transfer import Transfer
-from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.cameras import Image
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.pictures import label_image, to_image
 from feature_gs_ros.rasterizer import View
 

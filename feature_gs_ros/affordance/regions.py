@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.affordance.grasps import Surroundings, choose_grasp, trimmed, unit
 from feature_gs_ros.affordance.transfer import Transfer
-from feature_gs_ros.alignment import quat_wxyz_from_rotation
-from feature_gs_ros.errors import PromptError
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.objects import cluster
-from feature_gs_ros.segmentation import ENOUGH
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.core.errors import PromptError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import quat_wxyz_from_rotation
+from feature_gs_ros.query.masks_3d import ENOUGH
+from feature_gs_ros.query.objects import cluster
 
 Array = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.affordance.patches import IGNORE, TURNS, Labels, make_patches
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import AffordanceError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.images import decode_compressed
 

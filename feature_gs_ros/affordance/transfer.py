@@ -12,11 +12,11 @@ from torch import Tensor
 
 from feature_gs_ros.affordance.library import Library
 from feature_gs_ros.affordance.nearest import nearest_patches
-from feature_gs_ros.errors import AffordanceError
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.neighbours import GaussianGraph
-from feature_gs_ros.segmentation import State, decide
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.core.errors import AffordanceError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.query.masks_3d import State, decide
+from feature_gs_ros.query.smoothing import GaussianGraph
 
 Vote = Literal["majority", "distance"]
 TEMPERATURE = 0.05  # of the votes by distance: a cosine smaller by this much counts e times less

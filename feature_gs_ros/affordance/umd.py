@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 from scipy.io.matlab import MatReadError
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import AffordanceError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.io.images import load_image
 
 UMD_AFFORDANCES = {1: "grasp", 2: "cut", 3: "scoop", 4: "contain", 5: "pound", 6: "support", 7: "wrap-grasp"}

@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from feature_gs_ros.errors import FeatureGsError, OptionError, StoppedError
-from feature_gs_ros.memory import keep_freed_memory
+from feature_gs_ros.core.errors import FeatureGsError, OptionError, StoppedError
+from feature_gs_ros.core.memory import keep_freed_memory
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 

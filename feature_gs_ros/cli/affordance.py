@@ -27,11 +27,11 @@ from feature_gs_ros.cli.common import (
     print_json,
 )
 from feature_gs_ros.cli.leftovers import check_own_files
-from feature_gs_ros.errors import OptionError
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.core.errors import OptionError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.query.masks_3d import Answer, State
 from feature_gs_ros.rasterizer import Backend
-from feature_gs_ros.segmentation import Answer, State
 
 
 def transfer(

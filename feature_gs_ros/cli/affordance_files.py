@@ -12,21 +12,21 @@ from torch import Tensor
 from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import Library, Region, Transfer
 from feature_gs_ros.affordance.pictures import source_picture, transfer_picture
-from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.cameras import Image
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.ingest import known_views, pinhole_view, spread
+from feature_gs_ros.backprojection.pose_check import LOOKED_AT
 from feature_gs_ros.cli.common import CloudFrame, alignment_of_view, in_frame, length_unit
 from feature_gs_ros.cli.leftovers import remove_leftovers
 from feature_gs_ros.cli.query import best_view
-from feature_gs_ros.errors import AffordanceError
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import known_views, pinhole_view, spread
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import AffordanceError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.io.atomic import atomic_path
-from feature_gs_ros.io.splat_files import save_ply
-from feature_gs_ros.io.streams import Stream
+from feature_gs_ros.io.splats.registry import save_ply
+from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.pictures import save_png
 from feature_gs_ros.rasterizer import Backend
-from feature_gs_ros.sight import LOOKED_AT
 
 REGIONS, CLOUD = "regions.json", "affordances.ply"  # the first by every run
 OWN = (CLOUD, "map.png", "overlay.png")

@@ -12,7 +12,7 @@ from feature_gs_ros.affordance.pictures import source_picture
 from feature_gs_ros.affordance.umd import UMD_AFFORDANCES, load_umd_labels
 from feature_gs_ros.cli.checks import check_kind, check_outputs
 from feature_gs_ros.cli.common import print_json
-from feature_gs_ros.errors import AffordanceError
+from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.extractors import extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.images import load_image

@@ -11,8 +11,17 @@ from typing import Annotated, cast
 import numpy as np
 import tyro
 
-from feature_gs_ros.alignment import load_alignment
-from feature_gs_ros.backprojection import BackProjector, memory_needed
+from feature_gs_ros.backprojection.field import FeatureField, Provenance
+from feature_gs_ros.backprojection.ingest import (
+    Report,
+    choose_frames,
+    counted,
+    ingest,
+    known_views,
+    sample_cells,
+    spread,
+)
+from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
 from feature_gs_ros.cli.checks import check_outputs, files_of
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
@@ -23,18 +32,17 @@ from feature_gs_ros.cli.common import (
     print_json,
     teacher_options,
 )
-from feature_gs_ros.codecs import Codec, fit_pca, parse_codec, random_projection
-from feature_gs_ros.errors import ExtractorError, FieldError, StreamError
+from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection
+from feature_gs_ros.core.errors import ExtractorError, FieldError, StreamError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import gigabytes
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor
-from feature_gs_ros.field import FeatureField, Provenance
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import Report, choose_frames, counted, ingest, known_views, sample_cells, spread
+from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.masks import MaskFolder
-from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import Stream, open_stream
-from feature_gs_ros.memory import gigabytes
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.rasterizer import Backend, choose_backend
 
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from feature_gs_ros.errors import OptionError
+from feature_gs_ros.core.errors import OptionError
 
 MOST_SEED = 2**63 - 1
 # What recordings, COLMAP and nerfstudio folders, masks and arrays consist of.

@@ -17,17 +17,18 @@ import tyro
 import yaml
 from tqdm import tqdm
 
-from feature_gs_ros.alignment import Sim3, load_alignment
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.pose_check import fitting_alignment
+from feature_gs_ros.core.errors import ExtractorError, FieldError, StoppedError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.editing.operations import transformed
-from feature_gs_ros.errors import ExtractorError, FieldError, StoppedError
 from feature_gs_ros.extractors import extractor_of
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.io.rosbag_topics import BagOptions
-from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import Stream
-from feature_gs_ros.segmentation import Segmenter
-from feature_gs_ros.sight import fitting_alignment
+from feature_gs_ros.io.alignment import load_alignment
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.registry import Stream
+from feature_gs_ros.io.streams.rosbag_topics import BagOptions
+from feature_gs_ros.query.masks_3d import Segmenter
 
 # Every command that reads a stream takes the options of a recording, each by its own name: --map-frame, ….
 RecordingOptions = Annotated[BagOptions, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from feature_gs_ros.backprojection.field import FeatureField, Provenance
+from feature_gs_ros.backprojection.ingest import choose_frames, sample_cells
 from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
@@ -19,23 +21,14 @@ from feature_gs_ros.cli.common import (
     print_json,
     teacher_options,
 )
-from feature_gs_ros.cli.distill_methods import Outcome, Work, solve, train, train_jointly
-from feature_gs_ros.codecs import Codec, fit_pca
-from feature_gs_ros.distillation import (
-    Decoder,
-    JointOptions,
-    Lesson,
-    field_of,
-    lessons_of,
-    rendered_cosine,
-)
-from feature_gs_ros.errors import FieldError, TrainingError
+from feature_gs_ros.core.codec import Codec, fit_pca
+from feature_gs_ros.core.errors import FieldError, TrainingError
+from feature_gs_ros.distillation import Decoder, JointOptions, Lesson, field_of, lessons_of, rendered_cosine
+from feature_gs_ros.distillation.methods import Outcome, Work, solve, train, train_jointly
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
-from feature_gs_ros.field import FeatureField, Provenance
-from feature_gs_ros.ingestion import choose_frames, sample_cells
-from feature_gs_ros.io.gaussian_ply import save_ply
-from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.io.splats.gaussian_ply import save_ply
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.registry import open_stream
 
 
 def distill(

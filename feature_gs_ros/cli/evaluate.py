@@ -8,10 +8,10 @@ from typing import Annotated
 import tyro
 
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, open_segmenter, print_json
-from feature_gs_ros.errors import EvaluationError
-from feature_gs_ros.evaluation import evaluate_segmentation, evaluated_views
+from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.evaluation.metrics import evaluate_segmentation, evaluated_views
 from feature_gs_ros.io.masks import MaskFolder, load_labels
-from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.rasterizer import Backend
 
 

@@ -10,16 +10,10 @@ import tyro
 from torch import Tensor
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.affordance import (
-    Library,
-    Settings,
-    evaluate_affordances,
-    transfer,
-    transfer_by_views,
-)
+from feature_gs_ros.affordance import Library, Settings, evaluate_affordances, transfer, transfer_by_views
 from feature_gs_ros.affordance.transfer import Vote
-from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.cameras import Frame
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.ingest import Report, extract, pinhole_view, some
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
     ProgressBar,
@@ -28,16 +22,17 @@ from feature_gs_ros.cli.common import (
     open_field,
     print_json,
 )
-from feature_gs_ros.errors import EvaluationError
-from feature_gs_ros.evaluation import Evaluation, evaluated_views
+from feature_gs_ros.core.camera import Frame
+from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.evaluation.metrics import Evaluation, evaluated_views
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import Report, extract, pinhole_view, some
 from feature_gs_ros.io.masks import MaskFolder, load_labels
-from feature_gs_ros.io.streams import Stream, open_stream
-from feature_gs_ros.rasterizer import Backend, FeatureGrid, View
+from feature_gs_ros.io.streams.registry import Stream, open_stream
+from feature_gs_ros.rasterizer import Backend, View
 
 
 def affordance(

@@ -8,23 +8,23 @@ from typing import Annotated
 
 import tyro
 
-from feature_gs_ros.backprojection import BackProjector
+from feature_gs_ros.backprojection.ingest import counted, ingest
+from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.cli.common import ProgressBar, open_segmenter, print_json, teacher_options
-from feature_gs_ros.errors import EvaluationError
+from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.evaluation.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
+from feature_gs_ros.evaluation.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views
+from feature_gs_ros.evaluation.protocols.prediction import scene_stream
+from feature_gs_ros.evaluation.protocols.published import LERF_MASK, REPLICA, PublishedRow
+from feature_gs_ros.evaluation.protocols.replica import evaluate_replica, replica_tests
+from feature_gs_ros.evaluation.protocols.scoring import ProtocolResult
+from feature_gs_ros.evaluation.protocols.three_d_ovs import evaluate_three_d_ovs, three_d_ovs_views
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
-from feature_gs_ros.ingestion import counted, ingest
 from feature_gs_ros.io.masks import MaskFolder, load_labels
-from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import Stream, open_stream
-from feature_gs_ros.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
-from feature_gs_ros.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views
-from feature_gs_ros.protocols.prediction import scene_stream
-from feature_gs_ros.protocols.published import LERF_MASK, REPLICA, PublishedRow
-from feature_gs_ros.protocols.replica import evaluate_replica, replica_tests
-from feature_gs_ros.protocols.scoring import ProtocolResult
-from feature_gs_ros.protocols.three_d_ovs import evaluate_three_d_ovs, three_d_ovs_views
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.registry import Stream, open_stream
+from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.rasterizer import Backend
-from feature_gs_ros.segmentation import Segmenter
 
 
 def lerf_mask(

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from feature_gs_ros import rasterizer
+from feature_gs_ros.backprojection.field import Provenance
+from feature_gs_ros.backprojection.ingest import counted, known_views
 from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
@@ -17,18 +19,16 @@ from feature_gs_ros.cli.common import (
     note,
     print_json,
 )
-from feature_gs_ros.errors import IdentityError
-from feature_gs_ros.field import Provenance
+from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.identity.annotations import Annotated, read_annotations
 from feature_gs_ros.identity.answers import IdentifiedObject, Identities
 from feature_gs_ros.identity.association import MERGE_THRESHOLD, Association, associate
 from feature_gs_ros.identity.codes import CodeBook, make_codes
 from feature_gs_ros.identity.encoding import Encoding, class_names, encode_identities, numbered_names
 from feature_gs_ros.identity.masks import CocoMasks, open_masks
-from feature_gs_ros.ingestion import counted, known_views
 from feature_gs_ros.io.masks import load_labels
-from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.rasterizer import Backend
 
 

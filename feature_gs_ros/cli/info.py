@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from feature_gs_ros.backprojection.field import FORMAT, FeatureField
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, print_json
-from feature_gs_ros.errors import FeatureGsError
-from feature_gs_ros.field import FORMAT, FeatureField
+from feature_gs_ros.core.errors import FeatureGsError
 from feature_gs_ros.io.formats import format_of
-from feature_gs_ros.io.rosbag_topics import BagOptions
-from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 
 
 def info(path: Path, /, *, json: bool = False, bag: RecordingOptions = NO_OPTIONS) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import note
-from feature_gs_ros.errors import OptionError
+from feature_gs_ros.core.errors import OptionError
 
 
 def check_own_files(folder: Path, names: Iterable[str], inputs: Iterable[Path | None]) -> None:

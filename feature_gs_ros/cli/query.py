@@ -11,18 +11,18 @@ import tyro
 from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.cameras import Image
+from feature_gs_ros.backprojection.field import KnownView
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_unit, open_segmenter, print_json
-from feature_gs_ros.errors import FieldError
-from feature_gs_ros.field import KnownView
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.io.splat_files import save_ply
-from feature_gs_ros.objects import FoundObject, find_objects
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import FieldError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.io.splats.registry import save_ply
 from feature_gs_ros.pictures import heat, overlay_mask, save_png, side_by_side, to_image
+from feature_gs_ros.query.masks_2d import render_similarities
+from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
+from feature_gs_ros.query.objects import FoundObject, find_objects
 from feature_gs_ros.rasterizer import Backend
-from feature_gs_ros.segmentation import Answer, Segmenter, State
-from feature_gs_ros.view_segmentation import render_similarities
 
 
 def query(

@@ -12,7 +12,8 @@ import torch
 import tyro
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.cameras import Image
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.ingest import pinhole_view
 from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
@@ -23,18 +24,17 @@ from feature_gs_ros.cli.common import (
     teacher_options,
 )
 from feature_gs_ros.cli.leftovers import check_own_files, remove_leftovers
-from feature_gs_ros.errors import FieldError, PromptError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import FieldError, PromptError
+from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.sam import SamExtractor
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import pinhole_view
-from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.pictures import depth_image, heat, label_image, overlay_mask, principal_colors, save_png, to_image
-from feature_gs_ros.promptable import segment_rendered_view
+from feature_gs_ros.query.masks_2d import mask_labels, render_similarities, segment_view
+from feature_gs_ros.query.masks_3d import Segmenter, check_prompt, check_threshold
+from feature_gs_ros.query.sam import segment_rendered_view
 from feature_gs_ros.rasterizer import Backend, View
-from feature_gs_ros.segmentation import Segmenter, check_prompt, check_threshold
-from feature_gs_ros.view_segmentation import mask_labels, render_similarities, segment_view
 
 ALWAYS = ("image", "color", "depth", "features")
 ASKED = ("similarity", "mask", "overlay", "labels", "sam_mask", "sam_overlay")

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 import tyro
 
+from feature_gs_ros.backprojection.ingest import choose_frames
 from feature_gs_ros.cli.checks import check_kind, check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import NO_OPTIONS, ProgressBar, RecordingOptions, alignment_or_identity, note, print_json
-from feature_gs_ros.errors import MapError, TrainingError
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import choose_frames
-from feature_gs_ros.io.colmap import find_model
-from feature_gs_ros.io.colmap_model import read_points
-from feature_gs_ros.io.gaussian_ply import save_ply
-from feature_gs_ros.io.splat_files import load_map
-from feature_gs_ros.io.streams import open_stream
+from feature_gs_ros.core.errors import MapError, TrainingError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.io.splats.gaussian_ply import save_ply
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.colmap import find_model
+from feature_gs_ros.io.streams.colmap_model import read_points
+from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.training.checkpoint import resume_training, save_training
 from feature_gs_ros.training.densification import DensityOptions
 from feature_gs_ros.training.parameters import SplatParameters

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from feature_gs_ros.codecs import Codec
-from feature_gs_ros.errors import FieldError
+from feature_gs_ros.core.codec import Codec
+from feature_gs_ros.core.errors import FieldError
 
 
 class Decoder:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feature_gs_ros.core.errors import GridError, TrainingError
 from feature_gs_ros.distillation.decoder import Decoder
 from feature_gs_ros.distillation.lessons import Lesson
-from feature_gs_ros.errors import GridError, TrainingError
-from feature_gs_ros.rasterizer.cell_operator import CellOperator
+from feature_gs_ros.rasterizer.cpu.cell_operator import CellOperator
 
 KEEP_EVERY = 50  # steps between two copies of what is good
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from feature_gs_ros.core.errors import GridError, TrainingError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.distillation.decoder import Decoder
-from feature_gs_ros.errors import GridError, TrainingError
-from feature_gs_ros.evaluation import psnr
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.rasterizer.cell_operator import resampling
-from feature_gs_ros.rasterizer.gradients import render_with_gradients
-from feature_gs_ros.rasterizer.grid import FeatureGrid
-from feature_gs_ros.rasterizer.tiles import grid_layout
+from feature_gs_ros.evaluation.metrics import psnr
+from feature_gs_ros.rasterizer.cpu.cell_operator import resampling
+from feature_gs_ros.rasterizer.cpu.gradients import render_with_gradients
+from feature_gs_ros.rasterizer.cpu.tiles import grid_layout
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.photometry import rgb_loss
 from feature_gs_ros.training.trainer import MEANS_RATE_END, RATES

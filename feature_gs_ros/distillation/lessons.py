@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.codecs import Codec
-from feature_gs_ros.errors import StoppedError, StreamError
+from feature_gs_ros.backprojection.field import FeatureField, Provenance
+from feature_gs_ros.backprojection.ingest import UNUSABLE, extract, known_views, pinhole_view
+from feature_gs_ros.backprojection.least_squares import solve_cells
+from feature_gs_ros.backprojection.pose_check import Sight
+from feature_gs_ros.core.codec import Codec
+from feature_gs_ros.core.errors import StoppedError, StreamError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import check_budget
 from feature_gs_ros.extractors.base import Extractor
-from feature_gs_ros.field import FeatureField, Provenance
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.ingestion import UNUSABLE, extract, known_views, pinhole_view
-from feature_gs_ros.io.streams import Stream
-from feature_gs_ros.memory import check_budget
-from feature_gs_ros.rasterizer.cell_operator import CellOperator
-from feature_gs_ros.sight import Sight
-from feature_gs_ros.solving import solve_cells
+from feature_gs_ros.io.streams.registry import Stream
+from feature_gs_ros.rasterizer.cpu.cell_operator import CellOperator
 
 COVERED = 0.5  # of a cell that the map must cover for it to be compared
 CHECKED = 8  # every so many views one is left out to see how many passes are useful

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from feature_gs_ros.errors import EditError
-from feature_gs_ros.segmentation import Answer, Segmenter, State, check_threshold
+from feature_gs_ros.core.errors import EditError
+from feature_gs_ros.query.masks_3d import Answer, Segmenter, State, check_threshold
 
 
 @dataclass(frozen=True, eq=False)

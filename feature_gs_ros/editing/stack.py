@@ -14,13 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from feature_gs_ros.alignment import Sim3
+from feature_gs_ros.core.errors import EditError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.editing.operations import Delete, EditedMap, Extract, Move, Operation, Recolor
 from feature_gs_ros.editing.selection import Selection
-from feature_gs_ros.errors import EditError
-from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
-from feature_gs_ros.io.splat_files import copy_ply_rows, save_ply
+from feature_gs_ros.io.splats.registry import copy_ply_rows, save_ply
 
 FORMAT = "feature_gs_ros edits 1"
 OPERATIONS: dict[str, type[Any]] = {"delete": Delete, "extract": Extract, "recolor": Recolor, "move": Move}

@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
 
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
 from feature_gs_ros.extractors.options import checked_options
 from feature_gs_ros.extractors.requirements import OF_THE_BASE, Requirements

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from feature_gs_ros.cameras import Image
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.scoring import ScoringRule
-from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError, GridError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError, GridError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
 from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.io.atomic import atomic_path
-from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 DEFAULT_GIGABYTES = 20.0
 _LEFT = 0.9  # of the limit, after the oldest grids went

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.extractors.network import resized_positions
 
 CONVOLUTIONAL_STRIDE = 32

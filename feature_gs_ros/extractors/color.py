@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.extractors.words import WordList
-from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 COLORS: dict[str, tuple[int, int, int]] = {  # 8-bit sRGB: what the word is used for in things, not the pure primary
     "black": (25, 25, 25),

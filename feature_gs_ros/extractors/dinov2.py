@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.network import (
     IMAGENET_DEVIATION,
@@ -26,7 +27,6 @@ from feature_gs_ros.extractors.network import (
 from feature_gs_ros.extractors.requirements import Requirements
 from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
-from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 REPOSITORY = "facebookresearch/dinov2"
 COMMIT = "b8931f7bf91576930313be2c6d6af376033b35f0"  # the hub code that the parity tests ran

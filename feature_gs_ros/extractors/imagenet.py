@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import efficientnet_lite as lite
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
 from feature_gs_ros.extractors.words import WordList
-from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 WORDS_FILE = Path(__file__).with_name("imagenet_words.txt")
 EVERYDAY_FILE = Path(__file__).with_name("imagenet_everyday.txt")

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError, UnknownPromptError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import efficientnet_lite as lite
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
-from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 _FINE_STRIDE = 16
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import EvaluationError, ExtractorError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import EvaluationError, ExtractorError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
 from feature_gs_ros.extractors.words import WordList
 from feature_gs_ros.io.masks import MaskFolder, load_labels
-from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 IGNORED = 255  # pixels of this value count for no class
 MAX_CLASSES = 256

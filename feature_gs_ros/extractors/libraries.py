@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.errors import ExtractorError
 
 # Operators that torchvision's Python part names at import, whether or not its compiled part could be loaded.
 _NAMED_AT_IMPORT = ("nms", "qnms")

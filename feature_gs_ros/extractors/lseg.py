@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.libraries import import_library
 from feature_gs_ros.extractors.lseg_network import MULTIPLE, LSegNetwork, Shape, doubled
@@ -21,7 +22,6 @@ from feature_gs_ros.extractors.requirements import Requirements
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
 from feature_gs_ros.extractors.text import PromptEncoder
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
-from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 WEIGHTS = WeightsFile(
     "demo_e200.ckpt",

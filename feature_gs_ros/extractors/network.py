@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError, UnknownPromptError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
-from feature_gs_ros.rasterizer.grid import FeatureGrid
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of channels in 0 … 1
 MAX_PIXELS = 4096**2  # of an input; attention over more patches would need hundreds of GB

@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError, UnknownPromptError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
 from feature_gs_ros.extractors.words import WordList
-from feature_gs_ros.io.frame_names import listed_names
-from feature_gs_ros.rasterizer.grid import FeatureGrid
+from feature_gs_ros.io.streams.frame_names import listed_names
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 MAX_BYTES = 1 << 32  # of one array

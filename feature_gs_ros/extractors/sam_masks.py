@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.cameras import Image
-from feature_gs_ros.errors import ExtractorError, PromptError
+from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import ExtractorError, PromptError
 from feature_gs_ros.extractors.sam import CELLS, DIMENSION, SIDE, SamExtractor, fitted
 
 _POINTS_AT_ONCE = 16  # three full-size masks each

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feature_gs_ros.products import inner_products
+from feature_gs_ros.numerics.products import inner_products
 
 _SMALLEST_NORM = 1e-12
 

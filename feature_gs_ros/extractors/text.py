@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.errors import ExtractorError
 
 SYNONYM_MARK = "|"  # "mug | coffee cup"
 KEPT = 4096  # embeddings held

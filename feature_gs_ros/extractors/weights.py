@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from feature_gs_ros.errors import ExtractorError
+from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.io.atomic import atomic_path
 
 FOLDERS_VARIABLE = "FEATURE_GS_WEIGHTS"  # folders to look in, parted as in PATH

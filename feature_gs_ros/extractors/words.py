@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from feature_gs_ros.errors import ExtractorError, UnknownPromptError
+from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
 
 _ARTICLES = frozenset({"a", "an", "the", "some", "any", "my", "this", "that"})
 _NEAREST_COUNT = 5

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.cameras import Frame, rectified_labels
-from feature_gs_ros.errors import EvaluationError, IdentityError, StoppedError
-from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.backprojection.ingest import Progress, counted, some
+from feature_gs_ros.backprojection.pose_check import Sight
+from feature_gs_ros.core.camera import Frame, rectified_labels
+from feature_gs_ros.core.errors import EvaluationError, IdentityError, StoppedError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.identity.encoding import IGNORE, Annotation, unnamed_values
 from feature_gs_ros.identity.masks import Masks
-from feature_gs_ros.ingestion import Progress, counted, some
-from feature_gs_ros.io.streams import Stream
-from feature_gs_ros.sight import Sight
+from feature_gs_ros.io.streams.registry import Stream
 
 
 @dataclass(frozen=True, eq=False)

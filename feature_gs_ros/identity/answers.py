@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.clicks import weights_near, weights_of_pixel
-from feature_gs_ros.errors import IdentityError
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.core.errors import IdentityError
+from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.codes import IdentityExtractor
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.encoding import BACKGROUND, rendered_classes
-from feature_gs_ros.io.splat_files import save_ply
-from feature_gs_ros.objects import OrientedBox, find_objects
+from feature_gs_ros.io.splats.registry import save_ply
+from feature_gs_ros.query.clicks import weights_near, weights_of_pixel
+from feature_gs_ros.query.objects import OrientedBox, find_objects
 from feature_gs_ros.rasterizer import View
 
 CHUNK = 16384

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.errors import IdentityError
+from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.identity.encoding import BACKGROUND, IGNORE, Annotation
 from feature_gs_ros.identity.masks import mask_numbers
 

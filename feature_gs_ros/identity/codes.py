@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # comes with scikit-learn
 from torch import Tensor
 
-from feature_gs_ros.codecs import Codec
-from feature_gs_ros.errors import IdentityError
+from feature_gs_ros.core.codec import Codec
+from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.io.atomic import atomic_path
-from feature_gs_ros.kernels import cache_folder
+from feature_gs_ros.numerics.runtime import cache_folder
 
 CodeKind = Literal["orthogonal", "contrastive"]
 Array = NDArray[np.float32]

@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.errors import IdentityError
+from feature_gs_ros.backprojection.field import FeatureField, Provenance, expected_features
+from feature_gs_ros.backprojection.least_squares import Target, solve_features, unoccluded_weight
+from feature_gs_ros.core.errors import IdentityError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.codes import IdentityExtractor
-from feature_gs_ros.field import FeatureField, Provenance, expected_features
-from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.codes import CodeBook
-from feature_gs_ros.neighbours import GaussianGraph
-from feature_gs_ros.rasterizer import FeatureGrid, View
-from feature_gs_ros.solving import Target, solve_features, unoccluded_weight
-from feature_gs_ros.view_segmentation import render_similarities
+from feature_gs_ros.query.masks_2d import render_similarities
+from feature_gs_ros.query.smoothing import GaussianGraph
+from feature_gs_ros.rasterizer import View
 
 BACKGROUND = 0
 IGNORE = 255

@@ -15,14 +15,14 @@ from sklearn.cluster import HDBSCAN
 from torch import Tensor
 from torch.nn import functional
 
-from feature_gs_ros.errors import IdentityError
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.core.errors import IdentityError
+from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.codes import IdentityExtractor
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.gaussians import GaussianMap
 from feature_gs_ros.identity.codes import make_codes
 from feature_gs_ros.identity.encoding import BACKGROUND, numbered_names
 from feature_gs_ros.identity.masks import mask_numbers
-from feature_gs_ros.neighbours import GaussianGraph
+from feature_gs_ros.query.smoothing import GaussianGraph
 from feature_gs_ros.rasterizer import View
 
 Winners = NDArray[np.int64]

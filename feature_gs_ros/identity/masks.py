@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros.cameras import Camera
-from feature_gs_ros.errors import EvaluationError
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.identity.encoding import IGNORE
 from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.masks import MaskFolder

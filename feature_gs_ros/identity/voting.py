@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.errors import IdentityError
-from feature_gs_ros.rasterizer import FeatureGrid, View
+from feature_gs_ros.core.errors import IdentityError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.rasterizer import View
 
 
 @dataclass(frozen=True, eq=False)

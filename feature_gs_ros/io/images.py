@@ -10,8 +10,8 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from feature_gs_ros.cameras import Camera, Image
-from feature_gs_ros.errors import ImageError
+from feature_gs_ros.core.camera import Camera, Image
+from feature_gs_ros.core.errors import ImageError
 
 MAX_PIXELS = 1 << 28  # of a header that is believed: 16384 × 16384
 _PNG = b"\x89PNG\r\n\x1a\n"

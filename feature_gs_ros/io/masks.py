@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros.cameras import Camera
-from feature_gs_ros.errors import EvaluationError
-from feature_gs_ros.io.frame_names import listed_names
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.io.images import MAX_PIXELS
+from feature_gs_ros.io.streams.frame_names import listed_names
 from feature_gs_ros.io.structured import read_mapping
 
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from feature_gs_ros.errors import FeatureGsError
+from feature_gs_ros.core.errors import FeatureGsError
 
 
 class _Loader(yaml.SafeLoader):

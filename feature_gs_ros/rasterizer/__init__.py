@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feature_gs_ros.cameras import Camera, check_pose
-from feature_gs_ros.errors import BackendError, CameraError
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.rasterizer.cpu import CpuView
-from feature_gs_ros.rasterizer.grid import FeatureGrid
+from feature_gs_ros.core.camera import Camera, check_pose
+from feature_gs_ros.core.errors import BackendError, CameraError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.rasterizer.cpu.view import CpuView
 
 Backend = Literal["auto", "cpu", "cuda"]
 

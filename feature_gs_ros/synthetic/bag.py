@@ -12,8 +12,8 @@ from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLi
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from feature_gs_ros.alignment import quat_wxyz_from_rotation, rotation_from_quat_wxyz
-from feature_gs_ros.cameras import Camera, Image
+from feature_gs_ros.core.camera import Camera, Image
+from feature_gs_ros.core.geometry import quat_wxyz_from_rotation, rotation_from_quat_wxyz
 from feature_gs_ros.synthetic.distance import Floats
 
 IMAGE_TOPIC = "/camera/color/image_raw/compressed"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from feature_gs_ros.cameras import Camera, Distortion
+from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.synthetic.distance import Floats
 
 START_NS = 1_700_000_000_000_000_000

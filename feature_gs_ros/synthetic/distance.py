@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros import kernels
+from feature_gs_ros.numerics import runtime as kernels
 
 SPHERE, BOX, LATHE, TUBE = range(4)  # kinds of shapes
 UNION, SUBTRACTION = range(2)  # how a solid joins those before it

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from feature_gs_ros.cameras import Camera, Distortion
-from feature_gs_ros.errors import CameraError
+from feature_gs_ros.core.camera import Camera, Distortion
+from feature_gs_ros.core.errors import CameraError
 from feature_gs_ros.synthetic.distance import Floats
 
 _INVERSION_STEPS = 50

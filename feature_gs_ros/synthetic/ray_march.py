@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros.cameras import Camera, Image, check_pose
-from feature_gs_ros.kernels import parallel_for
+from feature_gs_ros.core.camera import Camera, Image, check_pose
+from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.synthetic.distance import (
     Floats,
     Integers,

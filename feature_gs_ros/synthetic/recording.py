@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 from safetensors.numpy import save
 
-from feature_gs_ros.cameras import Camera
-from feature_gs_ros.errors import StreamError
-from feature_gs_ros.io.splat_files import save_ply
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.errors import StreamError
+from feature_gs_ros.io.splats.registry import save_ply
 from feature_gs_ros.synthetic.bag import BagWriter
 from feature_gs_ros.synthetic.camera_path import (
     BARREL,

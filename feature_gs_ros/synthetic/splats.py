@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.errors import MapError
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.kernels import parallel_for
+from feature_gs_ros.core.errors import MapError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.synthetic.distance import Floats, Integers
 from feature_gs_ros.synthetic.scene import Labels, Scene
 from feature_gs_ros.synthetic.surface_points import bake, bake_walls, normals_at, settle, thin_out

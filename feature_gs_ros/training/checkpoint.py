@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from feature_gs_ros.errors import TrainingError
+from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.training.exposure import seen_exposed
 from feature_gs_ros.training.parameters import SplatParameters

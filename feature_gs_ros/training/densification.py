@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from feature_gs_ros.rasterizer.gradients import Rendering
+from feature_gs_ros.rasterizer.cpu.gradients import Rendering
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 
 SPLIT_SHRINK = 1.6  # of the two halves of a split Gaussian

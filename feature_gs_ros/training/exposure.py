@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feature_gs_ros.gaussians import SH_C0
+from feature_gs_ros.core.gaussians import SH_C0
 from feature_gs_ros.training.parameters import SplatParameters
 from feature_gs_ros.training.views import TrainingView
 

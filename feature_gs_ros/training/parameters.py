@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from feature_gs_ros.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
-from feature_gs_ros.sorting import morton_order
+from feature_gs_ros.core.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
+from feature_gs_ros.numerics.sorting import morton_order
 
 LARGEST_LOGIT = 10.0  # of a pretrained map's opacities: beyond it nothing would ever move
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-15

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.kernels import parallel_for
+from feature_gs_ros.numerics.runtime import parallel_for
 
 Floats = NDArray[np.float32]
 WINDOW, SIGMA = 11, 1.5  # of the Gaussian window, pixels

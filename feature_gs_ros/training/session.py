@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_gs_ros.errors import TrainingError
-from feature_gs_ros.gaussians import GaussianMap
+from feature_gs_ros.core.errors import TrainingError
+from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.pictures import save_png, side_by_side, to_image
 from feature_gs_ros.training.checkpoint import save_training, saved_parameters
 from feature_gs_ros.training.trainer import Moment, Progress, Trainer, render

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from feature_gs_ros.errors import TrainingError
+from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.training.parameters import SplatParameters
 from feature_gs_ros.training.stereo import StereoView, sweep_points
 from feature_gs_ros.training.views import TrainingView

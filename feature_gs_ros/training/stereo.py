@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros.cameras import Camera
-from feature_gs_ros.kernels import parallel_for
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.numerics.runtime import parallel_for
 
 Floats = NDArray[np.float32]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from feature_gs_ros.errors import TrainingError
-from feature_gs_ros.evaluation import psnr
-from feature_gs_ros.rasterizer.gradients import Rendering, render_with_gradients
+from feature_gs_ros.core.errors import TrainingError
+from feature_gs_ros.evaluation.metrics import psnr
+from feature_gs_ros.rasterizer.cpu.gradients import Rendering, render_with_gradients
 from feature_gs_ros.training.densification import Density, DensityOptions
 from feature_gs_ros.training.exposure import Exposures, seen_exposed
 from feature_gs_ros.training.parameters import Adam, SplatParameters

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feature_gs_ros.alignment import Sim3
-from feature_gs_ros.cameras import Camera
-from feature_gs_ros.ingestion import pinhole_view
-from feature_gs_ros.io.streams import Stream
+from feature_gs_ros.backprojection.ingest import pinhole_view
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.io.streams.registry import Stream
 
 
 @dataclass(frozen=True, eq=False)

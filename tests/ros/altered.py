@@ -10,7 +10,7 @@ from pathlib import Path
 from ros.harness import wait_until
 
 MAIN = """
-from feature_gs_ros.ros.feature_map import main
+from feature_gs_ros.ros.nodes.feature_map import main
 
 main()
 """

@@ -21,8 +21,8 @@ except ImportError as error:
 if REASON:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from feature_gs_ros.gaussians import GaussianMap
-    from feature_gs_ros.io.splat_files import save_ply
+    from feature_gs_ros.core.gaussians import GaussianMap
+    from feature_gs_ros.io.splats.registry import save_ply
     from ros.harness import Robot, Starter
     from ros.scene import CAMERA, make_map
 

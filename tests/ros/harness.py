@@ -22,7 +22,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
-from feature_gs_ros.cameras import Camera
+from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.msg import Status
 from ros.processes import NodeProcess
 from ros.scene import SPLAT_FROM_MAP, transform_of

@@ -29,7 +29,7 @@ SETTINGS = "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"
 PYTHON = f"-DPython3_EXECUTABLE={sys.executable} -DPYTHON_EXECUTABLE={sys.executable}"
 CHECK_IMPORTS = """
 from feature_gs_ros.msg import Status
-from feature_gs_ros.ros import feature_map
+from feature_gs_ros.ros.nodes import feature_map
 from feature_gs_ros.synthetic import tabletops
 print("  imports the messages and", feature_map.__file__)
 """

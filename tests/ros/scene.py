@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from feature_gs_ros.alignment import Sim3, quat_wxyz_from_rotation
-from feature_gs_ros.cameras import Camera, Image
-from feature_gs_ros.gaussians import SH_C0, GaussianMap
+from feature_gs_ros.core.camera import Camera, Image
+from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
+from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation
 from feature_gs_ros.pictures import to_image
 from feature_gs_ros.rasterizer import view
 

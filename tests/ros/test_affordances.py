@@ -12,7 +12,7 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from feature_gs_ros.affordance import Library
-from feature_gs_ros.messages.point_cloud import FIELDS
+from feature_gs_ros.io.messages.point_cloud import FIELDS
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.srv import AddAffordance, TransferAffordance
 from ros.harness import LATCHED, Robot, Starter, Watch, image_message, wait_until

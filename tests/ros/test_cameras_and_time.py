@@ -14,11 +14,11 @@ from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from feature_gs_ros.backprojection import BackProjector
-from feature_gs_ros.cameras import Distortion
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.projector import BackProjector
+from feature_gs_ros.core.camera import Distortion
 from feature_gs_ros.extractors import make_extractor
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.messages.transform import stamp_ns
+from feature_gs_ros.io.messages.transform import stamp_ns
 from feature_gs_ros.msg import Answer, FeatureGrid
 from feature_gs_ros.rasterizer import view
 from feature_gs_ros.srv import QueryPoints, QueryText, RenderView, Save

@@ -11,7 +11,7 @@ from ament_index_python.packages import get_package_share_directory
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
 
-from feature_gs_ros.ros import parameters as declared
+from feature_gs_ros.ros.runtime import parameters as declared
 from ros.harness import Robot, Starter
 
 SHARE = Path(get_package_share_directory("feature_gs_ros"))

@@ -11,7 +11,7 @@ from action_msgs.msg import GoalStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
-from feature_gs_ros.field import FeatureField
+from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.srv import QueryText
 from ros.altered import Gate, altered_map
@@ -22,7 +22,7 @@ from ros.test_recordings import VIEWS, Recordings, write_flight
 
 SLOW_ANSWERS = """
 from feature_gs_ros.extractors.color import ColorExtractor
-from feature_gs_ros.ros import service_group
+from feature_gs_ros.ros.services import service_group
 
 embed = ColorExtractor.embed
 
@@ -73,7 +73,7 @@ def test_a_callback_that_fails_ends_the_program_with_the_field_saved(
     broken = tmp_path / "broken"
     change = f"""
 from pathlib import Path
-from feature_gs_ros.ros import feature_map
+from feature_gs_ros.ros.nodes import feature_map
 
 status_message = feature_map.status_message
 
@@ -166,7 +166,7 @@ import threading
 import time
 from pathlib import Path
 from rclpy.exceptions import InvalidHandle
-from feature_gs_ros.ros import feature_map
+from feature_gs_ros.ros.nodes import feature_map
 
 closing = threading.Event()
 status_message, close = feature_map.status_message, feature_map.FeatureMap.close
@@ -195,7 +195,7 @@ feature_map.status_message, feature_map.FeatureMap.close = come_late, wait_and_c
 
 SLOW_SAVES = """
 from feature_gs_ros.extractors.color import ColorExtractor
-from feature_gs_ros.ros.session import Session
+from feature_gs_ros.ros.nodes.session import Session
 
 save, extract = Session.save, ColorExtractor.extract
 
@@ -252,8 +252,8 @@ def test_goals_are_refused_from_deactivation_on_until_the_node_is_active_again(r
 def test_a_goal_that_begins_after_deactivation_did_is_aborted(robot, start, gaussians, tmp_path):
     saving = tmp_path / "saving"
     change = f"""
-from feature_gs_ros.ros.bag_action import BagAction
-from feature_gs_ros.ros.session import Session
+from feature_gs_ros.ros.services.bag_action import BagAction
+from feature_gs_ros.ros.nodes.session import Session
 
 execute, save = BagAction._execute, Session.save
 

@@ -9,10 +9,10 @@ from sensor_msgs.msg import PointCloud2
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
-from feature_gs_ros.field import Provenance
+from feature_gs_ros.backprojection.field import Provenance
 from feature_gs_ros.identity.codes import make_codes
 from feature_gs_ros.identity.encoding import Annotation, class_names, encode_identities
-from feature_gs_ros.messages.point_cloud import FIELDS
+from feature_gs_ros.io.messages.point_cloud import FIELDS
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
 from feature_gs_ros.srv import Edit, QueryPoints, QueryText

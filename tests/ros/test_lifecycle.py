@@ -13,9 +13,9 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from std_srvs.srv import Trigger
 
-from feature_gs_ros.field import FeatureField
-from feature_gs_ros.gaussians import GaussianMap
-from feature_gs_ros.io.splat_files import save_ply
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.io.splats.registry import save_ply
 from feature_gs_ros.msg import Answer, Status
 from feature_gs_ros.pictures import save_png
 from feature_gs_ros.srv import Load, QueryText, Save
@@ -135,9 +135,9 @@ def shared_settings(start_once: Starter):
     """Reads settings in one process: a node's start takes seconds, and its own step is tested above."""
     import rclpy
 
-    from feature_gs_ros.errors import FeatureGsError
-    from feature_gs_ros.ros.parameters import FEATURE_MAP, camera_parameters, declare
-    from feature_gs_ros.ros.settings import Settings
+    from feature_gs_ros.core.errors import FeatureGsError
+    from feature_gs_ros.ros.runtime.parameters import FEATURE_MAP, camera_parameters, declare
+    from feature_gs_ros.ros.runtime.settings import Settings
 
     context = rclpy.Context()
     rclpy.init(context=context)

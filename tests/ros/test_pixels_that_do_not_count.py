@@ -10,13 +10,13 @@ import pytest
 import torch
 from sensor_msgs.msg import Image
 
-from feature_gs_ros.backprojection import BackProjector
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.extractors import make_extractor
-from feature_gs_ros.field import FeatureField
+from feature_gs_ros.live.ignored_pixels import counted_pixels
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.pictures import save_png
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.ros.ignored_pixels import counted_pixels
 from feature_gs_ros.srv import QueryText, Save
 from ros.harness import RELIABLE, Robot, Starter, Watch, image_message, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import Point
 
-from feature_gs_ros.errors import PromptError
-from feature_gs_ros.ros.pointing import locate
+from feature_gs_ros.core.errors import PromptError
+from feature_gs_ros.ros.services.pointing import locate
 from feature_gs_ros.srv import QueryPoints
 from ros.scene import SPLAT_FROM_MAP
 

@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
-from feature_gs_ros.messages.point_cloud import FIELDS
+from feature_gs_ros.io.messages.point_cloud import FIELDS
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
 from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText, RenderView

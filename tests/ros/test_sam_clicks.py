@@ -10,15 +10,15 @@ import torch
 from geometry_msgs.msg import Point
 from teacher_weights import published_shapes, seeded_state
 
+from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.editing import Delete, Edit, EditStack, Selection
 from feature_gs_ros.extractors.libraries import installed
 from feature_gs_ros.extractors.sam import SamExtractor, weights_file
-from feature_gs_ros.field import FeatureField
 from feature_gs_ros.identity.voting import vote
+from feature_gs_ros.live.shown_map import ShownMap
 from feature_gs_ros.msg import Answer
-from feature_gs_ros.promptable import segment_rendered_view
+from feature_gs_ros.query.sam import segment_rendered_view
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.ros.shown_map import ShownMap
 from feature_gs_ros.srv import Load, QueryPoints, Save
 from ros.harness import Robot, Starter, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture

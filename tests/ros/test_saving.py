@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.editing import EditStack
-from feature_gs_ros.field import FeatureField
 from feature_gs_ros.srv import Load, Save
 from ros.harness import ACTIVATE, CONFIGURE, Robot, Starter
 

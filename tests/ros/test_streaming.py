@@ -10,9 +10,9 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from feature_gs_ros.backprojection import BackProjector
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.extractors import make_extractor
-from feature_gs_ros.field import FeatureField
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
 from feature_gs_ros.srv import QueryText, Save

@@ -14,9 +14,9 @@ import pytest
 import torch
 from std_srvs.srv import Trigger
 
-from feature_gs_ros.backprojection import BackProjector
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.extractors import make_extractor
-from feature_gs_ros.field import FeatureField
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
 from feature_gs_ros.srv import QueryText, RenderView, Save

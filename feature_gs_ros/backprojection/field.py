@@ -1,0 +1,260 @@
+"""FeatureField: one feature per Gaussian of one map, from one teacher; saved, loaded, merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from feature_gs_ros.backprojection.provenance import KnownView, Provenance
+from feature_gs_ros.core.codec import PRESERVES, Codec
+from feature_gs_ros.core.errors import AlignmentError, CameraError, FieldError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.io.atomic import atomic_path
+
+__all__ = [
+    "FORMAT",
+    "SMALLEST_WEIGHT",
+    "FeatureField",
+    "KnownView",
+    "Provenance",
+    "describe_teacher",
+    "expected_features",
+]
+
+FORMAT = "feature_gs_ros field 1"
+SMALLEST_WEIGHT = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureField:
+    """Expected back-projection (Eq. 4) of N Gaussians with what is needed to go on: weights and view counts.
+
+    Features are finite everywhere; a Gaussian is *seen* where `view_count` > 0.
+    """
+
+    features: Tensor  # [N, K] float32 or float16: the teacher's features, or the codec's codes of them
+    weight: Tensor  # [N] Σ_v Wᵀ m
+    view_count: Tensor  # [N] int32, views in which the Gaussian had weight
+    teacher: ExtractorIdentity
+    provenance: Provenance
+    codec: Codec | None = None
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def seen(self) -> Tensor:
+        """[N] bool."""
+        return self.view_count > 0
+
+    @property
+    def dimension(self) -> int:
+        """D of the teacher, whatever is stored."""
+        return self.codec.teacher_dimension if self.codec else self.features.shape[1]
+
+    def accumulated(self) -> Tensor:
+        """Accumulated back-projection ``Σ Wᵀ M U F`` of Eq. 5, [N, K], in the codec's numbers if there is one."""
+        return self.features.to(torch.float32) * self.weight.unsqueeze(1)
+
+    def decoded(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """The teacher's features [M, D] float32 of the given rows."""
+        features = self.features[rows]
+        return self.codec.decode(features) if self.codec else features.to(torch.float32)
+
+    def coverage(self, gaussians: GaussianMap, among: Tensor | None = None) -> float:
+        """Opacity-weighted share, of the Gaussians ``among`` [N] bool (all by default), that were seen."""
+        opacity = gaussians.opacities if among is None else gaussians.opacities * among
+        total = float(opacity.sum())
+        return float((opacity * self.seen).sum()) / total if total > 0 else 0.0
+
+    def check_map(self, gaussians: GaussianMap) -> None:
+        """Raise a FieldError unless ``gaussians`` is the map that this field belongs to."""
+        if len(gaussians) != len(self) or gaussians.checksum != self.provenance.map_checksum:
+            raise FieldError(
+                f"the field has {len(self)} features for the map '{self.provenance.map_path}' "
+                f"(checksum {self.provenance.map_checksum[:12]}), not for this one "
+                f"({len(gaussians)} Gaussians, checksum {gaussians.checksum[:12]}); give the map it was made with"
+            )
+
+    def check_teacher(self, identity: ExtractorIdentity) -> None:
+        """Raise a FieldError unless ``identity`` is the teacher that made this field."""
+        if identity != self.teacher:
+            raise FieldError(
+                f"the field was made by the teacher {describe_teacher(self.teacher)}, "
+                f"not by {describe_teacher(identity)}; use the same one or back-project again"
+            )
+
+    def merge(self, other: FeatureField) -> FeatureField:
+        """The field of both sets of views: accumulators add up.
+
+        Raises:
+            FieldError: another map, teacher or codec.
+        """
+        if self.provenance.map_checksum != other.provenance.map_checksum:
+            raise FieldError("two fields of different maps can't be merged")
+        self.check_teacher(other.teacher)
+        if not (self.codec.same_as(other.codec) if self.codec else other.codec is None):
+            raise FieldError("two fields with different codecs can't be merged; make both with the same codec")
+        weight = self.weight + other.weight
+        return replace(
+            self,
+            features=expected_features(self.accumulated() + other.accumulated(), weight),
+            weight=weight,
+            view_count=self.view_count + other.view_count,
+            provenance=self.provenance.joined(other.provenance),
+        )
+
+    def prune(self, gaussians: GaussianMap) -> tuple[FeatureField, GaussianMap]:
+        """Field and map without what no camera saw."""
+        self.check_map(gaussians)
+        rows = self.seen.nonzero()[:, 0]
+        kept = gaussians.select(rows)
+        return (
+            replace(
+                self,
+                features=self.features[rows],
+                weight=self.weight[rows],
+                view_count=self.view_count[rows],
+                provenance=replace(self.provenance, map_checksum=kept.checksum, map_path=""),
+            ),
+            kept,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; it appears whole or not at all.
+
+        Raises:
+            FieldError: the file can't be written.
+        """
+        tensors = {"features": self.features, "weight": self.weight, "view_count": self.view_count}
+        if self.codec:
+            tensors |= {"encoder": self.codec.encoder, "decoder": self.codec.decoder, "mean": self.codec.mean}
+        shared = self.codec is not None and self.codec.encoder.data_ptr() == self.codec.decoder.data_ptr()
+        if shared:
+            del tensors["decoder"]
+        try:
+            with atomic_path(path) as temporary:
+                save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, metadata=self._metadata())
+        except OSError as error:
+            raise FieldError(f"can't write the field '{path}': {error.strerror or error}") from error
+
+    def _metadata(self) -> dict[str, str]:
+        content = {
+            "teacher": {
+                "name": self.teacher.name,
+                "weights": self.teacher.weights,
+                "preprocessing": dict(self.teacher.preprocessing),
+            },
+            "provenance": self.provenance.as_json(),
+            "codec": self.codec.kind if self.codec else None,
+        }
+        return {"format": FORMAT, "content": json.dumps(content)}
+
+    @staticmethod
+    def load(path: str | Path) -> FeatureField:
+        """Read a field.
+
+        Raises:
+            FieldError: missing, truncated, or not a field.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise FieldError(f"'{path}' is a folder; name the field in it")
+        if not path.is_file():
+            raise FieldError(
+                f"there is no field '{path}'; make one with: feature-gs backproject MAP STREAM --out {path}"
+            )
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, OSError) as error:
+            raise FieldError(
+                f"'{path}' is no field, or a damaged one ({error}); give a file that feature-gs backproject wrote"
+            ) from error
+        if metadata.get("format") != FORMAT:
+            raise FieldError(f"'{path}' holds format '{metadata.get('format')}', expected '{FORMAT}'")
+        try:
+            return _from_file(tensors, json.loads(metadata["content"]))
+        except (KeyError, TypeError, ValueError, OverflowError, AlignmentError, CameraError) as error:
+            raise FieldError(f"'{path}' is damaged: {error!r}; make it anew") from error
+
+
+def expected_features(numerator: Tensor, weight: Tensor) -> Tensor:
+    """Expected back-projection, Eq. 4 of Joseph et al.: ``f_i = Σ w_i(p) F(p) / Σ w_i(p)``.
+
+    Args:
+        numerator: ``Wᵀ F`` summed over the views, shape [N, D].
+        weight: ``Wᵀ 1`` summed over the views, shape [N].
+
+    Returns:
+        Features [N, D], finite everywhere; whether a row was seen at all is the view count's to say.
+    """
+    return numerator / weight.clamp_min(SMALLEST_WEIGHT).unsqueeze(-1)
+
+
+def describe_teacher(identity: ExtractorIdentity) -> str:
+    """For messages: the name, a few digits of the weights and the preprocessing."""
+    details = [identity.weights[:12]] if identity.weights else []
+    details += [f"{key}={value}" for key, value in identity.preprocessing.items()]
+    return f"'{identity.name}' ({', '.join(details)})" if details else f"'{identity.name}'"
+
+
+def _from_file(tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> FeatureField:
+    features, weight, view_count = tensors["features"], tensors["weight"], tensors["view_count"]
+    shapes = tuple(features.shape), tuple(weight.shape), tuple(view_count.shape)
+    if len(shapes[0]) != 2 or 0 in shapes[0] or shapes[1:] != (shapes[0][:1],) * 2:
+        raise ValueError(f"shapes {shapes[0]}, {shapes[1]}, {shapes[2]} don't fit together")
+    _check_finite(features=features, weight=weight)
+    if view_count.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"view_count holds {view_count.dtype}")
+    teacher, provenance = content["teacher"], content["provenance"]
+    if not isinstance(teacher, dict) or not isinstance(provenance, dict):
+        raise TypeError("teacher and provenance must be tables")
+    return FeatureField(
+        features=features,
+        weight=weight,
+        view_count=view_count,
+        teacher=_identity_from_file(**teacher),
+        provenance=Provenance.from_json(provenance),
+        codec=_codec_from_file(content.get("codec"), tensors, shapes[0][1]),
+    )
+
+
+def _identity_from_file(name: object, weights: object, preprocessing: object) -> ExtractorIdentity:
+    if not (isinstance(name, str) and isinstance(weights, str) and isinstance(preprocessing, dict)):
+        raise TypeError(f"the teacher is {name!r}, {weights!r}, {preprocessing!r}")
+    return ExtractorIdentity(name, weights, preprocessing)
+
+
+def _codec_from_file(kind: object, tensors: Mapping[str, Tensor], stored: int) -> Codec | None:
+    if kind is None:
+        return None
+    if kind not in PRESERVES:
+        raise ValueError(f"codec {kind!r} is unknown")
+    encoder, mean = tensors["encoder"], tensors["mean"]
+    decoder = tensors.get("decoder", encoder)
+    shape = tuple(encoder.shape)
+    if len(shape) != 2 or shape[0] != stored or decoder.shape != encoder.shape or tuple(mean.shape) != shape[1:]:
+        raise ValueError(
+            f"a codec of shapes {shape}, {tuple(decoder.shape)}, {tuple(mean.shape)} doesn't fit {stored} numbers"
+        )
+    _check_finite(encoder=encoder, decoder=decoder, mean=mean)
+    return Codec(kind, encoder, decoder, mean)
+
+
+def _check_finite(**tensors: Tensor) -> None:
+    for name, values in tensors.items():
+        if values.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            raise TypeError(f"{name} hold {values.dtype}")
+        # One pass without a copy, however large; NaN wins either.
+        if not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):
+            raise ValueError(f"{name} hold NaN or Inf")

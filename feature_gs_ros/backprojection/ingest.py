@@ -1,0 +1,265 @@
+"""From a recorded stream to a field: every posed image through the teacher and back onto the map."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.backprojection.field import KnownView, Provenance
+from feature_gs_ros.backprojection.pose_check import Sight
+from feature_gs_ros.core.camera import Camera, Frame, Image, distorted_pixels, rectified
+from feature_gs_ros.core.errors import ExtractorError, GridError, StreamError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.io.streams.registry import Stream
+
+KNOWN_VIEWS = 32  # cameras that a field remembers
+UNUSABLE = (StreamError, GridError, ExtractorError)  # a frame that raises these is left out, the others go on
+
+
+class Accumulator(Protocol):
+    """What takes a stream's views: a `BackProjector`, or one behind a lock."""
+
+    @property
+    def gaussians(self) -> GaussianMap: ...
+    @property
+    def provenance(self) -> Provenance: ...
+    def add(self, view: rasterizer.View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None: ...
+    def flush(self) -> None: ...
+
+
+Item = TypeVar("Item")
+Progress = Callable[[int, int, str], bool | None]  # views done, views in all, name; True cancels
+
+
+@dataclass
+class Report:
+    """What became of a stream's images, and where the time went."""
+
+    used: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)  # by reason
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    cancelled: bool = False
+    doubt: str = ""  # a line for a person, where the images don't look like the map
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of the block under ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def table(self) -> str:
+        """Stages with their seconds, seconds a view and share."""
+        total = sum(self.seconds.values()) or 1.0
+        views = max(1, len(self.used))
+        lines = [f"{'stage':<16}{'seconds':>9}{'s/view':>9}{'share':>8}"]
+        for name, seconds in sorted(self.seconds.items(), key=lambda item: -item[1]):
+            lines.append(f"{name:<16}{seconds:>9.2f}{seconds / views:>9.3f}{seconds / total:>8.0%}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class PinholeView:
+    """A frame as the operator takes it: rectified, and posed in the splat's frame."""
+
+    image: Image
+    camera: Camera
+    camera_from_splat: NDArray[np.float64]  # [4, 4]
+    valid: Tensor | None  # [H, W] bool, None where every pixel counts
+
+
+def pinhole_view(frame: Frame, splat_from_map: Sim3) -> PinholeView:
+    """Rectify a frame's image and take its pose into the splat's frame.
+
+    Raises:
+        StreamError: the image can't be decoded.
+        CameraError: the lens can't be rectified.
+    """
+    image, camera, valid = rectified(frame.image, frame.camera)
+    return PinholeView(
+        image,
+        camera,
+        splat_from_map.camera_from_splat(frame.camera_from_world),
+        None if valid.all() else torch.tensor(valid),
+    )
+
+
+def extract(extractor: Extractor, image: Image, frame: Frame) -> FeatureGrid:
+    """Features of a frame's rectified image [H, W, 3].
+
+    Files by frame name (label images, precomputed features) belong to the image as it was taken: their grids are
+    moved as the lens is rectified.
+    """
+    grid = extractor.extract(image, frame.name)
+    if frame.camera.distortion is None or not getattr(extractor, "reads_files", False):
+        return grid
+    return rectified_grid(grid, frame.camera)
+
+
+def rectified_grid(grid: FeatureGrid, camera: Camera) -> FeatureGrid:
+    """A grid over the image as taken, resampled at as many cells over the rectified image."""
+    centres_y, centres_x = torch.meshgrid(
+        grid.top + (torch.arange(grid.rows) + 0.5) / grid.rows * (grid.bottom - grid.top),
+        grid.left + (torch.arange(grid.columns) + 0.5) / grid.columns * (grid.right - grid.left),
+        indexing="ij",
+    )
+    rows = (centres_y * camera.height).long().clamp(0, camera.height - 1).numpy()
+    columns = (centres_x * camera.width).long().clamp(0, camera.width - 1).numpy()
+    source_x, source_y = distorted_pixels(camera)
+    x = (torch.from_numpy(source_x[rows, columns]) + 0.5) / camera.width
+    y = (torch.from_numpy(source_y[rows, columns]) + 0.5) / camera.height
+    # grid_sample counts from −1 to 1 over the cells' rectangle.
+    at = torch.stack(
+        [2 * (x - grid.left) / (grid.right - grid.left) - 1, 2 * (y - grid.top) / (grid.bottom - grid.top) - 1], dim=2
+    )
+    values = torch.nn.functional.grid_sample(
+        grid.values.float().permute(2, 0, 1)[None],
+        at[None],
+        mode=grid.interpolation,
+        padding_mode="border",
+        align_corners=False,
+    )
+    return replace(grid, values=values[0].permute(1, 2, 0).contiguous())
+
+
+def ingest(
+    stream: Stream,
+    names: Sequence[str],
+    extractor: Extractor,
+    projector: Accumulator,
+    *,
+    backend: rasterizer.Backend = "auto",
+    progress: Progress | None = None,
+) -> Report:
+    """Add the named frames of a stream to a projector; the alignment is the projector's.
+
+    Single images that can't be used are skipped and counted by reason.
+
+    Raises:
+        CameraError: the views see almost nothing of the map.
+        StreamError: the stream is damaged.
+    """
+    report, sight = Report(), Sight(stream.source)
+    for done, frame in enumerate(_timed(stream.frames(names), report), start=1):
+        try:
+            with report.stage("decode"):
+                pinhole = pinhole_view(frame, projector.provenance.splat_from_map)
+            with report.stage("network"):
+                grid = extract(extractor, pinhole.image, frame)
+            with report.stage("back-projection"):
+                view = rasterizer.view(projector.gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
+                sight.check(view, pinhole.image)
+                projector.add(view, grid, pinhole.valid, frame.name)
+            report.used.append(frame.name)
+        except UNUSABLE as error:
+            report.skipped[str(error)] += 1
+        if progress is not None and progress(done, len(names), frame.name):
+            report.cancelled = True
+            break
+    sight.finish()
+    report.doubt = sight.doubt
+    with report.stage("back-projection"):
+        projector.flush()
+    report.skipped.update(stream.skipped)
+    return report
+
+
+def choose_frames(stream: Stream, every: int = 1, skip: Sequence[str] = ()) -> list[str]:
+    """Names of every n-th frame, without those to be left out, ``skip``.
+
+    Raises:
+        StreamError: ``every`` is below 1, a name to be left out matches nothing, or nothing is left.
+    """
+    names = stream.names()
+    unknown = [name for name in skip if name not in names]
+    if unknown:
+        raise StreamError(
+            f"{', '.join(unknown)}, to be left out, matches no frame of '{stream.source}'; frames: {some(names)}"
+        )
+    if every < 1:
+        raise StreamError(f"every {every}-th frame makes no sense; give 1 or more")
+    chosen = [name for name in names if name not in set(skip)][::every]
+    if not chosen:
+        raise StreamError(f"no frame of '{stream.source}' is left: all {len(names)} are to be left out")
+    return chosen
+
+
+def known_views(
+    stream: Stream, names: Sequence[str], splat_from_map: Sim3, count: int = KNOWN_VIEWS
+) -> tuple[KnownView, ...]:
+    """Cameras of up to ``count`` of the named frames, spread over them, as a field remembers them."""
+    picked = spread(names, count)
+    return tuple(
+        KnownView(
+            frame.name,
+            replace(frame.camera, distortion=None),
+            splat_from_map.camera_from_splat(frame.camera_from_world),
+        )
+        for frame in stream.frames(picked)
+    )
+
+
+def sample_cells(stream: Stream, names: Sequence[str], extractor: Extractor, count: int = 8) -> Tensor:
+    """Features [M, D] of a few frames' grids, spread over the stream, to fit a codec on.
+
+    Frames that can't be used are left out; where all of the few can't, any others are taken.
+
+    Raises:
+        StreamError: no frame can be used, or the stream is damaged.
+    """
+    reason = "none was read"
+    for chosen in (spread(names, count), names):
+        cells: list[Tensor] = []
+        for frame in stream.frames(chosen):
+            try:
+                image, _, _ = rectified(frame.image, frame.camera)
+                values = extract(extractor, image, frame).values
+            except UNUSABLE as error:
+                reason = str(error)
+                continue
+            cells.append(values.reshape(-1, values.shape[2]))
+            if len(cells) == count:
+                break
+        if cells:
+            return torch.cat(cells)
+    raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
+
+
+def spread(items: Sequence[Item], count: int = KNOWN_VIEWS) -> tuple[Item, ...]:
+    """Up to ``count`` of the items at even steps."""
+    step = max(1.0, len(items) / count)
+    return tuple(items[int(k * step)] for k in range(min(count, len(items))))
+
+
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """A few names for a message."""
+    return ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
+
+
+def counted(skipped: Mapping[str, int]) -> str:
+    """Reasons with their counts, for a message."""
+    return "; ".join(f"{count} × {reason}" for reason, count in skipped.items())
+
+
+def _timed(frames: Iterator[Frame], report: Report) -> Iterator[Frame]:
+    while True:
+        with report.stage("read"):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield frame

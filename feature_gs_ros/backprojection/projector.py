@@ -1,0 +1,224 @@
+"""BackProjector: features of views go in one by one, or several at once, and come out as a field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feature_gs_ros.backprojection.field import FeatureField, Provenance, expected_features
+from feature_gs_ros.core.codec import Codec
+from feature_gs_ros.core.errors import FieldError, GridError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import check_budget
+from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.rasterizer.cpu.tiles import grid_layout
+from feature_gs_ros.rasterizer.cpu.view import CpuView, backproject_views, check_valid
+
+BATCH = 8  # views accumulated at once unless told otherwise
+# What a view holds beside the accumulators: splats, and the lists of tiles and cells.
+WORKSPACE_BYTES = 40 * BATCH  # a Gaussian, of which a view shows a part
+CHUNK = 16384  # Gaussians whose features are gathered at once
+
+
+class BackProjector:
+    """Streaming accumulators ``Σ_v Wᵀ M U F``, ``Σ_v Wᵀ m`` and the count of views, for one map and one teacher.
+
+    They are linear: views can be added, subtracted again, and accumulators of two runs merged.
+    """
+
+    def __init__(
+        self,
+        gaussians: GaussianMap,
+        teacher: ExtractorIdentity,
+        dimension: int,
+        *,
+        codec: Codec | None = None,
+        batch: int = BATCH,
+        budget: int | None = None,
+        provenance: Provenance | None = None,
+        held: int = 0,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            dimension: D of the teacher's grids.
+            codec: encode grids before accumulation.
+            batch: views accumulated at once: each row of the accumulators is then touched once for all of them.
+            budget: bytes that accumulators and field may take; most of the free memory by default.
+            held: bytes of these that are taken already, and so are not free: a field that was read to go on from.
+
+        Raises:
+            BudgetError: it would take more.
+            FieldError: the codec is for another dimension.
+        """
+        if codec is not None and codec.teacher_dimension != dimension:
+            raise FieldError(f"the codec is for {codec.teacher_dimension} dimensions, the teacher has {dimension}")
+        self.gaussians = gaussians
+        self.teacher = teacher
+        self.dimension = dimension
+        self.codec = codec
+        self.batch = max(1, batch)
+        self.provenance = provenance or Provenance(gaussians.checksum)
+        stored = codec.dimension if codec else dimension
+        check_budget(
+            memory_needed(len(gaussians), stored),
+            budget,
+            f"a field of {len(gaussians)} Gaussians × {stored} numbers",
+            "store fewer numbers with a codec (--codec pca:64) or raise the budget",
+            held,
+        )
+        # Along the map's Z-curve, as the kernels walk it.
+        self._numerator = torch.zeros(len(gaussians), stored)
+        self._weight = torch.zeros(len(gaussians))
+        self._view_count = torch.zeros(len(gaussians), dtype=torch.int32)
+        self._queue: list[tuple[CpuView, FeatureGrid, Tensor | None]] = []
+
+    @property
+    def stored(self) -> int:
+        """Numbers accumulated per Gaussian: the codec's, or the teacher's."""
+        return self._numerator.shape[1]
+
+    @staticmethod
+    def resume(
+        gaussians: GaussianMap, field: FeatureField, batch: int = BATCH, budget: int | None = None
+    ) -> BackProjector:
+        """Go on where a saved field stopped.
+
+        The peak is that of a new one where nothing else holds the field: it is needed no more.
+
+        Raises:
+            FieldError: the field belongs to another map.
+            BudgetError: as for a new one.
+        """
+        field.check_map(gaussians)
+        projector = BackProjector(
+            gaussians,
+            field.teacher,
+            field.dimension,
+            codec=field.codec,
+            batch=batch,
+            budget=budget,
+            provenance=field.provenance,
+            held=field.features.nbytes,
+        )
+        rows = torch.from_numpy(gaussians.along_curve.rows)
+        for numerator, part in zip(torch.split(projector._numerator, CHUNK), torch.split(rows, CHUNK), strict=True):
+            torch.mul(field.features[part].to(torch.float32), field.weight[part].unsqueeze(1), out=numerator)
+        projector._weight[:] = field.weight[rows]
+        projector._view_count[:] = field.view_count[rows]
+        return projector
+
+    def add(self, view: CpuView, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+        """Add a view's features.
+
+        Args:
+            grid: [rows, columns, D] of this teacher.
+            valid: m(p) [H, W], the share in which each pixel counts; all by default.
+            name: the frame's, remembered in the field.
+
+        Raises:
+            GridError: another dimension than the teacher's, values that are not finite, or a mask of another size.
+            CameraError: an image that the rasteriser can't take.
+        """
+        self._queue.append(self._entry(view, grid, valid))
+        if name:
+            self.provenance = replace(self.provenance, frames=(*self.provenance.frames, name))
+        if len(self._queue) >= self.batch:
+            self.flush()
+
+    def subtract(self, view: CpuView, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+        """Take a view out again, as if it had not been added (to float accuracy; the view count exactly).
+
+        Raises:
+            GridError, CameraError: as for `add`.
+            FieldError: no view of this name was added.
+        """
+        if name and name not in self.provenance.frames:
+            raise FieldError(f"no view '{name}' was added, so it can't be subtracted")
+        entry = self._entry(view, grid, valid)
+        self.flush()
+        self._accumulate([entry], sign=-1)
+        # What no view is left for is empty, not a rounding error that a division would blow up.
+        gone = self._view_count <= 0
+        self._numerator[gone] = 0
+        self._weight[gone] = 0
+        if name:
+            frames = list(self.provenance.frames)
+            frames.remove(name)
+            self.provenance = replace(self.provenance, frames=tuple(frames))
+
+    def merge(self, other: BackProjector) -> None:
+        """Add another projector's accumulators, of the same map, teacher and codec.
+
+        Raises:
+            FieldError: they differ.
+        """
+        if other.gaussians.checksum != self.gaussians.checksum or other.teacher != self.teacher:
+            raise FieldError("accumulators of another map or teacher can't be merged")
+        if not (self.codec.same_as(other.codec) if self.codec else other.codec is None):
+            raise FieldError("accumulators with another codec can't be merged")
+        self.flush()
+        other.flush()
+        self._numerator += other._numerator
+        self._weight += other._weight
+        self._view_count += other._view_count
+        self.provenance = self.provenance.joined(other.provenance)
+
+    def flush(self) -> None:
+        """Accumulate what is queued."""
+        queue, self._queue = self._queue, []
+        if queue:
+            self._accumulate(queue, sign=1)
+
+    def coverage(self) -> float:
+        """Opacity-weighted share of the map that was seen by the views accumulated so far."""
+        seen = (self._view_count > 0)[torch.from_numpy(self.gaussians.along_curve.places)]
+        total = float(self.gaussians.opacities.sum())
+        return float((self.gaussians.opacities * seen).sum()) / total if total > 0 else 0.0
+
+    def field(self) -> FeatureField:
+        """A snapshot in the map's row order: a copy that later views don't change."""
+        self.flush()
+        places = torch.from_numpy(self.gaussians.along_curve.places)
+        features = torch.empty_like(self._numerator)
+        for rows in torch.split(torch.arange(len(places)), CHUNK):
+            at = places[rows]
+            features[rows] = expected_features(self._numerator[at], self._weight[at])
+        return FeatureField(
+            features,
+            self._weight[places],
+            self._view_count[places],
+            self.teacher,
+            self.provenance,
+            self.codec,
+        )
+
+    def _entry(
+        self, view: CpuView, grid: FeatureGrid, valid: Tensor | None
+    ) -> tuple[CpuView, FeatureGrid, Tensor | None]:
+        """What is queued; whatever is wrong with a view comes up here, before it could spoil a batch."""
+        grid_layout(grid, view.camera.width, view.camera.height)
+        return view, self._encoded(grid), check_valid(valid, view.camera)
+
+    def _encoded(self, grid: FeatureGrid) -> FeatureGrid:
+        if grid.dimension != self.dimension:
+            raise GridError(
+                f"the grid has {grid.dimension} channels, the teacher '{self.teacher.name}' {self.dimension}"
+            )
+        if not bool(torch.isfinite(grid.values).all()):
+            raise GridError(f"the grid of the teacher '{self.teacher.name}' holds NaN or Inf; this view is left out")
+        return replace(grid, values=self.codec.encode(grid.values)) if self.codec else grid
+
+    def _accumulate(self, entries: list[tuple[CpuView, FeatureGrid, Tensor | None]], sign: int) -> None:
+        views, grids, valids = zip(*entries, strict=True)
+        backproject_views(views, grids, valids, self._numerator, self._weight, self._view_count, sign=sign)
+
+
+def memory_needed(gaussians: int, stored: int) -> int:
+    """Bytes of accumulators, of the field made of them or gone on from, and of a view's work: the peak."""
+    row = stored * np.dtype(np.float32).itemsize
+    return gaussians * (2 * row + 2 * (4 + 4) + WORKSPACE_BYTES)

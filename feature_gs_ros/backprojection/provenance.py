@@ -1,0 +1,131 @@
+"""Provenance: where a field's features come from, and its JSON in the field's file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_gs_ros.core.camera import Camera, check_pose
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.io.alignment import sim3_from_mapping
+from feature_gs_ros.io.images import MAX_PIXELS
+
+
+@dataclass(frozen=True, eq=False)
+class KnownView:
+    """A camera that the field's features came through; pictures are drawn from it."""
+
+    name: str
+    camera: Camera  # rectified
+    camera_from_splat: NDArray[np.float64]  # [4, 4]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A stream that was taken from, with the names of its frames."""
+
+    stream: str
+    frames: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a field comes from, so that it refuses another map and can be added to."""
+
+    map_checksum: str  # `GaussianMap.checksum`
+    map_path: str = ""
+    stream: str = ""  # the recording taken from last
+    splat_from_map: Sim3 = field(default_factory=Sim3.identity)
+    frames: tuple[str, ...] = ()  # names of the views accumulated, in order, of all recordings
+    views: tuple[KnownView, ...] = ()  # some of them, for pictures
+    earlier: tuple[Recording, ...] = ()  # recordings other than `stream`; frames of two may have the same name
+
+    def taken_from(self, stream: str) -> tuple[str, ...]:
+        """Names of the frames accumulated of one recording."""
+        if stream != self.stream:
+            return tuple(name for recording in self.earlier if recording.stream == stream for name in recording.frames)
+        others = Counter(name for recording in self.earlier for name in recording.frames)
+        return tuple((Counter(self.frames) - others).elements())
+
+    def going_on_with(self, stream: str) -> Provenance:
+        """The same, the next frames being those of this recording."""
+        if stream == self.stream:
+            return self
+        others = tuple(recording for recording in self.earlier if recording.stream != stream)
+        own = self.taken_from(self.stream)
+        return replace(self, stream=stream, earlier=(*others, *([Recording(self.stream, own)] if own else [])))
+
+    def joined(self, other: Provenance) -> Provenance:
+        """Of the views of both."""
+        taken: dict[str, tuple[str, ...]] = {}
+        for part in (self, other):
+            for stream in (*(recording.stream for recording in part.earlier), part.stream):
+                taken[stream] = taken.get(stream, ()) + part.taken_from(stream)
+        earlier = tuple(Recording(stream, names) for stream, names in taken.items() if stream != self.stream and names)
+        frames, views = self.frames + other.frames, self.views + other.views
+        return replace(self, frames=frames, views=views, earlier=earlier)
+
+    def as_json(self) -> dict[str, object]:
+        alignment = self.splat_from_map
+        return {
+            "map_checksum": self.map_checksum,
+            "map_path": self.map_path,
+            "stream": self.stream,
+            "frames": self.frames,
+            "earlier": [{"stream": recording.stream, "frames": recording.frames} for recording in self.earlier],
+            "splat_from_map": {
+                "scale": alignment.scale,
+                "rotation_wxyz": np.asarray(alignment.quat_wxyz).tolist(),
+                "translation": np.asarray(alignment.translation).tolist(),
+            },
+            "views": [
+                {
+                    "name": view.name,
+                    "size": [view.camera.width, view.camera.height],
+                    "intrinsics": [view.camera.fx, view.camera.fy, view.camera.cx, view.camera.cy],
+                    "camera_from_splat": view.camera_from_splat.tolist(),
+                }
+                for view in self.views
+            ],
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Provenance:
+        """What `as_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, OverflowError: it didn't.
+            AlignmentError: the transform is none.
+            CameraError: a view's camera or pose is none.
+        """
+        return Provenance(
+            map_checksum=str(content["map_checksum"]),
+            map_path=str(content["map_path"]),
+            stream=str(content["stream"]),
+            splat_from_map=sim3_from_mapping(content["splat_from_map"], "the field"),
+            frames=tuple(str(name) for name in content["frames"]),
+            views=tuple(
+                KnownView(
+                    str(view["name"]),
+                    _pinhole(view["size"], view["intrinsics"]),
+                    check_pose(np.array(view["camera_from_splat"], np.float64), f"view '{view['name']}' of the field"),
+                )
+                for view in content["views"]
+            ),
+            earlier=tuple(
+                Recording(str(recording["stream"]), tuple(str(name) for name in recording["frames"]))
+                for recording in content.get("earlier", ())  # fields of one recording don't need it
+            ),
+        )
+
+
+def _pinhole(size: Sequence[int], intrinsics: Sequence[float]) -> Camera:
+    (width, height), (fx, fy, cx, cy) = size, intrinsics
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"a view of {width}×{height} pixels; there are none of more than {MAX_PIXELS}")
+    return Camera(int(width), int(height), float(fx), float(fy), float(cx), float(cy))

@@ -1,0 +1,123 @@
+"""The ways in which ``feature-gs distill`` comes to features: least squares, steps, and steps that move the map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from feature_gs_ros.backprojection.field import FeatureField, Provenance
+from feature_gs_ros.backprojection.ingest import extract, pinhole_view
+from feature_gs_ros.backprojection.least_squares import solve_cells
+from feature_gs_ros.cli.common import ProgressBar, note
+from feature_gs_ros.core.codec import Codec
+from feature_gs_ros.core.errors import TrainingError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.distillation import (
+    Decoder,
+    FeatureTrainer,
+    FrozenOptions,
+    JointOptions,
+    JointTrainer,
+    Lesson,
+    useful_passes,
+)
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.io.streams.registry import Stream
+from feature_gs_ros.training.views import load_views
+
+MOST_PASSES = 4  # over all views
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What every way of distilling begins with."""
+
+    gaussians: GaussianMap
+    stream: Stream
+    names: list[str]
+    teacher: Extractor
+    provenance: Provenance
+    quiet: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What it ends with."""
+
+    features: Tensor  # [N, K]
+    codec: Codec | None
+    products: int  # with A or Aᵀ of one view
+    finished: bool
+    gaussians: GaussianMap  # another map where the geometry was trained
+
+
+def solve(
+    work: Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int | None
+) -> Outcome:
+    targets = [(lesson.operator, lesson.wanted) for lesson in lessons]
+    begin = None if earlier is None else earlier.features.float()
+    if iterations is None:
+        iterations = useful_passes(lessons, MOST_PASSES)
+        note(f"{iterations} passes gain on views left out for this")
+    with ProgressBar("solving", "pass", quiet=work.quiet).running() as bar:
+        solution = solve_cells(targets, start=begin, iterations=iterations, progress=bar)
+        finished = not bar.interrupted
+    return Outcome(solution.features, codec, products(lessons), finished, work.gaussians)
+
+
+def train(
+    work: Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int | None
+) -> Outcome:
+    decoder = None if codec is None else Decoder.of_codec(codec)
+    begin = None if earlier is None else earlier.features.float()
+    options = FrozenOptions(iterations=FrozenOptions.iterations if iterations is None else iterations)
+    trainer = FeatureTrainer(lessons, options, decoder, begin)
+    with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
+        try:
+            finished = trainer.run(bar)
+        except TrainingError as error:
+            note(str(error))
+            finished = False
+    return Outcome(
+        trainer.features.detach(), decoder.codec() if decoder else None, products(lessons), finished, work.gaussians
+    )
+
+
+def train_jointly(
+    work: Work,
+    lessons: Sequence[Lesson],
+    codec: Codec | None,
+    earlier: FeatureField | None,
+    options: JointOptions,
+    size: int,
+) -> Outcome:
+    used = [lesson.name for lesson in lessons]
+    # The start: what frozen geometry says, so that the geometry isn't pulled by features that are nowhere near.
+    if earlier is not None:
+        begin = earlier.features.float()
+    else:
+        wanted = [codec.encode(lesson.wanted) if codec else lesson.wanted for lesson in lessons]
+        pairs = [(lesson.operator, values) for lesson, values in zip(lessons, wanted, strict=True)]
+        begin = solve_cells(pairs, iterations=0).features
+    views = load_views(work.stream, used, work.provenance.splat_from_map, size)
+    grids = [
+        extract(work.teacher, pinhole_view(frame, work.provenance.splat_from_map).image, frame)
+        for frame in work.stream.frames(used)
+    ]
+    decoder = None if codec is None else Decoder.of_codec(codec)
+    trainer = JointTrainer(work.gaussians, begin, views, grids, options, decoder)
+    with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
+        try:
+            finished = trainer.run(bar)
+        except TrainingError as error:
+            note(str(error))
+            finished = False
+    trained = trainer.parameters.to_map()
+    features = trainer.features.detach()[trained.file_rows]
+    return Outcome(features, decoder.codec() if decoder else None, products(lessons), finished, trained)
+
+
+def products(lessons: Sequence[Lesson]) -> int:
+    return sum(lesson.operator.products for lesson in lessons)

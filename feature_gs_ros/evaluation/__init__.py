@@ -1,0 +1,1 @@
+"""Scores of segmentations and images, and the evaluation protocols of the papers."""

@@ -1,0 +1,118 @@
+"""LERF-OVS labels (LangSplat): ``label/<scene>/frame_00041.json`` with polygons by category.
+
+LangSplat's release has ``info`` and ``objects``; files saved by LabelMe have ``shapes``, ``imageWidth`` and
+``imageHeight``. Both are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_gs_ros import rasterizer
+from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.evaluation.protocols.lerf_mask import prompts_of, score_prompt_masks
+from feature_gs_ros.evaluation.protocols.prediction import Mask, scene_stream
+from feature_gs_ros.evaluation.protocols.scoring import ProtocolResult, summarised
+from feature_gs_ros.io.images import MAX_PIXELS
+from feature_gs_ros.io.streams.registry import Stream
+from feature_gs_ros.io.structured import read_structured
+from feature_gs_ros.query.masks_3d import Segmenter
+
+
+def evaluate_lerf_ovs(
+    segmenter: Segmenter,
+    folder: str | Path,
+    *,
+    labels: str | Path | None = None,
+    stream: Stream | None = None,
+    backend: rasterizer.Backend = "auto",
+) -> ProtocolResult:
+    """Score one scene of LERF-OVS; prompts of a view may overlap.
+
+    Args:
+        folder: the scene's images and cameras, e.g. ``lerf_ovs/figurines``.
+        labels: folder of its JSON files; ``../label/<scene>`` or the scene's own folder by default.
+
+    Raises:
+        EvaluationError: no labels, or none that can be evaluated.
+    """
+    folder = Path(folder)
+    stream = stream or scene_stream(folder)
+    source = _labels_of(folder, labels)
+    truth: dict[str, dict[str, Mask]] = {}
+    skipped: dict[str, str] = {}
+    for path in sorted(source.glob("*.json")):
+        try:
+            truth[path.stem] = read_polygons(path)
+        except EvaluationError as error:
+            skipped[path.name] = str(error)
+    if not truth:
+        raise EvaluationError(f"'{source}' holds no labels (frame_*.json) that can be read; {skipped or 'it is empty'}")
+    frames = {}
+    for name in truth:
+        if name in stream.names():
+            frames[name] = name
+        else:
+            skipped[name] = f"no frame of '{stream.source}' has this name"
+    scores, views = score_prompt_masks(segmenter, stream, truth, frames, skipped, backend=backend)
+    return summarised("LERF-OVS", folder.name, scores, views, skipped, prompts_of(truth))
+
+
+def lerf_ovs_views(folder: str | Path, stream: Stream, labels: str | Path | None = None) -> list[str]:
+    """Frames that are scored, so that a field may be made without them."""
+    labelled = {path.stem for path in _labels_of(Path(folder), labels).glob("*.json")}
+    return sorted(labelled & set(stream.names()))
+
+
+def _labels_of(folder: Path, labels: str | Path | None) -> Path:
+    """The folder of a scene's JSON files."""
+    source = Path(labels) if labels is not None else folder.parent / "label" / folder.name
+    return source if source.is_dir() else folder
+
+
+def read_polygons(path: Path) -> dict[str, Mask]:
+    """Masks [H, W] by category; the polygons of one category add up.
+
+    Raises:
+        EvaluationError: damaged, or without a polygon.
+    """
+    content = read_structured(path, EvaluationError)
+    if not isinstance(content, Mapping):
+        raise EvaluationError(f"'{path}' holds no table")
+    info = content.get("info")
+    if isinstance(info, Mapping):
+        size, entries = (info.get("height"), info.get("width")), content.get("objects")
+        names, polygons = "category", "segmentation"
+    else:
+        size, entries = (content.get("imageHeight"), content.get("imageWidth")), content.get("shapes")
+        names, polygons = "label", "points"
+    height, width = size
+    if not (isinstance(height, int) and isinstance(width, int) and 0 < height * width <= MAX_PIXELS and height > 0):
+        raise EvaluationError(f"'{path}' gives the image size {size}, expected whole numbers up to {MAX_PIXELS} pixels")
+    masks: dict[str, Mask] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        outline = _outline(entry.get(polygons)) if isinstance(entry, Mapping) else None
+        if outline is None or not isinstance(entry.get(names), str):
+            raise EvaluationError(f"'{path}' holds an object without {names} or a polygon of three points")
+        filled = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(filled, [outline], 1)
+        before = masks.get(entry[names])
+        masks[entry[names]] = filled.astype(np.bool_) if before is None else before | filled.astype(np.bool_)
+    if not masks:
+        raise EvaluationError(f"'{path}' holds no polygon")
+    return masks
+
+
+def _outline(points: object) -> NDArray[np.int32] | None:
+    try:
+        outline = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    except (TypeError, ValueError):
+        return None
+    if len(outline) < 3 or not np.isfinite(outline).all() or np.abs(outline).max() > 1e6:
+        return None
+    return outline.astype(np.int32)  # LangSplat cuts the fractions off, too

@@ -1,0 +1,172 @@
+"""sensor_msgs/CameraInfo → Camera, and the calibration file that stands in for it; no ROS import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_gs_ros.core.camera import Camera, Distortion
+from feature_gs_ros.core.errors import CameraError
+from feature_gs_ros.io.structured import numbers, read_mapping, whole_number
+
+Numbers = Sequence[float] | NDArray[np.float64]
+
+
+class RegionOfInterest(Protocol):
+    """sensor_msgs/RegionOfInterest; all zero is the whole image."""
+
+    x_offset: int
+    y_offset: int
+    height: int
+    width: int
+    do_rectify: bool
+
+
+class CameraInfo(Protocol):
+    """sensor_msgs/CameraInfo"""
+
+    height: int
+    width: int
+    distortion_model: str
+    binning_x: int
+    binning_y: int
+
+    @property
+    def d(self) -> Numbers: ...
+    @property
+    def k(self) -> Numbers: ...
+    @property
+    def p(self) -> Numbers: ...
+    @property
+    def roi(self) -> RegionOfInterest: ...
+
+
+def camera_from_info(info: CameraInfo, width: int, height: int, *, is_rectified: bool = False) -> Camera:
+    """The camera of a width × height image that a CameraInfo goes with.
+
+    K and P are those of the full image, and put the top left pixel's centre at (0, 0); the region of
+    interest and the binning are applied here, about the pixels' corners. An image that is smaller than
+    described by one whole factor (resized by a node that left its CameraInfo alone) gets a camera scaled
+    likewise.
+
+    Args:
+        info: the message.
+        width: of the image itself, pixels.
+        height: of the image itself, pixels.
+        is_rectified: P counts, and there is no distortion. P's fourth column is not used: a right camera's
+            images must carry its own optical frame.
+
+    Raises:
+        CameraError: no calibration, an unknown distortion model, or a size that doesn't fit.
+    """
+    roi, bin_x, bin_y = info.roi, max(1, int(info.binning_x)), max(1, int(info.binning_y))
+    has_roi = roi.width > 0 and roi.height > 0
+    if is_rectified and has_roi and roi.do_rectify:
+        raise CameraError("camera_info has a region of interest that is yet to be rectified: use the raw image")
+    name, values = ("P", info.p) if is_rectified else ("K", info.k)
+    fx, cx, fy, cy = _intrinsics(values, name)
+    described_width = int(roi.width if has_roi else info.width) // bin_x
+    described_height = int(roi.height if has_roi else info.height) // bin_y
+    factor = described_width // max(1, width)
+    if factor < 1 or (described_width, described_height) != (factor * width, factor * height):
+        raise CameraError(f"camera_info describes {described_width}×{described_height}, the image is {width}×{height}")
+    camera = Camera(
+        width=described_width,
+        height=described_height,
+        fx=fx / bin_x,
+        fy=fy / bin_y,
+        cx=(cx + 0.5 - (roi.x_offset if has_roi else 0)) / bin_x,
+        cy=(cy + 0.5 - (roi.y_offset if has_roi else 0)) / bin_y,
+        distortion=None if is_rectified else distortion_from_ros(info.distortion_model, info.d),
+    )
+    return camera.resized(width, height)
+
+
+def distortion_from_ros(model: str, d: Numbers) -> Distortion | None:
+    """A CameraInfo's distortion, None where it has none.
+
+    Raises:
+        CameraError: the model is unknown, or its coefficients don't fit it.
+    """
+    coefficients = tuple(float(value) for value in d)
+    if model in ("equidistant", "fisheye"):
+        return Distortion("equidistant", coefficients)
+    if model not in ("plumb_bob", "rational_polynomial", ""):
+        raise CameraError(
+            f"distortion model '{model}' is unknown; known are plumb_bob, rational_polynomial and equidistant"
+        )
+    if not any(coefficients):
+        return None
+    if len(coefficients) > 8 and not any(coefficients[8:]):
+        coefficients = coefficients[:8]  # thin prism and tilt, unused
+    # Drivers mix up the two names; OpenCV goes by the number of coefficients.
+    return Distortion("plumb_bob" if len(coefficients) <= 5 else "rational_polynomial", coefficients)
+
+
+@dataclass
+class NoRegion:
+    """The region of interest of a calibration file: the whole image."""
+
+    x_offset: int = 0
+    y_offset: int = 0
+    height: int = 0
+    width: int = 0
+    do_rectify: bool = False
+
+
+@dataclass
+class Calibration:
+    """What a calibration file holds, in the shape of a CameraInfo."""
+
+    height: int
+    width: int
+    distortion_model: str
+    d: tuple[float, ...]
+    k: tuple[float, ...]  # [9]
+    p: tuple[float, ...]  # [12]
+    binning_x: int = 0
+    binning_y: int = 0
+    roi: RegionOfInterest = field(default_factory=NoRegion)
+
+
+def load_calibration(path: str | Path) -> Calibration:
+    """Read the YAML file that camera_calibration writes and camera_info_manager reads.
+
+    Raises:
+        CameraError: the file is missing or says something else.
+    """
+    path = Path(path)
+    content = {str(key): value for key, value in read_mapping(path, CameraError).items()}
+    return Calibration(
+        height=whole_number(content, "image_height", f"'{path}'", CameraError),
+        width=whole_number(content, "image_width", f"'{path}'", CameraError),
+        distortion_model=str(content.get("distortion_model", "")),
+        d=_matrix(content, "distortion_coefficients", path) if "distortion_coefficients" in content else (),
+        k=_matrix(content, "camera_matrix", path),
+        p=_matrix(content, "projection_matrix", path) if "projection_matrix" in content else (),
+    )
+
+
+def _intrinsics(matrix: Numbers, name: str) -> tuple[float, float, float, float]:
+    """fx, cx, fy, cy of K [9] or P [12], row-major."""
+    values = np.asarray(matrix, dtype=np.float64)
+    if values.size not in (9, 12) or not values.any():
+        raise CameraError(
+            f"camera_info has no calibration, its {name} is {'zero' if values.size in (9, 12) else 'missing'}: "
+            "calibrate the camera or give a calibration file"
+        )
+    rows = values.reshape(3, -1)
+    return float(rows[0, 0]), float(rows[0, 2]), float(rows[1, 1]), float(rows[1, 2])
+
+
+def _matrix(content: Mapping[str, object], key: str, path: Path) -> tuple[float, ...]:
+    """The numbers under ``key: {rows, cols, data}``."""
+    matrix = content.get(key)
+    if not isinstance(matrix, Mapping) or "data" not in matrix:
+        raise CameraError(f"'{path}' lacks {key}: {{rows, cols, data}}, as camera_calibration writes it")
+    return numbers(matrix["data"], f"{key} of '{path}'", CameraError)

@@ -1,0 +1,164 @@
+"""sensor_msgs/Image and CompressedImage → RGB arrays.
+
+Nothing of ROS is imported: rclpy's messages and those of `rosbags` both fit. cv_bridge isn't used, as it
+breaks under numpy 2.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_gs_ros.core.camera import Camera, Image
+from feature_gs_ros.core.errors import ImageError
+from feature_gs_ros.io.images import check_size, decode_compressed, image_size
+
+ImageKind = Literal["colour", "mono"]
+
+
+class RawImage(Protocol):
+    """sensor_msgs/Image; `data` is anything with a buffer of bytes."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: NDArray[np.uint8]
+
+
+@runtime_checkable
+class CompressedImage(Protocol):
+    """sensor_msgs/CompressedImage; `data` is anything with a buffer of bytes."""
+
+    format: str
+    data: NDArray[np.uint8]
+
+
+def decode_image(message: RawImage | CompressedImage, source: str, camera: Camera | None = None) -> Image:
+    """The picture [H, W, 3], uint8 RGB, in an array of its own.
+
+    Greys become RGB, alpha is left out, 16 bits become 8 (65535 → 255), a Bayer pattern is interpolated.
+
+    Args:
+        message: raw or compressed.
+        source: its topic and stamp, for the error message.
+        camera: whose size the image must have.
+
+    Raises:
+        ImageError: an encoding that is no picture, damaged bytes, or not the camera's size.
+    """
+    image_kind(message)
+    if isinstance(message, CompressedImage):
+        return decode_compressed(_bytes(message), source, camera)
+    if camera is not None:
+        check_size((message.width, message.height), camera, source)
+    layout = _LAYOUTS[message.encoding]
+    samples = _samples(message, layout, source)
+    if layout.sample_bytes == 2:
+        samples = samples.astype(np.uint32) // 257
+    pixels = np.array(samples, dtype=np.uint8, order="C")
+    return pixels if layout.to_rgb is None else np.asarray(cv2.cvtColor(pixels, layout.to_rgb), dtype=np.uint8)
+
+
+def image_kind(message: RawImage | CompressedImage) -> ImageKind:
+    """Whether a message holds colours or greys.
+
+    Raises:
+        ImageError: neither: a depth map, or an encoding that is not known here.
+    """
+    if isinstance(message, CompressedImage):
+        encoding, _, transport = (part.strip() for part in message.format.partition(";"))
+        known = encoding in _LAYOUTS or encoding.lower() in _FILE_FORMATS
+        picture = known and "compressedDepth" not in transport
+    else:
+        encoding, picture = message.encoding, message.encoding in _LAYOUTS
+    if not picture:
+        raise ImageError(f"encoding '{encoding}' is no picture that can be read")
+    return "mono" if encoding in _LAYOUTS and _LAYOUTS[encoding].to_rgb == cv2.COLOR_GRAY2RGB else "colour"
+
+
+def image_dimensions(message: RawImage | CompressedImage, source: str) -> tuple[int, int]:
+    """(width, height) of the picture in a message; JPEG and PNG aren't decoded for it.
+
+    Raises:
+        ImageError: compressed bytes are damaged.
+    """
+    if not isinstance(message, CompressedImage):
+        return int(message.width), int(message.height)
+    data = _bytes(message)
+    size = image_size(io.BytesIO(data), source)
+    if size is None:
+        pixels = decode_compressed(data, source)
+        return pixels.shape[1], pixels.shape[0]
+    return size
+
+
+class _Layout(NamedTuple):
+    """How an encoding's pixels lie in a row, and cv2's code that turns them into RGB."""
+
+    samples: int  # a pixel
+    sample_bytes: int
+    to_rgb: int | None  # None: it is RGB
+    half_rows: int = 2  # of data, for each row of the picture
+
+
+_LAYOUTS = {
+    "rgb8": _Layout(3, 1, None),
+    "bgr8": _Layout(3, 1, cv2.COLOR_BGR2RGB),
+    "8UC3": _Layout(3, 1, cv2.COLOR_BGR2RGB),  # OpenCV's type, so OpenCV's order
+    "rgba8": _Layout(4, 1, cv2.COLOR_RGBA2RGB),
+    "bgra8": _Layout(4, 1, cv2.COLOR_BGRA2RGB),
+    "8UC4": _Layout(4, 1, cv2.COLOR_BGRA2RGB),
+    "mono8": _Layout(1, 1, cv2.COLOR_GRAY2RGB),
+    "8UC1": _Layout(1, 1, cv2.COLOR_GRAY2RGB),
+    "mono16": _Layout(1, 2, cv2.COLOR_GRAY2RGB),  # 16UC1 is depth in millimetres, and not here
+    "rgb16": _Layout(3, 2, None),
+    "bgr16": _Layout(3, 2, cv2.COLOR_BGR2RGB),
+    "rgba16": _Layout(4, 2, cv2.COLOR_RGBA2RGB),
+    "bgra16": _Layout(4, 2, cv2.COLOR_BGRA2RGB),
+    "bayer_rggb8": _Layout(1, 1, cv2.COLOR_BayerRGGB2RGB),
+    "bayer_bggr8": _Layout(1, 1, cv2.COLOR_BayerBGGR2RGB),
+    "bayer_gbrg8": _Layout(1, 1, cv2.COLOR_BayerGBRG2RGB),
+    "bayer_grbg8": _Layout(1, 1, cv2.COLOR_BayerGRBG2RGB),
+    "bayer_rggb16": _Layout(1, 2, cv2.COLOR_BayerRGGB2RGB),
+    "bayer_bggr16": _Layout(1, 2, cv2.COLOR_BayerBGGR2RGB),
+    "bayer_gbrg16": _Layout(1, 2, cv2.COLOR_BayerGBRG2RGB),
+    "bayer_grbg16": _Layout(1, 2, cv2.COLOR_BayerGRBG2RGB),
+    "uyvy": _Layout(2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422": _Layout(2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "yuyv": _Layout(2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    "yuv422_yuy2": _Layout(2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    "nv12": _Layout(1, 1, cv2.COLOR_YUV2RGB_NV12, half_rows=3),
+    "nv21": _Layout(1, 1, cv2.COLOR_YUV2RGB_NV21, half_rows=3),
+}
+_FILE_FORMATS = ("jpeg", "jpg", "png", "webp", "bmp", "tiff", "")  # of drivers that name no encoding
+
+
+def _samples(message: RawImage, layout: _Layout, source: str) -> NDArray[np.integer[Any]]:
+    """The samples [rows, width, samples], a view into the message; the padding behind each row is left out."""
+    width, height, step = int(message.width), int(message.height), int(message.step)
+    odd = width % 2 or height % 2
+    if width <= 0 or height <= 0 or (odd and (layout.half_rows == 3 or layout.samples == 2)):
+        raise ImageError(f"'{source}' is {width}×{height} pixels, which '{message.encoding}' can't be")
+    rows, row_bytes = height * layout.half_rows // 2, width * layout.samples * layout.sample_bytes
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if step < row_bytes or len(data) < (rows - 1) * step + row_bytes:
+        raise ImageError(
+            f"'{source}' holds {len(data)} bytes in rows of {step}, but {width}×{height} pixels of "
+            f"'{message.encoding}' take {rows} rows of {row_bytes}"
+        )
+    packed = np.lib.stride_tricks.as_strided(data, (rows, row_bytes), (step, 1), writeable=False)
+    if layout.sample_bytes == 2:
+        order = ">u2" if message.is_bigendian else "<u2"
+        samples = np.ascontiguousarray(packed).view(order)
+        return samples.reshape(rows, width, layout.samples)
+    return packed.reshape(rows, width, layout.samples)
+
+
+def _bytes(message: CompressedImage) -> bytes:
+    return np.frombuffer(message.data, dtype=np.uint8).tobytes()

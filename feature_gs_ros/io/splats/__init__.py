@@ -1,0 +1,1 @@
+"""Splat maps as files: one format per module, chosen by registry.py."""

@@ -1,0 +1,144 @@
+"""The 3DGS PLY: one row a Gaussian with log scales, an opacity logit, a quaternion wxyz, channel-major SH."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros.core.errors import MapError
+from feature_gs_ros.core.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
+from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.io.splats.ply import BLOCK_ROWS, PlyFile
+
+MEANS = ("x", "y", "z")
+NORMALS = ("nx", "ny", "nz")  # zeros that every viewer expects and none reads
+SH_DC = ("f_dc_0", "f_dc_1", "f_dc_2")
+OPACITY = ("opacity",)
+SCALES = ("scale_0", "scale_1", "scale_2")
+QUATS_WXYZ = ("rot_0", "rot_1", "rot_2", "rot_3")
+RGB = ("red", "green", "blue")  # nerfstudio's colour without view dependence, in place of the SH
+
+# The logistic of ±104 is 1 and 0 to the last bit of a float32, so that opaque and empty Gaussians survive.
+LARGEST_LOGIT = 104.0
+
+log = logging.getLogger(__name__)
+
+
+def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
+    """Gaussians of the element 'vertex'; the order of its properties and further ones don't matter.
+
+    Raises:
+        MapError: a property is missing, ``f_rest_*`` don't make a degree from 0 to 3, or no row can be used.
+    """
+    vertex = ply.element("vertex")
+    ply.require("vertex", (*MEANS, *OPACITY, *SCALES, *QUATS_WXYZ))
+    if "filter_3D" in vertex.names:
+        log.warning("'%s' holds Mip-Splatting's filter_3D, which is ignored: fuse the map for exact scales", ply.path)
+    plain = holds_plain_colors(vertex.names)
+    colour = RGB if plain else (*SH_DC, *sh_rest_names(rest_count(vertex.names, f"'{ply.path}'")))
+    columns = ply.columns(
+        "vertex", {"means": MEANS, "quats": QUATS_WXYZ, "scales": SCALES, "opacity": OPACITY, "sh": colour}
+    )
+    sh = torch.from_numpy(columns["sh"]).reshape(vertex.count, len(colour) // 3, 3)
+    return GaussianMap.from_parameters(
+        torch.from_numpy(columns["means"]),
+        torch.from_numpy(columns["quats"]),
+        torch.from_numpy(columns["scales"]),
+        torch.from_numpy(columns["opacity"])[:, 0],
+        (sh / 255 - 0.5) / SH_C0 if plain else sh,
+        f"'{ply.path}'",
+    )
+
+
+def save_ply(gaussians: GaussianMap, path: str | Path, extra: Mapping[str, Tensor] | None = None) -> None:
+    """Write a binary 3DGS PLY that other viewers open; float32 properties in the usual order.
+
+    Args:
+        extra: further values, one tensor [N] a name, written as float32 after the usual properties.
+
+    Raises:
+        MapError: the map is empty, a name or a shape of ``extra`` doesn't fit, or the file can't be written.
+    """
+    path = Path(path)
+    if len(gaussians) == 0:
+        raise MapError(f"no Gaussian is left to write to '{path}'; a splat file can't be empty")
+    usual = property_names(gaussians)
+    further = _check_extra(extra or {}, usual, len(gaussians))
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
+    header += [f"property float {name}" for name in (*usual, *further)]
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            file.write("\n".join([*header, "end_header", ""]).encode("ascii"))
+            for start in range(0, len(gaussians), BLOCK_ROWS):
+                rows = slice(start, start + BLOCK_ROWS)
+                more = [values[rows, None] for values in further.values()]
+                file.write(np.concatenate([property_values(gaussians, rows), *more], axis=1).astype("<f4").tobytes())
+    except OSError as error:
+        raise MapError(f"can't write '{path}': {error.strerror}") from error
+
+
+def property_names(gaussians: GaussianMap) -> tuple[str, ...]:
+    """The properties of a 3DGS PLY in the usual order: ``x y z nx ny nz f_dc f_rest opacity scale rot``."""
+    rest = tuple(f"f_rest_{index}" for index in range(3 * (gaussians.sh.shape[1] - 1)))
+    return (*MEANS, *NORMALS, *SH_DC, *rest, *OPACITY, *SCALES, *QUATS_WXYZ)
+
+
+def property_values(gaussians: GaussianMap, rows: slice = slice(None)) -> NDArray[np.float32]:
+    """Values [rows, properties] in the order of `property_names`."""
+    sh = gaussians.sh[rows]  # [B, K, 3]
+    opacities = gaussians.opacities[rows].double()
+    logits = (opacities.log() - torch.log1p(-opacities)).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+    values = [
+        gaussians.means[rows],
+        torch.zeros(len(sh), len(NORMALS)),
+        sh[:, 0],
+        sh[:, 1:].transpose(1, 2).flatten(1),
+        logits[:, None],
+        gaussians.scales[rows].double().log(),
+        gaussians.quats_wxyz[rows],
+    ]
+    table: NDArray[np.float32] = torch.cat([value.float() for value in values], dim=1).numpy()
+    return table
+
+
+def holds_plain_colors(names: Sequence[str]) -> bool:
+    """Whether the properties are a colour without view dependence (`RGB`, 0 to 255) in place of the SH."""
+    return SH_DC[0] not in names and all(name in names for name in RGB)
+
+
+def rest_count(names: Sequence[str], source: str) -> int:
+    """How many ``f_rest_*`` there are: 0, 9, 24 or 45.
+
+    Raises:
+        MapError: another number, or numbering with gaps.
+    """
+    indices = {int(match[1]) for name in names if (match := re.fullmatch(r"f_rest_([0-9]{1,9})", name))}
+    allowed = [3 * (coefficients - 1) for coefficients in SH_COEFFICIENTS]
+    if len(indices) not in allowed or indices != set(range(len(indices))):
+        raise MapError(
+            f"{source} has {len(indices)} properties f_rest_*, up to f_rest_{max(indices)}; "
+            f"SH of degree 0 to 3 have {', '.join(map(str, allowed))}, numbered from 0: export the map again"
+        )
+    return len(indices)
+
+
+def sh_rest_names(count: int) -> list[str]:
+    """Names of the ``count`` properties f_rest_*, which are channel-major, in the coefficient-major order of `sh`."""
+    coefficients = count // 3
+    return [f"f_rest_{channel * coefficients + k}" for k in range(coefficients) for channel in range(3)]
+
+
+def _check_extra(extra: Mapping[str, Tensor], usual: Sequence[str], count: int) -> dict[str, NDArray[np.float32]]:
+    for name, values in extra.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name in usual:
+            raise MapError(f"'{name}' can't name a further property: use letters, digits and _, and none of a 3DGS PLY")
+        if tuple(values.shape) != (count,):
+            raise MapError(f"the further property '{name}' has shape {tuple(values.shape)}, expected ({count},)")
+    return {name: values.detach().to("cpu", torch.float32).numpy() for name, values in extra.items()}

@@ -1,0 +1,1 @@
+"""Streams of posed images: one kind per module, chosen by registry.py."""

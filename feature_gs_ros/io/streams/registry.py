@@ -1,0 +1,105 @@
+"""A recorded stream of posed images, whatever it is stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Protocol
+
+from feature_gs_ros.core.camera import Frame
+from feature_gs_ros.core.errors import StreamError
+from feature_gs_ros.io.streams.colmap import find_model, open_colmap
+from feature_gs_ros.io.streams.folder import open_folder
+from feature_gs_ros.io.streams.nerfstudio import open_nerfstudio
+from feature_gs_ros.io.streams.rosbag import RosbagStream
+from feature_gs_ros.io.streams.rosbag_file import is_bag
+from feature_gs_ros.io.streams.rosbag_topics import BagOptions
+
+
+class Stream(Protocol):
+    """Posed images in one world frame: a bag's map frame, a COLMAP model's frame, …"""
+
+    source: str
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many images were left out, by reason; of a bag, as of the last whole pass over it."""
+        ...
+
+    def names(self) -> list[str]:
+        """Names of all posed frames, in order; no image is decoded."""
+        ...
+
+    def frames(self, names: Collection[str] | None = None) -> Iterator[Frame]:
+        """All frames, or the named ones, in the stream's order; an image is decoded when `Frame.image` is read.
+
+        Raises:
+            StreamError: a name that the stream doesn't have, or damage on the way.
+        """
+        ...
+
+
+def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagOptions | None = None) -> Stream:
+    """Open a rosbag2 recording, a COLMAP reconstruction, a nerfstudio dataset or a folder with ``cameras.json``.
+
+    The kind is told by what is there. Where a folder is two kinds at once, name the file or the folder of the
+    one that is meant: ``transforms.json``, ``cameras.json``, ``sparse/0``.
+
+    Args:
+        path: folder or file.
+        images: folder of the images, where it isn't the usual one; not for bags.
+        bag: options for a bag; others take none.
+
+    Raises:
+        StreamError: nothing of the kind, more than one kind, damaged files, an option that doesn't belong,
+            or not a single posed image.
+        CameraError: intrinsics that can't be used.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise StreamError(f"there is no stream '{path}'")
+        kinds = [kind for kind, is_kind in _KINDS.items() if is_kind(path)]
+    except OSError as error:
+        raise StreamError(f"can't read '{error.filename}': {error.strerror}") from error
+    if not kinds:
+        raise StreamError(
+            f"'{path}' is no stream: it holds no rosbag2 recording, COLMAP model, transforms.json or cameras.json"
+        )
+    if len(kinds) > 1:
+        raise StreamError(f"'{path}' is {' and '.join(kinds)} at once; name the file or the folder that is meant")
+    if kinds == ["rosbag2"]:
+        if images is not None:
+            raise StreamError(f"'{path}' is a rosbag2 recording, which holds its images: leave out images='{images}'")
+        return RosbagStream(path, bag)
+    if bag is not None and bag != BagOptions():
+        raise StreamError(f"'{path}' is no rosbag2 recording: leave out the options that are for those, {_words(bag)}")
+    return _FILE_STREAMS[kinds[0]](path, images)
+
+
+def _words(bag: BagOptions) -> str:
+    """The options that aren't the defaults, as on the command line."""
+    words = []
+    for option in fields(bag):
+        value = getattr(bag, option.name)
+        if value != option.default:
+            each = value if isinstance(value, tuple) else (value,)
+            words += [f"--{option.name.replace('_', '-')} {one}" for one in each]
+    return " ".join(words)
+
+
+def _is_json(path: Path, name: str, key: bytes) -> bool:
+    """A folder with that file, or a JSON file that holds the key."""
+    if path.is_dir():
+        return (path / name).is_file()
+    return path.suffix == ".json" and key in path.read_bytes()
+
+
+_KINDS: dict[str, Callable[[Path], bool]] = {
+    "rosbag2": is_bag,
+    "COLMAP": lambda path: find_model(path) is not None,
+    "nerfstudio": lambda path: _is_json(path, "transforms.json", b'"transform_matrix"'),
+    "cameras.json": lambda path: _is_json(path, "cameras.json", b'"camera_from_world"'),
+}
+_FILE_STREAMS = {"COLMAP": open_colmap, "nerfstudio": open_nerfstudio, "cameras.json": open_folder}

@@ -1,0 +1,213 @@
+"""A rosbag2 recording (MCAP or sqlite3) as a stream: images, their camera_info, and tf at their stamps."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feature_gs_ros.core.camera import Camera, Frame, check_pose
+from feature_gs_ros.core.errors import CameraError, ImageError, NoTransformError, StreamError
+from feature_gs_ros.io.messages.camera_info import CameraInfo, camera_from_info, load_calibration
+from feature_gs_ros.io.messages.image import decode_image, image_dimensions, image_kind
+from feature_gs_ros.io.messages.transform import pose_from_transform, stamp_ns
+from feature_gs_ros.io.streams.frame_names import check_names, check_not_empty
+from feature_gs_ros.io.streams.rosbag_file import TF, Bag
+from feature_gs_ros.io.streams.rosbag_topics import BagOptions, CameraTopic, choose_cameras
+from feature_gs_ros.io.streams.tf_tree import TfTree
+
+_BAD_TRANSFORM = "transform with NaN, Inf or a zero quaternion in tf"
+
+
+class RosbagStream:
+    """Frames of a bag in the order of recording; poses are those of the images' own frame_id in `map_frame`.
+
+    A frame is named by its header's stamp in nanoseconds; where several cameras are read, by the stamp and
+    the camera's namespace (``1700000000000000000_stereo_left``). A frame holds the recorded bytes of its
+    image, so keep no more frames than you need. tf and camera_info are read first and kept.
+
+    Left out and counted in `skipped` (as of the last whole pass): images without tf on both sides of their
+    stamp, without a calibration that fits, of an unknown encoding, with a stamp that was there before; and
+    transforms that aren't finite.
+
+    Raises:
+        StreamError: a damaged bag, no image topic that can be used, no tf, a map frame that tf doesn't have.
+        CameraError: the calibration file can't be read.
+    """
+
+    def __init__(self, path: str | Path, options: BagOptions | None = None) -> None:
+        self.source = str(path)
+        self.options = options or BagOptions()
+        self._bag = Bag(path)
+        cameras, self.ignored_topics = choose_cameras(self._bag, self.options)
+        self._cameras = {camera.image: camera for camera in cameras}
+        self._bad_transforms = 0
+        self._tf = TfTree()
+        self._calibrations = {camera.camera_info: _Calibrations() for camera in cameras}
+        self._read_tf_and_camera_info()
+        self._names: list[str] | None = None
+        self.skipped: Counter[str] = self._new_counter()
+
+    def names(self) -> list[str]:
+        """Names of all posed frames, in order; the first call reads through the images without decoding them.
+
+        Raises:
+            StreamError: a damaged bag, or not a single posed frame.
+        """
+        if self._names is None:
+            for _ in self._whole_pass():
+                pass
+        return list(self._names or ())
+
+    def frames(self, names: Collection[str] | None = None) -> Iterator[Frame]:
+        """All frames, or the named ones, in the order of recording.
+
+        Raises:
+            StreamError: a name that the stream doesn't have; while reading: a damaged bag, or not a single
+                posed frame.
+        """
+        if names is None:
+            return self._whole_pass()
+        check_names(names, self.names(), self.source)
+        return self._some(set(names))
+
+    def _whole_pass(self) -> Iterator[Frame]:
+        names: list[str] = []
+        self.skipped = self._new_counter()
+        for frame in self._posed(self.skipped):
+            names.append(frame.name)
+            yield frame
+        check_not_empty(len(names), self.skipped, self.source)
+        self._names = names
+
+    def _some(self, wanted: set[str]) -> Iterator[Frame]:
+        for frame in self._posed(Counter()) if wanted else ():
+            if frame.name in wanted:
+                wanted.remove(frame.name)
+                yield frame
+            if not wanted:
+                return
+
+    def _posed(self, skipped: Counter[str]) -> Iterator[Frame]:
+        seen: set[str] = set()
+        for topic, message in self._bag.messages(self._cameras):
+            frame, reason = self._frame(self._cameras[topic], message)
+            if frame is not None and frame.name in seen:
+                frame, reason = None, "stamp was there before"
+            if frame is None:
+                skipped[reason] += 1
+            else:
+                seen.add(frame.name)
+                yield frame
+
+    def _frame(self, topic: CameraTopic, message: Any) -> tuple[Frame | None, str]:
+        """The frame, or why there is none."""
+        if message is None:
+            return None, "message is damaged"
+        stamp = stamp_ns(message.header.stamp)
+        source = f"{topic.image} at {stamp}"
+        try:
+            image_kind(message)
+        except ImageError as error:
+            return None, str(error)
+        try:
+            size = image_dimensions(message, source)
+        except ImageError:
+            return None, "image is damaged"
+        try:
+            camera = self._calibrations[topic.camera_info].camera(stamp, size, topic.is_rectified)
+            frame_id = message.header.frame_id
+            pose = check_pose(self._tf.lookup(frame_id, self.options.map_frame, stamp), f"'{frame_id}' in tf")
+        except (CameraError, NoTransformError) as error:
+            return None, str(error)
+        name = f"{stamp}_{topic.name}" if topic.name else str(stamp)
+        return Frame(name, camera, pose, partial(decode_image, message, source, camera), stamp, topic.image), ""
+
+    def _read_tf_and_camera_info(self) -> None:
+        tf_topics = self._bag.names(TF)
+        usual = [topic for topic in tf_topics if topic in ("/tf", "/tf_static")]
+        tf_topics = usual or tf_topics  # a robot's own namespace where there is no common tf
+        if self.options.camera_info_file is not None:
+            self._calibrations[""].add(0, load_calibration(self.options.camera_info_file))
+        for topic, message in self._bag.messages([*tf_topics, *self._calibrations]):
+            if message is None:
+                continue
+            if topic in self._calibrations:
+                self._calibrations[topic].add(stamp_ns(message.header.stamp), message)
+            else:
+                self._add_transforms(message, is_static=topic.endswith("tf_static"))
+        if not tf_topics:
+            raise StreamError(
+                f"'{self.source}' holds no /tf or /tf_static, so its images have no poses: record both topics"
+            )
+        if not self._tf.frames():
+            raise StreamError(
+                f"no transform in {' and '.join(tf_topics)} of '{self.source}' can be used, so its images have no "
+                "poses: record both /tf and /tf_static"
+            )
+        if self.options.map_frame not in self._tf:
+            raise StreamError(
+                f"tf of '{self.source}' has no frame '{self.options.map_frame}'; "
+                f"set map_frame (--map-frame) to one of {', '.join(self._tf.frames())}"
+            )
+
+    def _add_transforms(self, message: Any, *, is_static: bool) -> None:
+        for stamped in message.transforms:
+            try:
+                xyz, quat_wxyz = pose_from_transform(stamped.transform)
+            except NoTransformError:
+                self._bad_transforms += 1
+                continue
+            parent, child = stamped.header.frame_id, stamped.child_frame_id
+            if is_static:
+                self._tf.add_static(parent, child, xyz, quat_wxyz)
+            else:
+                self._tf.add_moving(parent, child, stamp_ns(stamped.header.stamp), xyz, quat_wxyz)
+
+    def _new_counter(self) -> Counter[str]:
+        return Counter({_BAD_TRANSFORM: self._bad_transforms} if self._bad_transforms else {})
+
+
+class _Calibrations:
+    """The camera_info messages of one topic; equal ones in a row are kept once."""
+
+    def __init__(self) -> None:
+        self._stamps: list[int] = []  # ascending
+        self._infos: list[CameraInfo] = []
+        self._last: tuple[object, ...] = ()
+        self._cameras: dict[tuple[int, tuple[int, int], bool], Camera] = {}
+
+    def add(self, stamp: int, info: CameraInfo) -> None:
+        content = _content(info)
+        if content == self._last and self._stamps[-1] <= stamp:
+            return
+        self._last = content
+        index = bisect_right(self._stamps, stamp)
+        self._stamps.insert(index, stamp)
+        self._infos.insert(index, info)
+
+    def camera(self, stamp: int, size: tuple[int, int], is_rectified: bool) -> Camera:
+        """By the last camera_info before or at the stamp, else the first one.
+
+        Raises:
+            CameraError: there is none, or it doesn't fit.
+        """
+        if not self._infos:
+            raise CameraError("no camera_info")
+        index = max(0, bisect_right(self._stamps, stamp) - 1)
+        key = index, size, is_rectified
+        if key not in self._cameras:
+            self._cameras[key] = camera_from_info(self._infos[index], *size, is_rectified=is_rectified)
+        return self._cameras[key]
+
+
+def _content(info: CameraInfo) -> tuple[object, ...]:
+    arrays = (np.asarray(values, dtype=np.float64).tobytes() for values in (info.d, info.k, info.p))
+    roi = info.roi
+    region = (roi.x_offset, roi.y_offset, roi.height, roi.width, roi.do_rectify)
+    return (info.height, info.width, info.distortion_model, info.binning_x, info.binning_y, *arrays, *region)

@@ -1,0 +1,186 @@
+"""A rosbag2 recording, MCAP or sqlite3: its topics and messages, read by `rosbags`; damage is a StreamError."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
+
+from feature_gs_ros.core.errors import StreamError
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+TF = "tf2_msgs/msg/TFMessage"
+_ROS1 = b"#ROSBAG V"
+_READ_TYPES = (IMAGE, COMPRESSED_IMAGE, CAMERA_INFO, TF)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic with messages of a type that is read here."""
+
+    name: str
+    type: str
+
+
+class Bag:
+    """A recording's folder, or its only ``.mcap`` or ``.db3`` file.
+
+    The four message types read here are the same in every distribution since Foxy, so that definitions
+    stored in the bag aren't needed, and broken ones of other topics do no harm.
+
+    Raises:
+        StreamError: missing, damaged, or not closed by its recorder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        with _reading(Path(path)):
+            self.path = _storage(Path(path))
+        with _reading(self.path), Reader(self.path) as reader:
+            counts = {(connection.topic, connection.msgtype): connection.msgcount for connection in reader.connections}
+            self.all_topics = sorted({topic for topic, _ in counts})
+            self.topics = [Topic(*key) for key, count in sorted(counts.items()) if count > 0 and key[1] in _READ_TYPES]
+
+    def names(self, *types: str) -> list[str]:
+        """Names of the topics of some types, sorted."""
+        return [topic.name for topic in self.topics if topic.type in types]
+
+    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, Any]]:
+        """Topic and message, in the order of recording; None for a message whose bytes are damaged.
+
+        Only the topics asked for are deserialised, and one message at a time is held.
+
+        Raises:
+            StreamError: the storage is damaged.
+        """
+        with _reading(self.path), Reader(self.path) as reader:
+            connections = _connections(reader, topics)
+            for connection, _, data in reader.messages(connections) if connections else ():
+                yield connection.topic, _deserialised(data, connection)
+
+    def serialised(self) -> Iterator[tuple[Topic, int, bytes]]:
+        """Topic, recording stamp [ns] and CDR bytes of the messages of `topics`, in the order of recording.
+
+        Raises:
+            StreamError: the storage is damaged.
+        """
+        with _reading(self.path), Reader(self.path) as reader:
+            connections = _connections(reader, [topic.name for topic in self.topics])
+            for connection, stamp, data in reader.messages(connections) if connections else ():
+                yield Topic(connection.topic, connection.msgtype), stamp, bytes(data)
+
+    def first_messages(self, topics: Collection[str]) -> dict[str, Any]:
+        """The first message of each topic.
+
+        Raises:
+            StreamError: the storage is damaged.
+        """
+        first: dict[str, Any] = {}
+        with _reading(self.path), Reader(self.path) as reader:
+            for connection in _connections(reader, topics):
+                for _, _, data in reader.messages([connection]):
+                    first.setdefault(connection.topic, _deserialised(data, connection))
+                    break
+        return first
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a folder or file looks like a rosbag2 recording."""
+    if path.is_dir():
+        metadata = path / "metadata.yaml"
+        described = metadata.is_file() and b"rosbag2_bagfile_information" in metadata.read_bytes()
+        return described or bool(_storage_files(path))
+    return path.is_file() and _start(path).startswith((b"\x89MCAP", b"SQLite format 3", _ROS1))
+
+
+def _storage(path: Path) -> Path:
+    """What `rosbags` opens: the folder, or the only file of one without metadata.yaml."""
+    if not path.exists():
+        raise StreamError(f"there is no recording '{path}'")
+    files = _storage_files(path) if path.is_dir() else [path]
+    for file in files:
+        log = file.with_name(file.name + "-wal")
+        if log.is_file() and log.stat().st_size > 0:
+            raise StreamError(
+                f"'{file}' was not closed by its recorder: '{log.name}' holds messages that aren't in it yet; "
+                f"run sqlite3 '{file}' 'PRAGMA wal_checkpoint(TRUNCATE)'"
+            )
+    if path.is_dir() and not (path / "metadata.yaml").is_file():
+        if len(files) != 1:
+            raise StreamError(f"'{path}' has {len(files)} storage files and no metadata.yaml; run ros2 bag reindex")
+        return files[0]
+    if path.is_file() and _start(path).startswith(_ROS1):
+        raise StreamError(f"'{path}' is a bag of ROS 1; convert it: rosbags-convert --src {path} --dst FOLDER")
+    if path.is_file() and path.suffix not in (".mcap", ".db3"):
+        raise StreamError(f"'{path}' must end in .mcap or .db3 to be read as a recording; rename it")
+    return path
+
+
+def _start(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(16)
+
+
+def _storage_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in (".mcap", ".db3"))
+
+
+def _connections(reader: Reader, topics: Collection[str]) -> list[Connection]:
+    return [
+        connection
+        for connection in reader.connections
+        if connection.topic in topics and connection.msgtype in _READ_TYPES
+    ]
+
+
+def _deserialised(data: bytes, connection: Connection) -> Any:
+    try:
+        return _typestore().deserialize_cdr(data, connection.msgtype)
+    except (SerdeError, struct.error, ValueError, IndexError, AssertionError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def _typestore() -> Typestore:
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _damage() as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StreamError(
+            f"can't read the recording '{path}': {reason}; if its recorder was killed, "
+            "run mcap recover on the file or ros2 bag reindex on the folder"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _damage() -> tuple[type[Exception], ...]:
+    """What `rosbags` and the decoders below it raise on damaged bytes: they share no base class."""
+    kinds: list[type[Exception]] = [ReaderError, OSError, EOFError, LookupError, ValueError, TypeError]
+    kinds += [AssertionError, RuntimeError, MemoryError, OverflowError, struct.error]
+    for module, name in (
+        ("apsw", "Error"),
+        ("sqlite3", "Error"),
+        ("zstandard", "ZstdError"),
+        ("backports.zstd", "ZstdError"),
+        ("compression.zstd", "ZstdError"),
+    ):
+        with suppress(ImportError):  # which of them is there depends on the version of rosbags
+            kinds.append(getattr(import_module(module), name))
+    return tuple(kinds)

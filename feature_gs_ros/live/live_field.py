@@ -1,0 +1,242 @@
+"""LiveField: the map with its growing field; ingestion writes it while queries read snapshots of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros.backprojection.field import FeatureField, KnownView, Provenance
+from feature_gs_ros.backprojection.projector import BackProjector
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.editing import EditStack
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.identity.answers import Identities
+from feature_gs_ros.live.shown_map import ShownMap
+from feature_gs_ros.query.masks_3d import Segmenter
+from feature_gs_ros.query.smoothing import GaussianGraph
+from feature_gs_ros.rasterizer import Backend, View, view
+
+BATCH = 4  # views accumulated at once where they come that fast
+LIVE = "live"  # the recording that frames are of which came by topic
+REMEMBERED = 64  # cameras at most that the field remembers: which side of things is outside, and pictures
+
+
+@dataclass(frozen=True, eq=False)
+class LiveMap:
+    """What a field is learned for and with; it doesn't change while the node is active."""
+
+    gaussians: GaussianMap
+    path: str
+    splat_from_map: Sim3
+    extractor: Extractor
+    backend: Backend
+    budget: int | None  # bytes; None: most of what is free
+
+    def view(self, camera: Camera, camera_from_map: NDArray[np.float64], gaussians: GaussianMap | None = None) -> View:
+        """A pinhole camera's view of the map, or of an edited one, from a pose [4, 4] in the map frame."""
+        pose = self.splat_from_map.camera_from_splat(camera_from_map)
+        return view(gaussians or self.gaussians, camera, pose, self.backend)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A copy of the field, and of the edits, that later ones don't change."""
+
+    version: int  # of the accumulators
+    segmenter: Segmenter
+    shown: ShownMap  # with the edits of that moment
+    identities: Identities | None  # of what is shown, where the field holds identity codes
+
+    @property
+    def views(self) -> int:
+        """How many views it rests on."""
+        return len(self.segmenter.field.provenance.frames)
+
+    @property
+    def cloud_fields(self) -> Mapping[str, Tensor]:
+        """What a cloud says beside the usual, [N] each: the objects' ids, where they are known."""
+        return {} if self.identities is None else {"label": self.identities.labels}
+
+
+class LiveField:
+    """Accumulators behind a lock, and one snapshot of them for all queries until the next view comes.
+
+    The lock is held while a view is added and while a snapshot is copied, not while a query is answered.
+    """
+
+    def __init__(self, live_map: LiveMap) -> None:
+        """Start empty.
+
+        Raises:
+            BudgetError: the field would need more memory than it may take.
+        """
+        self.map = live_map
+        self.gaussians = live_map.gaussians
+        self.edits = EditStack(live_map.gaussians, live_map.splat_from_map.inverse())
+        self.shown = ShownMap.of(self.edits.edited())  # what clouds, boxes and pictures show
+        self._lock = threading.Lock()
+        self._copying = threading.Lock()
+        self._projector = self._empty()
+        self._version = 0  # of the accumulators
+        self._snapshot: Snapshot | None = None
+        self._holds_identities = live_map.extractor.identity.name == "identity"
+        rule = live_map.extractor.text_rule
+        self._graph = GaussianGraph(live_map.gaussians) if rule.spread > 0 else None
+
+    @property
+    def provenance(self) -> Provenance:
+        return self._projector.provenance
+
+    @property
+    def views(self) -> int:
+        """How many views were accumulated, those of a loaded field included."""
+        return len(self._projector.provenance.frames)
+
+    def add(self, view: View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+        """Add a view, as `BackProjector.add` does; it counts at the latest from the next `flush`."""
+        with self._lock:
+            self._version += 1
+            self._projector.add(view, grid, valid, name)
+            known = KnownView(name, view.camera, view.camera_from_splat)
+            self._projector.provenance = remembering(self._projector.provenance, known)
+
+    def flush(self) -> None:
+        """Accumulate what waits for a full batch."""
+        with self._lock:
+            self._projector.flush()
+
+    def snapshot(self) -> Snapshot:
+        """The field as it is now, to be asked; made once for all questions between two views or edits."""
+        with self._copying:
+            shown = self.shown
+            if self._snapshot is None or self._snapshot.version != self._version:
+                self._snapshot = None  # give its memory back before the next copy
+                field, version = self._copy()
+                segmenter = Segmenter(self.gaussians, field, self.map.extractor, self._graph)
+            elif self._snapshot.shown is not shown:
+                segmenter, version = self._snapshot.segmenter, self._snapshot.version
+            else:
+                return self._snapshot
+            known = shown.known_field(segmenter.field) if self._holds_identities else None
+            identities = None if known is None else Identities(shown.gaussians, known)
+            self._snapshot = Snapshot(version, segmenter, shown, identities)
+            return self._snapshot
+
+    def cloud_fields(self) -> Mapping[str, Tensor]:
+        """What a cloud of the whole map says beside the usual; no snapshot is made where that is nothing."""
+        return self.snapshot().cloud_fields if self._holds_identities else {}
+
+    def save(self, path: Path) -> FeatureField:
+        """Write the field as it is now, and the edits beside it.
+
+        Raises:
+            FieldError, EditError: a file can't be written.
+        """
+        field = self.snapshot().segmenter.field
+        field.save(path)
+        self.edits.save(edits_beside(path))
+        return field
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved field and the edits beside it; what was learned so far stays where that fails.
+
+        Raises:
+            FieldError, EditError: a file is damaged, or of another map or teacher.
+            BudgetError: it would need more memory than it may take.
+        """
+        field, edits = FeatureField.load(path), self._edits_beside(path)
+        self.resume(field)
+        self.edits = edits
+        self.show_edits()
+
+    def load_edits(self, path: Path) -> None:
+        """Apply the edits that were saved beside a field.
+
+        Raises:
+            EditError: the file is damaged, or of another map.
+        """
+        self.edits = self._edits_beside(path)
+        self.show_edits()
+
+    def show_edits(self) -> None:
+        """Answers from now on are of the map with its edits as they are now."""
+        self.shown = ShownMap.of(self.edits.edited())
+
+    def resume(self, field: FeatureField) -> None:
+        """Go on from a field; the one learned so far stays where that fails.
+
+        Raises:
+            FieldError: it is of another map or teacher.
+            BudgetError: it would need more memory than it may take.
+        """
+        field.check_teacher(self.map.extractor.identity)
+        projector = BackProjector.resume(self.gaussians, field, batch=BATCH, budget=self.map.budget)
+        going_on = projector.provenance.going_on_with(LIVE)
+        projector.provenance = replace(going_on, splat_from_map=self.map.splat_from_map)
+        self._replace(projector)
+
+    def reset(self) -> int:
+        """Forget all views; how many there were."""
+        views = self.views
+        self._replace(self._empty())
+        return views
+
+    def coverage(self) -> float:
+        """Opacity-weighted share of the map that was seen."""
+        with self._lock:
+            return self._projector.coverage()
+
+    def memory(self) -> int:
+        """Bytes of accumulators and snapshot."""
+        snapshot = self._snapshot
+        row = 4 * (self._projector.stored + 2)
+        return len(self.gaussians) * row * (1 if snapshot is None else 2)
+
+    def _edits_beside(self, path: Path) -> EditStack:
+        map_from_splat, saved = self.map.splat_from_map.inverse(), edits_beside(path)
+        if saved.exists():
+            return EditStack.load(saved, self.gaussians, map_from_splat)
+        return EditStack(self.gaussians, map_from_splat)
+
+    def _copy(self) -> tuple[FeatureField, int]:
+        with self._lock:
+            return self._projector.field(), self._version
+
+    def _replace(self, projector: BackProjector) -> None:
+        with self._lock:
+            self._projector = projector
+            self._version += 1
+
+    def _empty(self) -> BackProjector:
+        provenance = Provenance(
+            self.gaussians.checksum, self.map.path, stream=LIVE, splat_from_map=self.map.splat_from_map
+        )
+        teacher = self.map.extractor
+        return BackProjector(
+            self.gaussians,
+            teacher.identity,
+            teacher.dimension,
+            batch=BATCH,
+            budget=self.map.budget,
+            provenance=provenance,
+        )
+
+
+def edits_beside(path: Path) -> Path:
+    """The file of the edits that go with a field's."""
+    return path.with_name(path.name + ".edits")
+
+
+def remembering(provenance: Provenance, known: KnownView) -> Provenance:
+    """With one more camera; of too many, every other one is left out."""
+    views = (*provenance.views, known)
+    return replace(provenance, views=views if len(views) <= REMEMBERED else views[::2])

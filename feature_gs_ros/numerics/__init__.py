@@ -1,0 +1,1 @@
+"""Compiled kernels and their threads, vectors of sixteen floats, sorting, products of matrices."""

@@ -1,0 +1,142 @@
+"""How kernels are compiled and spread over threads.
+
+numba's own parallel loops are not used: its built-in threading layer ends the process when two Python
+threads enter parallel kernels. Kernels here release the GIL and take a range; `parallel_for` hands ranges
+to one pool of plain threads, so queries may run beside ingestion, and no result depends on their number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+
+from feature_gs_ros.core.errors import OptionError
+
+SIMD = ("types.py", "math.py", "transpose.py")  # pieces of kernels in all folders
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_threads: int | None = None  # None: as the environment says
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile for the CPU: no GIL, fused and reassociated float arithmetic, cached where the user can write."""
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
+    settings.CACHE_DIR = str(Path(before or cache_folder("numba")) / _room_version(Path(function.__code__.co_filename)))
+    try:
+        compiled: Callable[..., Any] = numba.njit(function, nogil=True, fastmath=True, cache=True)
+    finally:
+        settings.CACHE_DIR = before
+    return compiled
+
+
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A piece of a kernel that is compiled into each kernel that calls it."""
+    compiled: Callable[..., Any] = numba.njit(function, fastmath=True, inline="always")
+    return compiled
+
+
+def thread_count() -> int:
+    """How many threads kernels use.
+
+    Raises:
+        OptionError: FEATURE_GS_THREADS is no such number.
+    """
+    global _threads
+    if _threads is None:
+        _threads = _threads_of_environment() or len(os.sched_getaffinity(0))
+    return _threads
+
+
+def _threads_of_environment() -> int:
+    """0 where the variable doesn't say; read on first use, so that a bad value is an error of a command."""
+    text = os.environ.get("FEATURE_GS_THREADS", "").strip() or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
+        raise OptionError(f"FEATURE_GS_THREADS={text} is no number of threads; give 1 or more, or unset it")
+    return int(text)
+
+
+def set_thread_count(count: int) -> None:
+    """How many threads kernels use from now on; by default FEATURE_GS_THREADS or the cores of this process."""
+    global _threads, _pool
+    if count < 1:
+        raise ValueError(f"thread count {count} is below 1")
+    with _lock:
+        _threads, _pool = count, None
+
+
+def parallel_for(total: int, step: int, body: Callable[[int, int], object]) -> None:
+    """Call ``body(start, stop)`` for consecutive ranges of ``step``, on all threads; each range exactly once."""
+    ranges = [(start, min(start + step, total)) for start in range(0, total, step)]
+    threads = thread_count()
+    if threads == 1 or len(ranges) <= 1:
+        for start, stop in ranges:
+            body(start, stop)
+        return
+    pending = iter(ranges)
+    taking = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with taking:
+                item = next(pending, None)
+            if item is None:
+                return
+            body(*item)
+
+    # The caller works too, so a pool that is busy with another caller's ranges never blocks it.
+    helpers = [_shared_pool().submit(work) for _ in range(min(threads, len(ranges)) - 1)]
+    try:
+        work()
+    finally:
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+
+
+def _shared_pool() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(max(1, thread_count() - 1), thread_name_prefix="feature-gs")
+        return _pool
+
+
+def _room_version(source: Path) -> str:
+    """Changes with any file of the room, and with the vectors: numba only looks at a kernel's own file, not at the
+    pieces that it calls."""
+    package = Path(__file__).parents[1]
+    room = package / source.relative_to(package).parts[0] if source.is_relative_to(package) else source
+    files = [
+        *(sorted(room.rglob("*.py")) if room.is_dir() else [room]),
+        *(Path(__file__).parent / "simd" / name for name in SIMD),
+    ]
+    stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    return f"{room.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
+
+
+def cache_folder(name: str) -> Path:
+    """A folder for what can be made again, below ``XDG_CACHE_HOME``; a private one where that is closed."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "feature_gs_ros" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        pass
+    # A read-only home, as in many containers. The folder is ours alone: numba's cache is executable code.
+    folder = Path(tempfile.gettempdir()) / f"feature_gs_ros-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        return Path(tempfile.mkdtemp(prefix="feature_gs_ros-"))
+    return folder

@@ -1,0 +1,215 @@
+"""Clicks and examples: which feature lies under a pixel, beside a point, or under a mask of a picture."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.core.camera import Camera, Image, turning_radius
+from feature_gs_ros.core.errors import PromptError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.rasterizer import View
+
+COVERED = 0.5  # Σ w of a pixel under which it shows no map
+OBSERVED = 0.5  # of the weight that must have been seen
+STEPS, CLOSE = 50, 1e-6  # of Newton's method; pixels
+TRANSLATION, TRANSLATION_FISHEYE = 3, 11  # first column of the point's translation in OpenCV's derivatives
+NEIGHBOURS = 8  # Gaussians around a point that speak for it
+FILLS = 0.5  # of a picture's width or height: a thing as large fills it
+CANVAS = 6.0  # times as wide or high as the thing is what it is shown on then
+CANVAS_PIXELS, GREY = 1920, 124
+PICTURE_SHARE = 0.7  # of the example rule's threshold, for what was shown so
+
+
+def straight_pixel(camera: Camera, u: float, v: float) -> tuple[float, float]:
+    """Where a pixel of the camera's own image lies in the rectified one; corner-based coordinates.
+
+    Raises:
+        PromptError: outside the image, not finite, or where the lens images nothing.
+    """
+    if not (0 <= u < camera.width and 0 <= v < camera.height):  # False for NaN, too
+        raise PromptError(f"pixel ({u:g}, {v:g}) is outside the image of {camera.width}×{camera.height}")
+    if camera.distortion is None:
+        return u, v
+    x, y = _ray(camera, u, v)
+    return camera.fx * x + camera.cx, camera.fy * y + camera.cy
+
+
+def _ray(camera: Camera, u: float, v: float) -> tuple[float, float]:
+    """The point (x, y, 1) that a lens images at a pixel, by Newton's method.
+
+    OpenCV's own inverse stops after five fixed-point steps, pixels away from the answer near a strong lens's corners.
+
+    Raises:
+        PromptError: the lens images nothing there.
+    """
+    lens = camera.distortion
+    assert lens is not None
+    ray = np.array([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, 1.0])
+    for _ in range(STEPS):
+        shown, slope = _imaged(camera, ray)
+        off = np.array([u, v]) - shown
+        if np.abs(off).max() < CLOSE and np.hypot(*ray[:2]) < turning_radius(lens):
+            return float(ray[0]), float(ray[1])
+        if not np.isfinite(off).all() or abs(np.linalg.det(slope)) < 1e-9:
+            break
+        ray[:2] += np.linalg.solve(slope, off)
+    raise PromptError(f"the lens shows nothing of the scene at pixel ({u:g}, {v:g}): click nearer to the middle")
+
+
+def _imaged(camera: Camera, ray: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where a point [3] is imaged, [2] pixels, and how that moves with the point's x and y, [2, 2]."""
+    assert camera.distortion is not None
+    fisheye = camera.distortion.model == "equidistant"
+    place, still = ray.reshape(1, 1, 3), np.zeros(3)
+    coefficients = np.array(camera.distortion.coefficients)
+    if fisheye:
+        shown, slopes = cv2.fisheye.projectPoints(place, still, still, camera.matrix, coefficients)
+    else:
+        shown, slopes = cv2.projectPoints(place, still, still, camera.matrix, coefficients)
+    first = TRANSLATION_FISHEYE if fisheye else TRANSLATION
+    return np.asarray(shown, np.float64).reshape(2), np.asarray(slopes, np.float64)[:, first : first + 2]
+
+
+def weights_of_pixel(view: View, u: float, v: float) -> Tensor:
+    """One row of W: the weight [N] of each Gaussian in the pixel that holds (u, v), corner-based.
+
+    Raises:
+        PromptError: outside the image.
+    """
+    camera = view.camera
+    if not (0 <= u < camera.width and 0 <= v < camera.height):
+        raise PromptError(f"pixel ({u:g}, {v:g}) is outside the rectified image of {camera.width}×{camera.height}")
+    valid = torch.zeros(camera.height, camera.width)
+    valid[int(v), int(u)] = 1.0
+    _, weight = view.backproject(FeatureGrid(torch.ones(1, 1, 1)), valid)
+    return weight
+
+
+def point_of_pixel(view: View, weights: Tensor, u: float, v: float) -> NDArray[np.float64] | None:
+    """Where the ray through a pixel meets the map, [3] splat frame; None where the map covers less than half of it.
+
+    The depth is the weights' median, so that a border between two things gives the one or the other.
+    """
+    rows = weights.nonzero()[:, 0]
+    w = weights[rows].double()
+    if float(w.sum()) < COVERED:
+        return None
+    pose = view.camera_from_splat
+    depths = torch.from_numpy(view.gaussians.means[rows].double().numpy() @ pose[2, :3] + pose[2, 3])
+    order = depths.argsort()
+    middle = int(torch.searchsorted(w[order].cumsum(0), float(w.sum()) / 2))
+    depth = float(depths[order[min(middle, len(order) - 1)]])
+    camera = view.camera
+    ray = np.array([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, 1.0])
+    point: NDArray[np.float64] = pose[:3, :3].T @ (depth * ray - pose[:3, 3])
+    return point
+
+
+def weights_near(gaussians: GaussianMap, point: ArrayLike, reach: float) -> Tensor:
+    """Weights [N] of the nearest Gaussians of a point [3] in the splat frame; all 0 where none is within ``reach``.
+
+    Raises:
+        PromptError: the point isn't finite.
+    """
+    place = torch.as_tensor(np.asarray(point, dtype=np.float64))
+    if not bool(torch.isfinite(place).all()):
+        raise PromptError(f"the point {tuple(place.tolist())} is not finite; give finite numbers")
+    at = place.float()
+    weights = torch.zeros(len(gaussians))
+    distances, rows = (gaussians.means - at).norm(dim=1).topk(min(NEIGHBOURS, len(gaussians)), largest=False)
+    if float(distances[0]) <= reach:
+        width = max(float(distances[-1]), 1e-12)
+        weights[rows] = gaussians.opacities[rows] * torch.exp(-0.5 * (distances / width) ** 2)
+    return weights
+
+
+def feature_of(weights: Tensor, field: FeatureField) -> Tensor | None:
+    """The feature [D] of what has these weights [N], ``Σ_seen w f / Σ_seen w``; None where too little was seen."""
+    rows = weights.nonzero()[:, 0]
+    known = weights[rows] * field.seen[rows]
+    total = float(known.sum())
+    if total <= 0 or total < OBSERVED * float(weights.sum()):
+        return None
+    return (known / total) @ field.decoded(rows)
+
+
+def picture_example(
+    extractor: Extractor,
+    image: Image,  # [H, W, 3] uint8
+    mask: Tensor | None = None,  # [H, W], above 0 on the thing; all of the picture by default
+    name: str = "",
+) -> tuple[Tensor, float]:
+    """What a picture shows, to ask by: its feature [D], and the similarity from which on Gaussians are like it.
+
+    A thing that fills its picture would come to a network far larger than things are in a robot's views: it is shown
+    in the middle of a grey canvas. Of another place, light and camera, it is less like the map than the map is.
+
+    Raises:
+        PromptError: the mask marks nothing.
+    """
+    marked = torch.ones(image.shape[:2]) if mask is None else mask.to(torch.float32)
+    height, width = marked.shape
+    share = max(_extent(marked.amax(dim=1)) / height, _extent(marked.amax(dim=0)) / width)
+    threshold = extractor.example_rule.threshold
+    if share > FILLS and extractor.identity.weights:  # without weights it is no network: files, or plain colours
+        image, marked = _on_canvas(image, marked, CANVAS * share)
+        threshold *= PICTURE_SHARE
+    return feature_under_mask(extractor.extract(image, name), marked), threshold
+
+
+def _extent(marked: Tensor) -> int:
+    rows = marked.nonzero()
+    return int(rows[-1] - rows[0]) + 1 if len(rows) else 0
+
+
+def _on_canvas(image: Image, mask: Tensor, times: float) -> tuple[Image, Tensor]:
+    """Picture and mask in the middle of a canvas so many times as wide and high, no side above `CANVAS_PIXELS`."""
+    shrink = min(1.0, CANVAS_PIXELS / (times * max(mask.shape)))
+    size = tuple(max(1, round(side * shrink)) for side in mask.shape[::-1])
+    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    shown = torch.from_numpy(cv2.resize(mask.numpy(), size, interpolation=cv2.INTER_AREA))
+    height, width = (max(side, round(side * times)) for side in shown.shape)
+    top, left = (height - shown.shape[0]) // 2, (width - shown.shape[1]) // 2
+    inside = slice(top, top + shown.shape[0]), slice(left, left + shown.shape[1])
+    canvas, marked = np.full((height, width, 3), GREY, np.uint8), torch.zeros(height, width)
+    canvas[inside], marked[inside] = picture, shown
+    return canvas, marked
+
+
+def feature_under_mask(grid: FeatureGrid, mask: Tensor) -> Tensor:
+    """Mean feature [D] of the pixels that a mask [H, W] (bool, or shares) marks, ``Σ m U F / Σ m``.
+
+    Raises:
+        PromptError: the mask marks nothing.
+    """
+    shares = mask.to(torch.float32)
+    if not float(shares.sum()) > 0:
+        raise PromptError("the mask marks nothing; mark the thing with values above 0")
+    nearest = grid.interpolation == "nearest"
+    rows = _gathered(shares, grid.rows, grid.top, grid.bottom, nearest)
+    cells = _gathered(rows.T, grid.columns, grid.left, grid.right, nearest).T.reshape(-1, 1)
+    return (cells * grid.values.float().reshape(-1, grid.dimension)).sum(dim=0) / cells.sum()
+
+
+def _gathered(shares: Tensor, cells: int, low: float, high: float, nearest: bool) -> Tensor:
+    """One axis of Uᵀ: what of the pixels [P, M] falls to each cell [cells, M]; see `FeatureGrid`.
+
+    A pixel lies between two cells, so they are added up: U as a matrix would take memory by pixels times cells.
+    """
+    pixels = len(shares)
+    centres = (torch.arange(pixels) + 0.5) / pixels
+    at = ((centres - low) / (high - low) * cells - 0.5).clamp(0, cells - 1)
+    if nearest:
+        at = at.round()
+    first = at.floor().long().clamp_max(max(cells - 2, 0))
+    second = (at - first).unsqueeze(1)
+    gathered = torch.zeros(cells, shares.shape[1])
+    gathered.index_add_(0, first, shares * (1 - second))
+    return gathered.index_add_(0, (first + 1).clamp_max(cells - 1), shares * second)

@@ -1,0 +1,261 @@
+"""Prompts → scores → 3D masks over Gaussians (Eq. 6)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.core.errors import FieldError, PromptError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.extractors.scoring import ScoringRule
+from feature_gs_ros.query.smoothing import GaussianGraph
+
+ENOUGH = 5.0  # summed opacity of the Gaussians that must pass
+OBSERVED = 0.5  # coverage under which "nothing passes" says nothing
+LONGEST_PROMPT = 1000  # characters
+CHUNK = 16384  # Gaussians scored at once
+LARGE_CHUNK = 1 << 19  # the same where features are read as they are: every chunk costs a meeting of all threads
+SAMPLE = 1000  # Gaussians on which a prompt is held against its rivals
+
+
+class State(Enum):
+    """What an answer says."""
+
+    FOUND = "found"
+    NOT_FOUND = "not found"
+    NOT_OBSERVED = "not observed"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One prompt's answer."""
+
+    prompt: str
+    state: State
+    mask: Tensor  # [N] bool, the Gaussians that pass (Eq. 6)
+    similarity: Tensor  # [N] float32, 0 where nothing was seen
+    coverage: float  # opacity-weighted share, of the Gaussians asked about, that were seen
+    threshold: float
+    seconds: float
+    message: str  # for a person
+
+
+class Segmenter:
+    """Answers queries on one snapshot of a field; what all queries share is made once, on first use."""
+
+    def __init__(
+        self, gaussians: GaussianMap, field: FeatureField, extractor: Extractor, graph: GaussianGraph | None = None
+    ) -> None:
+        """
+        Args:
+            graph: of this map, if there is one already; it doesn't depend on the field.
+
+        Raises:
+            FieldError: the field belongs to another map or teacher.
+        """
+        field.check_map(gaussians)
+        field.check_teacher(extractor.identity)
+        if graph is not None and len(graph) != len(gaussians):
+            raise FieldError(f"the graph is of {len(graph)} Gaussians, the map has {len(gaussians)}")
+        self.gaussians = gaussians
+        self.field = field
+        self.extractor = extractor
+        self._graph = graph
+        self._building = threading.Lock()
+
+    def ask(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str] = (),
+        threshold: float | None = None,
+        among: Tensor | None = None,
+    ) -> list[Answer]:
+        """Answer text prompts. A Gaussian goes to the prompt or negative of highest similarity, and over the threshold.
+
+        Args:
+            negatives: what else there is; the teacher's own last negative ("other") is added.
+            threshold: on the similarity; the teacher's by default.
+            among: [N] bool, the Gaussians asked about; all by default.
+
+        Raises:
+            UnknownPromptError: the teacher doesn't know a word; it names the nearest known ones.
+            PromptError: an empty or overlong prompt, or a threshold that is not a number.
+        """
+        start = time.perf_counter()
+        rule = self.extractor.text_rule
+        texts = [check_prompt(text) for text in (*prompts, *negatives)]
+        if not prompts:
+            raise PromptError("no prompt given; ask for something, e.g. 'coffee mug'")
+        if rule.other and rule.other not in texts:
+            texts.append(rule.other)
+        similarities = self.similarities_of_text(texts)
+        return self._answers(list(prompts), similarities, check_threshold(threshold, rule), among, start)
+
+    def ask_example(
+        self,
+        examples: Tensor,  # [E, D] features of what is meant
+        negatives: Tensor | None = None,  # [B, D] features of what is not
+        threshold: float | None = None,
+        among: Tensor | None = None,
+        prompt: str = "the example",
+    ) -> Answer:
+        """Answer a prompt given as features: of an image's crop or mask, or of Gaussians that were clicked.
+
+        Raises:
+            PromptError: no example, features of another dimension, or features that are not finite.
+        """
+        start = time.perf_counter()
+        rule = self.extractor.example_rule
+        columns = [self._nearest(examples, "example")]
+        if negatives is not None and len(negatives):
+            columns.append(self._nearest(negatives, "negative"))
+        similarities = torch.stack(columns, dim=1)
+        return self._answers([prompt], similarities, check_threshold(threshold, rule), among, start)[0]
+
+    def similarities_of_text(self, texts: Sequence[str]) -> Tensor:
+        """Similarity [N, P] of every Gaussian to every text, by the teacher's rule; 0 where nothing was seen."""
+        embeddings = self.extractor.embed(texts)
+        prepared = self._prepared
+        as_stored = self.field.codec is None and self.field.features.dtype == torch.float32
+        scores = self._scored(
+            lambda features, rows: self.extractor.scores(features, embeddings, prepared[rows]),
+            LARGE_CHUNK if as_stored else CHUNK,
+        )
+        rule = self.extractor.text_rule
+        seen = self.field.seen
+        if rule.spread > 0 and bool(seen.any()):
+            scores = self.graph.spread(scores, rule.spread, seen)
+        if rule.plain:
+            similarities = torch.where(seen.unsqueeze(1), scores, 0.0)
+        else:
+            similarities = torch.zeros_like(scores)
+            similarities[seen] = rule.similarities(scores[seen])
+        if rule.rivals is not None:
+            for column, embedding in enumerate(embeddings):
+                if self._outdone(similarities[:, column], embedding, rule):
+                    similarities[:, column] = 0
+        return similarities
+
+    def _outdone(self, similarity: Tensor, embedding: Tensor, rule: ScoringRule) -> bool:
+        """`ScoringRule.outdone` of a sample of the Gaussians that a prompt selects by default."""
+        selected = torch.nonzero(similarity > rule.threshold)[:, 0]
+        if rule.rivals is None or len(selected) == 0:
+            return False
+        rows = selected[:: -(-len(selected) // SAMPLE)]
+        scores = self.extractor.scores(self.field.decoded(rows), rule.rivals, self._prepared[rows])
+        return rule.outdone(embedding, scores, self.gaussians.opacities[rows])
+
+    @property
+    def graph(self) -> GaussianGraph:
+        """Neighbouring Gaussians, found on first use."""
+        with self._building:
+            if self._graph is None:
+                self._graph = GaussianGraph(self.gaussians)
+            return self._graph
+
+    @cached_property
+    def _prepared(self) -> Tensor:
+        """What of each feature the scores need once and for all (a norm, a partition sum), [N]."""
+        return self._scored(lambda features, _: self.extractor.prepare(features).unsqueeze(1))[:, 0]
+
+    def _scored(self, score, chunk: int = CHUNK) -> Tensor:  # type: ignore[no-untyped-def]
+        """``score(features [M, D], rows)`` -> [M, P] over all Gaussians, a chunk at a time."""
+        chunks = []
+        for first in range(0, len(self.field), chunk):
+            rows = slice(first, first + chunk)
+            chunks.append(score(self.field.decoded(rows), rows))
+        return torch.cat(chunks)
+
+    def _nearest(self, examples: Tensor, what: str) -> Tensor:
+        """Similarity [N] to the nearest of the examples [E, D]."""
+        if examples.dim() != 2 or examples.shape[1] != self.field.dimension or len(examples) == 0:
+            raise PromptError(
+                f"{what} features have shape {tuple(examples.shape)}, expected (E ≥ 1, {self.field.dimension})"
+            )
+        if not bool(torch.isfinite(examples).all()):
+            raise PromptError(f"{what} features hold NaN or Inf")
+        similar = self._scored(
+            lambda features, _: self.extractor.similarities(features, examples).amax(dim=1, keepdim=True)
+        )[:, 0]
+        return torch.where(self.field.seen, similar, torch.zeros_like(similar))
+
+    def _answers(
+        self,
+        prompts: Sequence[str],
+        similarities: Tensor,  # [N, prompts, then negatives]
+        threshold: float,
+        among: Tensor | None,
+        start: float,
+    ) -> list[Answer]:
+        coverage = self.field.coverage(self.gaussians, among)
+        best = similarities.argmax(dim=1)
+        asked = self.field.seen if among is None else self.field.seen & among
+        seconds = time.perf_counter() - start
+        answers = []
+        for index, prompt in enumerate(prompts):
+            similarity = similarities[:, index].contiguous()
+            mask = asked & (best == index) & (similarity > threshold)
+            opacity = float(self.gaussians.opacities[mask].sum())
+            state = decide(opacity, coverage)
+            peak = float(similarity[asked].max()) if bool(asked.any()) else 0.0
+            message = _message(prompt, state, int(mask.sum()), peak, threshold, coverage)
+            answers.append(Answer(prompt, state, mask, similarity, coverage, threshold, seconds, message))
+        return answers
+
+
+def decide(opacity: float, coverage: float) -> State:
+    """The three states: enough opacity passes; else whether enough was seen to say that there is nothing."""
+    if opacity >= ENOUGH:
+        return State.FOUND
+    return State.NOT_OBSERVED if coverage < OBSERVED else State.NOT_FOUND
+
+
+def check_prompt(text: str) -> str:
+    """A prompt fit to be asked.
+
+    Raises:
+        PromptError: empty, too long, or not printable.
+    """
+    stripped = text.strip()
+    if not stripped:
+        raise PromptError("the prompt is empty; ask for something, e.g. 'coffee mug'")
+    if len(stripped) > LONGEST_PROMPT:
+        raise PromptError(f"the prompt has {len(stripped)} characters, at most {LONGEST_PROMPT} are taken")
+    if any(not character.isprintable() for character in stripped):
+        raise PromptError(f"the prompt {stripped[:40]!r} holds characters that can't be printed")
+    return stripped
+
+
+def check_threshold(threshold: float | None, rule: ScoringRule) -> float:
+    """The threshold asked for, or the rule's.
+
+    Raises:
+        PromptError: NaN or infinite.
+    """
+    if threshold is None:
+        return rule.threshold
+    if not abs(threshold) < float("inf"):
+        raise PromptError(f"threshold {threshold} is not a number; the default is {rule.threshold}")
+    return threshold
+
+
+def _message(prompt: str, state: State, count: int, best: float, threshold: float, coverage: float) -> str:
+    seen = f"{coverage:.0%} of what was asked about was seen"
+    if state is State.FOUND:
+        return f"'{prompt}' found: {count} Gaussians; {seen}"
+    why = f"best similarity {best:.2f}, threshold {threshold:.2f}"
+    if best == 0:  # a relative rule gives it to prompts that are absent, whatever the threshold
+        why = "it stands out nowhere, or another word is far likelier where it does"
+    elif best > threshold:
+        why = f"only {count} Gaussians pass, too little for a thing" if count else "what is like it is likelier another"
+    nothing = f"'{prompt}' {state.value}: {why}; {seen}"
+    return nothing + (": look around more" if state is State.NOT_OBSERVED else "")

@@ -1,0 +1,165 @@
+"""From a mask over Gaussians to objects: clusters with oriented boxes in the map frame, in metres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from sklearn.cluster import DBSCAN
+from torch import Tensor
+
+from feature_gs_ros.core.errors import PromptError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation
+
+Array = NDArray[np.float64]
+
+NEIGHBOURS = 8  # the median distance to this neighbour is the map's own spacing
+REACH = 3.0  # spacings within which two Gaussians belong to one cluster
+FINE = 1 / 6  # of the reach: a map much denser than that is clustered by cubes of this side
+SMALLEST_OPACITY = 5  # summed opacity of the neighbourhood that makes a Gaussian the core of a cluster
+TRIM = 0.01  # of the opacity is left outside the box at each of its faces: floaters
+UPRIGHT_BONUS = 1.2  # an upright box wins unless a tilted one is smaller by more than this factor
+
+
+@dataclass(frozen=True, eq=False)
+class OrientedBox:
+    """A box in the map frame: ``x_map = R(quat_wxyz) · x_box + center``, |x_box| ≤ size / 2."""
+
+    center: Array  # [3] metres
+    quat_wxyz: Array  # [4] unit
+    size: Array  # [3] metres, along the box's axes
+
+
+@dataclass(frozen=True, eq=False)
+class FoundObject:
+    """A cluster of selected Gaussians."""
+
+    box: OrientedBox
+    rows: NDArray[np.int64]  # rows of the map
+    score: float  # opacity-weighted mean similarity
+    opacity: float  # summed
+
+
+def find_objects(
+    gaussians: GaussianMap,
+    mask: Tensor,  # [N] bool
+    similarity: Tensor,  # [N]
+    map_from_splat: Sim3,
+    reach: float | None = None,
+) -> list[FoundObject]:
+    """Cluster the selected Gaussians by DBSCAN, weighted by opacity; the most opaque object first.
+
+    Args:
+        reach: metres within which Gaussians belong together; three times the selection's own spacing by default.
+
+    Raises:
+        PromptError: ``reach`` is not positive.
+    """
+    if reach is not None and not reach > 0:
+        raise PromptError(f"the clusters' reach is {reach} m, expected a positive length")
+    rows = mask.nonzero()[:, 0].numpy()
+    if len(rows) == 0:
+        return []
+    points = map_from_splat.apply(gaussians.means[mask].numpy())
+    opacities = gaussians.opacities[mask].numpy().astype(np.float64)
+    labels = cluster(points, opacities, reach)
+    scores = similarity[mask].numpy().astype(np.float64)
+    found = []
+    for label in range(labels.max() + 1):
+        members = labels == label
+        weights = opacities[members]
+        found.append(
+            FoundObject(
+                box=oriented_box(points[members], weights),
+                rows=rows[members],
+                score=float(np.average(scores[members], weights=weights)),
+                opacity=float(weights.sum()),
+            )
+        )
+    return sorted(found, key=lambda item: -item.opacity)
+
+
+def cluster(points: Array, weights: Array, reach: float | None = None) -> NDArray[np.int64]:
+    """DBSCAN labels [M] of points [M, 3] with weights [M]; −1 belongs to no cluster.
+
+    DBSCAN holds all pairs of neighbours: within a reach of many spacings that would be all pairs of points. There the
+    points of a cube count as one, at their mean.
+    """
+    if len(points) == 1:
+        return np.zeros(1, np.int64)
+    apart = spacing(points)
+    reach = REACH * apart if reach is None else reach
+    if reach <= 0:
+        return np.zeros(len(points), np.int64)
+    smallest = max(1, min(SMALLEST_OPACITY, int(weights.sum() / 2)))
+    owner = np.arange(len(points))
+    if FINE * reach > apart:
+        owner, points, weights = _thinned(points, weights, FINE * reach)
+    labels: NDArray[np.int64] = DBSCAN(eps=reach, min_samples=smallest).fit_predict(points, sample_weight=weights)
+    return labels[owner]
+
+
+def _thinned(points: Array, weights: Array, side: float) -> tuple[NDArray[np.int64], Array, Array]:
+    """One point for each cube of this side that holds any: whose [M], weighted means [K, 3], summed weights [K]."""
+    cubes = np.floor((points - points.min(axis=0)) / side).astype(np.int64)
+    _, inverse = np.unique(cubes, axis=0, return_inverse=True)
+    owner: NDArray[np.int64] = inverse.reshape(-1).astype(np.int64)  # numpy 2.0 gives it another shape
+    total: Array = np.bincount(owner, weights).astype(np.float64)
+    shares = weights / np.maximum(total[owner], np.finfo(np.float64).tiny)
+    means: Array = np.stack([np.bincount(owner, shares * points[:, k]) for k in range(3)], axis=1).astype(np.float64)
+    return owner, means, total
+
+
+def spacing(points: Array) -> float:
+    """Median distance [m] of points [M, 3] to their eighth neighbour: how dense this part of the map is."""
+    neighbours = min(NEIGHBOURS + 1, len(points))
+    if neighbours < 2:
+        return 0.0
+    sample = points if len(points) <= 20_000 else points[:: -(-len(points) // 20_000)]
+    distances, _ = cKDTree(points).query(sample, k=neighbours)
+    return float(np.median(distances[:, -1]))
+
+
+def oriented_box(points: Array, weights: Array) -> OrientedBox:
+    """The smallest of the boxes that stand on z or on a principal axis; upright unless tilting gains much."""
+    centred = points - np.average(points, axis=0, weights=weights)
+    covariance = (centred * weights[:, None]).T @ centred / weights.sum()
+    _, axes = np.linalg.eigh(covariance)
+    upright = _box_on(points, weights, np.array([0.0, 0.0, 1.0]))
+    tilted = min((_box_on(points, weights, axes[:, k]) for k in range(3)), key=_volume)
+    return tilted if _volume(tilted) * UPRIGHT_BONUS < _volume(upright) else upright
+
+
+def _volume(box: OrientedBox) -> float:
+    return float(np.prod(np.maximum(box.size, 1e-4)))  # flat boxes compare by their area
+
+
+def _box_on(points: Array, weights: Array, up: Array) -> OrientedBox:
+    """The box with one axis ``up`` [3] and the footprint of smallest area around it."""
+    helper = np.eye(3)[int(np.argmin(np.abs(up)))]
+    first = np.cross(helper, up)
+    first /= np.linalg.norm(first)
+    second = np.cross(up, first)
+    flat = np.stack([points @ first, points @ second], axis=1)
+    # The footprint's direction comes from the hull of what is left after trimming, its extent from trimming along it.
+    inside = np.ones(len(points), np.bool_)
+    for column in flat.T:
+        low, high = _trimmed(column, weights)
+        inside &= (column >= low) & (column <= high)
+    angle = np.deg2rad(cv2.minAreaRect(flat[inside].astype(np.float32))[2]) if inside.sum() >= 3 else 0.0
+    x = np.cos(angle) * first + np.sin(angle) * second
+    rotation = np.stack([x, np.cross(up, x), up], axis=1)
+    bounds = np.array([_trimmed(points @ rotation[:, k], weights) for k in range(3)])
+    return OrientedBox(rotation @ bounds.mean(axis=1), quat_wxyz_from_rotation(rotation), bounds[:, 1] - bounds[:, 0])
+
+
+def _trimmed(values: Array, weights: Array) -> tuple[float, float]:
+    """Weighted quantiles `TRIM` and 1 − `TRIM`."""
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / weights.sum()
+    low, high = np.searchsorted(share, [TRIM, 1 - TRIM])
+    return float(values[order[low]]), float(values[order[min(int(high), len(values) - 1)]])

@@ -1,0 +1,1 @@
+"""The CPU backend: numba kernels over arrays shared with torch."""

@@ -1,0 +1,145 @@
+"""A view's operator at a teacher's own cells, ``A = diag(Uᵀ m)⁻¹ Uᵀ M W``, kept as one sparse matrix.
+
+A f is what the view shows of features f, averaged over each cell as the teacher's bilinear upsampling weighs its
+pixels. With frozen geometry A never changes: where W is walked once, A is multiplied with as often as needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros.core.errors import GridError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.cpu.kernels import entries as kernels
+from feature_gs_ros.rasterizer.cpu.tiles import Axis, grid_layout
+from feature_gs_ros.rasterizer.cpu.view import NO_MASK, CpuView, check_valid
+from feature_gs_ros.rasterizer.cpu.weights import coarse_weights, fine_weights
+
+Floats = NDArray[np.float32]
+SMALLEST_SHARE = 0.05  # of a full cell's pixels that must count for the cell to count
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """A sparse matrix by rows."""
+
+    ends: NDArray[np.int64]  # [rows + 1]
+    indices: NDArray[np.int32]
+    weights: Floats
+
+    def times(self, values: Tensor) -> Tensor:
+        """Times dense values [M, D] float32."""
+        dense = np.ascontiguousarray(values.detach().numpy(), dtype=np.float32)
+        product = np.empty((len(self.ends) - 1, dense.shape[1]), np.float32)
+        step = max(8, len(product) // 64)
+        arrays = (self.ends, self.indices, self.weights, dense, product)
+        parallel_for(len(product), step, lambda i, j: kernels.multiply(i, j, *arrays))
+        return torch.from_numpy(product)
+
+
+class CellOperator:
+    """A of one view and one kind of grid. ``products`` counts the products with A and Aᵀ."""
+
+    def __init__(self, view: CpuView, grid: FeatureGrid, valid: Tensor | None = None) -> None:
+        """
+        Args:
+            grid: only how its cells cover the image counts, not their values.
+            valid: m(p) [H, W]; all pixels count by default.
+
+        Raises:
+            GridError: ``valid`` has another size than the camera.
+        """
+        camera = view.camera
+        layout = grid_layout(grid, camera.width, camera.height)
+        mask = check_valid(valid, camera)
+        counts = np.ones((camera.height, camera.width), np.float32) if mask is None else mask.float().numpy()
+        rows, columns = resampling(layout.y), resampling(layout.x)
+        total = (rows.T @ counts @ columns).reshape(-1)  # Uᵀ m
+        full = (rows.sum(0)[:, None] * columns.sum(0)).max()
+        self.cells = torch.from_numpy(np.flatnonzero(total > SMALLEST_SHARE * full))  # [C] of rows × columns
+        self.gaussians = len(view.gaussians)
+        self.products = 0
+        gaussians, cells, weights = _entries(view, grid, None if mask is None else counts)
+        self.weight = torch.from_numpy(np.bincount(gaussians, weights, self.gaussians).astype(np.float32))  # [N] Wᵀ m
+        place = np.full(grid.rows * grid.columns, -1)
+        place[self.cells.numpy()] = np.arange(len(self.cells))
+        kept = place[cells] >= 0
+        gaussians, cells, weights = gaussians[kept], cells[kept], weights[kept]
+        matrix = scipy.sparse.csr_matrix(
+            (weights / total[cells], (place[cells], gaussians)), shape=(len(self.cells), self.gaussians)
+        )
+        self._matrix, self._transposed = _rows_of(matrix), _rows_of(matrix.T.tocsr())
+
+    @property
+    def nonzeros(self) -> int:
+        """Pairs of a cell and a Gaussian."""
+        return len(self._matrix.indices)
+
+    def show(self, features: Tensor) -> Tensor:
+        """A f: features [N, D] to the cells that count [C, D]."""
+        self.products += 1
+        return self._matrix.times(features)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Aᵀ g: values [C, D] of the cells that count to Gaussians [N, D]."""
+        self.products += 1
+        return self._transposed.times(values)
+
+    def target(self, grid: FeatureGrid) -> Tensor:
+        """The teacher's values [C, D] float32 at the cells that count.
+
+        Raises:
+            GridError: a grid of another number of cells.
+        """
+        values = grid.values.reshape(-1, grid.dimension)
+        if len(self.cells) and int(self.cells[-1]) >= len(values):
+            raise GridError(f"a grid of {len(values)} cells doesn't fit the operator's")
+        return values[self.cells].float()
+
+
+def resampling(axis: Axis) -> Floats:
+    """One side of the separable U, [pixels, cells]."""
+    matrix = np.zeros((len(axis.lower), axis.cells), np.float32)
+    pixels = np.arange(len(axis.lower))
+    np.add.at(matrix, (pixels, axis.lower), 1 - axis.fraction)
+    np.add.at(matrix, (pixels, np.minimum(axis.lower + 1, axis.cells - 1)), axis.fraction)
+    return matrix
+
+
+def _entries(
+    view: CpuView, grid: FeatureGrid, counts: Floats | None
+) -> tuple[NDArray[np.int32], NDArray[np.int32], Floats]:
+    """Gaussian, cell and weight of every entry of UᵀMW."""
+    layout = grid_layout(grid, view.camera.width, view.camera.height)
+    valid, projection, x, y = NO_MASK if counts is None else counts, view.projection, layout.x, layout.y
+    if layout.coarse:
+        coarse = coarse_weights(projection, layout, valid)
+        lists = _empty_lists(coarse.corners.size)
+        at = (x.first_cells, y.first_cells, x.cells, y.cells)
+        count = kernels.coarse_entries(projection.rows, coarse.rects, coarse.slots, coarse.corners, *at, *lists)
+    else:
+        fine = fine_weights(projection, layout, valid, 0, y.tiles)
+        lists = _empty_lists(fine.blocks.size)
+        axes = (x.edges, y.edges, x.lower, y.lower, x.cells, y.cells)
+        count = kernels.fine_entries(
+            projection.rows, projection.splats, fine.bins.rects, fine.bins.slots, fine.blocks, fine.offsets,
+            fine.filled, fine.reach, *axes, *lists,
+        )  # fmt: skip
+    return lists[0][:count], lists[1][:count], lists[2][:count]
+
+
+def _empty_lists(size: int) -> tuple[NDArray[np.int32], NDArray[np.int32], Floats]:
+    return np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float32)
+
+
+def _rows_of(matrix: scipy.sparse.csr_matrix) -> _Rows:
+    return _Rows(
+        matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.float32, copy=False)
+    )

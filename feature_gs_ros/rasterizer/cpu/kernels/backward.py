@@ -1,0 +1,263 @@
+"""Gradients of blended channels: what each pair of tile and Gaussian adds to its splat's and its values' gradients.
+
+Walked front to back like the image itself, so that every weight is the one that was drawn: with the ray's total
+``Σ_j w_j g·v_j`` known from the image, what lies behind Gaussian i is the total less what was passed,
+``S_i = Σ_{j>i} w_j g·v_j``, and ``∂L/∂α_i = T_i g·v_i − S_i / (1 − α_i)``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from feature_gs_ros.numerics.runtime import inline, kernel
+from feature_gs_ros.numerics.simd.types import bits, end_bit, first_bit, load, maximum, put, spread, store, total, where
+from feature_gs_ros.rasterizer.conventions import (
+    ALPHA_MAX,
+    CHECK_EVERY,
+    COLORED,
+    LANES,
+    RADIUS_Y,
+    TILE,
+    TRANSMITTANCE_MIN,
+    WIDE,
+)
+from feature_gs_ros.rasterizer.cpu.kernels.alpha import (
+    CENTRES,
+    along_row,
+    gaussian_at,
+    open_rows,
+    row_weights,
+    splat_of,
+    start_tile,
+)
+from feature_gs_ros.rasterizer.cpu.kernels.binning import pixel_span
+
+CLIPPED = np.float32(1.0005) * (np.float32(1) - ALPHA_MAX)  # the share left by a clipped α, with its rounding
+ZERO, HALF = np.float32(0), np.float32(0.5)
+
+
+@inline
+def logarithmic_slope(weight, left, value, behind):
+    """∂L/∂log α of pixels from w and the transmittance after it, as α / (1 − α) = w / left; 0 where α is clipped."""
+    slope = weight * (value - behind / maximum(left, TRANSMITTANCE_MIN))
+    return where(left > (left + weight) * CLIPPED, slope)
+
+
+@inline
+def add_moments(moments, slope, dy):
+    """Sums over rows of slope times 1, dy, dy², a column each; what has dx in it waits for the sum over columns."""
+    once, down, twice = moments
+    slanted = slope * dy
+    return once + slope, down + slanted, twice + slanted * dy
+
+
+@inline
+def store_splat(row, dx, conic, opacity, moments):
+    """These sums as gradients of mean, conic and opacity."""
+    once, down, twice = moments
+    a, b, c = conic
+    across = once * dx
+    x, y = total(across), total(down)
+    row[0], row[1] = a * x + b * y, b * x + c * y
+    row[2], row[3], row[4] = -HALF * total(across * dx), -total(down * dx), -HALF * total(twice)
+    row[5] = total(once) / opacity
+
+
+@inline
+def open_tile(tile_bounds, image, gradient, planes, behind):
+    """A tile's gradient by colour, red, green, blue and opacity, and each ray's total g·v."""
+    x0, x1, y0, y1 = tile_bounds
+    planes[:] = ZERO
+    behind[:] = ZERO
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            lane = (y - y0) * TILE + x - x0
+            r, g, b, o = gradient[y, x, 0], gradient[y, x, 1], gradient[y, x, 2], gradient[y, x, 3]
+            planes[lane], planes[lane + LANES], planes[lane + 2 * LANES], planes[lane + 3 * LANES] = r, g, b, o
+            behind[lane] = (r * image[y, x, 0] + g * image[y, x, 1]) + (b * image[y, x, 2] + o * image[y, x, 3])
+
+
+@inline
+def look(planes, lane, color):
+    """g of a row of pixels by colour, and g·v of one Gaussian; its opacity's value is 1."""
+    reds, greens, blues = load(planes, lane), load(planes, LANES + lane), load(planes, 2 * LANES + lane)
+    value = reds * color[0] + greens * color[1] + blues * color[2] + load(planes, 3 * LANES + lane)
+    return (reds, greens, blues), value
+
+
+@inline
+def add_colors(sums, weight, looks):
+    """Σ w g of each colour, a column each."""
+    return sums[0] + weight * looks[0], sums[1] + weight * looks[1], sums[2] + weight * looks[2]
+
+
+@inline
+def store_colors(row, sums):
+    row[6], row[7], row[8] = total(sums[0]), total(sums[1]), total(sums[2])
+
+
+@kernel
+def color_gradients(
+    start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y, colors, image, gradient, pairs, places
+):
+    """Four channels, red, green, blue and opacity: all sums of a pair in registers."""
+    transmittance, behind, planes = (
+        np.empty(LANES, np.float32),
+        np.empty(LANES, np.float32),
+        np.empty(4 * LANES, np.float32),
+    )
+    columns = edges_x.shape[0] - 1
+    for tile in range(start, stop):
+        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
+        open_tile((x0, x1, y0, y1), image, gradient, planes, behind)
+        xs = load(CENTRES, 0) + np.float32(x0)
+        top, bottom, place = y0, y1, entries[tile]
+        for entry in range(entries[tile], entries[tile + 1]):
+            i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
+            mean_x, mean_y, conic, opacity = splat_of(splats, i)
+            dx = xs - mean_x
+            along, color = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
+            none = spread(ZERO)
+            moments, sums = (none, none, none), (none, none, none)
+            drawn = 0
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
+            for y in range(row0, row1):
+                lane, dy = (y - y0) * TILE, np.float32(y) + HALF - mean_y
+                weight, left = row_weights(dy, along, conic, opacity, transmittance, lane)
+                seen = bits(weight > ZERO)
+                if seen == 0:
+                    continue
+                drawn |= seen
+                looks, value = look(planes, lane, color)
+                rest = load(behind, lane) - weight * value
+                store(behind, lane, rest)
+                moments = add_moments(moments, logarithmic_slope(weight, left, value, rest), dy)
+                sums = add_colors(sums, weight, looks)
+            if drawn != 0:
+                places[pair_slots[entry]] = place
+                store_splat(pairs[place], dx, conic, opacity, moments)
+                store_colors(pairs[place], sums)
+                place += 1
+            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
+                top, bottom = open_rows(transmittance, y0, top, bottom)
+                if top == bottom:
+                    break
+
+
+@inline
+def open_payload(tile_bounds, features, wanted, shapes, pixels, behind):
+    """A tile's gradient lane by lane, `WIDE` channels each, and what it adds to each ray's total g·v."""
+    x0, x1, y0, y1 = tile_bounds
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            lane, passed = (y - y0) * TILE + x - x0, ZERO
+            for channel in range(features.shape[2]):
+                pixels[np.uint64(lane * WIDE + channel)] = wanted[y, x, channel]
+                passed += wanted[y, x, channel] * features[y, x, channel]
+            behind[lane] += passed if shapes else ZERO
+
+
+@inline
+def four(array, first):
+    """64 numbers of a flat array."""
+    a, b = load(array, first), load(array, first + TILE)
+    return a, b, load(array, first + 2 * TILE), load(array, first + 3 * TILE)
+
+
+@inline
+def dot(a, b):
+    return total((a[0] * b[0] + a[1] * b[1]) + (a[2] * b[2] + a[3] * b[3]))
+
+
+@inline
+def add_four(sums, share, looks):
+    """Sixty-four Σ w g, one pixel's share added."""
+    a, b = sums[0] + looks[0] * share, sums[1] + looks[1] * share
+    return a, b, sums[2] + looks[2] * share, sums[3] + looks[3] * share
+
+
+@inline
+def store_four(array, first, values):
+    store(array, first, values[0])
+    store(array, first + TILE, values[1])
+    store(array, first + 2 * TILE, values[2])
+    store(array, first + 3 * TILE, values[3])
+
+
+@kernel
+def payload_gradients(
+    start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y,
+    colors, image, gradient, values, features, wanted, shapes, pairs, places,
+):  # fmt: skip
+    """The same with up to `WIDE` channels, side by side: pixels without weight cost nothing.
+
+    ``values`` [V · WIDE] end in zeros where ``features`` and ``wanted``, its gradient, [H, W, C ≤ WIDE] have fewer.
+    ``shapes``: whether the channels' gradient reaches the splats.
+    """
+    transmittance, behind, planes = (
+        np.empty(LANES, np.float32),
+        np.empty(LANES, np.float32),
+        np.empty(4 * LANES, np.float32),
+    )
+    weights, pixels = np.empty(TILE, np.float32), np.zeros(LANES * WIDE, np.float32)
+    columns = edges_x.shape[0] - 1
+    for tile in range(start, stop):
+        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
+        open_tile((x0, x1, y0, y1), image, gradient, planes, behind)
+        open_payload((x0, x1, y0, y1), features, wanted, shapes, pixels, behind)
+        xs = load(CENTRES, 0) + np.float32(x0)
+        top, bottom, place = y0, y1, entries[tile]
+        for entry in range(entries[tile], entries[tile + 1]):
+            i = np.int64(gaussian_at(entry, entries[tile + 1], gaussians, splats))
+            mean_x, mean_y, conic, opacity = splat_of(splats, i)
+            dx = xs - mean_x
+            along, color = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
+            mine = four(values, i * WIDE)
+            none = spread(ZERO)
+            moments, sums, wide_sums = (none, none, none), (none, none, none), (none, none, none, none)
+            drawn = 0
+            row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
+            for y in range(row0, row1):
+                lane, dy = (y - y0) * TILE, np.float32(y) + HALF - mean_y
+                weight, left = row_weights(dy, along, conic, opacity, transmittance, lane)
+                seen = bits(weight > ZERO)
+                if seen == 0:
+                    continue
+                drawn |= seen
+                store(weights, 0, weight)
+                looks, value = look(planes, lane, color)
+                carried = none
+                for k in range(first_bit(seen), end_bit(seen)):
+                    wide_looks = four(pixels, (lane + k) * WIDE)
+                    wide_sums = add_four(wide_sums, weights[k], wide_looks)
+                    if shapes:
+                        carried = put(carried, k, dot(mine, wide_looks))
+                value += carried
+                rest = load(behind, lane) - weight * value
+                store(behind, lane, rest)
+                moments = add_moments(moments, logarithmic_slope(weight, left, value, rest), dy)
+                sums = add_colors(sums, weight, looks)
+            if drawn != 0:
+                places[pair_slots[entry]] = place
+                row = pairs[place]
+                store_splat(row, dx, conic, opacity, moments)
+                store_colors(row, sums)
+                store_four(row, COLORED, wide_sums)
+                place += 1
+            if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
+                top, bottom = open_rows(transmittance, y0, top, bottom)
+                if top == bottom:
+                    break
+
+
+@kernel
+def sum_pairs(start, stop, slots, pairs, places, totals):
+    """Slots of a Gaussian lie side by side: one thread adds its pairs, always in the same order."""
+    width = pairs.shape[1]
+    for i in range(start, stop):
+        total = totals[i]
+        for slot in range(slots[i], slots[i + 1]):
+            if places[slot] >= 0:
+                row = pairs[places[slot]]
+                for k in range(width):
+                    total[k] += row[k]

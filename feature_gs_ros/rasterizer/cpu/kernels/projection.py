@@ -1,0 +1,162 @@
+"""EWA projection of Gaussians onto an image, sixteen at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from feature_gs_ros.numerics.runtime import inline, kernel
+from feature_gs_ros.numerics.simd.math import difference_of_products, log_from_one, square_root
+from feature_gs_ros.numerics.simd.transpose import (
+    count_bits,
+    load_numbers,
+    load_quadruples,
+    load_triples,
+    pack_numbers,
+    pack_octets,
+    pack_places,
+)
+from feature_gs_ros.numerics.simd.types import SIZE, bits, maximum, minimum, prefetch
+from feature_gs_ros.rasterizer.conventions import ALPHA_MIN, EPS2D, NEAR_PLANE, TANGENT_MARGIN
+
+PLANES = 5  # around what can touch the image
+AHEAD = 6  # stretches after which what one needs has come from memory
+LARGEST = np.float32(1e37)  # determinant whose inverse float32 holds
+ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
+
+
+@kernel
+def stretches_in_view(low, high, largest, planes, slack, found):
+    """Stretches of sixteen Gaussians that may hold some that touch the image, into ``found`` [≥ S + 16]; how many.
+
+    The means of each lie in a box [low, high] [S, 3], no scale is above ``largest`` [S]. ``planes`` [5, 5] are those
+    of `rasterizer.projection` in the map's frame; rounding moves none by more than slack[:, 0] a unit of distance
+    from the origin and slack[:, 1].
+    """
+    stretches, count = low.shape[0], 0
+    for first in range(0, stretches, SIZE):
+        x0, y0, z0 = load_triples(low, first)
+        x1, y1, z1 = load_triples(high, first)
+        scale = load_numbers(largest, first)
+        distance = maximum(maximum(maximum(x1, ZERO - x0), maximum(y1, ZERO - y0)), maximum(z1, ZERO - z0))
+        inside = scale >= ZERO
+        for p in range(PLANES):
+            a, b, c = planes[p, 0], planes[p, 1], planes[p, 2]
+            corner = maximum(a * x0, a * x1) + maximum(b * y0, b * y1) + maximum(c * z0, c * z1)
+            bound = corner + planes[p, 3] * scale + planes[p, 4]
+            inside &= bound + slack[p, 0] * distance + slack[p, 1] >= ZERO
+        kept = bits(inside) & ((1 << min(SIZE, stretches - first)) - 1)
+        pack_places(found, count, first, kept)
+        count += count_bits(kept)
+    return count
+
+
+@kernel
+def project(start, stop, stretches, means, quats, scales, opacities, pose, intrinsics, planes, splats, depths, places):
+    """Those of stretches [start, stop) of a list that can touch the image, side by side; returns how many.
+
+    They are written from 16 · start on, and 16 · stop is never reached, but all between may be written over.
+    """
+    count = start * SIZE
+    lens, width, height = lens_of(intrinsics), intrinsics[4], intrinsics[5]
+    for k in range(start, stop):
+        first = np.int64(stretches[k]) * SIZE
+        send_for(np.int64(stretches[min(k + AHEAD, stop - 1)]) * SIZE, means, quats, scales, opacities)
+        x, y, z = to_camera(load_triples(means, first), pose)
+        s0, s1, s2 = load_triples(scales, first)
+        opacity = load_numbers(opacities, first)
+        largest = maximum(s0, maximum(s1, s2))
+        # Most of what lies outside goes here, before anything dear.
+        possible = opacity >= ALPHA_MIN
+        for p in range(PLANES):
+            bound = planes[p, 0] * x + planes[p, 1] * y + planes[p, 2] * z + planes[p, 3] * largest + planes[p, 4]
+            possible &= bound >= ZERO
+        if bits(possible) == 0:
+            continue
+        z = maximum(z, NEAR_PLANE)
+        quat = load_quadruples(quats, first)
+        mean_x, mean_y, xx, xy, yy = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens)
+        # In float64: the products cancel for thin, slanted Gaussians.
+        determinant = minimum(difference_of_products(xx, yy, xy, xy), LARGEST)
+        # alpha >= 1/255 ends at this Mahalanobis distance; a hair wider, so that only the alpha test decides.
+        extent = square_root(TWO * log_from_one(maximum(opacity * np.float32(255), ONE))) * np.float32(1.0001)
+        radius_x = extent * square_root(xx) + np.float32(1e-3)
+        radius_y = extent * square_root(yy) + np.float32(1e-3)
+        touches = (mean_x + radius_x > ZERO) & (width > mean_x - radius_x)
+        touches &= (mean_y + radius_y > ZERO) & (height > mean_y - radius_y)
+        kept = bits(possible & touches & (determinant > ZERO))
+        inverse = ONE / determinant
+        columns = (mean_x, mean_y, yy * inverse, ZERO - xy * inverse, xx * inverse, opacity, radius_x, radius_y)
+        pack_octets(splats, count, columns, kept)
+        pack_numbers(depths, count, z, kept)
+        pack_places(places, count, first, kept)
+        count += count_bits(kept)
+    return count - start * SIZE
+
+
+@kernel
+def close_gap(to, start, count, splats, depths, places):
+    """Move ``count`` splats that begin at ``start`` down to ``to``."""
+    for k in range(count if to < start else 0):
+        for column in range(splats.shape[1]):
+            splats[to + k, column] = splats[start + k, column]
+        depths[to + k], places[to + k] = depths[start + k], places[start + k]
+
+
+@inline
+def send_for(first, means, quats, scales, opacities):
+    """Ask for sixteen Gaussians from memory: stretches in view lie apart, so the processor can't know the next one."""
+    for line in range(3):
+        prefetch(means, first * 3 + line * SIZE)
+        prefetch(scales, first * 3 + line * SIZE)
+    for line in range(4):
+        prefetch(quats, first * 4 + line * SIZE)
+    prefetch(opacities, first)
+
+
+@inline
+def to_camera(points, pose):
+    """From the splat's frame to the camera's."""
+    x, y, z = points
+    return (
+        pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3],
+        pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3],
+        pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3],
+    )
+
+
+@inline
+def lens_of(intrinsics):
+    """fx, fy, cx, cy, and the least and greatest tangents that the Jacobian knows, in x and in y."""
+    fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
+    width, height, margin = intrinsics[4], intrinsics[5], np.float32(TANGENT_MARGIN)
+    left, right = -(cx + margin * width) / fx, (width - cx + margin * width) / fx
+    top, bottom = -(cy + margin * height) / fy, (height - cy + margin * height) / fy
+    return fx, fy, cx, cy, (left, right, top, bottom)
+
+
+@inline
+def splats_of(x, y, z, quats, scales, pose, lens):
+    """2D means and covariances xx, xy, yy of Gaussians that lie at x, y, z in the camera's frame."""
+    fx, fy, cx, cy, (left, right, top, bottom) = lens
+    inverse_z = ONE / z
+    tan_x, tan_y = x * inverse_z, y * inverse_z
+    # Rows of J · R_camera: the Jacobian of the pinhole projection, its tangents clamped.
+    j00, j11 = fx * inverse_z, fy * inverse_z
+    j02 = ZERO - j00 * minimum(maximum(tan_x, left), right)
+    j12 = ZERO - j11 * minimum(maximum(tan_y, top), bottom)
+    a0, b0 = j00 * pose[0, 0] + j02 * pose[2, 0], j11 * pose[1, 0] + j12 * pose[2, 0]
+    a1, b1 = j00 * pose[0, 1] + j02 * pose[2, 1], j11 * pose[1, 1] + j12 * pose[2, 1]
+    a2, b2 = j00 * pose[0, 2] + j02 * pose[2, 2], j11 * pose[1, 2] + j12 * pose[2, 2]
+    # u, v: those rows times R_Gaussian · S, so that the 2D covariance is [[u·u, u·v], [u·v, v·v]].
+    w, p, q, r = quats
+    s0, s1, s2 = scales
+    r00, r10, r20 = ONE - TWO * (q * q + r * r), TWO * (p * q + w * r), TWO * (p * r - w * q)
+    r01, r11, r21 = TWO * (p * q - w * r), ONE - TWO * (p * p + r * r), TWO * (q * r + w * p)
+    r02, r12, r22 = TWO * (p * r + w * q), TWO * (q * r - w * p), ONE - TWO * (p * p + q * q)
+    u0, v0 = (a0 * r00 + a1 * r10 + a2 * r20) * s0, (b0 * r00 + b1 * r10 + b2 * r20) * s0
+    u1, v1 = (a0 * r01 + a1 * r11 + a2 * r21) * s1, (b0 * r01 + b1 * r11 + b2 * r21) * s1
+    u2, v2 = (a0 * r02 + a1 * r12 + a2 * r22) * s2, (b0 * r02 + b1 * r12 + b2 * r22) * s2
+    xx = u0 * u0 + u1 * u1 + u2 * u2 + EPS2D
+    xy = u0 * v0 + u1 * v1 + u2 * v2
+    yy = v0 * v0 + v1 * v1 + v2 * v2 + EPS2D
+    return fx * tan_x + cx, fy * tan_y + cy, xx, xy, yy

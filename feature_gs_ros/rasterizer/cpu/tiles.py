@@ -1,0 +1,195 @@
+"""Tiles of an image whose corners follow a grid's cell centres, and which Gaussians touch which tile.
+
+Between two cell centres bilinear interpolation is linear, so a tile that never crosses a centre touches
+2×2 cells and needs four sums per Gaussian (coarse cells). Where cells are smaller than a tile, a tile holds
+many cells and a Gaussian touches a small block of them (fine cells).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_gs_ros.core.errors import BackendError, CameraError
+from feature_gs_ros.core.feature_grid import FeatureGrid, Interpolation
+from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.conventions import TILE
+from feature_gs_ros.rasterizer.cpu.kernels import binning as kernels
+from feature_gs_ros.rasterizer.cpu.projection import Projection
+
+COARSE_CELL = 9.0  # pixels; cells at least as large get tiles between their centres
+MOST_TILES = np.iinfo(np.int16).max  # a side of the image
+SNAP = 1e-5  # of a cell: closer to a centre is on it
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One side of the separable resampling U: how pixels mix cells, and where tiles end."""
+
+    cells: int
+    lower: Ints  # [pixels] the cell at or before each pixel's centre
+    fraction: Floats  # [pixels] share of cell lower + 1; the rest is of lower
+    edges: Ints  # [tiles + 1] first pixel of each tile, and the end
+    tile_of: Ints  # [pixels] the tile of each pixel
+    coarse: bool  # every tile lies between two neighbouring centres
+
+    @property
+    def tiles(self) -> int:
+        return len(self.edges) - 1
+
+    @cached_property
+    def first_cells(self) -> Ints:
+        """[tiles] the cell at or before each tile's first pixel."""
+        return self.lower[self.edges[:-1]]
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any pixel lies between two cells."""
+        return bool(self.fraction.any())
+
+    @cached_property
+    def identity(self) -> bool:
+        """Whether each pixel is a cell of its own."""
+        return not self.mixes and np.array_equal(self.lower, np.arange(self.cells))
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The tiles of an image for one kind of grid."""
+
+    x: Axis
+    y: Axis
+
+    @property
+    def coarse(self) -> bool:
+        return self.x.coarse
+
+    @property
+    def tiles(self) -> int:
+        return self.x.tiles * self.y.tiles
+
+
+def grid_layout(grid: FeatureGrid, width: int, height: int) -> Layout:
+    """Tiles for back-projecting ``grid`` over an image of width × height pixels.
+
+    Raises:
+        CameraError: the image has more than `MOST_TILES` tiles a side.
+    """
+    coarse = (
+        min((grid.right - grid.left) * width / grid.columns, (grid.bottom - grid.top) * height / grid.rows)
+        >= COARSE_CELL
+    )
+    return _layout(
+        _axis(width, grid.columns, grid.left, grid.right, grid.interpolation, coarse),
+        _axis(height, grid.rows, grid.top, grid.bottom, grid.interpolation, coarse),
+    )
+
+
+def pixel_layout(width: int, height: int) -> Layout:
+    """Plain square tiles, a cell a pixel; raises as `grid_layout`."""
+    return _layout(_axis(width, width, 0.0, 1.0, "nearest", False), _axis(height, height, 0.0, 1.0, "nearest", False))
+
+
+def _layout(x: Axis, y: Axis) -> Layout:
+    if max(x.tiles, y.tiles) > MOST_TILES:
+        raise CameraError(
+            f"an image of {len(x.lower)}×{len(y.lower)} px has more than {MOST_TILES} tiles a side; render it in parts"
+        )
+    return Layout(x, y)
+
+
+@lru_cache(maxsize=64)
+def _axis(pixels: int, cells: int, begin: float, end: float, interpolation: Interpolation, coarse: bool) -> Axis:
+    position = ((np.arange(pixels) + 0.5) / pixels - begin) / (end - begin) * cells - 0.5
+    if interpolation == "nearest":
+        position = np.floor(position + 0.5)
+    position = np.clip(position, 0, cells - 1)  # beyond the outer centres: the border cell
+    lower = np.floor(position + SNAP)
+    fraction = np.maximum(position - lower, 0.0)
+    fraction[fraction < SNAP] = 0.0
+    lower, fraction = lower.astype(np.int32), fraction.astype(np.float32)
+    cuts = np.flatnonzero(np.diff(lower)) + 1 if coarse else np.zeros(0, np.int64)
+    spans = np.concatenate([[0], cuts, [pixels]])
+    edges = [0]
+    for start, stop in itertools.pairwise(spans):
+        parts = -(-(stop - start) // TILE)
+        edges += (
+            [int(start + (stop - start) * (part + 1) // parts) for part in range(parts)]
+            if coarse
+            else [int(min(start + TILE * (part + 1), stop)) for part in range(parts)]
+        )
+    tile_of = np.repeat(np.arange(len(edges) - 1), np.diff(edges)).astype(np.int32)
+    return Axis(cells, lower, fraction, np.array(edges, np.int32), tile_of, coarse)
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """Pairs of a tile and a Gaussian that may touch it.
+
+    A pair has a slot, counted by Gaussian (so that all pairs of a Gaussian lie side by side, its tiles
+    row by row), and an entry, counted by tile and there front to back.
+    """
+
+    rects: NDArray[np.int16]  # [V, 4] first tile column and row, tile columns and rows of each Gaussian
+    slots: NDArray[np.int64]  # [V + 1] first slot of each Gaussian
+    entries: NDArray[np.int64]  # [tiles + 1] first entry of each tile
+    gaussians: Ints  # [pairs] index into the projection, by entry
+    pair_slots: Ints  # [pairs] slot, by entry
+
+    @property
+    def pairs(self) -> int:
+        return len(self.gaussians)
+
+
+def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_row: int | None = None) -> Bins:
+    """Which Gaussians may touch which tiles, limited to the tile rows ``first_row <= row < last_row``.
+
+    Raises:
+        BackendError: more pairs than memory could hold.
+    """
+    last_row = layout.y.tiles if last_row is None else last_row
+    count = len(projection)
+    rects = np.empty((count, 4), np.int16)
+    slots = np.empty(count + 1, np.int64)
+    slots[0] = 0
+    tiles, columns = layout.tiles, layout.x.tiles
+    step = max(1, -(-count // 16))
+    counts = np.zeros((17, tiles), np.int64)
+    parallel_for(
+        count,
+        step,
+        lambda i, j: kernels.tile_rects(
+            i, j, projection.splats, layout.x.tile_of, layout.y.tile_of, first_row, last_row, rects, slots
+        ),
+    )
+    np.cumsum(slots, out=slots)
+    if slots[-1] >= 2**31:
+        raise BackendError(  # they would need 32 GB
+            f"{slots[-1]} pairs of tile and Gaussian are more than 2³¹; use a smaller image or prune the map"
+        )
+    # Chunks of the front-to-back order fill their own stretch of every tile's list: parallel, and the same list.
+    walks = np.empty((count, 4), np.int32)
+    parallel_for(
+        count,
+        step,
+        lambda i, j: kernels.count_pairs(i, j, projection.order, rects, slots, columns, counts[i // step + 1], walks),
+    )
+    totals = counts.sum(axis=0)
+    entries = np.concatenate([[0], np.cumsum(totals)])
+    starts = np.cumsum(counts[:-1], axis=0) + entries[:-1]
+    gaussians, pair_slots = np.empty((2, entries[-1]), np.int32)
+    parallel_for(
+        count,
+        step,
+        lambda i, j: kernels.fill_pairs(
+            i, j, projection.order, walks, columns, starts[i // step], gaussians, pair_slots
+        ),
+    )
+    return Bins(rects, slots, entries, gaussians, pair_slots)

@@ -1,0 +1,225 @@
+"""The CPU backend: `CpuView`, one view's W and Wᵀ by numba kernels over arrays shared with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.errors import GridError
+from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.cpu.labels import label_weights
+from feature_gs_ros.rasterizer.cpu.product import add_coarse, add_fine, add_pixels, add_totals
+from feature_gs_ros.rasterizer.cpu.projection import Projection, project
+from feature_gs_ros.rasterizer.cpu.render import render_values
+from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
+from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout, bin_pairs, grid_layout, pixel_layout
+from feature_gs_ros.rasterizer.cpu.weights import CoarseWeights, FineWeights, coarse_weights, fine_weights
+
+FINE_PAIRS = 2_000_000  # pairs of tile and Gaussian whose cell blocks are held at once
+NARROW = 24  # channels up to which a feature a pixel needs no cells
+MOST_SUMS = 1 << 27  # of pairs of tile and Gaussian, held at once
+CHUNK = 2048  # Gaussians whose rows take all views of a batch before the next ones
+NO_MASK = np.zeros((0, 0), np.float32)
+
+
+class CpuView:
+    """One view of a map: projected, culled and sorted once; then rendered and back-projected as often as asked."""
+
+    def __init__(self, gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> None:
+        self.gaussians = gaussians
+        self.camera = camera
+        self.camera_from_splat = camera_from_splat
+        self.projection: Projection = project(gaussians, camera, camera_from_splat)
+
+    def render(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
+        """W v: ``values`` [N, C] float32 to an image [H, W, C], zero background.
+
+        Args:
+            rows: first row and end of a band of the image, which alone is rendered: [end − first, W, C].
+
+        Raises:
+            GridError: ``values`` is not [N, C].
+        """
+        if values.dim() != 2 or values.shape[0] != len(self.gaussians):
+            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)")
+        return self._render_visible(values.detach().to("cpu", torch.float32)[self.visible].numpy(), rows)
+
+    @property
+    def visible(self) -> Tensor:
+        """Rows [V] int64 of the map's Gaussians that the camera sees."""
+        return torch.from_numpy(self.projection.rows)
+
+    def render_visible(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
+        """As `render`, of values [V, C] float32 of the `visible` Gaussians alone: for many bands of one image.
+
+        Raises:
+            GridError: ``values`` is not [V, C].
+        """
+        if values.dim() != 2 or len(values) != len(self.projection):
+            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.projection)}, C)")
+        return self._render_visible(values.detach().to("cpu", torch.float32).numpy(), rows)
+
+    def render_color(self) -> Tensor:
+        """Colour from the spherical harmonics, [H, W, 3], not clipped at 1."""
+        pose = self.camera_from_splat
+        eye = (-pose[:3, :3].T @ pose[:3, 3]).astype(np.float32)
+        colors = colors_from_sh(self.gaussians.sh.numpy(), self.gaussians.means.numpy(), eye, self.projection.rows)
+        return self._render_visible(colors)
+
+    def render_depth(self) -> Tensor:
+        """Accumulated camera z, Σ w z, and opacity, Σ w: [H, W, 2] in splat units and 0..1."""
+        depths = self.projection.depths
+        return self._render_visible(np.stack([depths, np.ones_like(depths)], axis=1))
+
+    def backproject(self, grid: FeatureGrid, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Wᵀ M U F and Wᵀ m: numerator [N, D] and weight [N], float32.
+
+        Args:
+            grid: the teacher's features F and how its cells cover the image, U.
+            valid: m(p) [H, W], bool or the share 0..1 in which a pixel counts; all count by default.
+
+        Raises:
+            GridError: ``valid`` has another size than the camera.
+        """
+        numerator = torch.zeros(len(self.gaussians), grid.dimension)
+        weight = torch.zeros(len(self.gaussians))
+        backproject_views([self], [grid], [valid], numerator, weight)
+        places = torch.from_numpy(self.gaussians.along_curve.places)
+        return numerator[places], weight[places]
+
+    def backproject_labels(
+        self, labels: NDArray[np.integer], classes: int, valid: Tensor | None = None
+    ) -> scipy.sparse.csr_matrix:
+        """Wᵀ M L of a label image [H, W], L its one-hot matrix: weights [N, C] float32.
+
+        Features that are a code a label are these weights times the codes, whatever the codes' length.
+
+        Args:
+            labels: 0 … classes − 1; pixels with negative ones count for nothing.
+            valid: as in `backproject`.
+
+        Raises:
+            GridError: labels or ``valid`` have another size than the camera, or a label is no class.
+        """
+        size = (self.camera.height, self.camera.width)
+        if labels.shape != size or labels.max() >= classes:
+            raise GridError(
+                f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes"
+            )
+        numbers = np.ascontiguousarray(labels, dtype=np.int32)
+        mask = _mask(valid, self.camera)
+        return label_weights(self.projection, *self._pixel_tiles, numbers, classes, mask, len(self.gaussians))
+
+    @cached_property
+    def _pixel_tiles(self) -> tuple[Layout, Bins]:
+        layout = pixel_layout(self.camera.width, self.camera.height)
+        return layout, bin_pairs(self.projection, layout)
+
+    def _render_visible(self, values: NDArray[np.float32], rows: tuple[int, int] | None = None) -> Tensor:
+        first, end = rows or (0, self.camera.height)
+        return torch.from_numpy(render_values(self.projection, *self._pixel_tiles, values, first, end))
+
+
+def backproject_views(
+    views: Sequence[CpuView],
+    grids: Sequence[FeatureGrid],
+    valids: Sequence[Tensor | None],
+    numerator: Tensor,  # [N, D] float32, added to
+    weight: Tensor,  # [N] float32, added to
+    view_count: Tensor | None = None,  # [N] int32, ±1 where a view's weight is above 0
+    sign: int = 1,
+) -> None:
+    """Add Σ_v Wᵀ M U F to accumulators along the map's Z-curve (`GaussianMap.along_curve`).
+
+    Several views a call touch each row of the accumulators once, not once a view. ``sign`` −1 takes them out.
+    """
+    coarse: list[tuple[CpuView, CoarseWeights, NDArray[np.float32], NDArray[np.float32]]] = []
+    counts = np.zeros(len(weight), np.int32) if view_count is None else view_count.numpy()
+    totals = [np.zeros(len(view.projection), np.float32) for view in views]
+    for view, grid, valid, total in zip(views, grids, valids, totals, strict=True):
+        layout = grid_layout(grid, view.camera.width, view.camera.height)
+        mask = _mask(valid, view.camera)
+        values = grid.values.to("cpu", torch.float32).contiguous().numpy()
+        values = values if sign == 1 else sign * values
+        cells = values.reshape(-1, grid.dimension)
+        if _by_pixels(view, layout, grid.dimension):
+            add_pixels(view.projection, *view._pixel_tiles, values, mask, numerator.numpy(), total)
+        elif layout.coarse:
+            coarse.append((view, coarse_weights(view.projection, layout, mask), cells, total))
+        else:
+            for first, last in _bands(view, layout):
+                weights = fine_weights(view.projection, layout, mask, first, last)
+                _add_fine_band(view, weights, cells, numerator, total)
+    if coarse:
+        _add_coarse_batch(coarse, numerator)
+    for view, total in zip(views, totals, strict=True):
+        add_totals(view.projection, total, sign, weight.numpy(), counts)
+
+
+def _by_pixels(view: CpuView, layout: Layout, dimension: int) -> bool:
+    """Whether U is the identity, and channels are so few that a pair's sums are best taken at once."""
+    identity = layout.x.identity and layout.y.identity
+    return dimension <= NARROW and identity and view._pixel_tiles[1].pairs * (dimension + 1) <= MOST_SUMS
+
+
+def _add_coarse_batch(
+    batch: Sequence[tuple[CpuView, CoarseWeights, NDArray[np.float32], NDArray[np.float32]]],
+    numerator: Tensor,
+) -> None:
+    target = numerator.numpy()
+    # Stretches of the map's Z-curve: their cells and their rows of the accumulators stay in cache for all views.
+    places = np.arange(0, len(target) + CHUNK, CHUNK)
+    ends = [np.searchsorted(view.projection.places, places) for view, _, _, _ in batch]
+
+    def add(first: int, last: int) -> None:
+        for chunk in range(first, last):
+            for (view, weights, cells, total), end in zip(batch, ends, strict=True):
+                add_coarse(weights, view.projection, cells, end[chunk], end[chunk + 1], target, total)
+
+    parallel_for(len(places) - 1, 1, add)
+
+
+def _add_fine_band(
+    view: CpuView,
+    weights: FineWeights,
+    cells: NDArray[np.float32],
+    numerator: Tensor,
+    total: NDArray[np.float32],
+) -> None:
+    target = numerator.numpy()
+    parallel_for(
+        len(view.projection),
+        1024,
+        lambda first, last: add_fine(weights, view.projection, cells, first, last, target, total),
+    )
+
+
+def _bands(view: CpuView, layout: Layout) -> list[tuple[int, int]]:
+    """Ranges of tile rows that hold about `FINE_PAIRS` pairs each, so that the cell blocks stay small."""
+    rows = layout.y.tiles
+    pairs = bin_pairs(view.projection, layout).pairs
+    bands = min(rows, -(-pairs // FINE_PAIRS) or 1)
+    return [(rows * band // bands, rows * (band + 1) // bands) for band in range(bands)]
+
+
+def check_valid(valid: Tensor | None, camera: Camera) -> Tensor | None:
+    """The mask of pixels that count, or a GridError if its size isn't the image's."""
+    if valid is not None and tuple(valid.shape) != (camera.height, camera.width):
+        raise GridError(
+            f"the mask of pixels that count is {tuple(valid.shape)}, the image {camera.height}×{camera.width}"
+        )
+    return valid
+
+
+def _mask(valid: Tensor | None, camera: Camera) -> NDArray[np.float32]:
+    valid = check_valid(valid, camera)
+    return NO_MASK if valid is None else np.ascontiguousarray(valid.to("cpu", torch.float32).numpy())

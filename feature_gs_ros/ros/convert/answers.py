@@ -1,0 +1,140 @@
+"""Answers as messages: states, clouds, oriented boxes, markers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from numpy.typing import NDArray
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import ColorRGBA, Header
+from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray, ObjectHypothesisWithPose
+from visualization_msgs.msg import Marker, MarkerArray
+
+from feature_gs_ros.identity.answers import IdentifiedObject
+from feature_gs_ros.io.messages.point_cloud import FIELD_BYTES, CloudBytes
+from feature_gs_ros.msg import Answer, StepTime
+from feature_gs_ros.pictures import LABEL_COLORS
+from feature_gs_ros.query.masks_3d import State
+from feature_gs_ros.query.objects import FoundObject, OrientedBox
+
+STATES = {State.FOUND: Answer.FOUND, State.NOT_FOUND: Answer.NOT_FOUND, State.NOT_OBSERVED: Answer.NOT_OBSERVED}
+LABEL_HEIGHT = 0.03  # m of a marker's text
+ARROW_WIDTH = 0.008  # m of a marker's shaft
+
+
+class StepTimes:
+    """How long each step of an answer takes."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.messages.append(StepTime(step=name, seconds=time.perf_counter() - start))
+
+
+def cloud_message(cloud: CloudBytes, header: Any) -> Any:
+    """A PointCloud2 of one row, all fields FLOAT32."""
+    message = PointCloud2(header=header, height=1, width=cloud.width, is_bigendian=False, is_dense=True)
+    message.fields = [
+        PointField(name=name, offset=FIELD_BYTES * index, datatype=PointField.FLOAT32, count=1)
+        for index, name in enumerate(cloud.fields)
+    ]
+    message.point_step = cloud.point_step
+    message.row_step = cloud.point_step * cloud.width
+    message.data = cloud.data  # by the property: an array passes without a copy, bytes would be taken one by one
+    return message
+
+
+def detections_message(found: Sequence[FoundObject], label: str, header: Any) -> Any:
+    """Oriented boxes with scores; ids count from 0 in the order of ``found``."""
+    message = Detection3DArray(header=header)
+    message.detections = [
+        detection_message(_pose_of(thing.box), thing.box.size, label, thing.score, str(index), header)
+        for index, thing in enumerate(found)
+    ]
+    return message
+
+
+def identities_message(things: Sequence[IdentifiedObject], header: Any) -> Any:
+    """Annotated objects: their ids, names, confidences and extents. One of which too little was seen has no box."""
+    message = Detection3DArray(header=header)
+    message.detections = [
+        detection_message(_pose_of(thing.box), thing.box.size, thing.name, thing.confidence, str(thing.value), header)
+        for thing in things
+        if thing.box is not None
+    ]
+    return message
+
+
+def detection_message(
+    pose: Any, size: NDArray[np.float64], label: str, score: float, identifier: str, header: Any
+) -> Any:
+    """One box of a ``size`` [3] m, with what it is and how surely."""
+    hypothesis = ObjectHypothesisWithPose()
+    hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = label, score
+    hypothesis.pose.pose = pose
+    box = BoundingBox3D(center=pose, size=vector_message(size))
+    return Detection3D(header=header, results=[hypothesis], bbox=box, id=identifier)
+
+
+def markers_message(detections: Any, arrows: Sequence[tuple[Any, Any]] = ()) -> Any:
+    """Boxes with their labels for RViz, and arrows from and to points; the first marker clears the last answer's."""
+    header = detections.header
+    markers = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
+    for index, detection in enumerate(detections.detections):
+        color = [float(c) / 255 for c in LABEL_COLORS[index % len(LABEL_COLORS)]]
+        box = Marker(header=header, ns="boxes", id=index, type=Marker.CUBE, action=Marker.ADD)
+        box.pose, box.scale, box.color = detection.bbox.center, detection.bbox.size, ColorRGBA(**_rgba(color, 0.35))
+        text = Marker(header=header, ns="labels", id=index, type=Marker.TEXT_VIEW_FACING, action=Marker.ADD)
+        hypothesis = detection.results[0].hypothesis
+        text.text = f"{hypothesis.class_id} {hypothesis.score:.2f}"
+        text.scale.z, text.color = LABEL_HEIGHT, ColorRGBA(**_rgba([1.0, 1.0, 1.0], 1.0))
+        position = detection.bbox.center.position
+        text.pose.position = Point(x=position.x, y=position.y, z=position.z + detection.bbox.size.z / 2 + LABEL_HEIGHT)
+        markers.markers += [box, text]
+    for index, ends in enumerate(arrows):
+        arrow = Marker(header=header, ns="approaches", id=index, type=Marker.ARROW, action=Marker.ADD)
+        arrow.points, arrow.color = list(ends), ColorRGBA(**_rgba([1.0, 1.0, 1.0], 0.9))
+        arrow.scale = Vector3(x=ARROW_WIDTH, y=2 * ARROW_WIDTH, z=0.0)
+        markers.markers.append(arrow)
+    return markers
+
+
+def pose_message(xyz: NDArray[np.float64], quat_wxyz: NDArray[np.float64]) -> Any:
+    """A position [3] and an orientation [4]."""
+    w, x, y, z = (float(v) for v in quat_wxyz)
+    return Pose(position=point_message(xyz), orientation=Quaternion(x=x, y=y, z=z, w=w))
+
+
+def point_message(xyz: NDArray[np.float64]) -> Any:
+    """A point [3]."""
+    return Point(x=float(xyz[0]), y=float(xyz[1]), z=float(xyz[2]))
+
+
+def vector_message(xyz: NDArray[np.float64]) -> Any:
+    """A vector [3]."""
+    return Vector3(x=float(xyz[0]), y=float(xyz[1]), z=float(xyz[2]))
+
+
+def header_message(frame: str, stamp: Any) -> Any:
+    """A header."""
+    return Header(frame_id=frame, stamp=stamp)
+
+
+def _pose_of(box: OrientedBox) -> Any:
+    return pose_message(box.center, box.quat_wxyz)
+
+
+def _rgba(rgb: Sequence[float], alpha: float) -> dict[str, float]:
+    return dict(zip("rgba", (*rgb, alpha), strict=True))

@@ -1,0 +1,62 @@
+"""~/status and /diagnostics: what was taken in, what was left out and why, how much of the map was seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from feature_gs_ros.io.messages.feature_grid import fill_teacher
+from feature_gs_ros.msg import Count, Status
+from feature_gs_ros.ros.convert.answers import header_message
+from feature_gs_ros.ros.nodes.session import Session
+
+ENOUGH_FRAMES = 5  # after which a map without a single seen Gaussian means that the frames don't agree
+SEES_NOTHING = 1e-4  # coverage
+
+
+def status_message(session: Session, stamp: Any) -> Any:
+    """A report of the session so far; rates count from the last one."""
+    report, field = session.statistics.report(), session.field
+    message = Status(header=header_message(session.settings.map_frame, stamp))
+    message.frames_seen, message.frames_used = report.seen, report.used
+    message.frames_skipped = [Count(reason=reason, count=count) for reason, count in sorted(report.skipped.items())]
+    message.messages_refused = report.refused
+    message.rate_seen, message.rate_used, message.latency = report.rate_seen, report.rate_used, report.latency
+    message.gaussians, message.views, message.coverage = len(field.gaussians), field.views, field.coverage()
+    message.field_bytes, message.process_bytes = field.memory(), resident_bytes()
+    fill_teacher(message.teacher, field.map.extractor.identity)
+    return message
+
+
+def diagnostics_message(status: Any, name: str) -> Any:
+    """The same for a diagnostic aggregator: a warning where frames come but none can be used."""
+    skipped = {count.reason: count.count for count in status.frames_skipped}
+    level, text = DiagnosticStatus.OK, f"{status.views} views, {status.coverage:.0%} of the map seen"
+    if status.frames_seen and not status.frames_used:
+        most = max(skipped, key=lambda reason: skipped[reason], default="they are still waiting")
+        level, text = DiagnosticStatus.WARN, f"no frame was used so far: {most}"
+    elif status.frames_used >= ENOUGH_FRAMES and status.coverage < SEES_NOTHING:
+        level = DiagnosticStatus.ERROR
+        text = "the cameras see nothing of the map: check map_frame, alignment and the images' frame_id"
+    entry = DiagnosticStatus(level=level, name=name, hardware_id="none", message=text)
+    values = {
+        "frames seen": status.frames_seen,
+        "frames used": status.frames_used,
+        "rate used [Hz]": round(status.rate_used, 2),
+        "latency p95 [s]": round(status.latency, 3),
+        "coverage": round(status.coverage, 4),
+        **{f"skipped: {reason}": count for reason, count in skipped.items()},
+    }
+    entry.values = [KeyValue(key=key, value=str(content)) for key, content in values.items()]
+    return DiagnosticArray(header=status.header, status=[entry])
+
+
+def resident_bytes() -> int:
+    """Memory of this process, 0 where the kernel doesn't say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * 4096

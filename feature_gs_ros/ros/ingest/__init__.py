@@ -1,0 +1,1 @@
+"""How images, poses and calibrations come in."""

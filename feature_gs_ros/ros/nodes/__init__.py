@@ -1,0 +1,1 @@
+"""The nodes: the map, the extractor, the player of recordings."""

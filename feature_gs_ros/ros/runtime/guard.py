@@ -1,0 +1,49 @@
+"""The border between ROS and the package: what goes wrong becomes an answer, and the node lives."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from feature_gs_ros.core.errors import FeatureGsError
+from feature_gs_ros.msg import Answer
+
+
+class UnavailableError(FeatureGsError):
+    """This can't be asked now, or not of this version."""
+
+
+@contextmanager
+def answering(answer: Any, log: Any) -> Iterator[None]:
+    """What is raised in the block ends as a state and a message of ``answer``; what nobody foresaw goes to the log."""
+    try:
+        yield
+    except UnavailableError as error:
+        answer.state, answer.message = Answer.UNAVAILABLE, str(error)
+    except FeatureGsError as error:
+        answer.state, answer.message = Answer.INVALID, str(error)
+    except Exception as error:  # an exception that leaves a callback ends the process
+        answer.state, answer.message = Answer.UNAVAILABLE, _unforeseen(error, log)
+
+
+@contextmanager
+def reporting(response: Any, log: Any) -> Iterator[None]:
+    """The same for responses of ``success`` and ``message``."""
+    try:
+        yield
+    except FeatureGsError as error:
+        response.success, response.message = False, str(error)
+    except Exception as error:  # as above
+        response.success, response.message = False, _unforeseen(error, log)
+
+
+def explain(error: BaseException, log: Any) -> str:
+    """One line about an error; the traceback of one that nobody foresaw goes to the log."""
+    return str(error) if isinstance(error, FeatureGsError) else _unforeseen(error, log)
+
+
+def _unforeseen(error: BaseException, log: Any) -> str:
+    log.error("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    return f"internal error, see the log: {type(error).__name__}: {error}"

@@ -1,0 +1,208 @@
+"""Services for parts that afford something: ~/add_affordance marks one on a picture, ~/transfer_affordance finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from vision_msgs.msg import Detection3DArray
+
+from feature_gs_ros.affordance import Library, Region, Settings, find_regions, make_source, transfer
+from feature_gs_ros.affordance.library import check_name
+from feature_gs_ros.affordance.transfer import Transfer, only
+from feature_gs_ros.core.errors import AffordanceError, PromptError
+from feature_gs_ros.live.live_field import Snapshot
+from feature_gs_ros.msg import AffordanceRegion, Answer
+from feature_gs_ros.query.masks_3d import State, decide
+from feature_gs_ros.ros.convert.answers import (
+    STATES,
+    StepTimes,
+    detection_message,
+    point_message,
+    pose_message,
+    vector_message,
+)
+from feature_gs_ros.ros.nodes.session import Session
+from feature_gs_ros.ros.runtime.guard import answering
+from feature_gs_ros.ros.runtime.publishers import Publishers
+from feature_gs_ros.ros.services.marked_images import MARK, marked_picture
+from feature_gs_ros.ros.services.outcome import Outcome
+from feature_gs_ros.ros.services.queries import check_texts
+from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
+from feature_gs_ros.srv import AddAffordance, TransferAffordance
+
+MOST_NEIGHBOURS = 100
+ARROW = 0.08  # m, of a marker
+
+
+class Affordances:
+    """One at a time, in a callback group of their own; the library of marked pictures lies below data_dir."""
+
+    def __init__(self, node: Any, publishers: Publishers, session: Callable[[], Session]) -> None:
+        self._node, self._publishers, self._session = node, publishers, session
+        callbacks: Callbacks = {
+            "add_affordance": (AddAffordance, self._add),
+            "transfer_affordance": (TransferAffordance, self._transfer),
+        }
+        self._services = ServiceGroup(node, callbacks)
+
+    def close(self) -> None:
+        self._services.close()
+
+    def _add(self, request: Any, response: Any) -> Any:
+        with answering(response.answer, self._node.get_logger()):
+            session, times = self._session(), StepTimes()
+            affordance, thing = check_name(request.affordance.strip(), "affordance"), request.object.strip()
+            with times.step("picture"):
+                picture = marked_picture(session, request)
+            teacher = session.field.map.extractor
+            library = _library(session)
+            with times.step("embed"):
+                source = make_source(
+                    picture.image,
+                    picture.labels,
+                    {MARK: affordance},
+                    teacher,
+                    name=_free_name(library, thing, affordance),
+                    object_word=thing,
+                    frame=picture.name,
+                )
+            library = library.add(source)
+            with times.step("save"):
+                library.save(session.settings.library)
+            response.sources = len(library)
+            answer = response.answer
+            answer.state, answer.timing, answer.views = Answer.FOUND, times.messages, session.field.views
+            answer.message = f"added '{source.name}', {len(source.features)} patches, to '{session.settings.library}'"
+        return response
+
+    def _transfer(self, request: Any, response: Any) -> Any:
+        with answering(response.answer, self._node.get_logger()):
+            session, times = self._session(), StepTimes()
+            settings, library = _settings(request), _library(session)
+            with times.step("snapshot"):
+                snapshot = session.field.snapshot()
+            shown, thing = snapshot.shown, None
+            if request.object_text:
+                with times.step("similarity"):
+                    thing = snapshot.segmenter.ask(check_texts([request.object_text]), among=shown.present)[0]
+            with times.step("transfer"):
+                among = shown.present if thing is None else thing.mask
+                found = _transferred(snapshot, library, settings, among, request)
+            outcome = Outcome(self._node, self._publishers, session, shown, times)
+            with times.step("regions"):
+                field = shown.field(snapshot.segmenter.field)
+                regions = find_regions(shown.gaussians, field, found, outcome.reach)
+                regions.sort(key=lambda region: -region.opacity)
+            response.regions = [region_message(number, region) for number, region in enumerate(regions, start=1)]
+            response.cloud = _publish(outcome, snapshot, found, regions)
+            answer = response.answer
+            state = State.FOUND if regions else decide(0.0, found.coverage)
+            answer.state, answer.coverage = STATES[state], found.coverage
+            answer.message = found.message(shown.gaussians)
+            if thing is not None and thing.state is not State.FOUND:
+                answer.state, answer.message, answer.coverage = STATES[thing.state], thing.message, thing.coverage
+            answer.views, answer.timing = snapshot.views, times.messages
+        return response
+
+
+def region_message(number: int, region: Region) -> Any:
+    """One region as a planner needs it."""
+    message = AffordanceRegion(region_id=number, affordance_id=region.label, affordance=region.affordance)
+    message.pose = pose_message(region.center, region.quat_wxyz)
+    message.centroid, message.size = point_message(region.centroid), vector_message(region.extent)
+    message.approach, message.gripper_width = vector_message(region.approach), region.gripper_width
+    message.similarity, message.coverage = region.similarity, region.coverage
+    return message
+
+
+def _library(session: Session) -> Library:
+    """What was added so far; empty at first.
+
+    Raises:
+        AffordanceError: the file is damaged, or of another teacher.
+    """
+    path, teacher = session.settings.library, session.field.map.extractor
+    if not path.exists():
+        return Library.of(teacher)
+    library = Library.load(path)
+    library.check_teacher(teacher.identity)
+    return library
+
+
+def _free_name(library: Library, thing: str, affordance: str) -> str:
+    """A name that no source has yet."""
+    if thing:
+        check_name(thing, "object")
+    taken = {source.name for source in library.sources}
+    stem = f"{thing}-{affordance}" if thing else affordance
+    return next(name for number in range(1, len(taken) + 2) if (name := f"{stem}-{number}"[-100:]) not in taken)
+
+
+def _settings(request: Any) -> Settings:
+    """
+    Raises:
+        PromptError: k or floor is out of range.
+    """
+    if request.k > MOST_NEIGHBOURS:
+        raise PromptError(f"k is {request.k}, expected 1 to {MOST_NEIGHBOURS} neighbours, or 0 (the default)")
+    if not 0 <= request.floor <= 1:
+        raise PromptError(f"floor {request.floor} is out of range; give 0 (the teacher's own) to 1")
+    usual = Settings()
+    spread = usual.spread if request.smooth else 0.0
+    return Settings(k=request.k or usual.k, floor=float(request.floor) or None, spread=spread)
+
+
+def _transferred(
+    snapshot: Snapshot, library: Library, settings: Settings, among: torch.Tensor | None, request: Any
+) -> Transfer:
+    """
+    Raises:
+        AffordanceError: there is nothing to transfer, or k is larger than it.
+    """
+    if not library.sources:
+        raise AffordanceError("the library is empty; mark something by ~/add_affordance first")
+    if request.affordance and request.affordance not in library.affordances:
+        known = ", ".join(library.affordances)
+        raise AffordanceError(f"the library has no affordance '{request.affordance}'; it has {known}")
+    # Sources of the thing asked about know it best; where there are none, those of other things speak for it.
+    word = request.object_text.strip()
+    known_words = {source.object.lower() for source in library.sources}
+    segmenter = snapshot.segmenter
+    found = transfer(
+        segmenter.gaussians,
+        segmenter.field,
+        library,
+        settings,
+        among=among,
+        object_word=word if word.lower() in known_words else "",
+        graph=lambda: segmenter.graph,
+    )
+    return only(found, [request.affordance]) if request.affordance else found
+
+
+def _publish(outcome: Outcome, snapshot: Snapshot, found: Transfer, regions: Sequence[Region]) -> Any:
+    """The regions' cloud, which is also returned; boxes, and arrows along which a gripper comes."""
+    of_region = torch.zeros(len(snapshot.segmenter.gaussians))
+    of_affordance = torch.zeros_like(of_region)
+    for number, region in enumerate(regions, start=1):
+        of_region[region.rows], of_affordance[region.rows] = float(number), float(region.label)
+
+    def detections() -> Any:
+        message = Detection3DArray(header=outcome.header)
+        for number, region in enumerate(regions, start=1):
+            pose = pose_message(region.center, region.quat_wxyz)
+            kind, score = region.affordance, region.similarity
+            box = detection_message(pose, region.extent, kind, score, str(number), outcome.header)
+            message.detections.append(box)
+        return message
+
+    cloud, _ = outcome.publish(
+        of_region.nonzero()[:, 0],
+        found.similarity,
+        detections,
+        {**snapshot.cloud_fields, "affordance_id": of_affordance, "region_id": of_region},
+        [(point_message(r.center - ARROW * r.approach), point_message(r.center)) for r in regions],
+    )
+    return cloud

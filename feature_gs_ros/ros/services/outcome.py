@@ -1,0 +1,61 @@
+"""What a question selects: published on the topics, and returned in its response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from feature_gs_ros.io.messages.point_cloud import gaussian_cloud
+from feature_gs_ros.live.shown_map import ShownMap
+from feature_gs_ros.ros.convert.answers import StepTimes, cloud_message, header_message, markers_message
+from feature_gs_ros.ros.nodes.session import Session
+from feature_gs_ros.ros.runtime.parameters import value
+from feature_gs_ros.ros.runtime.publishers import Publishers, camera_frame_cloud
+
+
+class Outcome:
+    """Gathers one answer; `publish` sends it."""
+
+    def __init__(self, node: Any, publishers: Publishers, session: Session, shown: ShownMap, times: StepTimes) -> None:
+        self._node, self._publishers, self._session = node, publishers, session
+        self.shown, self.times = shown, times
+        self.header = header_message(session.settings.map_frame, node.get_clock().now().to_msg())
+        self.map_from_splat = session.field.map.splat_from_map.inverse()
+
+    @property
+    def reach(self) -> float | None:
+        """Metres within which Gaussians are one object; None: by the map's density."""
+        return float(value(self._node, "objects.reach")) or None
+
+    def most(self, requested: int) -> int:
+        """How many objects the answer may hold."""
+        return requested or int(value(self._node, "objects.max_count"))
+
+    def publish(
+        self,
+        rows: Tensor,  # [M] int64 of the map
+        similarity: Tensor,  # [N]
+        detections: Callable[[], Any],
+        extra: Mapping[str, Tensor],  # further fields of the cloud, [N] each
+        arrows: Sequence[tuple[Any, Any]] = (),
+    ) -> tuple[Any, Any]:
+        """Cloud and detections as messages, and both on their topics."""
+        session = self._session
+        live_map = session.field.map
+        with self.times.step("objects"):
+            found = detections()
+        with self.times.step("cloud"):
+            gaussians = self.shown.gaussians
+            points = gaussian_cloud(gaussians, self.map_from_splat, similarity, rows, extra)
+            cloud = cloud_message(points, self.header)
+            last = next((camera.last for camera in session.worker.cameras if camera.last is not None), None)
+            seen_from = (
+                None
+                if last is None
+                else camera_frame_cloud(gaussians, live_map.splat_from_map, last, similarity, rows, extra)
+            )
+        with self.times.step("publish"):
+            self._publishers.send_answer(cloud, seen_from, found, markers_message(found, arrows))
+        return cloud, found

@@ -1,0 +1,225 @@
+"""Services that ask the map: by words, by clicks, by an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feature_gs_ros.core.errors import PromptError
+from feature_gs_ros.identity.answers import IdentifiedObject
+from feature_gs_ros.io.messages.image import decode_image
+from feature_gs_ros.live.live_field import Snapshot
+from feature_gs_ros.msg import Answer
+from feature_gs_ros.query import masks_3d as segmentation
+from feature_gs_ros.query.clicks import feature_of, picture_example
+from feature_gs_ros.query.objects import find_objects
+from feature_gs_ros.ros.convert.answers import STATES, StepTimes, detections_message, identities_message, point_message
+from feature_gs_ros.ros.nodes.session import Session
+from feature_gs_ros.ros.runtime.guard import answering
+from feature_gs_ros.ros.runtime.publishers import Publishers
+from feature_gs_ros.ros.services.outcome import Outcome
+from feature_gs_ros.ros.services.pointing import Points, locate, things_at
+from feature_gs_ros.ros.services.sam_clicks import asks_sam, sam_answer
+from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
+from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText
+
+MOST_POINTS = 100
+MOST_NEGATIVES = 100
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what rclpy decodes bytes to that are not UTF-8
+NOWHERE = np.full(3, np.nan)
+
+
+class Queries:
+    """One at a time, in a callback group of their own; each on a snapshot of the field."""
+
+    def __init__(self, node: Any, publishers: Publishers, session: Callable[[], Session]) -> None:
+        self._node, self._publishers, self._session = node, publishers, session
+        callbacks: Callbacks = {
+            "query_text": (QueryText, self._query_text),
+            "query_points": (QueryPoints, self._query_points),
+            "query_example": (QueryExample, self._query_example),
+        }
+        self._services = ServiceGroup(node, callbacks)
+
+    def close(self) -> None:
+        self._services.close()
+
+    def _query_text(self, request: Any, response: Any) -> Any:
+        with answering(response.answer, self._node.get_logger()):
+            session, times = self._session(), StepTimes()
+            texts = check_texts([request.text, *request.negatives])
+            snapshot = _snapshot(session, times)
+            with times.step("similarity"):
+                threshold = threshold_of(request.threshold)
+                found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold, snapshot.shown.present)[0]
+            self._answer(session, snapshot, found, request.max_objects, times, response)
+        return response
+
+    def _query_points(self, request: Any, response: Any) -> Any:
+        with answering(response.answer, self._node.get_logger()):
+            session, times = self._session(), StepTimes()
+            for name, points, fewest in (("points", request.points, 1), ("negatives", request.negatives, 0)):
+                if not fewest <= len(points) <= MOST_POINTS:
+                    raise PromptError(f"the request holds {len(points)} {name}, expected {fewest} to {MOST_POINTS}")
+            threshold = threshold_of(request.threshold)
+            snapshot = _snapshot(session, times)
+            with times.step("points"):
+                located, weights = locate(session, snapshot.shown, request, [*request.points, *request.negatives])
+                count = len(request.points)
+                map_from_splat = session.settings.splat_from_map.inverse()
+                places = [None if at is None else map_from_splat.apply(at) for at in located]
+                response.points = [point_message(NOWHERE if at is None else at) for at in places[:count]]
+                field = snapshot.segmenter.field
+                features = [feature_of(w, field) if bool(w.any()) else None for w in weights]
+                positives, negatives = _known(features[:count]), _known(features[count:])
+            if positives is None:
+                _nothing_under_points(located[:count], snapshot, response.answer)
+                response.answer.timing = times.messages
+            elif asks_sam(session, request):
+                with times.step("sam"):
+                    answer = sam_answer(session, snapshot, request)
+                self._answer(session, snapshot, answer, request.max_objects, times, response)
+            elif snapshot.identities is not None:
+                with times.step("identities"):
+                    found = things_at(snapshot.identities, weights[:count], weights[count:])
+                self._answer_identities(
+                    session, snapshot, found, threshold or 0.0, request.max_objects, times, response
+                )
+            else:
+                with times.step("similarity"):
+                    answer = snapshot.segmenter.ask_example(
+                        positives, negatives, threshold, snapshot.shown.present, "what was clicked"
+                    )
+                self._answer(session, snapshot, answer, request.max_objects, times, response)
+        return response
+
+    def _query_example(self, request: Any, response: Any) -> Any:
+        with answering(response.answer, self._node.get_logger()):
+            session, times = self._session(), StepTimes()
+            with times.step("embed"):
+                example, alike = _picture_example(session, request.image, request.mask)
+            snapshot = _snapshot(session, times)
+            with times.step("similarity"):
+                found = snapshot.segmenter.ask_example(
+                    example[None], None, threshold_of(request.threshold) or alike, snapshot.shown.present
+                )
+            self._answer(session, snapshot, found, request.max_objects, times, response)
+        return response
+
+    def _answer(
+        self,
+        session: Session,
+        snapshot: Snapshot,
+        found: segmentation.Answer,
+        max_objects: int,
+        times: StepTimes,
+        response: Any,
+    ) -> None:
+        """Fill the response and publish the same."""
+        outcome = Outcome(self._node, self._publishers, session, snapshot.shown, times)
+        hit = found.state is segmentation.State.FOUND
+        mask = found.mask if hit else torch.zeros_like(found.mask)
+
+        def detections() -> Any:
+            gaussians = snapshot.shown.gaussians
+            objects = find_objects(gaussians, mask, found.similarity, outcome.map_from_splat, outcome.reach)
+            return detections_message(objects[: outcome.most(max_objects)], found.prompt, outcome.header)
+
+        rows = mask.nonzero()[:, 0]
+        response.cloud, response.detections = outcome.publish(rows, found.similarity, detections, snapshot.cloud_fields)
+        answer = response.answer
+        answer.state, answer.message, answer.coverage = STATES[found.state], found.message, found.coverage
+        answer.views, answer.timing = snapshot.views, times.messages
+
+    def _answer_identities(
+        self,
+        session: Session,
+        snapshot: Snapshot,
+        things: list[IdentifiedObject],
+        threshold: float,
+        max_objects: int,
+        times: StepTimes,
+        response: Any,
+    ) -> None:
+        """The same for the objects that were clicked, where the field knows which object is which."""
+        identities = snapshot.identities
+        assert identities is not None
+        outcome = Outcome(self._node, self._publishers, session, snapshot.shown, times)
+        things = things[: outcome.most(max_objects)]
+        mask = torch.zeros(len(session.field.gaussians), dtype=torch.bool)
+        for thing in things:
+            mask |= identities.mask(thing.value) & (identities.confidence > threshold)
+        response.cloud, response.detections = outcome.publish(
+            mask.nonzero()[:, 0],
+            identities.confidence,
+            lambda: identities_message(things, outcome.header),
+            snapshot.cloud_fields,
+        )
+        answer = response.answer
+        answer.state = Answer.FOUND if things else Answer.NOT_FOUND
+        names = [f"'{thing.name}' (object {thing.value}, {thing.gaussians} Gaussians)" for thing in things]
+        answer.message = f"clicked: {', '.join(names)}" if names else "only background is under these points"
+        answer.coverage, answer.views = snapshot.segmenter.field.coverage(snapshot.shown.gaussians), snapshot.views
+        answer.timing = times.messages
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """Prompts as they came over the wire, fit to be asked.
+
+    Raises:
+        PromptError: too many, empty, too long, or not UTF-8.
+    """
+    if len(texts) > 1 + MOST_NEGATIVES:
+        raise PromptError(f"the request holds {len(texts) - 1} negatives, at most {MOST_NEGATIVES} are taken")
+    for text in texts:
+        if REPLACEMENT in text:
+            raise PromptError("the prompt is not text in UTF-8")
+    return [segmentation.check_prompt(text) for text in texts]
+
+
+def threshold_of(requested: float) -> float | None:
+    """A request's threshold; 0 is the teacher's own.
+
+    Raises:
+        PromptError: outside 0..1, or NaN.
+    """
+    if not 0 <= requested <= 1:
+        raise PromptError(f"threshold {requested} is out of range; give 0 (the teacher's own) to 1")
+    return float(requested) or None
+
+
+def _known(features: Sequence[Tensor | None]) -> Tensor | None:
+    """The features [E, D] that there are, None where there are none."""
+    found = [feature for feature in features if feature is not None]
+    return torch.stack(found) if found else None
+
+
+def _snapshot(session: Session, times: StepTimes) -> Snapshot:
+    with times.step("snapshot"):
+        return session.field.snapshot()
+
+
+def _nothing_under_points(points: Points, snapshot: Snapshot, answer: Any) -> None:
+    """The points lie beside the map, or on what no camera has seen."""
+    answer.coverage = snapshot.segmenter.field.coverage(snapshot.shown.gaussians)
+    answer.views = snapshot.views
+    if all(point is None for point in points):
+        answer.state, answer.message = Answer.NOT_FOUND, "there is nothing of the map under these points"
+    else:
+        answer.state, answer.message = Answer.NOT_OBSERVED, "no camera has seen what is under these points yet"
+
+
+def _picture_example(session: Session, image: Any, mask: Any) -> tuple[Tensor, float]:
+    """What an image shows, or its mask marks on it, and the similarity from which on things are like it."""
+    pixels, marked = decode_image(image, "the example"), None
+    if mask.width or mask.height:
+        marked = torch.from_numpy(decode_image(mask, "the mask").any(axis=2))
+        if marked.shape != pixels.shape[:2]:
+            raise PromptError(
+                f"the mask is {marked.shape[1]}×{marked.shape[0]} pixels, the image {pixels.shape[1]}×{pixels.shape[0]}"
+            )
+    return picture_example(session.field.map.extractor, pixels, marked, "example")

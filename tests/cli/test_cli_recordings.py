@@ -1,0 +1,69 @@
+"""Recordings as labs make them, through the commands: another root of tf, several cameras, calibrations in files."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feature_gs_ros.cli.commands import COMMANDS, GROUPS
+from feature_gs_ros.io.splats.gaussian_ply import save_ply
+from tests.command_line import run
+from tests.little_scene import BLUE, RED, two_halves
+from tests.recordings import HEIGHT, START, STEP, WIDTH, Recorder, camera_info, image, tf_message
+
+WITHOUT = {"lerf-mask", "lerf-ovs", "3d-ovs", "replica"}  # data sets are no recordings
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A map, and a bag of two cameras on an arm whose tf begins at 'world'; the ceiling's sees green, from nowhere."""
+    folder = tmp_path_factory.mktemp("arm")
+    save_ply(two_halves(), folder / "map.ply")
+    halves = np.where(np.arange(WIDTH)[None, :, None] < WIDTH // 2, BLUE, RED).astype(np.uint8)
+    wrist = np.ascontiguousarray(np.broadcast_to(halves, (HEIGHT, WIDTH, 3)))
+    ceiling = np.full((HEIGHT, WIDTH, 3), (20, 200, 20), np.uint8)
+    camera = np.eye(4)
+    camera[2, 3] = -1.5
+    with Recorder(folder / "bag", "sqlite3") as recorder:
+        recorder.write("/tf_static", tf_message(("world", "camera_optical", 0, camera)), START)
+        for topic in ("/wrist", "/ceiling"):
+            recorder.write(f"{topic}/camera_info", camera_info(START), START)
+        for stamp in (START, START + STEP):
+            recorder.write("/wrist/image_raw", image(wrist, stamp), stamp)
+            recorder.write("/ceiling/image_raw", image(ceiling, stamp), stamp)
+    return folder
+
+
+def test_the_frame_and_the_cameras_of_a_recording_are_options(arm: Path, tmp_path: Path) -> None:
+    assert "--map-frame) to one of camera_optical, world" in run("info", arm / "bag", code=2).stderr
+    world = ["--map-frame", "world"]
+    assert json.loads(run("info", arm / "bag", "--json", *world).stdout)["frames"] == 4
+    wrist = [*world, "--image-topics", "/wrist/image_raw"]
+    field = tmp_path / "f.field"
+    made = run("backproject", arm / "map.ply", arm / "bag", "--out", field, "--extractor", "color", "--json", *wrist)
+    assert json.loads(made.stdout)["views"] == 2
+    assert json.loads(run("query", field, "blue", "--json").stdout)["state"] == "found"
+    assert json.loads(run("query", field, "green", "--json").stdout)["state"] == "not found"
+    run("render", field, "--stream", arm / "bag", "--index", START, "--out", tmp_path / "pictures", *wrist)
+    assert (tmp_path / "pictures" / "image.png").is_file()
+
+
+def test_a_calibration_file_takes_the_place_of_camera_info(arm: Path, tmp_path: Path) -> None:
+    matrix = {"rows": 3, "cols": 3, "data": [60.0, 0, 15.5, 0, 60.0, 11.5, 0, 0, 1]}
+    content = {"image_width": WIDTH, "image_height": HEIGHT, "camera_matrix": matrix, "distortion_model": "plumb_bob"}
+    content["distortion_coefficients"] = {"rows": 1, "cols": 5, "data": [0.0] * 5}
+    (tmp_path / "wrist.yaml").write_text(json.dumps(content))
+    words = ["info", arm / "bag", "--json", "--map-frame", "world", "--camera-info-file", tmp_path / "wrist.yaml"]
+    assert "--image-topics" in run(*words, code=2).stderr
+    assert json.loads(run(*words, "--image-topics", "/wrist/image_raw").stdout)["fx_fy_cx_cy"][0] == 60.0
+
+
+def test_every_command_that_reads_a_stream_takes_them() -> None:
+    commands = COMMANDS | {name: command for group in GROUPS.values() for name, command in group.items()}
+    taking = {name for name, command in commands.items() if "bag" in inspect.signature(command).parameters}
+    reading = {name for name, command in commands.items() if "stream" in inspect.signature(command).parameters}
+    assert taking == reading - WITHOUT | {"info"}

@@ -1,0 +1,458 @@
+"""Bags written by rosbags' own writer, read back as streams."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recordings import (
+    HEIGHT,
+    START,
+    STEP,
+    WIDTH,
+    Recorder,
+    base_in_map,
+    camera_from_map,
+    camera_info,
+    compressed,
+    image,
+    optical_in_base,
+    picture,
+    record,
+    tf_message,
+    write_tf,
+)
+
+from feature_gs_ros.core.camera import Camera, Distortion
+from feature_gs_ros.core.errors import CameraError, ImageError, StreamError
+from feature_gs_ros.io.alignment import load_alignment
+from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.io.streams.rosbag import RosbagStream
+from feature_gs_ros.io.streams.rosbag_topics import BagOptions
+
+CAMERA = Camera(WIDTH, HEIGHT, 30.0, 31.0, 16.0, 12.0)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_gives_its_images_cameras_and_poses(tmp_path: Path, storage: str) -> None:
+    stamps = record(tmp_path / "bag", storage)
+    stream = open_stream(tmp_path / "bag")
+    assert stream.names() == [str(stamp) for stamp in stamps]
+    frames = list(stream.frames())
+    assert [frame.stamp_ns for frame in frames] == stamps
+    for index, (stamp, frame) in enumerate(zip(stamps, frames, strict=True)):
+        assert (frame.image == picture(index)).all()
+        assert frame.camera == CAMERA
+        assert frame.camera_from_world == pytest.approx(camera_from_map(stamp), abs=1e-9)
+        assert frame.source == "/camera/image_raw"
+    assert not stream.skipped
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_the_bare_file_does(tmp_path: Path, storage: str) -> None:
+    stamps = record(tmp_path / "bag", storage)
+    (file,) = [path for path in (tmp_path / "bag").iterdir() if path.suffix != ".yaml"]
+    assert open_stream(file).names() == [str(stamp) for stamp in stamps]
+    (tmp_path / "bag" / "metadata.yaml").unlink()  # as a killed recorder leaves it
+    assert open_stream(tmp_path / "bag").names() == [str(stamp) for stamp in stamps]
+
+
+@pytest.mark.parametrize(
+    ("storage", "compression"), [("mcap", "storage"), ("mcap", "message"), ("sqlite3", "message"), ("sqlite3", "file")]
+)
+def test_compressed_bags(tmp_path: Path, storage: str, compression: str) -> None:
+    stamps = record(tmp_path / "bag", storage, compression=compression)
+    frames = list(open_stream(tmp_path / "bag").frames())
+    assert [frame.name for frame in frames] == [str(stamp) for stamp in stamps]
+    assert (frames[-1].image == picture(4)).all()
+
+
+def test_some_frames_by_name(tmp_path: Path) -> None:
+    names = [str(stamp) for stamp in record(tmp_path / "bag")]
+    stream = open_stream(tmp_path / "bag")
+    assert [frame.name for frame in stream.frames([names[3], names[1]])] == [names[1], names[3]]
+    assert list(stream.frames([])) == []
+    with pytest.raises(StreamError, match=f"no posed frame named 'mug'; it has '{names[0]}'"):
+        stream.frames(["mug", names[0]])
+
+
+def test_images_without_a_pose_are_counted(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder, first=START + STEP, last=START + 3 * STEP)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        for index in range(6):
+            stamp = START + index * STEP
+            recorder.write("/camera/image_raw", image(picture(index), stamp), stamp)
+        recorder.write("/camera/image_raw", image(picture(9), START + 2 * STEP), START + 6 * STEP)
+        recorder.write("/camera/image_raw", image(picture(9), START + 2 * STEP, "hand"), START + 6 * STEP)
+    stream = open_stream(tmp_path / "bag")
+    assert stream.names() == [str(START + index * STEP) for index in (1, 2, 3)]
+    assert stream.skipped == {
+        "no tf of 'base_link' at its stamp": 3,
+        "stamp was there before": 1,
+        "frame 'hand' is not in tf": 1,
+    }
+    before = dict(stream.skipped)
+    assert len(list(stream.frames())) == 3
+    assert stream.skipped == before  # counted anew, not added up
+
+
+def test_transforms_that_are_none_are_ignored_and_counted(tmp_path: Path) -> None:
+    broken = base_in_map(START)
+    broken[0, 3] = np.nan
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        recorder.write("/tf", tf_message(("map", "base_link", START, broken)), START)
+        zero = tf_message(("map", "base_link", START, base_in_map(START)))
+        for axis in "xyzw":
+            setattr(zero.transforms[0].transform.rotation, axis, 0.0)
+        recorder.write("/tf", zero, START)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        recorder.write("/camera/image_raw", image(picture(0), START), START)
+    stream = open_stream(tmp_path / "bag")
+    (frame,) = stream.frames()
+    assert frame.camera_from_world == pytest.approx(camera_from_map(START), abs=1e-9)
+    assert stream.skipped == {"transform with NaN, Inf or a zero quaternion in tf": 2}
+
+
+def test_several_cameras_keep_their_frames_apart(tmp_path: Path) -> None:
+    stamps = record(tmp_path / "bag", count=2, topics=("/rig/left/image_raw", "/rig/right/image_raw"))
+    stream = open_stream(tmp_path / "bag")
+    expected = [f"{stamp}_rig_{side}" for stamp in stamps for side in ("left", "right")]
+    assert sorted(stream.names()) == sorted(expected)
+    one = open_stream(tmp_path / "bag", bag=BagOptions(image_topics=("/rig/right/image_raw",)))
+    assert one.names() == [str(stamp) for stamp in stamps]
+
+
+def test_cameras_without_a_namespace_are_named_by_their_topics(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        for topic in ("/left", "/right"):
+            recorder.write(f"{topic}/camera_info", camera_info(START), START)
+            recorder.write(topic, image(picture(0), START), START)
+    assert open_stream(tmp_path / "bag").names() == [f"{START}_left", f"{START}_right"]
+
+
+def test_one_topic_of_each_colour_camera_is_read(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        for space in ("color", "depth", "infra", "aligned"):
+            recorder.write(f"/camera/{space}/camera_info", camera_info(START), START)
+        rgb, grey = picture(0), picture(0)[:, :, :1]
+        depth = np.zeros((HEIGHT, WIDTH, 1), np.uint16)
+        recorder.write("/camera/color/image_rect_color", image(rgb, START), START)
+        recorder.write("/camera/color/image_raw/compressed", compressed(rgb, START), START)
+        recorder.write("/camera/color/image_raw", image(rgb, START), START)
+        recorder.write("/camera/depth/image_rect_raw", image(depth, START, encoding="16UC1"), START)
+        depth_png = compressed(rgb, START)
+        depth_png.format = "16UC1; compressedDepth png"
+        recorder.write("/camera/aligned/image_raw/compressedDepth", depth_png, START)
+        recorder.write("/camera/infra/image_rect_raw", image(grey, START, encoding="mono8"), START)
+        recorder.write("/overview/image_raw", image(rgb, START), START)
+    stream = RosbagStream(tmp_path / "bag")
+    (frame,) = stream.frames()
+    assert (frame.name, frame.source) == (str(START), "/camera/color/image_raw")
+    assert stream.ignored_topics == {
+        "/camera/color/image_raw/compressed": "it is the camera of /camera/color/image_raw",
+        "/camera/color/image_rect_color": "it is the camera of /camera/color/image_raw",
+        "/camera/depth/image_rect_raw": "encoding '16UC1' is no picture that can be read",
+        "/camera/aligned/image_raw/compressedDepth": (
+            "it has no camera_info (/camera/aligned/image_raw/camera_info or "
+            "/camera/aligned/image_raw/compressedDepth/camera_info)"
+        ),
+        "/camera/infra/image_rect_raw": "it is grey",
+        "/overview/image_raw": "it has no camera_info (/overview/camera_info or /overview/image_raw/camera_info)",
+    }
+
+
+def test_a_compressed_topic_finds_its_camera_info_and_a_grey_camera_alone_is_read(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        recorder.write("/camera/image_raw/compressed", compressed(picture(3), START), START)
+    (frame,) = open_stream(tmp_path / "bag").frames()
+    assert (frame.image == picture(3)).all()
+    with Recorder(tmp_path / "grey") as recorder:
+        write_tf(recorder)
+        recorder.write("/image/camera_info", camera_info(START), START)  # below the image, as some drivers do
+        recorder.write("/image", image(picture(0)[:, :, :1], START, encoding="mono8"), START)
+    (frame,) = open_stream(tmp_path / "grey").frames()
+    assert (frame.image == picture(0)[:, :, :1]).all()
+
+
+def test_topics_by_option(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        recorder.write("/calibration", camera_info(START, d=np.full(5, 0.01)), START)
+        recorder.write("/eye", image(picture(0), START), START)
+    with pytest.raises(StreamError, match=r"/eye: it has no camera_info \(/camera_info or /eye/camera_info\)"):
+        open_stream(tmp_path / "bag")
+    with pytest.raises(StreamError, match=r"'/eye' has no camera_info .* the bag has /calibration"):
+        open_stream(tmp_path / "bag", bag=BagOptions(image_topics=("/eye",)))
+    with pytest.raises(StreamError, match=r"'/eye' has no camera_info \(/other\)"):
+        open_stream(tmp_path / "bag", bag=BagOptions(image_topics=("/eye",), camera_info_topics=("/other",)))
+    with pytest.raises(StreamError, match="no image topic '/nose'; it has /eye"):
+        open_stream(tmp_path / "bag", bag=BagOptions(image_topics=("/nose",)))
+    with pytest.raises(StreamError, match="1 --image-topics, but 2 --camera-info-topics"):
+        open_stream(tmp_path / "bag", bag=BagOptions(image_topics=("/eye",), camera_info_topics=("/a", "/b")))
+    with pytest.raises(StreamError, match="goes with --image-topics"):
+        open_stream(tmp_path / "bag", bag=BagOptions(camera_info_topics=("/calibration",)))
+    options = BagOptions(image_topics=("/eye",), camera_info_topics=("/calibration",))
+    (frame,) = open_stream(tmp_path / "bag", bag=options).frames()
+    assert frame.camera.distortion == Distortion("plumb_bob", (0.01,) * 5)
+    (frame,) = open_stream(tmp_path / "bag", bag=BagOptions(("map"), *options_of(options), rectified=True)).frames()
+    assert frame.camera == Camera(WIDTH, HEIGHT, 25.0, 26.0, 15.0, 11.0)
+
+
+def options_of(options: BagOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return options.image_topics, options.camera_info_topics
+
+
+def test_a_rectified_topic_is_known_by_its_name(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        recorder.write("/camera/camera_info", camera_info(START, d=np.full(5, 0.01)), START)
+        recorder.write("/camera/image_rect_color/compressed", compressed(picture(0), START), START)
+    (frame,) = open_stream(tmp_path / "bag").frames()
+    assert frame.camera == Camera(WIDTH, HEIGHT, 25.0, 26.0, 15.0, 11.0)
+    (frame,) = open_stream(tmp_path / "bag", bag=BagOptions(rectified=False)).frames()
+    assert frame.camera.fx == 30.0
+    assert frame.camera.distortion is not None
+
+
+def test_a_calibration_file_stands_in_for_camera_info(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        recorder.write("/camera/camera_info", camera_info(START, k=np.zeros(9)), START)
+        recorder.write("/camera/image_raw", image(picture(0), START), START)
+        recorder.write("/other/image_raw", image(picture(0), START), START)
+    with pytest.raises(StreamError, match="1 × camera_info has no calibration, its K is zero"):
+        open_stream(tmp_path / "bag").names()
+    file = tmp_path / "camera.yaml"
+    file.write_text(
+        f"image_width: {WIDTH}\nimage_height: {HEIGHT}\ncamera_matrix: {{data: [40, 0, 15.5, 0, 40, 11.5, 0, 0, 1]}}\n"
+    )
+    with pytest.raises(StreamError, match="one camera_info_file for several cameras"):
+        open_stream(tmp_path / "bag", bag=BagOptions(camera_info_file=file))
+    options = BagOptions(image_topics=("/camera/image_raw",), camera_info_file=file)
+    (frame,) = open_stream(tmp_path / "bag", bag=options).frames()
+    assert frame.camera == Camera(WIDTH, HEIGHT, 40.0, 40.0, 16.0, 12.0)
+    with pytest.raises(CameraError, match="can't read"):
+        open_stream(
+            tmp_path / "bag",
+            bag=BagOptions(camera_info_file=tmp_path / "none.yaml", image_topics=("/camera/image_raw",)),
+        )
+
+
+def test_camera_info_is_the_last_one_before_the_image(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        for index, focal in [(1, 30.0), (2, 30.0), (3, 50.0), (4, 30.0)]:
+            stamp = START + index * STEP
+            info = camera_info(stamp, k=np.array([focal, 0, 15.5, 0, focal, 11.5, 0, 0, 1]))
+            recorder.write("/camera/camera_info", info, stamp)
+        for index in range(6):
+            stamp = START + index * STEP + (STEP // 2 if index == 3 else 0)
+            recorder.write("/camera/image_raw", image(picture(index), stamp), stamp)
+    frames = list(open_stream(tmp_path / "bag").frames())
+    assert [frame.camera.fx for frame in frames] == [30.0, 30.0, 30.0, 50.0, 30.0, 30.0]
+
+
+def test_an_image_of_another_size_is_counted_and_a_halved_one_scaled(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        for index, rows in enumerate([picture(0), picture(0)[::2, ::2], picture(0)[:-1]]):
+            stamp = START + index * STEP
+            recorder.write("/camera/image_raw", image(np.ascontiguousarray(rows), stamp), stamp)
+    stream = open_stream(tmp_path / "bag")
+    first, second = stream.frames()
+    assert first.camera == CAMERA
+    assert second.camera == CAMERA.resized(WIDTH // 2, HEIGHT // 2)
+    assert second.image.shape == (HEIGHT // 2, WIDTH // 2, 3)
+    assert stream.skipped == {f"camera_info describes {WIDTH}×{HEIGHT}, the image is {WIDTH}×{HEIGHT - 1}": 1}
+
+
+def test_the_map_frame_is_an_option(tmp_path: Path) -> None:
+    record(tmp_path / "bag")
+    with pytest.raises(StreamError, match=r"no frame 'odom'.*\(--map-frame\) to one of base_link, camera_optical, map"):
+        open_stream(tmp_path / "bag", bag=BagOptions(map_frame="odom"))
+    frame = next(open_stream(tmp_path / "bag", bag=BagOptions(map_frame="base_link")).frames())
+    assert frame.camera_from_world == pytest.approx(np.linalg.inv(optical_in_base()))
+
+
+def test_a_robots_own_tf_topics_are_read_where_there_is_no_common_one(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        recorder.write("/robot/tf_static", tf_message(("map", "camera_optical", 0, base_in_map(START))), START)
+        recorder.write("/robot/camera/camera_info", camera_info(START), START)
+        recorder.write("/robot/camera/image_raw", image(picture(0), START), START)
+    (frame,) = open_stream(tmp_path / "bag").frames()
+    assert frame.camera_from_world == pytest.approx(np.linalg.inv(base_in_map(START)))
+
+
+def test_a_bag_without_images_tf_or_a_single_pose_says_so(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "blind") as recorder:
+        write_tf(recorder)
+    with pytest.raises(StreamError, match=r"has no images; it has /tf, /tf_static"):
+        open_stream(tmp_path / "blind")
+    with Recorder(tmp_path / "lost") as recorder:
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        recorder.write("/camera/image_raw", image(picture(0), START), START)
+    with pytest.raises(
+        StreamError, match=r"lost' holds no /tf or /tf_static, so its images have no poses: record both"
+    ):
+        open_stream(tmp_path / "lost")
+    broken = base_in_map(START)
+    broken[0, 3] = np.nan
+    with Recorder(tmp_path / "broken") as recorder:
+        recorder.write("/tf", tf_message(("map", "base_link", START, broken)), START)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        recorder.write("/camera/image_raw", image(picture(0), START), START)
+    with pytest.raises(StreamError, match=r"no transform in /tf of '.*broken' can be used"):
+        open_stream(tmp_path / "broken")
+    with Recorder(tmp_path / "late") as recorder:
+        write_tf(recorder, first=START + STEP)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        recorder.write("/camera/image_raw", image(picture(0), START), START)
+    with pytest.raises(StreamError, match="no posed image: 1 × no tf of 'base_link' at its stamp"):
+        open_stream(tmp_path / "late").names()
+    with pytest.raises(StreamError, match="no posed image"):
+        list(open_stream(tmp_path / "late").frames())
+
+
+def test_damaged_images_leave_the_others_alone(tmp_path: Path) -> None:
+    stamps = [START + index * STEP for index in range(5)]
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        for index, stamp in enumerate(stamps):
+            message = compressed(picture(index), stamp, suffix=".jpg")
+            if index == 1:
+                message.data = message.data[: len(message.data) // 2]
+            if index == 2:
+                message.data = message.data[:10]
+            if index == 3:
+                recorder.write_bytes("/camera/image_raw/compressed", message.__msgtype__, b"\0\1\0\0nonsense", stamp)
+            else:
+                recorder.write("/camera/image_raw/compressed", message, stamp)
+    stream = open_stream(tmp_path / "bag")
+    frames = list(stream.frames())
+    assert [frame.stamp_ns for frame in frames] == [stamps[0], stamps[1], stamps[4]]
+    assert stream.skipped == {"image is damaged": 1, "message is damaged": 1}
+    assert frames[0].image.shape == frames[2].image.shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(ImageError, match=f"/camera/image_raw/compressed at {stamps[1]}.*ends too early"):
+        _ = frames[1].image
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_damaged_bag_is_a_stream_error(tmp_path: Path, storage: str) -> None:
+    stamps = record(tmp_path / "bag", storage, count=2)
+    (file,) = [path for path in (tmp_path / "bag").iterdir() if path.suffix != ".yaml"]
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [whole[: int(share * len(whole))] for share in np.linspace(0, 0.999, 25)]
+    for _ in range(60):
+        spoilt = bytearray(whole)
+        for position in rng.integers(0, len(whole), 1 + len(whole) // 400):
+            spoilt[position] = rng.integers(0, 256)
+        damaged.append(bytes(spoilt))
+    failed = 0
+    for content in damaged:
+        file.write_bytes(content)
+        for path in (file, tmp_path / "bag"):
+            try:
+                for frame in open_stream(path).frames():
+                    assert frame.image.shape == (HEIGHT, WIDTH, 3)
+            except (StreamError, CameraError):
+                failed += 1
+    assert failed > 2 * 25  # at least all that are cut
+    file.write_bytes(whole)
+    assert open_stream(file).names() == [str(stamp) for stamp in stamps]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("rosbag2_bagfile_information", "other", "can't read the recording"),
+        ("version: 8", "version: 99", "99"),
+        ("mcap\n", "tape\n", "tape"),
+        ("bag.mcap", "gone.mcap", "gone.mcap"),
+        ("message_count", "message_c: [", "can't read the recording"),
+        ("nanoseconds: ", "nanoseconds: soon", "can't read the recording"),
+    ],
+)
+def test_damaged_metadata_is_a_stream_error(tmp_path: Path, old: str, new: str, message: str) -> None:
+    record(tmp_path / "bag")
+    file = tmp_path / "bag" / "metadata.yaml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(StreamError, match=message):
+        open_stream(tmp_path / "bag")
+
+
+def test_a_recorder_that_was_killed_leaves_a_hint(tmp_path: Path) -> None:
+    record(tmp_path / "bag")
+    file = tmp_path / "bag" / "bag.mcap"
+    file.write_bytes(file.read_bytes()[:-500])
+    with pytest.raises(StreamError, match=r"mcap recover .* ros2 bag reindex"):
+        open_stream(tmp_path / "bag")
+    record(tmp_path / "lite", "sqlite3")
+    (tmp_path / "lite" / "lite.db3-wal").write_bytes(b"messages")
+    with pytest.raises(StreamError, match="wal_checkpoint"):
+        open_stream(tmp_path / "lite")
+
+
+def test_a_split_bag_without_metadata_asks_for_an_index(tmp_path: Path) -> None:
+    record(tmp_path / "bag")
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    (tmp_path / "bag" / "bag_1.mcap").write_bytes((tmp_path / "bag" / "bag.mcap").read_bytes())
+    with pytest.raises(StreamError, match=r"2 storage files .* reindex"):
+        open_stream(tmp_path / "bag")
+
+
+def test_a_long_bag_is_streamed(tmp_path: Path) -> None:
+    large = np.zeros((480, 640, 3), np.uint8)
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder, last=START + 60 * STEP)
+        recorder.write("/camera/camera_info", camera_info(START, width=640, height=480), START)
+        for index in range(50):
+            recorder.write("/camera/image_raw", image(large, START + index * STEP), START + index * STEP)
+    assert (tmp_path / "bag" / "bag.mcap").stat().st_size > 45e6
+    stream = open_stream(tmp_path / "bag")
+    gc.collect()
+    tracemalloc.start()
+    count = sum(1 for frame in stream.frames() if frame.image is not None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 50
+    assert peak < 16e6
+
+
+def test_images_are_decoded_when_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path / "bag")
+    stream = open_stream(tmp_path / "bag")
+    monkeypatch.setattr("feature_gs_ros.io.messages.image._samples", lambda *_: pytest.fail("decoded"))
+    assert len(stream.names()) == 5
+    assert len(list(stream.frames())) == 5
+
+
+def test_the_recorded_tabletop_agrees_with_its_colmap_model(tabletop: Path) -> None:
+    views = [15, 22, 12, 0, 6, 13, 1, 20, 2, 3, 4, 11, 10, 19, 16, 8, 7, 17]  # in the bag's order
+    splat_from_map = load_alignment(tabletop / "alignment.yaml")
+    colmap = {frame.name: frame for frame in open_stream(tabletop / "colmap").frames()}
+    bag = open_stream(tabletop / "stream")
+    assert bag.names() == [str(1_700_000_000_000_000_000 + 500_000_000 * index) for index in range(18)]
+    assert len(colmap) == 18
+    for view, frame in zip(views, bag.frames(), strict=True):
+        twin = colmap[str(view)]
+        # Rounded numbers in alignment.yaml (12 digits) times positions of some 10 units.
+        pose = splat_from_map.camera_from_splat(frame.camera_from_world)
+        assert pose == pytest.approx(twin.camera_from_world, abs=1e-9)
+        assert frame.camera == twin.camera
+        assert (frame.camera.cx, frame.camera.cy) == (640.0, 360.0)
+        assert (frame.image == twin.image).all()
+    assert not bag.skipped

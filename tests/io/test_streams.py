@@ -1,0 +1,151 @@
+"""open_stream, the plain folder, and what all streams have in common."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from recordings import record
+
+from feature_gs_ros.core.camera import Camera, Distortion
+from feature_gs_ros.core.errors import CameraError, StreamError
+from feature_gs_ros.io.streams.frame_names import unique_names
+from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.io.streams.rosbag_topics import BagOptions
+
+POSE = [[0, -1, 0, 1.0], [1, 0, 0, 2.0], [0, 0, 1, 3.0], [0, 0, 0, 1]]
+
+
+def entry(image: str = "images/1.png", **values: Any) -> dict[str, Any]:
+    camera = {"width": 40, "height": 30, "fx": 50.0, "fy": 51.0, "cx": 20.5, "cy": 14.5}
+    return {"image": image, **camera, "camera_from_world": POSE, **values}
+
+
+def write(folder: Path, content: Any, images: tuple[str, ...] = ("images/1.png",)) -> Path:
+    for index, name in enumerate(images):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), np.full((30, 40, 3), (index, 0, 9), np.uint8))
+    (folder / "cameras.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_plain_folder(tmp_path: Path, as_list: bool) -> None:
+    lens = {"model": "plumb_bob", "coefficients": [0.1, 0.2, 0.3, 0.4]}
+    entries = [entry(), entry("images/2.png", name="the mug", distortion=lens)]
+    images = ("images/1.png", "images/2.png")
+    stream = open_stream(write(tmp_path, entries if as_list else {"frames": entries}, images))
+    assert stream.names() == ["1", "the mug"]
+    first, second = stream.frames()
+    assert first.camera == Camera(40, 30, 50.0, 51.0, 20.5, 14.5)
+    assert first.camera_from_world.tolist() == POSE
+    assert second.camera.distortion == Distortion("plumb_bob", (0.1, 0.2, 0.3, 0.4))
+    assert second.image[0, 0].tolist() == [9, 0, 1]
+    assert [frame.name for frame in stream.frames(["the mug"])] == ["the mug"]
+    with pytest.raises(StreamError, match="no posed frame named '2'; it has '1', 'the mug'"):
+        stream.frames(["2"])
+    assert open_stream(tmp_path / "cameras.json").names() == ["1", "the mug"]
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        ({}, StreamError, "no list of frames"),
+        ([1], StreamError, "no list of frames"),
+        ([], StreamError, "no posed image"),
+        ([entry(image="")], StreamError, "frame 0 .* has no image"),
+        ([entry(), entry()], StreamError, "occurs twice"),
+        ([entry(), entry("images/2.png", name="1")], StreamError, "two images named '1'"),
+        ([entry("n" * 300)], StreamError, "1 × image file in .*: File name too long"),
+        ([entry(camera_from_world=None)], StreamError, r"shape \(\)"),
+        ([entry(camera_from_world=[[1], [2, 3]])], StreamError, "is not numbers"),
+        ([entry(camera_from_world=np.transpose(POSE).tolist())], StreamError, "1 × pose is not finite and rigid"),
+        ([{key: value for key, value in entry().items() if key != "fx"}], CameraError, "lacks 'fx'"),
+        ([entry(fx=-1)], CameraError, "images/1.png.*fx=-1.0 is not positive"),
+        ([entry(width=0)], CameraError, "0×30"),
+        ([entry(distortion={"model": "omni", "coefficients": []})], CameraError, "'omni' is unknown"),
+        ([entry(distortion={"coefficients": []})], CameraError, "needs a model"),
+        ([entry(distortion={"model": ["a"], "coefficients": []})], CameraError, r"'\['a'\]' is unknown"),
+        ([entry("/"), entry("/")], StreamError, "occurs twice"),
+        ([entry(distortion={"model": "plumb_bob"})], CameraError, "expected a list"),
+    ],
+)
+def test_a_folders_file_that_cannot_be_used_is_refused(
+    tmp_path: Path, content: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        open_stream(write(tmp_path, content, ("images/1.png", "images/2.png")))
+
+
+def test_json_that_is_none_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, [])
+    (tmp_path / "cameras.json").write_text('[{"camera_from_world"')
+    for path in (tmp_path, tmp_path / "cameras.json"):
+        with pytest.raises(StreamError, match="is not JSON"):
+            open_stream(path)
+
+
+def test_what_is_no_stream_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StreamError, match="there is no stream"):
+        open_stream(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("hello")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(StreamError, match="is no stream: it holds no rosbag2 recording"):
+            open_stream(path)
+    record(tmp_path / "bag")
+    renamed = tmp_path / "bag" / "bag.mcap"
+    renamed = renamed.rename(tmp_path / "stream.bin")
+    with pytest.raises(StreamError, match=r"must end in \.mcap or \.db3"):
+        open_stream(renamed)
+
+
+def test_a_bag_of_ros_1_is_sent_to_its_converter(tmp_path: Path) -> None:
+    (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n" + bytes(50))
+    with pytest.raises(StreamError, match="rosbags-convert"):
+        open_stream(tmp_path / "old.bag")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "folder", [entry()])
+    (tmp_path / "folder").chmod(0)
+    with pytest.raises(StreamError, match="Permission denied"):
+        open_stream(tmp_path / "folder")
+    (tmp_path / "folder").chmod(0o700)
+
+
+def test_two_kinds_in_one_folder_must_be_told_apart(tmp_path: Path) -> None:
+    write(tmp_path, [entry()])
+    (tmp_path / "transforms.json").write_text("{}")
+    with pytest.raises(StreamError, match=r"is nerfstudio and cameras\.json at once"):
+        open_stream(tmp_path)
+    assert open_stream(tmp_path / "cameras.json").names() == ["1"]
+
+
+def test_options_that_belong_to_another_kind_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "folder", [entry()])
+    with pytest.raises(StreamError, match=r"no rosbag2 recording: leave out .* --map-frame world$"):
+        open_stream(tmp_path / "folder", bag=BagOptions(map_frame="world"))
+    options = BagOptions(image_topics=("/left", "/right"), camera_info_file=Path("lens.yaml"), rectified=False)
+    words = "--image-topics /left --image-topics /right --camera-info-file lens.yaml --rectified False"
+    with pytest.raises(StreamError, match=f"that are for those, {words}$"):
+        open_stream(tmp_path / "folder", bag=options)
+    assert open_stream(tmp_path / "folder", bag=BagOptions()).names() == ["1"]
+    record(tmp_path / "bag")
+    with pytest.raises(StreamError, match="leave out images='x'"):
+        open_stream(tmp_path / "bag", images="x")
+
+
+def test_names_come_from_stems_as_long_as_these_differ() -> None:
+    assert unique_names(["a/1.png", "b/2.png"]) == ["1", "2"]
+    assert unique_names(["./a/1.png", "/b/1.png", "../b/2.png"]) == ["a_1", "b_1", ".._b_2"]
+    assert unique_names(["a\\1.png", "b\\1.png"]) == ["a_1", "b_1"]
+    assert unique_names(["a/1.png", "a/1.jpg"]) == ["a_1.png", "a_1.jpg"]
+    assert unique_names([]) == []
+    with pytest.raises(StreamError, match="twice"):
+        unique_names(["a/1.png", "./a/1.png"])
