@@ -67,6 +67,7 @@ class CellOperator(Protocol):
 class View(Protocol):
     """One view of a map, W and Wᵀ: projected, culled and sorted once, then used as often as needed."""
 
+    backend: Backend  # that made it
     gaussians: GaussianMap
     camera: Camera  # pinhole
     camera_from_splat: NDArray[np.float64]  # [4, 4] rigid, splat units
@@ -133,11 +134,11 @@ class View(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class AccumulatorState:
-    """What accumulators hold, in the map's row order, on the host."""
+    """What accumulators hold of all rows, or of R consecutive ones, in the map's row order, on the host."""
 
-    numerator: Tensor  # [N, C] float32, Σ_v Wᵀ M U F
-    weight: Tensor  # [N] float32, Σ_v Wᵀ m
-    view_count: Tensor  # [N] int32, views that saw the Gaussian
+    numerator: Tensor  # [R, C] float32, Σ_v Wᵀ M U F
+    weight: Tensor  # [R] float32, Σ_v Wᵀ m
+    view_count: Tensor  # [R] int32, views that saw the Gaussian
 
 
 class Accumulator(Protocol):
@@ -155,7 +156,8 @@ class Accumulator(Protocol):
     ) -> None:
         """Add a batch of views of this backend; ``sign`` −1 takes them out again.
 
-        Several views per call read and write each row once, not once per view.
+        Several views per call read and write each row once, not once per view. Rows for which no view is left after a
+        subtraction are exactly zero.
 
         Raises:
             GridError: another number of channels, or a mask of another size. Nothing is added then.
@@ -171,16 +173,16 @@ class Accumulator(Protocol):
         """
         ...
 
-    def merge(self, other: AccumulatorState) -> None:
-        """Add another accumulator's sums, of the same map."""
+    def merge(self, other: AccumulatorState, first: int = 0) -> None:
+        """Add another accumulator's sums, of the same map; those of a part of its rows, from ``first`` on."""
         ...
 
-    def load(self, state: AccumulatorState) -> None:
-        """Replace the sums."""
+    def load(self, state: AccumulatorState, first: int = 0) -> None:
+        """Replace the sums, or those of a part of the rows, from ``first`` on."""
         ...
 
-    def state(self) -> AccumulatorState:
-        """A copy of the sums, on the host."""
+    def state(self, first: int = 0, end: int | None = None) -> AccumulatorState:
+        """A copy of the sums, on the host, or of those of the rows ``first <= row < end``."""
         ...
 
     def view_count(self) -> Tensor:
