@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.errors import EvaluationError
-from feature_gs_ros.io.images import MAX_PIXELS
+from feature_gs_ros.core.errors import EvaluationError, ImageError
+from feature_gs_ros.io.images import MAX_PIXELS, decode_stored, read_image
 from feature_gs_ros.io.streams.frame_names import listed_names
 from feature_gs_ros.io.structured import read_mapping
 
@@ -51,18 +50,19 @@ class MaskFolder:
         if name not in self._names:
             raise EvaluationError(f"no mask '{path}'; there are {listed_names(self._names)}")
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise EvaluationError(f"can't read the mask '{path}': {error.strerror}") from error
+            data = read_image(path)
+        except ImageError as error:
+            raise EvaluationError(str(error)) from error
         width, height = _check_header(data, path)
         if camera is not None and (width, height) != (camera.width, camera.height):
             raise EvaluationError(
                 f"mask '{path}' is {width}×{height} pixels, its frame {camera.width}×{camera.height}; "
                 "resize it to the frame with nearest neighbours"
             )
-        labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if labels is None:
-            raise EvaluationError(f"mask '{path}' is damaged")
+        try:
+            labels = decode_stored(data, str(path))
+        except ImageError as error:
+            raise EvaluationError(f"the mask can't be used: {error}") from error
         return labels.astype(np.uint16)
 
 

@@ -46,7 +46,7 @@ def test_a_mask_that_is_none_is_refused(tmp_path: Path) -> None:
         "colour": "is a RGB image",
         "alpha": "is a RGBA image",
         "palette": "is a palette image",
-        "cut": "damaged",
+        "cut": "ends too early",
         "text": "no PNG",
         "bomb": "2147483647×2147483647",
         "none": "no mask .*none.png'; there are 'alpha', 'bomb'",

@@ -147,13 +147,10 @@ def test_compressed_jpeg(image_format: str) -> None:
     assert image_dimensions(message, "it") == (64, 40)
 
 
-def test_compressed_grey_webp_and_sixteen_bits() -> None:
+def test_compressed_grey_and_sixteen_bits() -> None:
     message = compressed("mono8; png compressed mono8", encoded(".png", GREY))
     assert (decode_image(message, "it") == GREY[:, :, None]).all()
     assert image_kind(message) == "mono"
-    message = compressed("webp", cv2.imencode(".webp", PICTURE, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes())
-    assert image_dimensions(message, "it") == (8, 6)
-    assert (decode_image(message, "it") == PICTURE[:, :, ::-1]).all()
     deep = encoded(".png", PICTURE.astype(np.uint16) * 257)
     assert (decode_image(compressed("rgb16; png compressed bgr16", deep), "it") == PICTURE).all()
 
@@ -189,16 +186,40 @@ def test_messages_of_rclpy_hold_array_arrays() -> None:
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1", "64FC1", "8UC2", "nonsense", "", "RGB8"])
 def test_an_encoding_that_is_no_picture_is_named(encoding: str) -> None:
     message = raw(encoding, np.zeros((6, 32), np.uint8), 8, 6)
-    with pytest.raises(ImageError, match=f"encoding '{encoding}'"):
-        decode_image(message, "it")
-    with pytest.raises(ImageError, match=f"encoding '{encoding}'"):
-        image_kind(message)
+    for read in (lambda: decode_image(message, "it"), lambda: image_kind(message)):
+        with pytest.raises(ImageError, match=f"'{encoding}'") as caught:
+            read()
+        assert caught.value.code == "image.encoding"
 
 
-@pytest.mark.parametrize("image_format", ["16UC1; compressedDepth png", "16UC1; png compressed ", "32FC1; png", "h264"])
-def test_compressed_depth_and_video_are_no_pictures(image_format: str) -> None:
-    with pytest.raises(ImageError, match="is no picture"):
+@pytest.mark.parametrize(
+    "image_format", ["16UC1; compressedDepth png", "16UC1; png compressed ", "32FC1; png", "h264", "tiff"]
+)
+def test_compressed_depth_video_and_other_files_are_no_images(image_format: str) -> None:
+    with pytest.raises(ImageError) as caught:
         image_kind(compressed(image_format, encoded(".png", GREY)))
+    assert caught.value.code == "image.encoding"
+
+
+@pytest.mark.parametrize(
+    ("image_format", "suffix"),
+    [("jpeg", ".png"), ("png", ".jpg"), ("rgb8; jpeg compressed bgr8", ".png"), ("JPG", ".png")],
+)
+def test_bytes_of_another_format_than_the_message_says(image_format: str, suffix: str) -> None:
+    message = compressed(image_format, encoded(suffix, PICTURE))
+    for read in (lambda: decode_image(message, "it"), lambda: image_dimensions(message, "it")):
+        with pytest.raises(ImageError) as caught:
+            read()
+        assert caught.value.code == "image.format"
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".bmp", ".tiff", ".pgm"])
+def test_formats_without_a_checked_header_are_refused_by_name(suffix: str) -> None:
+    message = compressed("", encoded(suffix, PICTURE if suffix != ".pgm" else GREY))
+    for read in (lambda: decode_image(message, "it"), lambda: image_dimensions(message, "it")):
+        with pytest.raises(ImageError, match="only PNG and JPEG") as caught:
+            read()
+        assert caught.value.code == "image.format"
 
 
 @pytest.mark.parametrize(
@@ -221,12 +242,12 @@ def test_a_message_that_contradicts_itself_is_refused(change: dict[str, Any], me
         decode_image(SimpleNamespace(data=PICTURE.reshape(-1), **values), "it")
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.97])
 def test_compressed_bytes_that_end_too_early_are_refused(suffix: str, share: float) -> None:
     whole = encoded(suffix, np.random.default_rng(1).integers(0, 256, (40, 64, 3), dtype=np.uint8))
     with pytest.raises(ImageError, match="'it'"):
-        decode_image(compressed("jpeg", whole[: int(share * len(whole))]), "it")
+        decode_image(compressed("", whole[: int(share * len(whole))]), "it")
 
 
 def test_the_end_of_an_embedded_thumbnail_is_not_the_end() -> None:

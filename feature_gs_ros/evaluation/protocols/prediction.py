@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.core.camera import Frame
-from feature_gs_ros.core.errors import EvaluationError, UnknownPromptError
-from feature_gs_ros.io.images import MAX_PIXELS
+from feature_gs_ros.core.errors import EvaluationError, ImageError, UnknownPromptError
+from feature_gs_ros.io.images import decode_grey, read_image
 from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.query.masks_2d import segment_view
 from feature_gs_ros.query.masks_3d import Segmenter, check_threshold
@@ -86,19 +85,9 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         EvaluationError: missing or damaged.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise EvaluationError(f"can't read the mask '{path}': {error.strerror}") from error
-    if data[:8].tobytes() == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        width, height = (int.from_bytes(data[at : at + 4].tobytes(), "big") for at in (16, 20))
-        if not 0 < width * height <= MAX_PIXELS:
-            raise EvaluationError(f"the header of mask '{path}' names {width}×{height} pixels")
-    try:
-        grey = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
-    except cv2.error:
-        grey = None
-    if grey is None:
-        raise EvaluationError(f"mask '{path}' is damaged")
+        grey = decode_grey(read_image(path), str(path))
+    except ImageError as error:
+        raise EvaluationError(f"the mask can't be used: {error}") from error
     return np.asarray(grey > ON)
 
 

@@ -7,6 +7,7 @@ breaks under numpy 2.
 from __future__ import annotations
 
 import io
+import re
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import cv2
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, Image
 from feature_gs_ros.core.errors import ImageError
-from feature_gs_ros.io.images import check_size, decode_compressed, image_size
+from feature_gs_ros.core.text import shown
+from feature_gs_ros.io.images import check_size, decode_compressed, image_format, image_size
 
 ImageKind = Literal["colour", "mono"]
 
@@ -40,7 +42,7 @@ class CompressedImage(Protocol):
 
 
 def decode_image(message: RawImage | CompressedImage, source: str, camera: Camera | None = None) -> Image:
-    """The picture [H, W, 3], uint8 RGB, in an array of its own.
+    """The image [H, W, 3], uint8 RGB, in an array of its own.
 
     Greys become RGB, alpha is left out, 16 bits become 8 (65535 → 255), a Bayer pattern is interpolated.
 
@@ -50,17 +52,20 @@ def decode_image(message: RawImage | CompressedImage, source: str, camera: Camer
         camera: whose size the image must have.
 
     Raises:
-        ImageError: an encoding that is no picture, damaged bytes, or not the camera's size.
+        ImageError: an encoding that is no image, damaged bytes, bytes of another format than the message says, or
+            not the camera's size.
     """
     image_kind(message)
     if isinstance(message, CompressedImage):
-        return decode_compressed(_bytes(message), source, camera)
+        data = _bytes(message)
+        _check_format(message, data, source)
+        return decode_compressed(data, source, camera)
     if camera is not None:
         check_size((message.width, message.height), camera, source)
     layout = _LAYOUTS[message.encoding]
     samples = _samples(message, layout, source)
     if layout.sample_bytes == 2:
-        samples = samples.astype(np.uint32) // 257
+        samples = samples // np.uint16(257)
     pixels = np.array(samples, dtype=np.uint8, order="C")
     return pixels if layout.to_rgb is None else np.asarray(cv2.cvtColor(pixels, layout.to_rgb), dtype=np.uint8)
 
@@ -74,28 +79,29 @@ def image_kind(message: RawImage | CompressedImage) -> ImageKind:
     if isinstance(message, CompressedImage):
         encoding, _, transport = (part.strip() for part in message.format.partition(";"))
         known = encoding in _LAYOUTS or encoding.lower() in _FILE_FORMATS
-        picture = known and "compressedDepth" not in transport
+        is_image = known and "compressedDepth" not in transport
     else:
-        encoding, picture = message.encoding, message.encoding in _LAYOUTS
-    if not picture:
-        raise ImageError(f"encoding '{encoding}' is no picture that can be read")
+        encoding, is_image = message.encoding, message.encoding in _LAYOUTS
+    if not is_image:
+        raise ImageError(
+            f"encoding {shown(encoding)} is no image that can be read; publish 8 or 16 bit colours or greys, "
+            "raw or compressed as JPEG or PNG",
+            code="image.encoding",
+        )
     return "mono" if encoding in _LAYOUTS and _LAYOUTS[encoding].to_rgb == cv2.COLOR_GRAY2RGB else "colour"
 
 
 def image_dimensions(message: RawImage | CompressedImage, source: str) -> tuple[int, int]:
-    """(width, height) of the picture in a message; JPEG and PNG aren't decoded for it.
+    """(width, height) of the image in a message; nothing is decoded for it.
 
     Raises:
-        ImageError: compressed bytes are damaged.
+        ImageError: compressed bytes are damaged, or of another format than the message says.
     """
     if not isinstance(message, CompressedImage):
         return int(message.width), int(message.height)
     data = _bytes(message)
-    size = image_size(io.BytesIO(data), source)
-    if size is None:
-        pixels = decode_compressed(data, source)
-        return pixels.shape[1], pixels.shape[0]
-    return size
+    _check_format(message, data, source)
+    return image_size(io.BytesIO(data), source)
 
 
 class _Layout(NamedTuple):
@@ -104,7 +110,7 @@ class _Layout(NamedTuple):
     samples: int  # a pixel
     sample_bytes: int
     to_rgb: int | None  # None: it is RGB
-    half_rows: int = 2  # of data, for each row of the picture
+    half_rows: int = 2  # of data, for each row of the image
 
 
 _LAYOUTS = {
@@ -136,7 +142,19 @@ _LAYOUTS = {
     "nv12": _Layout(1, 1, cv2.COLOR_YUV2RGB_NV12, half_rows=3),
     "nv21": _Layout(1, 1, cv2.COLOR_YUV2RGB_NV21, half_rows=3),
 }
-_FILE_FORMATS = ("jpeg", "jpg", "png", "webp", "bmp", "tiff", "")  # of drivers that name no encoding
+_FILE_FORMATS = {"jpeg": "JPEG", "jpg": "JPEG", "png": "PNG", "": None}  # of drivers that name no encoding
+_SAID = re.compile(r"\b(jpeg|jpg|png)\b", re.IGNORECASE)
+
+
+def _check_format(message: CompressedImage, data: bytes, source: str) -> None:
+    """Raise an ImageError unless the bytes are what the message's ``format`` says, where it names a format."""
+    said = _SAID.search(message.format)
+    found = image_format(data[:16], source)
+    if said is not None and _FILE_FORMATS[said.group().lower()] != found:
+        raise ImageError(
+            f"'{source}' says {shown(message.format)}, but its bytes are a {found}; correct the publisher's format",
+            code="image.format",
+        )
 
 
 def _samples(message: RawImage, layout: _Layout, source: str) -> NDArray[np.integer[Any]]:
@@ -144,13 +162,17 @@ def _samples(message: RawImage, layout: _Layout, source: str) -> NDArray[np.inte
     width, height, step = int(message.width), int(message.height), int(message.step)
     odd = width % 2 or height % 2
     if width <= 0 or height <= 0 or (odd and (layout.half_rows == 3 or layout.samples == 2)):
-        raise ImageError(f"'{source}' is {width}×{height} pixels, which '{message.encoding}' can't be")
+        raise ImageError(
+            f"'{source}' is {width}×{height} pixels, which '{message.encoding}' can't be",
+            code="image.size",
+        )
     rows, row_bytes = height * layout.half_rows // 2, width * layout.samples * layout.sample_bytes
     data = np.frombuffer(message.data, dtype=np.uint8)
     if step < row_bytes or len(data) < (rows - 1) * step + row_bytes:
         raise ImageError(
             f"'{source}' holds {len(data)} bytes in rows of {step}, but {width}×{height} pixels of "
-            f"'{message.encoding}' take {rows} rows of {row_bytes}"
+            f"'{message.encoding}' take {rows} rows of {row_bytes}",
+            code="image.damaged",
         )
     packed = np.lib.stride_tricks.as_strided(data, (rows, row_bytes), (step, 1), writeable=False)
     if layout.sample_bytes == 2:
