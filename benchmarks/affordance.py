@@ -103,20 +103,20 @@ def methods(views: int) -> dict[str, float]:
     gaussians = sample_gaussians(scene, 40_000).gaussians
     recorded = [_shot(gaussians, posed) for posed in recorded_views(views)]
     start = time.perf_counter()
-    teacher = make_extractor("imagenet-parts")
-    grids = [teacher.extract(shot.picture.image, shot.posed.name) for shot in recorded]
+    extractor = make_extractor("imagenet-parts")
+    grids = [extractor.extract(shot.picture.image, shot.posed.name) for shot in recorded]
     extracting = time.perf_counter() - start
     start = time.perf_counter()
     provenance = Provenance(gaussians.checksum, splat_from_map=SPLAT_FROM_MAP)
-    projector = BackProjector(gaussians, teacher.identity, teacher.dimension, provenance=provenance)
+    projector = BackProjector(gaussians, extractor.identity, extractor.dimension, provenance=provenance)
     for shot, grid in zip(recorded, grids, strict=True):
         projector.add(shot.view, grid, name=shot.posed.name)
     field = projector.field()
     lifting = time.perf_counter() - start
     clearest = max(recorded, key=lambda shot: np.count_nonzero(_marks(shot.picture) == 1))
     start = time.perf_counter()
-    source = make_source(clearest.picture.image, _marks(clearest.picture), {1: "handle"}, teacher, name="red mug")
-    library = Library.of(teacher).add(source)
+    source = make_source(clearest.picture.image, _marks(clearest.picture), {1: "handle"}, extractor, name="red mug")
+    library = Library.of(extractor).add(source)
     adding = time.perf_counter() - start
 
     def with_grids() -> Iterator[tuple[View, FeatureGrid, None]]:

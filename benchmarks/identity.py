@@ -91,12 +91,12 @@ def compare_codes(
 
 def accuracy(field: FeatureField, views: list[Annotation]) -> tuple[float, float]:
     """Share of right pixels: of all, and of those that show an object."""
-    teacher = extractor_of(field.teacher)
-    assert isinstance(teacher, IdentityExtractor)
-    values = np.array(teacher.values)
+    extractor = extractor_of(field.extractor)
+    assert isinstance(extractor, IdentityExtractor)
+    values = np.array(extractor.values)
     right, true = [], []
     for annotation in views:
-        predicted = values[rendered_classes(field, teacher, annotation.view).numpy()]
+        predicted = values[rendered_classes(field, extractor, annotation.view).numpy()]
         right.append((predicted == annotation.labels).ravel())
         true.append(annotation.labels.ravel())
     hits, labels = np.concatenate(right), np.concatenate(true)
@@ -140,7 +140,7 @@ def compare_voting(labelled: LabelledMap, shown: list[Annotation], names: dict[i
     book = contrastive_codes(len(names))
     checksum = Provenance(labelled.gaussians.checksum)
     encoding = encode_identities(labelled.gaussians, shown, names, book, refine=False, provenance=checksum)
-    segmenter = Segmenter(labelled.gaussians, encoding.field, extractor_of(encoding.field.teacher))
+    segmenter = Segmenter(labelled.gaussians, encoding.field, extractor_of(encoding.field.extractor))
     wanted = sorted(names)[1]
     segmenter.ask([names[wanted]])  # what all queries share is made once
     start = time.perf_counter()

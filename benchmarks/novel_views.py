@@ -56,7 +56,7 @@ def main() -> dict[str, float]:
         feature_gs("synth", scene, *size)
         names = open_stream(scene / "stream").names()
         held = names[2 :: len(names) // HELD_OUT][:HELD_OUT]
-        print(f"{VIEWS - HELD_OUT} views, judged on {HELD_OUT} others; teacher imagenet")
+        print(f"{VIEWS - HELD_OUT} views, judged on {HELD_OUT} others; extractor imagenet")
         print(f"{'way':<22}{'mIoU 2D':>8}{'accuracy':>9}{'mIoU 3D':>8}{'PSNR':>7}{'SSIM':>7}{'seconds':>9}{'GB':>6}")
         results = {}
         for way, words in WAYS.items():

@@ -28,10 +28,10 @@ def main() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         embeddings = Path(folder) / "words.safetensors"
         save_file({"mug": torch.randn(512)}, embeddings)
-        teacher = PrecomputedExtractor(embeddings=embeddings, dimension=512)
+        extractor = PrecomputedExtractor(embeddings=embeddings, dimension=512)
     features = torch.randn(len(gaussians), 512)
-    field = FeatureField(features, count.float(), count, teacher.identity, Provenance(gaussians.checksum))
-    segmenter = Segmenter(gaussians, field, teacher)
+    field = FeatureField(features, count.float(), count, extractor.identity, Provenance(gaussians.checksum))
+    segmenter = Segmenter(gaussians, field, extractor)
     # In turns: on a shared machine the memory's speed changes from one second to the next.
     turns = [(seconds(lambda: features.sum(), 1), seconds(lambda: segmenter.ask(["mug"]), 1)) for _ in range(15)]
     reading, asking = (statistics.median(times) for times in zip(*turns, strict=True))

@@ -77,7 +77,7 @@ def question(folder: Path) -> dict[str, float]:
     gaussians = room(QUESTION)
     save_ply(gaussians, folder / "large.ply")
     gaussians = load_map(folder / "large.ply")  # through logarithms and back: the values that the node sees
-    options = _teacher_of_vectors(folder)
+    options = _extractor_of_vectors(folder)
     extractor = make_extractor("precomputed", **options)
     features = torch.randn(QUESTION, DIMENSION)
     features[gaussians.means[:, 0] > 2.45] += 3 * extractor.embed(["thing"])[0]
@@ -122,7 +122,7 @@ def question(folder: Path) -> dict[str, float]:
 
 
 def stream(folder: Path, rate: float) -> dict[str, float]:
-    """640×480 images with the color teacher onto 100k Gaussians."""
+    """640×480 images with the color extractor onto 100k Gaussians."""
     from ros.harness import Robot, Starter, Watch, wait_until
 
     from feature_gs_ros.srv import Save
@@ -171,8 +171,8 @@ def stream(folder: Path, rate: float) -> dict[str, float]:
         robot.close()
 
 
-def _teacher_of_vectors(folder: Path) -> dict[str, str]:
-    """Options of a `precomputed` teacher that knows the words thing and other, by random vectors."""
+def _extractor_of_vectors(folder: Path) -> dict[str, str]:
+    """Options of a `precomputed` extractor that knows the words thing and other, by random vectors."""
     rng = np.random.default_rng(1)
     (folder / "maps").mkdir()
     np.save(folder / "maps" / "a.npy", np.zeros((2, 2, DIMENSION), np.float32))

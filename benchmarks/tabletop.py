@@ -24,15 +24,15 @@ def main() -> dict[str, float]:
         print("FEATURE_GS_TABLETOP is not set: the recorded tabletop is skipped")
         return {}
     folder = Path(os.environ["FEATURE_GS_TABLETOP"])
-    gaussians, stream, teacher = (
+    gaussians, stream, extractor = (
         load_map(folder / "map.ply"),
         open_stream(folder / "colmap"),
         make_extractor("imagenet"),
     )
-    projector = BackProjector(gaussians, teacher.identity, teacher.dimension)
-    report = ingest(stream, stream.names(), teacher, projector)
+    projector = BackProjector(gaussians, extractor.identity, extractor.dimension)
+    report = ingest(stream, stream.names(), extractor, projector)
     print(report.table())
-    segmenter = Segmenter(gaussians, projector.field(), teacher)
+    segmenter = Segmenter(gaussians, projector.field(), extractor)
     result = evaluate_segmentation(segmenter, stream, MaskFolder(folder / "masks"), WORDS, prompts=PROMPTS)
     print(result.table())
     return {"three words, miou": result.miou}

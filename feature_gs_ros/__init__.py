@@ -10,7 +10,7 @@ from pkgutil import extend_path
 # driver and the planner need. Read when torch is loaded; whoever has set it keeps it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A network's large tensors in large pages: in small ones, which the system hands out one by one and clears each time,
-# they took about a fifth of a teacher's time.
+# they took about a fifth of an extractor's time.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # In a colcon workspace the generated messages and this tree are two folders of one package.

@@ -33,7 +33,7 @@ ARGUMENTS = {
     "camera_info": ("/camera/color/camera_info", "Topic of their calibration."),
     "input": ("compressed", "raw or compressed, as the recording has them."),
     "map_frame": ("map", "tf frame of the recording that answers are given in."),
-    "extractor": ("imagenet", "Name of the 2D teacher."),
+    "extractor": ("imagenet", "Name of the 2D extractor."),
     "rate": ("1.0", "Speed: 1 is real time."),
     "loop": ("true", "Begin again at the end: true or false."),
     "rviz": ("false", "Start RViz: true or false."),

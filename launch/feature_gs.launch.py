@@ -19,8 +19,8 @@ PARAMETERS = {
     "map": "Path of the pretrained splat map.",
     "alignment": "Path of a file with splat_from_map, where splat and robot have different frames.",
     "map_frame": "tf frame that answers are given in.",
-    "extractor": "Name of the 2D teacher: imagenet, color, ...",
-    "extractor_options": "Options of the teacher, as a YAML mapping.",
+    "extractor": "Name of the 2D extractor: imagenet, color, ...",
+    "extractor_options": "Options of the extractor, as a YAML mapping.",
     "data_dir": "Folder below which services read and write files.",
     "load_on_activate": "Go on with the learned field of an earlier run: true or false.",
     "save_on_deactivate": "Save the learned field at the end: true or false.",
@@ -35,14 +35,14 @@ CAMERA = {
     "mask_topic": "Topic of masks of the pixels that don't count, e.g. the robot's own arm.",
 }
 OTHERS = {
-    "remote_teacher": ("false", "Run the teacher in a node of its own, feature_extractor: true or false."),
+    "remote_teacher": ("false", "Run the extractor in a node of its own, feature_extractor: true or false."),
     "config": ("", "File with parameters, where they aren't arguments; share/feature_gs_ros/config has all of them."),
     "namespace": ("", "Namespace of the nodes."),
     "respawn": ("true", "Start a node again that ended by itself: true or false."),
     "log_level": ("info", "debug, info, warn or error."),
 }
 # What a feature_extractor takes over from feature_map's parameters.
-OF_TEACHER = ("extractor", "extractor_options", "image_reliability", "use_sim_time", "autostart")
+OF_EXTRACTOR = ("extractor", "extractor_options", "image_reliability", "use_sim_time", "autostart")
 OF_IMAGES = ("image", "camera_info", "input", "rectified")
 
 
@@ -66,12 +66,12 @@ def start_nodes(context: LaunchContext) -> list[Any]:
     if given["remote_teacher"] != "true":
         return [node("feature_map", given, [*file, unless_in(configured) | passed])]
     own = parameters_in(file, f"{given['namespace']}/feature_extractor")
-    teacher = unless_in(own)
-    teacher |= {name: value for name, value in of_teacher(configured, camera).items() if name not in own}
+    extractor = unless_in(own)
+    extractor |= {name: value for name, value in of_extractor(configured, camera).items() if name not in own}
     grids = {f"{camera}.image": GRIDS, f"{camera}.input": "grid"}
     return [
         node("feature_map", given, [*file, unless_in(configured) | passed | grids]),
-        node("feature_extractor", given, [*file, teacher | of_teacher(passed, camera)]),
+        node("feature_extractor", given, [*file, extractor | of_extractor(passed, camera)]),
     ]
 
 
@@ -88,9 +88,9 @@ def unless_in(configured: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in UNLESS_SAID.items() if name not in configured}
 
 
-def of_teacher(parameters: dict[str, Any], camera: str) -> dict[str, Any]:
+def of_extractor(parameters: dict[str, Any], camera: str) -> dict[str, Any]:
     """feature_extractor's parameters that follow from those of feature_map."""
-    found = {name: parameters[name] for name in OF_TEACHER if name in parameters}
+    found = {name: parameters[name] for name in OF_EXTRACTOR if name in parameters}
     found |= {name: parameters[key] for name in OF_IMAGES if (key := f"{camera}.{name}") in parameters}
     if found.get("input") == "grid":  # then they are the grids that feature_map takes
         found = {name: value for name, value in found.items() if name not in ("input", "image")}

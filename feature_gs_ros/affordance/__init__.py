@@ -1,6 +1,6 @@
 """Affordance transfer: regions marked on a few images, found on the map (section 3.3 of Joseph et al.).
 
-A `Library` holds annotated images of one teacher; `transfer` lets their patches vote for every Gaussian of a field;
+A `Library` holds annotated images of one extractor; `transfer` lets their patches vote for every Gaussian of a field;
 `find_regions` makes parts with a pose of it.
 """
 

@@ -14,7 +14,7 @@ from feature_gs_ros.affordance.library import Library
 from feature_gs_ros.affordance.nearest import nearest_patches
 from feature_gs_ros.affordance.patches import sample
 from feature_gs_ros.affordance.transfer import DEFAULTS, Settings, Transfer, count_votes, voters
-from feature_gs_ros.backprojection.field import SMALLEST_WEIGHT, FeatureField
+from feature_gs_ros.backprojection.field import MIN_WEIGHT, FeatureField
 from feature_gs_ros.core.errors import StoppedError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
@@ -35,8 +35,8 @@ def transfer_by_views(
     ``Wᵀ M > Wᵀ (1 − M)``. Nothing is regularised.
 
     Args:
-        field: only for what was seen, and the teacher.
-        views: each with its features by the library's teacher, and the pixels [H, W] that count, None for all.
+        field: only for what was seen, and the extractor.
+        views: each with its features by the library's extractor, and the pixels [H, W] that count, None for all.
         progress: called with the views done; True stops.
 
     Raises:
@@ -46,7 +46,7 @@ def transfer_by_views(
     """
     start = time.perf_counter()
     field.check_map(gaussians)
-    library.check_teacher(field.teacher)
+    library.check_extractor(field.extractor)
     affordances, features, shares = voters(library)
     floor = library.floor if settings.floor is None else settings.floor
     votes = torch.zeros(len(gaussians), 1 + len(affordances))
@@ -64,7 +64,7 @@ def transfer_by_views(
     return Transfer(
         affordances,
         votes / votes.sum(dim=1, keepdim=True),
-        cosines / weight.clamp_min(SMALLEST_WEIGHT),
+        cosines / weight.clamp_min(MIN_WEIGHT),
         torch.zeros_like(seen),
         seen,
         field.coverage(gaussians),

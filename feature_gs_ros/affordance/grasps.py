@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros.query.masks_3d import ENOUGH
+from feature_gs_ros.query.masks_3d import MIN_SUMMED_OPACITY
 
 Array = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class Surroundings:
 
 
 def choose_grasp(points: Array, opacities: Array, axes: Array, normal: Array, around: Surroundings) -> Grasp:
-    """The narrowest grasp across a principal axis from the seen side for which there is room: less than `ENOUGH` in it.
+    """The narrowest grasp across a principal axis from the seen side with room: less than `MIN_SUMMED_OPACITY` in it.
 
     Next comes the approach against the normal, then any other across a principal axis; where nothing has room, the
     approach against the normal.
@@ -51,7 +51,7 @@ def choose_grasp(points: Array, opacities: Array, axes: Array, normal: Array, ar
     across = sorted(_principal_grasps(points, weights, axes, normal), key=lambda grasp: grasp.width)
     facing = [grasp for grasp in across if -(grasp.approach @ normal) >= FACING]
     for grasp in (*facing, against_normal, *across):
-        if obstruction(grasp, points, weights, around) < ENOUGH:
+        if obstruction(grasp, points, weights, around) < MIN_SUMMED_OPACITY:
             return grasp
     return against_normal
 

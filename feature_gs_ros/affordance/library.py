@@ -1,4 +1,4 @@
-"""Source library: annotated images of one teacher, kept as patches; add, remove, merge, save, load."""
+"""Source library: annotated images of one extractor, kept as patches; add, remove, merge, save, load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from feature_gs_ros.affordance.source import Source, check_name
-from feature_gs_ros.backprojection.field import describe_teacher
+from feature_gs_ros.backprojection.field import describe_extractor
 from feature_gs_ros.core.errors import AffordanceError, ImageError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
 from feature_gs_ros.io.atomic import atomic_path
@@ -23,21 +23,21 @@ __all__ = ["FLOOR", "FORMAT", "Library", "check_name"]
 
 FORMAT = "feature_gs_ros affordances 1"
 SUFFIX = ".safetensors"
-FLOOR = 0.8  # of the teacher's threshold for examples: that one decides alone, here negatives compete
+FLOOR = 0.8  # of the extractor's threshold for examples: that one decides alone, here negatives compete
 
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """Sources of one teacher. Every change is a new library; `save` makes it last."""
+    """Sources of one extractor. Every change is a new library; `save` makes it last."""
 
-    teacher: ExtractorIdentity
-    floor: float  # cosine under which the teacher calls two features not alike: transfer abstains
+    extractor: ExtractorIdentity
+    floor: float  # cosine under which the extractor calls two features not alike: transfer abstains
     sources: tuple[Source, ...] = ()
     former: tuple[Source, ...] = ()  # removed or replaced: their files in a folder go with the next `save`
 
     @staticmethod
     def of(extractor: Extractor) -> Library:
-        """An empty library of this teacher."""
+        """An empty library of this extractor."""
         return Library(extractor.identity, FLOOR * extractor.example_rule.threshold)
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Library:
         if others and others[0].features.shape[1] != source.features.shape[1]:
             raise AffordanceError(
                 f"'{source.name}' has features of {source.features.shape[1]} dimensions, the library "
-                f"{others[0].features.shape[1]}: another teacher"
+                f"{others[0].features.shape[1]}: another extractor"
             )
         return replace(self._keeping(others), sources=(*others, source))
 
@@ -80,9 +80,9 @@ class Library:
         """With the sources of another library.
 
         Raises:
-            AffordanceError: another teacher, or a name is in both.
+            AffordanceError: another extractor, or a name is in both.
         """
-        self.check_teacher(other.teacher)
+        self.check_extractor(other.extractor)
         merged = replace(self, former=(*self.former, *other.former))
         for source in other.sources:
             merged = merged.add(source)
@@ -92,12 +92,13 @@ class Library:
         """With these of its sources alone; the others are former ones."""
         return replace(self, sources=sources, former=(*self.former, *(s for s in self.sources if s not in sources)))
 
-    def check_teacher(self, identity: ExtractorIdentity) -> None:
-        """Raise an AffordanceError unless the library's features are of this teacher."""
-        if identity != self.teacher:
+    def check_extractor(self, identity: ExtractorIdentity) -> None:
+        """Raise an AffordanceError unless the library's features are of this extractor."""
+        if identity != self.extractor:
             raise AffordanceError(
-                f"the library is of the teacher {describe_teacher(self.teacher)}, not of {describe_teacher(identity)}; "
-                "add the sources anew with the field's teacher"
+                f"the library is of the extractor {describe_extractor(self.extractor)}, "
+                f"not of {describe_extractor(identity)}; "
+                "add the sources anew with the field's extractor"
             )
 
     def save(self, path: str | Path) -> None:
@@ -151,7 +152,7 @@ class Library:
         """Read a library: a file, or all files of a folder.
 
         Raises:
-            AffordanceError: missing, empty, damaged, or files of different teachers.
+            AffordanceError: missing, empty, damaged, or files of different extractors.
         """
         path = Path(path)
         if not path.exists():
@@ -177,9 +178,9 @@ def _same(one: Source, other: Source) -> bool:
 def _save_file(library: Library, path: Path) -> None:
     content = {
         "teacher": {
-            "name": library.teacher.name,
-            "weights": library.teacher.weights,
-            "preprocessing": dict(library.teacher.preprocessing),
+            "name": library.extractor.name,
+            "weights": library.extractor.weights,
+            "preprocessing": dict(library.extractor.preprocessing),
         },
         "floor": library.floor,
         "sources": [

@@ -17,7 +17,7 @@ COLUMNS = 4096  # patches a block: 32 MB of products
 SCAN = 256  # rows a thread takes at a time
 GROUP = 32  # products compared at once with the k-th best so far
 
-_SMALLEST_NORM = 1e-12
+_MIN_NORM = 1e-12
 
 
 def nearest_patches(
@@ -64,7 +64,7 @@ def nearest_patches(
         if block.shape[1] != patches.shape[1]:
             raise AffordanceError(
                 f"the field's features have {block.shape[1]} dimensions, the sources' {patches.shape[1]}: "
-                "another teacher; make the library with the field's"
+                "another extractor; make the library with the field's"
             )
         norms = torch.linalg.vector_norm(block, dim=1)
         if not bool(torch.isfinite(norms).all()):
@@ -73,7 +73,7 @@ def nearest_patches(
             products = space[: len(block) * other.shape[1]].view(len(block), other.shape[1])
             torch.mm(block, other, out=products)
             _scan_rows(products.numpy(), column * COLUMNS, best[rows], index[rows])
-        best[rows] /= norms.clamp_min(_SMALLEST_NORM).numpy()[:, None]
+        best[rows] /= norms.clamp_min(_MIN_NORM).numpy()[:, None]
         if progress is not None and progress(rows.stop, count):
             raise StoppedError(f"stopped after the neighbours of {rows.stop} of {count} Gaussians")
     return torch.from_numpy(best), torch.from_numpy(index).long()

@@ -22,7 +22,7 @@ IGNORE = 255  # pixels of this label count for nothing
 TURNS = 4  # copies of the image, each turned on by 90°, that a patch's feature is the mean of
 MAX_SIDE = 1280  # larger images are reduced to it: about the size at which the map's own views were seen
 MAX_PATCHES = 20_000  # of one source, about
-SMALLEST_STEP = 2  # pixels between patches
+MIN_STEP = 2  # pixels between patches
 MARGIN = 6  # steps around an ignored area within which features are of what is ignored, too
 NEAR = 8  # steps around what is marked within which no patch is left out
 
@@ -42,18 +42,18 @@ def make_patches(
 ) -> Patches:
     """Features and shares of the patches of an image with labels 0 (none), 1 … ``affordances``, or 255 (ignored).
 
-    A feature field is the mean over many views, so that its features neither lie on one teacher's grid nor know which
+    A feature field is the mean over many views, so that its features neither lie on one extractor's grid nor know which
     side was up. A source has one view only. Its features are made alike: the mean over turned copies of the image,
     taken by U at points half a cell apart; thin things then keep a feature of their own. Unmarked patches are the
     negatives; far from what is marked they are thinned out.
 
     Args:
-        frame: the image's name, for teachers that read files by name.
-        turns: 1 to 4 copies; 1 for teachers that don't look at the image.
+        frame: the image's name, for extractors that read files by name.
+        turns: 1 to 4 copies; 1 for extractors that don't look at the image.
 
     Raises:
         AffordanceError: ``turns`` is out of range, or the features are not finite.
-        ExtractorError: the teacher can't take the image.
+        ExtractorError: the extractor can't take the image.
     """
     if not 1 <= turns <= 4:
         raise AffordanceError(f"turns={turns} copies of the image; choose 1 to 4")
@@ -71,7 +71,7 @@ def make_patches(
     features = torch.stack([_patch_means(grid, x, y, rows, columns) for grid in grids]).mean(dim=0)
     if not bool(torch.isfinite(features).all()):
         raise AffordanceError(
-            f"the teacher '{extractor.identity.name}' gives NaN or Inf for this image; it is left out"
+            f"the extractor '{extractor.identity.name}' gives NaN or Inf for this image; it is left out"
         )
     return Patches(features, torch.from_numpy(shares[kept]))
 
@@ -121,7 +121,7 @@ def _turned_back(grid: FeatureGrid, turn: int) -> FeatureGrid:
 def _lattice(grid: FeatureGrid, width: int, height: int) -> tuple[int, int]:
     """Rows and columns of patches, about half a cell each."""
     cell = min((grid.right - grid.left) * width / grid.columns, (grid.bottom - grid.top) * height / grid.rows)
-    step = max(float(SMALLEST_STEP), cell / 2)
+    step = max(float(MIN_STEP), cell / 2)
     return max(1, round(height / step)), max(1, round(width / step))
 
 

@@ -14,7 +14,7 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import quat_wxyz_from_rotation
-from feature_gs_ros.query.masks_3d import ENOUGH
+from feature_gs_ros.query.masks_3d import MIN_SUMMED_OPACITY
 from feature_gs_ros.query.objects import cluster
 
 Array = NDArray[np.float64]
@@ -55,21 +55,21 @@ def find_regions(
     gaussians: GaussianMap,
     field: FeatureField,
     transferred: Transfer,
-    reach: float | None = None,
-    smallest_opacity: float = ENOUGH,
+    radius: float | None = None,
+    smallest_opacity: float = MIN_SUMMED_OPACITY,
 ) -> list[Region]:
     """Connected components of each affordance; by affordance, the most opaque first. None is an answer: [].
 
     Args:
-        reach: metres within which Gaussians belong together; three times their own spacing by default.
+        radius: metres within which Gaussians belong together; three times their own spacing by default.
         smallest_opacity: summed; components with less are left out.
 
     Raises:
-        PromptError: ``reach`` is not positive.
+        PromptError: ``radius`` is not positive.
         FieldError: the field belongs to another map.
     """
-    if reach is not None and not reach > 0:
-        raise PromptError(f"the regions' reach is {reach} m, expected a positive length")
+    if radius is not None and not radius > 0:
+        raise PromptError(f"the regions' radius is {radius} m, expected a positive length")
     field.check_map(gaussians)
     map_from_splat = field.provenance.splat_from_map.inverse()
     everything = map_from_splat.apply(gaussians.means.numpy())
@@ -81,7 +81,7 @@ def find_regions(
         if len(rows) == 0:
             continue
         opacities = gaussians.opacities[rows].numpy().astype(np.float64)
-        components = cluster(everything[rows], opacities, reach)
+        components = cluster(everything[rows], opacities, radius)
         regions = []
         for component in range(components.max() + 1):
             members = components == component

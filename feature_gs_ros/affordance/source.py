@@ -18,7 +18,7 @@ from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.images import decode_compressed
 
-LONGEST_NAME = 100  # characters
+MAX_NAME_CHARACTERS = 100  # characters
 MAX_AFFORDANCES = 254  # of one source: labels have 8 bits, 0 and 255 are taken
 
 
@@ -62,16 +62,16 @@ def make_source(
         labels: [H, W], a value of ``affordances`` where one is marked, 255 where a pixel counts for nothing; any
             other value is unmarked. A bool mask has the value 1.
         affordances: names of the label values; 0 is none, whatever it is called.
-        extractor: the teacher that also made the fields to transfer to.
+        extractor: the extractor that also made the fields to transfer to.
         name: unique in a library, no path.
         object_word: the thing that is marked, e.g. "coffee mug"; a text query may limit the transfer to it.
         frame: as for `make_patches`.
-        turns: as for `make_patches`; by default `TURNS`, or 1 where the teacher reads files instead of the image.
+        turns: as for `make_patches`; by default `TURNS`, or 1 where the extractor reads files instead of the image.
 
     Raises:
         AffordanceError: image and labels differ in size, nothing is marked, a name can't be used, or the features
             are not finite.
-        ExtractorError: the teacher can't take the image.
+        ExtractorError: the extractor can't take the image.
     """
     check_name(name, "source")
     if labels.ndim != 2 or labels.shape != image.shape[:2]:
@@ -127,8 +127,10 @@ def check_name(name: str, what: str) -> str:
     Raises:
         AffordanceError: empty, too long, a path or part of one, or not printable.
     """
-    if not name.strip() or len(name) > LONGEST_NAME:
-        raise AffordanceError(f"the {what}'s name has {len(name.strip())} characters, choose 1 to {LONGEST_NAME}")
+    if not name.strip() or len(name) > MAX_NAME_CHARACTERS:
+        raise AffordanceError(
+            f"the {what}'s name has {len(name.strip())} characters, choose 1 to {MAX_NAME_CHARACTERS}"
+        )
     if any(part in name for part in "/\\:") or name.startswith(".") or not name.isprintable():
         raise AffordanceError(f"the {what}'s name {name!r} can't be part of a file name; use letters, digits, _ and -")
     return name

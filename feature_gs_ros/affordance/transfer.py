@@ -20,7 +20,7 @@ from feature_gs_ros.query.smoothing import GaussianGraph
 
 Vote = Literal["majority", "distance"]
 TEMPERATURE = 0.05  # of the votes by distance: a cosine smaller by this much counts e times less
-SLOWEST = 1e-6  # rate of spreading: beyond it, or its inverse, single precision ends
+MIN_SMOOTHING_RATE = 1e-6  # rate of spreading: beyond it, or its inverse, single precision ends
 CHUNK = 65536  # Gaussians whose votes are counted at once
 
 
@@ -31,7 +31,7 @@ class Settings:
     k: int = 5  # neighbours that vote
     vote: Vote = "majority"  # one vote each, or weighted by softmax(cosine / `TEMPERATURE`)
     floor: float | None = None  # best cosine under which a Gaussian abstains; the library's by default
-    spread: float = 0.3  # rate of `GaussianGraph.spread` over neighbouring Gaussians; 0: none
+    smoothing_rate: float = 0.3  # rate of `GaussianGraph.smooth` over neighbouring Gaussians; 0: none
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -40,9 +40,10 @@ class Settings:
             raise AffordanceError(f"vote '{self.vote}' is unknown; choose majority or distance")
         if self.floor is not None and not -1 <= self.floor <= 1:
             raise AffordanceError(f"similarity floor {self.floor} is no cosine; choose -1 to 1")
-        if self.spread != 0 and not SLOWEST <= self.spread <= 1 / SLOWEST:
+        if self.smoothing_rate != 0 and not MIN_SMOOTHING_RATE <= self.smoothing_rate <= 1 / MIN_SMOOTHING_RATE:
             raise AffordanceError(
-                f"spread rate {self.spread} is out of range; choose 0 (none), or {SLOWEST:g} to {1 / SLOWEST:g}"
+                f"smoothing rate {self.smoothing_rate} is out of range; choose 0 (none), "
+                f"or {MIN_SMOOTHING_RATE:g} to {1 / MIN_SMOOTHING_RATE:g}"
             )
 
 
@@ -106,25 +107,25 @@ def transfer(
     """Transfer the library's affordances to every Gaussian of a field.
 
     Each patch votes with its shares, so that one half covered votes half. Regularising moves votes between
-    neighbouring Gaussians of like colour, and settles thin parts and borders that the teacher's cells blur: there
+    neighbouring Gaussians of like colour, and settles thin parts and borders that the extractor's cells blur: there
     the patches disagree, and a Gaussian follows its neighbours the more, the less its own patches agree.
 
     Args:
         among: [N] bool, the Gaussians asked about, e.g. the mask of a text query; all by default. Where there are
             none, because no such thing was found, coverage is that of the whole map.
         object_word: only sources with this word.
-        graph: gives the map's graph, if there is one already; made where ``settings.spread`` needs it.
+        graph: gives the map's graph, if there is one already; made where ``settings.smoothing_rate`` needs it.
         progress: called with the Gaussians done, and all; True stops.
 
     Raises:
         StoppedError: ``progress`` stopped it.
         FieldError: the field belongs to another map.
-        AffordanceError: the library is empty or of another teacher, k is larger than its patches, or features are
+        AffordanceError: the library is empty or of another extractor, k is larger than its patches, or features are
             not finite.
     """
     start = time.perf_counter()
     field.check_map(gaussians)
-    library.check_teacher(field.teacher)
+    library.check_extractor(field.extractor)
     affordances, features, shares = voters(library, object_word)
     asked = field.seen if among is None else field.seen & among
     rows = asked.nonzero()[:, 0]
@@ -138,9 +139,9 @@ def transfer(
     abstained[rows] = similar[:, 0] < floor
     probability[rows] = count_votes(similar, index, shares, settings.vote)
     probability[abstained] = _nothing(len(affordances))
-    if settings.spread > 0 and len(rows):
+    if settings.smoothing_rate > 0 and len(rows):
         graph_ = graph() if graph is not None else GaussianGraph(gaussians)
-        probability = graph_.spread(probability, settings.spread, asked, agreement(probability)).clamp_min(0)
+        probability = graph_.smooth(probability, settings.smoothing_rate, asked, agreement(probability)).clamp_min(0)
         probability /= probability.sum(dim=1, keepdim=True).clamp_min(1e-12)
         probability[~asked] = _nothing(len(affordances))
         abstained &= probability.argmax(dim=1) == 0  # neighbours may have spoken for it

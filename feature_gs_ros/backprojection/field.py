@@ -1,4 +1,4 @@
-"""FeatureField: one feature per Gaussian of one map, from one teacher; saved, loaded, merged."""
+"""FeatureField: one feature per Gaussian of one map, from one extractor; saved, loaded, merged."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from feature_gs_ros.io.atomic import atomic_path
 
 __all__ = [
     "FORMAT",
-    "SMALLEST_WEIGHT",
+    "MIN_WEIGHT",
     "FeatureField",
     "KnownView",
     "Provenance",
-    "describe_teacher",
+    "describe_extractor",
     "expected_features",
 ]
 
 FORMAT = "feature_gs_ros field 1"
-SMALLEST_WEIGHT = 1e-12
+MIN_WEIGHT = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +40,10 @@ class FeatureField:
     Features are finite everywhere; a Gaussian is *seen* where `view_count` > 0.
     """
 
-    features: Tensor  # [N, K] float32 or float16: the teacher's features, or the codec's codes of them
+    features: Tensor  # [N, K] float32 or float16: the extractor's features, or the codec's codes of them
     weight: Tensor  # [N] Σ_v Wᵀ m
     view_count: Tensor  # [N] int32, views in which the Gaussian had weight
-    teacher: ExtractorIdentity
+    extractor: ExtractorIdentity
     provenance: Provenance
     codec: Codec | None = None
 
@@ -57,15 +57,15 @@ class FeatureField:
 
     @property
     def dimension(self) -> int:
-        """D of the teacher, whatever is stored."""
-        return self.codec.teacher_dimension if self.codec else self.features.shape[1]
+        """D of the extractor, whatever is stored."""
+        return self.codec.feature_dimension if self.codec else self.features.shape[1]
 
     def accumulated(self) -> Tensor:
         """Accumulated back-projection ``Σ Wᵀ M U F`` of Eq. 5, [N, K], in the codec's numbers if there is one."""
         return self.features.to(torch.float32) * self.weight.unsqueeze(1)
 
     def decoded(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """The teacher's features [M, D] float32 of the given rows."""
+        """The extractor's features [M, D] float32 of the given rows."""
         features = self.features[rows]
         return self.codec.decode(features) if self.codec else features.to(torch.float32)
 
@@ -84,23 +84,23 @@ class FeatureField:
                 f"({len(gaussians)} Gaussians, checksum {gaussians.checksum[:12]}); give the map it was made with"
             )
 
-    def check_teacher(self, identity: ExtractorIdentity) -> None:
-        """Raise a FieldError unless ``identity`` is the teacher that made this field."""
-        if identity != self.teacher:
+    def check_extractor(self, identity: ExtractorIdentity) -> None:
+        """Raise a FieldError unless ``identity`` is the extractor that made this field."""
+        if identity != self.extractor:
             raise FieldError(
-                f"the field was made by the teacher {describe_teacher(self.teacher)}, "
-                f"not by {describe_teacher(identity)}; use the same one or back-project again"
+                f"the field was made by the extractor {describe_extractor(self.extractor)}, "
+                f"not by {describe_extractor(identity)}; use the same one or back-project again"
             )
 
     def merge(self, other: FeatureField) -> FeatureField:
         """The field of both sets of views: accumulators add up.
 
         Raises:
-            FieldError: another map, teacher or codec.
+            FieldError: another map, extractor or codec.
         """
         if self.provenance.map_checksum != other.provenance.map_checksum:
             raise FieldError("two fields of different maps can't be merged")
-        self.check_teacher(other.teacher)
+        self.check_extractor(other.extractor)
         if not (self.codec.same_as(other.codec) if self.codec else other.codec is None):
             raise FieldError("two fields with different codecs can't be merged; make both with the same codec")
         weight = self.weight + other.weight
@@ -149,9 +149,9 @@ class FeatureField:
     def _metadata(self) -> dict[str, str]:
         content = {
             "teacher": {
-                "name": self.teacher.name,
-                "weights": self.teacher.weights,
-                "preprocessing": dict(self.teacher.preprocessing),
+                "name": self.extractor.name,
+                "weights": self.extractor.weights,
+                "preprocessing": dict(self.extractor.preprocessing),
             },
             "provenance": self.provenance.as_json(),
             "codec": self.codec.kind if self.codec else None,
@@ -198,10 +198,10 @@ def expected_features(numerator: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Features [N, D], finite everywhere; whether a row was seen at all is the view count's to say.
     """
-    return numerator / weight.clamp_min(SMALLEST_WEIGHT).unsqueeze(-1)
+    return numerator / weight.clamp_min(MIN_WEIGHT).unsqueeze(-1)
 
 
-def describe_teacher(identity: ExtractorIdentity) -> str:
+def describe_extractor(identity: ExtractorIdentity) -> str:
     """For messages: the name, a few digits of the weights and the preprocessing."""
     details = [identity.weights[:12]] if identity.weights else []
     details += [f"{key}={value}" for key, value in identity.preprocessing.items()]
@@ -216,14 +216,14 @@ def _from_file(tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> 
     _check_finite(features=features, weight=weight)
     if view_count.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"view_count holds {view_count.dtype}")
-    teacher, provenance = content["teacher"], content["provenance"]
-    if not isinstance(teacher, dict) or not isinstance(provenance, dict):
-        raise TypeError("teacher and provenance must be tables")
+    extractor, provenance = content["teacher"], content["provenance"]
+    if not isinstance(extractor, dict) or not isinstance(provenance, dict):
+        raise TypeError("extractor and provenance must be tables")
     return FeatureField(
         features=features,
         weight=weight,
         view_count=view_count,
-        teacher=_identity_from_file(**teacher),
+        extractor=_identity_from_file(**extractor),
         provenance=Provenance.from_json(provenance),
         codec=_codec_from_file(content.get("codec"), tensors, shapes[0][1]),
     )
@@ -231,7 +231,7 @@ def _from_file(tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> 
 
 def _identity_from_file(name: object, weights: object, preprocessing: object) -> ExtractorIdentity:
     if not (isinstance(name, str) and isinstance(weights, str) and isinstance(preprocessing, dict)):
-        raise TypeError(f"the teacher is {name!r}, {weights!r}, {preprocessing!r}")
+        raise TypeError(f"the extractor is {name!r}, {weights!r}, {preprocessing!r}")
     return ExtractorIdentity(name, weights, preprocessing)
 
 

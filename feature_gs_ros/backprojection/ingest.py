@@ -1,4 +1,4 @@
-"""From a recorded stream to a field: every posed image through the teacher and back onto the map."""
+"""From a recorded stream to a field: every posed image through the extractor and back onto the map."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import KnownView, Provenance
-from feature_gs_ros.backprojection.pose_check import Sight
+from feature_gs_ros.backprojection.pose_check import PoseSanityCheck
 from feature_gs_ros.core.camera import Camera, Frame, Image, distorted_pixels, rectified
 from feature_gs_ros.core.errors import ExtractorError, GridError, StreamError
 from feature_gs_ros.core.feature_grid import FeatureGrid
@@ -154,7 +154,7 @@ def ingest(
         CameraError: the views see almost nothing of the map.
         StreamError: the stream is damaged.
     """
-    report, sight = Report(), Sight(stream.source)
+    report, pose_check = Report(), PoseSanityCheck(stream.source)
     for done, frame in enumerate(_timed(stream.frames(names), report), start=1):
         try:
             with report.stage("decode"):
@@ -163,7 +163,7 @@ def ingest(
                 grid = extract(extractor, pinhole.image, frame)
             with report.stage("back-projection"):
                 view = rasterizer.view(projector.gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
-                sight.check(view, pinhole.image)
+                pose_check.check(view, pinhole.image)
                 projector.add(view, grid, pinhole.valid, frame.name)
             report.used.append(frame.name)
         except UNUSABLE as error:
@@ -171,8 +171,8 @@ def ingest(
         if progress is not None and progress(done, len(names), frame.name):
             report.cancelled = True
             break
-    sight.finish()
-    report.doubt = sight.doubt
+    pose_check.finish()
+    report.doubt = pose_check.doubt
     with report.stage("back-projection"):
         projector.flush()
     report.skipped.update(stream.skipped)
@@ -203,7 +203,7 @@ def known_views(
     stream: Stream, names: Sequence[str], splat_from_map: Sim3, count: int = KNOWN_VIEWS
 ) -> tuple[KnownView, ...]:
     """Cameras of up to ``count`` of the named frames, spread over them, as a field remembers them."""
-    picked = spread(names, count)
+    picked = evenly_spaced(names, count)
     return tuple(
         KnownView(
             frame.name,
@@ -223,7 +223,7 @@ def sample_cells(stream: Stream, names: Sequence[str], extractor: Extractor, cou
         StreamError: no frame can be used, or the stream is damaged.
     """
     reason = "none was read"
-    for chosen in (spread(names, count), names):
+    for chosen in (evenly_spaced(names, count), names):
         cells: list[Tensor] = []
         for frame in stream.frames(chosen):
             try:
@@ -240,7 +240,7 @@ def sample_cells(stream: Stream, names: Sequence[str], extractor: Extractor, cou
     raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
 
 
-def spread(items: Sequence[Item], count: int = KNOWN_VIEWS) -> tuple[Item, ...]:
+def evenly_spaced(items: Sequence[Item], count: int = KNOWN_VIEWS) -> tuple[Item, ...]:
     """Up to ``count`` of the items at even steps."""
     step = max(1.0, len(items) / count)
     return tuple(items[int(k * step)] for k in range(min(count, len(items))))

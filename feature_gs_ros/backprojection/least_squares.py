@@ -2,7 +2,7 @@
 
 Expected back-projection (Eq. 4) is the first step of this from 0; what it leaves is that a Gaussian at an outline
 takes a mixture of both sides although a neighbour explains one of them. `solve_features` compares pixels,
-`solve_cells` a teacher's own cells.
+`solve_cells` an extractor's own cells.
 """
 
 from __future__ import annotations
@@ -100,11 +100,11 @@ def solve_cells(
 ) -> Solution:
     """Minimise ``½ Σ_v ‖A_v f − G_v‖² + ½ λ Σ_i a_i ‖f_i − f0_i‖²``, a = diag(Σ Aᵀ1), by conjugate gradients.
 
-    A is a view's operator at the teacher's cells, kept as a sparse matrix (`CellOperator`): a few passes over all
+    A is a view's operator at the extractor's cells, kept as a sparse matrix (`CellOperator`): a few passes over all
     views, with all channels at once. Stopping early keeps what few cells decide near its expected back-projection.
 
     Args:
-        targets: operators, and the teacher's values [C, D] at their cells.
+        targets: operators, and the extractor's values [C, D] at their cells.
         start: f0 [N, D]; by default the expected back-projection at the cells, ``Aᵀ G / Aᵀ 1``, for one product more.
         ridge: λ.
         iterations: at most; each multiplies with every A and every Aᵀ once.

@@ -1,4 +1,4 @@
-"""Sight: whether the views of a stream see the map at all."""
+"""PoseSanityCheck: whether the views of a stream see the map at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNLIKE = 0.2  # likeness of images to the map below which their poses are doubte
 MORE_LIKE = 0.1  # correlation by which frames must look more like the map without the field's alignment than with it
 
 
-class Sight:
+class PoseSanityCheck:
     """Whether a stream's views see the map at all: where they don't, the two are in different frames."""
 
     def __init__(self, source: str) -> None:

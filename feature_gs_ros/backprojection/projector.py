@@ -25,7 +25,7 @@ CHUNK = 16384  # Gaussians whose features are gathered at once
 
 
 class BackProjector:
-    """Streaming accumulators ``Σ_v Wᵀ M U F``, ``Σ_v Wᵀ m`` and the count of views, for one map and one teacher.
+    """Streaming accumulators ``Σ_v Wᵀ M U F``, ``Σ_v Wᵀ m`` and the count of views, for one map and one extractor.
 
     They are linear: views can be added, subtracted again, and accumulators of two runs merged.
     """
@@ -33,32 +33,32 @@ class BackProjector:
     def __init__(
         self,
         gaussians: GaussianMap,
-        teacher: ExtractorIdentity,
+        extractor: ExtractorIdentity,
         dimension: int,
         *,
         codec: Codec | None = None,
         batch: int = BATCH,
         budget: int | None = None,
         provenance: Provenance | None = None,
-        held: int = 0,
+        already_allocated: int = 0,
     ) -> None:
         """Start empty.
 
         Args:
-            dimension: D of the teacher's grids.
+            dimension: D of the extractor's grids.
             codec: encode grids before accumulation.
             batch: views accumulated at once: each row of the accumulators is then touched once for all of them.
             budget: bytes that accumulators and field may take; most of the free memory by default.
-            held: bytes of these that are taken already, and so are not free: a field that was read to go on from.
+            already_allocated: bytes of these that this process holds already: those of a field to go on from.
 
         Raises:
             BudgetError: it would take more.
             FieldError: the codec is for another dimension.
         """
-        if codec is not None and codec.teacher_dimension != dimension:
-            raise FieldError(f"the codec is for {codec.teacher_dimension} dimensions, the teacher has {dimension}")
+        if codec is not None and codec.feature_dimension != dimension:
+            raise FieldError(f"the codec is for {codec.feature_dimension} dimensions, the extractor has {dimension}")
         self.gaussians = gaussians
-        self.teacher = teacher
+        self.extractor = extractor
         self.dimension = dimension
         self.codec = codec
         self.batch = max(1, batch)
@@ -69,7 +69,7 @@ class BackProjector:
             budget,
             f"a field of {len(gaussians)} Gaussians × {stored} numbers",
             "store fewer numbers with a codec (--codec pca:64) or raise the budget",
-            held,
+            already_allocated,
         )
         # Along the map's Z-curve, as the kernels walk it.
         self._numerator = torch.zeros(len(gaussians), stored)
@@ -79,7 +79,7 @@ class BackProjector:
 
     @property
     def stored(self) -> int:
-        """Numbers accumulated per Gaussian: the codec's, or the teacher's."""
+        """Numbers accumulated per Gaussian: the codec's, or the extractor's."""
         return self._numerator.shape[1]
 
     @staticmethod
@@ -97,13 +97,13 @@ class BackProjector:
         field.check_map(gaussians)
         projector = BackProjector(
             gaussians,
-            field.teacher,
+            field.extractor,
             field.dimension,
             codec=field.codec,
             batch=batch,
             budget=budget,
             provenance=field.provenance,
-            held=field.features.nbytes,
+            already_allocated=field.features.nbytes,
         )
         rows = torch.from_numpy(gaussians.along_curve.rows)
         for numerator, part in zip(torch.split(projector._numerator, CHUNK), torch.split(rows, CHUNK), strict=True):
@@ -116,12 +116,12 @@ class BackProjector:
         """Add a view's features.
 
         Args:
-            grid: [rows, columns, D] of this teacher.
+            grid: [rows, columns, D] of this extractor.
             valid: m(p) [H, W], the share in which each pixel counts; all by default.
             name: the frame's, remembered in the field.
 
         Raises:
-            GridError: another dimension than the teacher's, values that are not finite, or a mask of another size.
+            GridError: another dimension than the extractor's, values that are not finite, or a mask of another size.
             CameraError: an image that the rasteriser can't take.
         """
         self._queue.append(self._entry(view, grid, valid))
@@ -152,13 +152,13 @@ class BackProjector:
             self.provenance = replace(self.provenance, frames=tuple(frames))
 
     def merge(self, other: BackProjector) -> None:
-        """Add another projector's accumulators, of the same map, teacher and codec.
+        """Add another projector's accumulators, of the same map, extractor and codec.
 
         Raises:
             FieldError: they differ.
         """
-        if other.gaussians.checksum != self.gaussians.checksum or other.teacher != self.teacher:
-            raise FieldError("accumulators of another map or teacher can't be merged")
+        if other.gaussians.checksum != self.gaussians.checksum or other.extractor != self.extractor:
+            raise FieldError("accumulators of another map or extractor can't be merged")
         if not (self.codec.same_as(other.codec) if self.codec else other.codec is None):
             raise FieldError("accumulators with another codec can't be merged")
         self.flush()
@@ -192,7 +192,7 @@ class BackProjector:
             features,
             self._weight[places],
             self._view_count[places],
-            self.teacher,
+            self.extractor,
             self.provenance,
             self.codec,
         )
@@ -207,10 +207,12 @@ class BackProjector:
     def _encoded(self, grid: FeatureGrid) -> FeatureGrid:
         if grid.dimension != self.dimension:
             raise GridError(
-                f"the grid has {grid.dimension} channels, the teacher '{self.teacher.name}' {self.dimension}"
+                f"the grid has {grid.dimension} channels, the extractor '{self.extractor.name}' {self.dimension}"
             )
         if not bool(torch.isfinite(grid.values).all()):
-            raise GridError(f"the grid of the teacher '{self.teacher.name}' holds NaN or Inf; this view is left out")
+            raise GridError(
+                f"the grid of the extractor '{self.extractor.name}' holds NaN or Inf; this view is left out"
+            )
         return replace(grid, values=self.codec.encode(grid.values)) if self.codec else grid
 
     def _accumulate(self, entries: list[tuple[CpuView, FeatureGrid, Tensor | None]], sign: int) -> None:

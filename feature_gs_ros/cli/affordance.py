@@ -26,7 +26,7 @@ from feature_gs_ros.cli.common import (
     open_segmenter,
     print_json,
 )
-from feature_gs_ros.cli.leftovers import check_own_files
+from feature_gs_ros.cli.stale_outputs import check_own_files
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.io.streams.registry import open_stream
@@ -61,15 +61,15 @@ def transfer(
     """Find a library's affordances on a map: regions with poses in the map frame, a cloud, pictures.
 
     Args:
-        field: written by feature-gs backproject with the library's teacher.
+        field: written by feature-gs backproject with the library's extractor.
         library: written by feature-gs affordance add.
         out: folder for regions.json, affordances.ply and the pictures.
         object: only on this, found by text.
-        object_field: a field of the same map whose teacher knows words, for --object; FIELD by default.
+        object_field: a field of the same map whose extractor knows words, for --object; FIELD by default.
         affordance: only this one; may be repeated.
         k: nearest patches that vote for a Gaussian.
         vote: majority, or weighted by distance.
-        floor: cosine under which a Gaussian abstains; the teacher's own by default.
+        floor: cosine under which a Gaussian abstains; the extractor's own by default.
         spread: rate at which votes are regularised over neighbouring Gaussians; 0 for not at all.
         stream: also draw the regions on a real view of it.
         index: that view's name; by default the one of a few that shows most of what was found.
@@ -78,8 +78,8 @@ def transfer(
         cloud_frame: of affordances.ply: splat (as in the map's file, so that the cloud lies on the map) or map (where
             the regions are, in metres).
         map: the map, where it isn't where the field remembers it.
-        weights: the weights of the teacher of --object-field, where they are not at their usual place.
-        option: KEY=VALUE for that teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
+        weights: the weights of the extractor of --object-field, where they are not at their usual place.
+        option: KEY=VALUE for that extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
@@ -98,7 +98,7 @@ def transfer(
         photographed = Photographed.of(open_stream(stream, bag=bag), index, alignment, features, gaussians)
     thing = _answer_of(object, object_field or field, map, (weights, option), gaussians) if object else None
     known = object.lower() in {source.object.lower() for source in sources.sources}
-    with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
+    with ProgressBar("transferring", "Gaussian", quiet=json, keep_partial=False).running() as progress:
         transferred = transfer_affordances(
             gaussians,
             features,
@@ -137,11 +137,11 @@ def _answer_of(
     word: str,
     path: Path,
     map_path: Path | None,
-    teacher: tuple[Path | None, tuple[str, ...]],  # its weights and options
+    extractor: tuple[Path | None, tuple[str, ...]],  # its weights and options
     gaussians: GaussianMap,
 ) -> Answer:
     """Of a text query for the object."""
-    segmenter = open_segmenter(path, map_path, *teacher)
+    segmenter = open_segmenter(path, map_path, *extractor)
     segmenter.field.check_map(gaussians)
     answer = segmenter.ask([word])[0]
     if answer.state is not State.FOUND:

@@ -13,11 +13,11 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import Library, Region, Transfer
 from feature_gs_ros.affordance.pictures import source_picture, transfer_picture
 from feature_gs_ros.backprojection.field import FeatureField
-from feature_gs_ros.backprojection.ingest import known_views, pinhole_view, spread
+from feature_gs_ros.backprojection.ingest import evenly_spaced, known_views, pinhole_view
 from feature_gs_ros.backprojection.pose_check import LOOKED_AT
 from feature_gs_ros.cli.common import CloudFrame, alignment_of_view, in_frame, length_unit
-from feature_gs_ros.cli.leftovers import remove_leftovers
 from feature_gs_ros.cli.query import best_view
+from feature_gs_ros.cli.stale_outputs import remove_stale_outputs
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.core.gaussians import GaussianMap
@@ -58,7 +58,11 @@ class Photographed:
         StreamError: no frame of that name.
         CameraError: the frames see nothing of the map.
         """
-        names = spread(stream.names(), LOOKED_AT) if index is None else [frame.name for frame in stream.frames([index])]
+        names = (
+            evenly_spaced(stream.names(), LOOKED_AT)
+            if index is None
+            else [frame.name for frame in stream.frames([index])]
+        )
         return Photographed(stream, alignment_of_view(alignment, field, gaussians, stream, names), index)
 
 
@@ -128,7 +132,7 @@ def write_files(
         raise AffordanceError(f"can't write to '{out}': {error.strerror or error}") from error
     if used_before:
         kept = (bool(marked.any()), bool(found.field.provenance.views), photographed is not None)
-        remove_leftovers(out, [name for name, again in zip(OWN, kept, strict=True) if not again])
+        remove_stale_outputs(out, [name for name, again in zip(OWN, kept, strict=True) if not again])
     if bool(marked.any()):
         extra = {"affordance_id": label[marked].float(), "similarity": found.transferred.similarity[marked]}
         part = in_frame(found.gaussians.select(marked), cloud_frame, found.field.provenance.splat_from_map)

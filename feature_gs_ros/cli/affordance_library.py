@@ -51,10 +51,10 @@ def add(
         box: left, top, right, bottom in pixels, instead of a mask.
         object: the word for the thing, e.g. "coffee mug".
         name: of the source; the image's file name by default.
-        extractor: teacher of a new library; imagenet-parts by default.
-        weights: the teacher's weights, where they are not at their usual place.
+        extractor: extractor of a new library; imagenet-parts by default.
+        weights: the extractor's weights, where they are not at their usual place.
         turns: copies of the image, each turned on by 90 degrees, whose features are averaged: 1 to 4; all of them
-            by default, if the teacher looks at the image.
+            by default, if the extractor looks at the image.
         force: replace a source of this name.
         picture: write the image with what is marked.
         json: print one JSON object.
@@ -65,15 +65,15 @@ def add(
     check_outputs({} if library.is_dir() else {"--library": library}, inputs)
     pixels = load_image(image)
     values, names = _annotation(mask, labels, affordance, box, pixels.shape[:2])
-    sources, teacher = _open_library(library, extractor, weights, mask, labels)
+    sources, model = _open_library(library, extractor, weights, mask, labels)
     source = make_source(
         pixels,
         values,
         names,
-        teacher,
+        model,
         name=name or image.stem,
         object_word=object,
-        frame=mask.stem if mask is not None and teacher.identity.name == "labels" else image.stem,
+        frame=mask.stem if mask is not None and model.identity.name == "labels" else image.stem,
         turns=turns,
     )
     sources = sources.add(source, replace_existing=force)
@@ -110,7 +110,7 @@ def list_sources(library: Path, /, *, json: bool = False) -> int:
     if json:
         print_json(
             {
-                "teacher": sources.teacher.name,
+                "teacher": sources.extractor.name,
                 "floor": sources.floor,
                 "sources": [
                     {
@@ -124,7 +124,7 @@ def list_sources(library: Path, /, *, json: bool = False) -> int:
             }
         )
         return 0
-    print(f"teacher {sources.teacher.name}, {len(sources)} sources")
+    print(f"extractor {sources.extractor.name}, {len(sources)} sources")
     for source in sources.sources:
         thing = f" of '{source.object}'" if source.object else ""
         print(f"  {source.name}: {', '.join(source.affordances)}{thing}, {len(source.features)} patches")
@@ -145,7 +145,7 @@ def remove(name: str, /, *, library: Path) -> int:
 
 
 def merge(first: Path, second: Path, /, *, out: Path) -> int:
-    """Merge two libraries of one teacher.
+    """Merge two libraries of one extractor.
 
     Args:
         first: a library.
@@ -190,29 +190,30 @@ def _no_png(mask: Path) -> NDArray[np.integer]:
 def _open_library(
     path: Path, name: str | None, weights: Path | None, mask: Path | None, labels: Path | None
 ) -> tuple[Library, Extractor]:
-    """The library, empty if there is none yet, and its teacher."""
+    """The library, empty if there is none yet, and its extractor."""
     if path.is_file() or (path.is_dir() and any(path.glob("*.safetensors"))):
         sources = Library.load(path)
-        if name is not None and name != sources.teacher.name:
+        if name is not None and name != sources.extractor.name:
             raise AffordanceError(
-                f"'{path}' is a library of the teacher '{sources.teacher.name}', not of '{name}'; choose another file"
+                f"'{path}' is a library of the extractor '{sources.extractor.name}', not of '{name}'; "
+                "choose another file"
             )
-        if sources.teacher.name == "labels":
-            teacher = _teacher("labels", weights, mask, labels)
+        if sources.extractor.name == "labels":
+            extractor = _extractor("labels", weights, mask, labels)
         else:
-            teacher = extractor_of(sources.teacher, weights)  # with the options that the library was made with
-        sources.check_teacher(teacher.identity)
-        return sources, teacher
-    teacher = _teacher(name or DEFAULT_EXTRACTOR, weights, mask, labels)
-    return Library.of(teacher), teacher
+            extractor = extractor_of(sources.extractor, weights)  # with the options that the library was made with
+        sources.check_extractor(extractor.identity)
+        return sources, extractor
+    extractor = _extractor(name or DEFAULT_EXTRACTOR, weights, mask, labels)
+    return Library.of(extractor), extractor
 
 
-def _teacher(name: str, weights: Path | None, mask: Path | None, labels: Path | None) -> Extractor:
+def _extractor(name: str, weights: Path | None, mask: Path | None, labels: Path | None) -> Extractor:
     options: dict[str, object] = {}
     if weights is not None:
         options["weights"] = weights
     if name == "labels":
         if mask is None or labels is None:
-            raise AffordanceError("the teacher 'labels' needs a MASK and --labels YAML")
+            raise AffordanceError("the extractor 'labels' needs a MASK and --labels YAML")
         options |= {"masks": mask.parent, "labels": labels}
     return make_extractor(name, **options)

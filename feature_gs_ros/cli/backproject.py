@@ -16,10 +16,10 @@ from feature_gs_ros.backprojection.ingest import (
     Report,
     choose_frames,
     counted,
+    evenly_spaced,
     ingest,
     known_views,
     sample_cells,
-    spread,
 )
 from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
 from feature_gs_ros.cli.checks import check_outputs, files_of
@@ -28,9 +28,9 @@ from feature_gs_ros.cli.common import (
     ProgressBar,
     RecordingOptions,
     alignment_or_identity,
+    extractor_options,
     note,
     print_json,
-    teacher_options,
 )
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.core.errors import ExtractorError, FieldError, StreamError
@@ -67,17 +67,17 @@ def backproject(
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
-    """Back-project a teacher's features of every posed image onto the map, and save them as a field.
+    """Back-project an extractor's features of every posed image onto the map, and save them as a field.
 
     Args:
         map: splat map: .ply, .splat, or a checkpoint of gsplat, nerfstudio or Inria's code.
         stream: rosbag2 folder or file, COLMAP folder, nerfstudio folder, or folder with cameras.json.
         out: the field to write.
-        extractor: teacher; imagenet by default, labels where masks are given.
-        weights: the teacher's weights, where they are not at their usual place.
-        option: KEY=VALUE for the teacher, e.g. model=vitb14, precision=float16, pixels=800000; may be repeated.
+        extractor: extractor; imagenet by default, labels where masks are given.
+        weights: the extractor's weights, where they are not at their usual place.
+        option: KEY=VALUE for the extractor, e.g. model=vitb14, precision=float16, pixels=800000; may be repeated.
         alignment: splat_from_map file, where the stream's poses are not in the map's frame.
-        masks: label images by frame name, for the teacher 'labels'.
+        masks: label images by frame name, for the extractor 'labels'.
         labels: names of the labels' values, YAML.
         every: take every n-th frame.
         skip: leave out a frame by name; may be repeated.
@@ -91,16 +91,16 @@ def backproject(
     choose_backend(backend)
     inputs = [map, stream, weights, alignment, masks, labels, *files_of(option)]
     check_outputs({"--out": out}, inputs, folders={"--cache": cache})
-    teacher = _make_teacher(extractor, teacher_options(option), weights, masks, labels)
+    model = _make_extractor(extractor, extractor_options(option), weights, masks, labels)
     if cache is not None:
-        teacher = cast("Extractor", CachedExtractor(teacher, cache))  # it only reads what the contract names
+        model = cast("Extractor", CachedExtractor(model, cache))  # it only reads what the contract names
     gaussians = load_map(map)
     source = open_stream(stream, bag=bag)
     names = choose_frames(source, every, skip)
     if masks is not None:
         names = _with_mask(names, MaskFolder(masks), source)
     if resume and out.exists():
-        projector = _resumed(out, gaussians, teacher, str(stream.resolve()), alignment, codec)
+        projector = _resumed(out, gaussians, model, str(stream.resolve()), alignment, codec)
         taken = set(projector.provenance.taken_from(projector.provenance.stream))
         names = [name for name in names if name not in taken]
         note(f"resuming '{out}' after {len(projector.provenance.frames)} views, {len(names)} to go")
@@ -108,12 +108,12 @@ def backproject(
         provenance = Provenance(
             gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
         )
-        chosen = _fit_codec(codec, source, names, teacher)
-        projector = BackProjector(gaussians, teacher.identity, teacher.dimension, codec=chosen, provenance=provenance)
+        chosen = _fit_codec(codec, source, names, model)
+        projector = BackProjector(gaussians, model.identity, model.dimension, codec=chosen, provenance=provenance)
     needed = gigabytes(memory_needed(len(gaussians), projector.stored))
     note(f"{len(gaussians)} Gaussians × {projector.stored} numbers need {needed}")
     with ProgressBar("back-projecting", "view", quiet=json).running() as progress:
-        report = ingest(source, names, teacher, projector, backend=backend, progress=progress)
+        report = ingest(source, names, model, projector, backend=backend, progress=progress)
     if report.doubt:
         note(report.doubt)
     field = _field_with_views(projector, source, report.used)
@@ -125,7 +125,7 @@ def backproject(
     return 130 if report.cancelled else 0
 
 
-def _make_teacher(
+def _make_extractor(
     name: str | None, options: dict[str, object], weights: Path | None, masks: Path | None, labels: Path | None
 ) -> Extractor:
     name = name or ("labels" if masks is not None else DEFAULT_EXTRACTOR)
@@ -133,10 +133,10 @@ def _make_teacher(
         options["weights"] = weights
     if name == "labels":
         if masks is None or labels is None:
-            raise ExtractorError("the teacher 'labels' needs --masks DIR and --labels YAML")
+            raise ExtractorError("the extractor 'labels' needs --masks DIR and --labels YAML")
         options |= {"masks": masks, "labels": labels}
     elif masks is not None or labels is not None:
-        raise ExtractorError(f"--masks and --labels are for the teacher 'labels', not for '{name}'; leave them out")
+        raise ExtractorError(f"--masks and --labels are for the extractor 'labels', not for '{name}'; leave them out")
     return make_extractor(name, **options)
 
 
@@ -151,12 +151,12 @@ def _with_mask(names: list[str], masks: MaskFolder, stream: Stream) -> list[str]
 
 
 def _resumed(
-    out: Path, gaussians: GaussianMap, teacher: Extractor, stream: str, alignment: Path | None, codec: str | None
+    out: Path, gaussians: GaussianMap, extractor: Extractor, stream: str, alignment: Path | None, codec: str | None
 ) -> BackProjector:
     """The field at ``out`` as accumulators that go on with a stream: the same recording, or one more."""
     field = FeatureField.load(out)
     field.check_map(gaussians)
-    field.check_teacher(teacher.identity)
+    field.check_extractor(extractor.identity)
     own = field.provenance.splat_from_map
     if alignment is not None and not np.allclose(load_alignment(alignment).matrix, own.matrix):
         raise FieldError(
@@ -171,22 +171,22 @@ def _resumed(
     return projector
 
 
-def _fit_codec(text: str | None, stream: Stream, names: list[str], teacher: Extractor) -> Codec | None:
+def _fit_codec(text: str | None, stream: Stream, names: list[str], extractor: Extractor) -> Codec | None:
     if text is None:
         return None
     kind, dimension = parse_codec(text)
-    if dimension > teacher.dimension:
-        raise FieldError(f"codec '{text}' stores more numbers than the teacher's {teacher.dimension}")
+    if dimension > extractor.dimension:
+        raise FieldError(f"codec '{text}' stores more numbers than the extractor's {extractor.dimension}")
     if kind == "random":
-        return random_projection(teacher.dimension, dimension)
-    return fit_pca(sample_cells(stream, names, teacher), dimension)
+        return random_projection(extractor.dimension, dimension)
+    return fit_pca(sample_cells(stream, names, extractor), dimension)
 
 
 def _field_with_views(projector: BackProjector, stream: Stream, used: Sequence[str]) -> FeatureField:
     """The field, remembering some of the cameras, so that pictures need no stream."""
     field = projector.field()
     added = known_views(stream, used, field.provenance.splat_from_map)
-    return replace(field, provenance=replace(field.provenance, views=spread((*field.provenance.views, *added))))
+    return replace(field, provenance=replace(field.provenance, views=evenly_spaced((*field.provenance.views, *added))))
 
 
 def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path, json: bool) -> None:
@@ -202,7 +202,7 @@ def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path
                 "coverage": round(coverage, 6),
                 "dimension": field.dimension,
                 "stored": field.features.shape[1],
-                "teacher": field.teacher.name,
+                "teacher": field.extractor.name,
                 "views": len(report.used),
                 "skipped": dict(Counter(report.skipped)),
                 "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from feature_gs_ros.core.errors import OptionError
 
-MOST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 # What recordings, COLMAP and nerfstudio folders, masks and arrays consist of.
 READ_IN_FOLDERS = (
     ".mcap", ".db3", ".yaml", ".yml", ".json", ".txt", ".bin", ".png", ".jpg", ".jpeg", ".npy", ".npz",
@@ -37,7 +37,7 @@ def check_number(
 
 def check_seed(seed: int) -> None:
     """Raise an OptionError unless random generators take the seed."""
-    check_number("--seed", seed, 0, MOST_SEED)
+    check_number("--seed", seed, 0, MAX_SEED)
 
 
 def check_kind(option: str, path: Path | None, suffix: str) -> None:
@@ -51,7 +51,7 @@ def check_kind(option: str, path: Path | None, suffix: str) -> None:
 
 
 def files_of(options: Iterable[str]) -> list[Path]:
-    """Files and folders that a teacher's KEY=VALUE options name, among what else they may say."""
+    """Files and folders that an extractor's KEY=VALUE options name, among what else they may say."""
     found = []
     for option in options:
         path = Path(option.partition("=")[2])

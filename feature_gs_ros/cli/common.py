@@ -1,4 +1,4 @@
-"""What commands share: opening a field with its map and teacher, progress bars, Ctrl-C, JSON."""
+"""What commands share: opening a field with its map and extractor, progress bars, Ctrl-C, JSON."""
 
 from __future__ import annotations
 
@@ -68,21 +68,21 @@ def find_map(path: Path, field: FeatureField, map_path: Path | None) -> Path:
 def open_segmenter(
     path: Path, map_path: Path | None, weights: Path | None = None, options: Sequence[str] = ()
 ) -> Segmenter:
-    """A field ready for queries: with its map, and its teacher made again.
+    """A field ready for queries: with its map, and its extractor made again.
 
     Args:
-        options: ``KEY=VALUE`` for the teacher, beside those that the field remembers.
+        options: ``KEY=VALUE`` for the extractor, beside those that the field remembers.
 
     Raises:
-        ExtractorError: the teacher's weights are not here, or it doesn't take an option.
-        FieldError: another teacher's weights, or an option that makes another teacher of it.
+        ExtractorError: the extractor's weights are not here, or it doesn't take an option.
+        FieldError: another extractor's weights, or an option that makes another extractor of it.
     """
     field, gaussians = open_field(path, map_path)
-    return Segmenter(gaussians, field, extractor_of(field.teacher, weights, teacher_options(options)))
+    return Segmenter(gaussians, field, extractor_of(field.extractor, weights, extractor_options(options)))
 
 
-def teacher_options(texts: Sequence[str]) -> dict[str, object]:
-    """``KEY=VALUE`` words as keyword arguments of a teacher; values are YAML, so that 3 is a number and [a, b] a list.
+def extractor_options(texts: Sequence[str]) -> dict[str, object]:
+    """``KEY=VALUE`` words as keyword arguments of an extractor; values are YAML: 3 is a number, [a, b] a list.
 
     Raises:
         ExtractorError: no =, no key, the same key twice, or a value that is no YAML.
@@ -135,10 +135,10 @@ class ProgressBar:
     Ctrl-C once asks the work to stop, twice ends the process.
     """
 
-    def __init__(self, what: str, unit: str, quiet: bool = False, *, keeps: bool = True) -> None:
-        """``keeps``: whether what is done by then is of use; else a stop ends the command."""
+    def __init__(self, what: str, unit: str, quiet: bool = False, *, keep_partial: bool = True) -> None:
+        """``keep_partial``: whether what is done by then is of use; else a stop ends the command."""
         self._bar = tqdm(desc=what, unit=unit, file=sys.stderr, disable=quiet or None)
-        self._keeps = keeps
+        self._keep_partial = keep_partial
         self.interrupted = False
 
     def __call__(self, done: int, total: int, name: str = "") -> bool:
@@ -161,14 +161,14 @@ class ProgressBar:
         finally:
             signal.signal(signal.SIGINT, before)
             self._bar.close()
-        if self.interrupted and not self._keeps:
+        if self.interrupted and not self._keep_partial:
             raise StoppedError("interrupted")
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        kept = " after this view; what is done is kept" if self._keeps else ""
+        kept = " after this view; what is done is kept" if self._keep_partial else ""
         self._bar.write(f"stopping{kept} (Ctrl-C again to quit at once)", file=sys.stderr)
 
 

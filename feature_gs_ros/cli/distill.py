@@ -18,13 +18,13 @@ from feature_gs_ros.cli.common import (
     ProgressBar,
     RecordingOptions,
     alignment_or_identity,
+    extractor_options,
     print_json,
-    teacher_options,
 )
 from feature_gs_ros.core.codec import Codec, fit_pca
 from feature_gs_ros.core.errors import FieldError, TrainingError
 from feature_gs_ros.distillation import Decoder, JointOptions, Lesson, field_of, lessons_of, rendered_cosine
-from feature_gs_ros.distillation.methods import Outcome, Work, solve, train, train_jointly
+from feature_gs_ros.distillation.methods import DistillJob, DistillResult, solve, train, train_jointly
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
@@ -89,7 +89,7 @@ def distill(
     check_number("--size", size, 16)
     trained_map = {"the map beside --out": _map_beside(out)} if joint else {}
     check_outputs({"--out": out, **trained_map}, [map, stream, weights, alignment, *files_of(option)])
-    options = teacher_options(option) | ({} if weights is None else {"weights": weights})
+    options = extractor_options(option) | ({} if weights is None else {"weights": weights})
     teacher = make_extractor(extractor, **options)
     if dims is not None and not 1 <= dims <= teacher.dimension:
         raise FieldError(f"--dims {dims}: the teacher has {teacher.dimension} dimensions, give 1 to as many")
@@ -98,12 +98,12 @@ def distill(
     provenance = Provenance(
         gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
     )
-    work = Work(gaussians, source, names, teacher, provenance, json)
+    work = DistillJob(gaussians, source, names, teacher, provenance, json)
     earlier = _earlier(start, work)
     codec = _codec(dims, work, earlier)
     began = time.perf_counter()
     encoded = codec if method == "solve" else None
-    with ProgressBar("teacher", "view", quiet=json, keeps=False).running() as bar:
+    with ProgressBar("teacher", "view", quiet=json, keep_partial=False).running() as bar:
         lessons = lessons_of(source, names, teacher, gaussians, provenance, encoded, bar)
     ready = time.perf_counter()
     if method == "solve":
@@ -124,18 +124,18 @@ def distill(
     return 0 if outcome.finished else 130
 
 
-def _earlier(path: Path | None, work: Work) -> FeatureField | None:
+def _earlier(path: Path | None, work: DistillJob) -> FeatureField | None:
     if path is None:
         return None
     field = FeatureField.load(path)
     field.check_map(work.gaussians)
     if field.codec is not None:
         Decoder.of_codec(field.codec).check(work.teacher.dimension)
-    field.check_teacher(work.teacher.identity)
+    field.check_extractor(work.teacher.identity)
     return field
 
 
-def _codec(dims: int | None, work: Work, earlier: FeatureField | None) -> Codec | None:
+def _codec(dims: int | None, work: DistillJob, earlier: FeatureField | None) -> Codec | None:
     if earlier is not None:
         stored = earlier.features.shape[1]
         if dims is not None and dims != stored:
@@ -144,7 +144,7 @@ def _codec(dims: int | None, work: Work, earlier: FeatureField | None) -> Codec 
     return None if dims is None else fit_pca(sample_cells(work.stream, work.names, work.teacher), dims)
 
 
-def _save(outcome: Outcome, work: Work, lessons: Sequence[Lesson], out: Path) -> FeatureField:
+def _save(outcome: DistillResult, work: DistillJob, lessons: Sequence[Lesson], out: Path) -> FeatureField:
     provenance = work.provenance
     if outcome.gaussians is not work.gaussians:
         beside = _map_beside(out)
@@ -167,7 +167,7 @@ def _map_beside(out: Path) -> Path:
 
 def _tell(
     field: FeatureField,
-    outcome: Outcome,
+    outcome: DistillResult,
     held: Sequence[Lesson],
     seconds: tuple[float, float],
     out: Path,

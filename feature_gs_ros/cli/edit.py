@@ -74,12 +74,12 @@ def edit(
         turn: rotation about the selection's centroid, quaternion w x y z.
         scale: about the selection's centroid.
         negative: what it is not; may be repeated.
-        threshold: on the similarity; the teacher's own by default.
+        threshold: on the similarity; the extractor's own by default.
         soft_edge: similarity over which the edit fades in below the threshold.
         picture: write the map before and after.
         map: the map, where it isn't where the field remembers it.
-        weights: the teacher's weights, where they are not at their usual place.
-        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
+        weights: the extractor's weights, where they are not at their usual place.
+        option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         json: print one JSON object.
     """
     asked = _operation(delete, extract, recolor, move, Recolor(color, paint), Move(by, turn, scale))

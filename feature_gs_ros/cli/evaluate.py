@@ -42,11 +42,11 @@ def segmentation(
         labels: names of the labels' values, YAML.
         prompt: CLASS=TEXT, the words to ask a class by; its name by default. May be repeated.
         view: a frame to evaluate; all that have a mask by default. May be repeated.
-        threshold: on the similarity; the teacher's own by default.
+        threshold: on the similarity; the extractor's own by default.
         alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
         map: the map, where it isn't where the field remembers it.
-        weights: the teacher's weights, where they are not at their usual place.
-        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
+        weights: the extractor's weights, where they are not at their usual place.
+        option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.

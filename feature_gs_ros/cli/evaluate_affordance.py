@@ -59,7 +59,7 @@ def affordance(
     """Mean IoU and recall of transferred affordances, rendered, against part labels of a stream's frames.
 
     Args:
-        field: written by feature-gs backproject with the library's teacher.
+        field: written by feature-gs backproject with the library's extractor.
         library: written by feature-gs affordance add.
         stream: whose frames the masks belong to.
         masks: part labels by frame name, 8 or 16 bit PNG; 255 is ignored.
@@ -67,12 +67,12 @@ def affordance(
         view: a frame to evaluate; all that have a mask by default. May be repeated.
         k: nearest patches that vote for a Gaussian.
         vote: majority, or weighted by distance.
-        floor: cosine under which a Gaussian abstains; the teacher's own by default.
+        floor: cosine under which a Gaussian abstains; the extractor's own by default.
         spread: rate at which votes are regularised over neighbouring Gaussians; 0 for not at all.
         baseline: also transfer to each of the field's views and vote (2D-2D-3D), and time both.
         alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
         map: the map, where it isn't where the field remembers it.
-        weights: the teacher's weights for --baseline, where they are not at their usual place.
+        weights: the extractor's weights for --baseline, where they are not at their usual place.
         backend: auto, cpu or cuda.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
@@ -84,15 +84,15 @@ def affordance(
     scored = evaluated_views(source, annotated, view or None)
     splat_from_map = alignment_of_view(alignment, features, gaussians, source, scored)
     settings = Settings(k, vote, floor, spread)
-    with ProgressBar("transferring", "Gaussian", quiet=json, keeps=False).running() as progress:
+    with ProgressBar("transferring", "Gaussian", quiet=json, keep_partial=False).running() as progress:
         transfers = {"2D-3D": transfer(gaussians, features, sources, settings, progress=progress)}
     report = Report()
     if baseline:
         frames = _frames_of(features, source)
         with report.stage("features"):
-            teacher = extractor_of(features.teacher, weights)
-        with ProgressBar("2D-2D-3D", "view", quiet=json, keeps=False).running() as progress:
-            views = _views(gaussians, source.frames(frames), teacher, splat_from_map, backend, report)
+            extractor = extractor_of(features.extractor, weights)
+        with ProgressBar("2D-2D-3D", "view", quiet=json, keep_partial=False).running() as progress:
+            views = _views(gaussians, source.frames(frames), extractor, splat_from_map, backend, report)
             transfers["2D-2D-3D"] = transfer_by_views(
                 gaussians, features, sources, views, settings, lambda done: progress(done, len(frames))
             )

@@ -10,7 +10,7 @@ import tyro
 
 from feature_gs_ros.backprojection.ingest import counted, ingest
 from feature_gs_ros.backprojection.projector import BackProjector
-from feature_gs_ros.cli.common import ProgressBar, open_segmenter, print_json, teacher_options
+from feature_gs_ros.cli.common import ProgressBar, extractor_options, open_segmenter, print_json
 from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.evaluation.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
 from feature_gs_ros.evaluation.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views
@@ -47,9 +47,9 @@ def lerf_mask(
         field: of that scene; made here from the images, without the test views, where it isn't given.
         map: the scene's splat map; needed unless the field remembers where it is.
         stream: the cameras, where they aren't the directory's own.
-        extractor: teacher that makes the field; imagenet by default.
-        weights: the teacher's weights, where they are not at their usual place.
-        option: KEY=VALUE for the teacher, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        extractor: extractor that makes the field; imagenet by default.
+        weights: the extractor's weights, where they are not at their usual place.
+        option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
@@ -80,9 +80,9 @@ def three_d_ovs(
         field: of that scene; made here from the images, without the test views, where it isn't given.
         map: the scene's splat map; needed unless the field remembers where it is.
         stream: the cameras, where they aren't the directory's own.
-        extractor: teacher that makes the field; imagenet by default.
-        weights: the teacher's weights, where they are not at their usual place.
-        option: KEY=VALUE for the teacher, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        extractor: extractor that makes the field; imagenet by default.
+        weights: the extractor's weights, where they are not at their usual place.
+        option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
@@ -115,9 +115,9 @@ def lerf_ovs(
         labels: folder of its JSON files; ../label/<scene> by default.
         map: the scene's splat map; needed unless the field remembers where it is.
         stream: the cameras, where they aren't the directory's own.
-        extractor: teacher that makes the field; imagenet by default.
-        weights: the teacher's weights, where they are not at their usual place.
-        option: KEY=VALUE for the teacher, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        extractor: extractor that makes the field; imagenet by default.
+        weights: the extractor's weights, where they are not at their usual place.
+        option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
@@ -143,18 +143,18 @@ def replica(
     backend: Backend = "auto",
     json: bool = False,
 ) -> int:
-    """Replica as Feature 3DGS uses it: rendered features' labels against the teacher's on the test images.
+    """Replica as Feature 3DGS uses it: rendered features' labels against the extractor's on the test images.
 
     Args:
         directory: one scene with its images and cameras.
         field: of that scene; made here from the images, without the test views, where it isn't given.
         classes: names by value, YAML: the prompts.
-        truth: label images by frame name to compare with instead of the teacher's answers.
+        truth: label images by frame name to compare with instead of the extractor's answers.
         map: the scene's splat map; needed unless the field remembers where it is.
         stream: the cameras, where they aren't the directory's own.
-        extractor: teacher that makes the field; imagenet by default.
-        weights: the teacher's weights, where they are not at their usual place.
-        option: KEY=VALUE for the teacher, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        extractor: extractor that makes the field; imagenet by default.
+        weights: the extractor's weights, where they are not at their usual place.
+        option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """
@@ -178,24 +178,24 @@ def _segmenter(
     """The field given, or one made of all frames but the test views."""
     if field is not None:
         if extractor is not None:
-            raise EvaluationError(f"the field '{field}' knows its teacher: leave out --extractor '{extractor}'")
+            raise EvaluationError(f"the field '{field}' knows its extractor: leave out --extractor '{extractor}'")
         return open_segmenter(field, map_path, weights, option)
     if map_path is None:
         raise EvaluationError("neither a field nor a map is given; give --map FILE, and --field FILE if there is one")
     gaussians = load_map(map_path)
     given = {"weights": weights} if weights else {}
-    teacher = make_extractor(extractor or DEFAULT_EXTRACTOR, **{**teacher_options(option), **given})
+    model = make_extractor(extractor or DEFAULT_EXTRACTOR, **{**extractor_options(option), **given})
     names = [name for name in stream.names() if name not in set(test_views)]
     if not names:
         raise EvaluationError(
             f"every frame of '{stream.source}' is a test view, none is left for a field; give --field"
         )
-    projector = BackProjector(gaussians, teacher.identity, teacher.dimension)
-    with ProgressBar("back-projecting", "view", keeps=False).running() as progress:
-        report = ingest(stream, names, teacher, projector, backend=backend, progress=progress)
+    projector = BackProjector(gaussians, model.identity, model.dimension)
+    with ProgressBar("back-projecting", "view", keep_partial=False).running() as progress:
+        report = ingest(stream, names, model, projector, backend=backend, progress=progress)
     if not report.used:
         raise EvaluationError(f"no image of '{stream.source}' could be used: {counted(report.skipped)}")
-    return Segmenter(gaussians, projector.field(), teacher)
+    return Segmenter(gaussians, projector.field(), model)
 
 
 def _tell(result: ProtocolResult, published: tuple[PublishedRow, ...], json: bool) -> int:

@@ -1,4 +1,4 @@
-"""``feature-gs extractors``: the teachers, and what is installed and missing of each."""
+"""``feature-gs extractors``: the extractors, and what is installed and missing of each."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from feature_gs_ros.extractors.weights import convert_checkpoint, present_weight
 
 
 def extractors(*, convert: Path | None = None, out: Path | None = None, json: bool = False) -> int:
-    """List the teachers: what they are for, their dimension, and what is missing before they work here.
+    """List the extractors: what they are for, their dimension, and what is missing before they work here.
 
     Args:
         convert: instead, take the weights out of this checkpoint without running what else it holds.
         out: the .safetensors file to write them to.
-        json: print one JSON object a teacher.
+        json: print one JSON object an extractor.
     """
     if convert is not None:
         return _convert(convert, out)

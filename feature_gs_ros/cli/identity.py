@@ -83,7 +83,7 @@ def identity(
     if names is None and not instances and isinstance(annotated, CocoMasks):
         names = class_names(annotated.labels)
     pose = alignment_or_identity(alignment)
-    with ProgressBar("reading masks", "view", quiet=json, keeps=False).running() as progress:
+    with ProgressBar("reading masks", "view", quiet=json, keep_partial=False).running() as progress:
         read = read_annotations(gaussians, source, annotated, pose, names, backend=backend, progress=progress)
     association = associate(read.annotations, merge_threshold) if instances else None
     annotations = association.annotations if association else read.annotations

@@ -10,7 +10,7 @@ from feature_gs_ros.cli.checks import check_outputs, check_seed
 from feature_gs_ros.cli.common import find_map, length_unit, open_field, print_json
 from feature_gs_ros.cli.identity import object_as_json, object_line
 from feature_gs_ros.identity.answers import Identities
-from feature_gs_ros.identity.instances import LARGEST, PLACE, SAMPLES, SMALLEST, find_instances, instance_field
+from feature_gs_ros.identity.instances import MAX_FRACTION, MIN_SAMPLES, PLACE, SAMPLES, find_instances, instance_field
 from feature_gs_ros.rasterizer import Backend
 
 
@@ -20,8 +20,8 @@ def instances(
     *,
     out: Path,
     samples: int = SAMPLES,
-    smallest: int = SMALLEST,
-    largest: float = LARGEST,
+    smallest: int = MIN_SAMPLES,
+    largest: float = MAX_FRACTION,
     place: float = PLACE,
     extract: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
@@ -32,7 +32,7 @@ def instances(
     """Part a map into objects without any word or mask: its features and places cluster.
 
     Args:
-        field: of any teacher, written by feature-gs backproject.
+        field: of any extractor, written by feature-gs backproject.
         out: the field of identities to write; feature-gs query OUT "object 3" shows one.
         samples: Gaussians that are clustered; the others follow by the operator.
         smallest: samples of the smallest object.

@@ -47,14 +47,14 @@ def query(
         field: written by feature-gs backproject.
         text: what to look for.
         negative: what else there is; a Gaussian goes to the likeliest. May be repeated.
-        threshold: on the similarity; the teacher's own by default.
+        threshold: on the similarity; the extractor's own by default.
         cloud: write the found Gaussians as a 3DGS PLY, with their similarity.
         cloud_frame: splat (as in the map's file, so that the cloud lies on the map) or map (where the boxes are, in
             metres).
         picture: write a picture of the map with what was found.
         map: the map, where it isn't where the field remembers it.
-        weights: the teacher's weights, where they are not at their usual place.
-        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
+        weights: the extractor's weights, where they are not at their usual place.
+        option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         json: print one JSON object.
     """

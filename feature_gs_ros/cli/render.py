@@ -19,11 +19,11 @@ from feature_gs_ros.cli.common import (
     NO_OPTIONS,
     RecordingOptions,
     alignment_of_view,
+    extractor_options,
     find_map,
     open_field,
-    teacher_options,
 )
-from feature_gs_ros.cli.leftovers import check_own_files, remove_leftovers
+from feature_gs_ros.cli.stale_outputs import check_own_files, remove_stale_outputs
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
@@ -69,14 +69,14 @@ def render(
         index: the frame's name: the image's stem, or the stamp in nanoseconds in a bag.
         out: folder for the pictures.
         query: what to look for; repeated, also a label map of all with a legend.
-        sam_point: U,V in pixels of the frame, on the thing: SAM's mask of it, from a field of the teacher 'sam'.
+        sam_point: U,V in pixels of the frame, on the thing: SAM's mask of it, from a field of the extractor 'sam'.
         sam_not: U,V beside the thing; both may be repeated.
         sam_box: U0,V0,U1,V1 around the thing.
-        threshold: on the similarity; the teacher's own by default.
+        threshold: on the similarity; the extractor's own by default.
         alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
         map: the map, where it isn't where the field remembers it.
-        weights: the teacher's weights, where they are not at their usual place.
-        option: KEY=VALUE for the teacher, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
+        weights: the extractor's weights, where they are not at their usual place.
+        option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu or cuda.
         bag: how a rosbag2 recording is read.
     """
@@ -99,7 +99,7 @@ def render(
     rendered, coverage = render_similarities(view, colors, features.seen)
     pictures["features"] = to_image(rendered * (coverage > 0.5).unsqueeze(2))
     if query:
-        segmenter = Segmenter(gaussians, features, extractor_of(features.teacher, weights, teacher_options(option)))
+        segmenter = Segmenter(gaussians, features, extractor_of(features.extractor, weights, extractor_options(option)))
         pictures |= _answers(segmenter, view, query, threshold, pinhole.image)
     if sam_point or sam_not or sam_box:
         pictures |= _sam_answers(gaussians, features, view, (sam_point, sam_not, sam_box), weights, pinhole.image)
@@ -107,7 +107,7 @@ def render(
     for name, image in pictures.items():
         save_png(image, out / f"{name}.png")
     if used_before:
-        remove_leftovers(out, [f"{name}.png" for name in ASKED if name not in pictures])
+        remove_stale_outputs(out, [f"{name}.png" for name in ASKED if name not in pictures])
     print(f"wrote {', '.join(f'{name}.png' for name in pictures)} to {out}")
     return 0
 
@@ -140,9 +140,9 @@ def _sam_answers(
     image: Image,
 ) -> dict[str, Image]:
     """SAM's best mask of points on and beside the thing, and a box, on the rendered embedding."""
-    sam = extractor_of(field.teacher, weights) if field.teacher.name == "sam" else None
+    sam = extractor_of(field.extractor, weights) if field.extractor.name == "sam" else None
     if not isinstance(sam, SamExtractor):
-        raise FieldError(f"--sam-point and --sam-box need a field of 'sam', this is of '{field.teacher.name}'")
+        raise FieldError(f"--sam-point and --sam-box need a field of 'sam', this is of '{field.extractor.name}'")
     inside, outside, box = prompts
     points = [_pixels(text, 2) for text in (*inside, *outside)]
     masks = segment_rendered_view(
@@ -172,6 +172,6 @@ def _pixels(text: str, count: int) -> list[float]:
 
 
 def _unit(values: torch.Tensor) -> torch.Tensor:
-    """Similarities as they are where they fill 0..1, else stretched: one teacher's cosines hardly vary."""
+    """Similarities as they are where they fill 0..1, else stretched: one extractor's cosines hardly vary."""
     low, high = float(values.min()), float(values.max())
     return values if low >= 0 and high > 0.3 else (values - low) / max(high - low, 1e-9)

@@ -26,10 +26,10 @@ from feature_gs_ros.training.densification import DensityOptions
 from feature_gs_ros.training.parameters import SplatParameters
 from feature_gs_ros.training.session import SessionOptions, set_aside, train_map
 from feature_gs_ros.training.start import StartOptions, nearest_allowed, start_from_points
-from feature_gs_ros.training.trainer import Moment, Trainer, TrainingOptions, measure
+from feature_gs_ros.training.trainer import Trainer, TrainingMetrics, TrainingOptions, measure
 from feature_gs_ros.training.views import TrainingView, load_views
 
-STEPS_A_VIEW, FEWEST_STEPS = 60, 2400  # where tens of views stop to gain on views left out
+STEPS_A_VIEW, MIN_STEPS = 60, 2400  # where tens of views stop to gain on views left out
 
 
 def train(
@@ -100,7 +100,7 @@ def train(
     names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)
     views, held = load_views(source, names, frame, size), load_views(source, hold_out, frame, size)
-    iterations = max(FEWEST_STEPS, STEPS_A_VIEW * len(views)) if iterations is None else iterations
+    iterations = max(MIN_STEPS, STEPS_A_VIEW * len(views)) if iterations is None else iterations
     density = DensityOptions(grow=densify or (init is None and stereo == 0), most=gaussians, reset=reset_opacity)
     options = TrainingOptions(iterations=iterations, sh_degree=sh_degree, seed=seed, density=density)
     torch.set_num_threads(1)  # OpenMP's threads spin for one another: beside other work a step takes ten times as long
@@ -115,8 +115,8 @@ def train(
     note(f"{len(views)} images, {len(trainer.parameters)} Gaussians to start with")
     with ProgressBar("training", "step", quiet=json).running() as bar:
 
-        def progress(moment: Moment) -> bool:
-            return bar(moment.iteration, moment.iterations, f"PSNR {moment.psnr:.2f} dB, {moment.count} Gaussians")
+        def progress(metrics: TrainingMetrics) -> bool:
+            return bar(metrics.iteration, metrics.iterations, f"PSNR {metrics.psnr:.2f} dB, {metrics.count} Gaussians")
 
         trained, finished = train_map(trainer, held or views[:1], session, progress, note)
     _save(trained, out, trainer, session.checkpoint, finished)

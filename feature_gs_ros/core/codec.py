@@ -1,6 +1,6 @@
 """Linear codecs: fewer numbers a Gaussian, encoded before accumulation, which is linear too.
 
-A codec stores ``z = (f − mean) Bᵀ`` for the teacher's f [D] with B [K, D]; the mean is carried by the weight,
+A codec stores ``z = (f − mean) Bᵀ`` for the extractor's f [D] with B [K, D]; the mean is carried by the weight,
 so that any sum of encoded features decodes like the features themselves: ``f ≈ z B' + mean``.
 """
 
@@ -42,8 +42,8 @@ class Codec:
         return self.encoder.shape[0]
 
     @property
-    def teacher_dimension(self) -> int:
-        """D of the teacher."""
+    def feature_dimension(self) -> int:
+        """D of the extractor."""
         return self.encoder.shape[1]
 
     @property
@@ -58,7 +58,7 @@ class Codec:
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [..., K] to features [..., D] float32."""
         flat = codes.to(torch.float32).reshape(-1, self.dimension)
-        return torch.addmm(self.mean, flat, self.decoder).reshape(*codes.shape[:-1], self.teacher_dimension)
+        return torch.addmm(self.mean, flat, self.decoder).reshape(*codes.shape[:-1], self.feature_dimension)
 
     def same_as(self, other: Codec | None) -> bool:
         return (
@@ -87,18 +87,18 @@ def fit_pca(samples: Tensor, dimension: int) -> Codec:
     return Codec("pca", basis, basis, mean)
 
 
-def random_projection(teacher_dimension: int, dimension: int, seed: int = 0) -> Codec:
+def random_projection(feature_dimension: int, dimension: int, seed: int = 0) -> Codec:
     """Orthonormal rows in random directions, scaled so that inner products are kept in expectation.
 
     Raises:
-        FieldError: ``dimension`` is not in 1 … ``teacher_dimension``.
+        FieldError: ``dimension`` is not in 1 … ``feature_dimension``.
     """
-    if not 1 <= dimension <= teacher_dimension:
-        raise FieldError(f"a random projection to {dimension} dimensions needs 1 to {teacher_dimension}")
+    if not 1 <= dimension <= feature_dimension:
+        raise FieldError(f"a random projection to {dimension} dimensions needs 1 to {feature_dimension}")
     generator = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(teacher_dimension, dimension, generator=generator))
-    rows = basis.T.contiguous() * (teacher_dimension / dimension) ** 0.5
-    return Codec("random", rows, rows, torch.zeros(teacher_dimension))
+    basis, _ = torch.linalg.qr(torch.randn(feature_dimension, dimension, generator=generator))
+    rows = basis.T.contiguous() * (feature_dimension / dimension) ** 0.5
+    return Codec("random", rows, rows, torch.zeros(feature_dimension))
 
 
 def span_of(embeddings: Tensor) -> Codec:

@@ -76,13 +76,13 @@ class BackendError(FeatureGsError):
 
 
 class ExtractorError(FeatureGsError):
-    """A teacher is unknown, its weights are missing or it can't take this image."""
+    """An extractor is unknown, its weights are missing or it can't take this image."""
 
     code = "extractor"
 
 
 class UnknownPromptError(ExtractorError):
-    """The teacher has no embedding for a prompt; ``nearest`` holds known words that come close."""
+    """The extractor has no embedding for a prompt; ``nearest`` holds known words that come close."""
 
     code = "prompt.unknown"
 
@@ -92,7 +92,7 @@ class UnknownPromptError(ExtractorError):
 
 
 class FieldError(FeatureGsError):
-    """A feature field is damaged, or belongs to another map or teacher."""
+    """A feature field is damaged, or belongs to another map or extractor."""
 
     code = "field"
 

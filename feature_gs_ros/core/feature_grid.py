@@ -1,4 +1,4 @@
-"""FeatureGrid: a teacher's output and how its cells cover the image, i.e. the resampling matrix U."""
+"""FeatureGrid: an extractor's output and how its cells cover the image, i.e. the resampling matrix U."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from feature_gs_ros.core.errors import BudgetError
 CGROUP = Path("/sys/fs/cgroup")
 SHARE = 0.8  # of the free memory that work may take unless told otherwise
 KEPT = 512 << 20  # bytes that a program of ours keeps of what it has freed
-LARGEST_KEPT = 32 << 20  # bytes of one array; more than that glibc doesn't keep
+MAX_KEPT_ARRAY_BYTES = 32 << 20  # bytes of one array; more than that glibc doesn't keep
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    mallopt(M_MMAP_THRESHOLD, MAX_KEPT_ARRAY_BYTES)
     mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
@@ -64,11 +64,11 @@ def _inactive_files(cgroup: Path) -> int:
     return 0
 
 
-def check_budget(needed: int, budget: int | None, work: str, mend: str, held: int = 0) -> None:
+def check_budget(needed: int, budget: int | None, work: str, mend: str, already_allocated: int = 0) -> None:
     """Refuse work over its budget (bytes; None: `SHARE` of what is free).
 
     Args:
-        held: bytes of the need that this process has taken already: they are no more free.
+        already_allocated: bytes of the need that this process has taken already: they are no more free.
 
     Raises:
         BudgetError: with the need, the limit and the mend.
@@ -78,7 +78,7 @@ def check_budget(needed: int, budget: int | None, work: str, mend: str, held: in
         free = available_bytes()
         if free is None:
             return
-        limit = int((free + held) * SHARE)
+        limit = int((free + already_allocated) * SHARE)
     if needed > limit:
         raise BudgetError(f"{work} needs {gigabytes(needed)}, the limit is {gigabytes(limit)}: {mend}")
 

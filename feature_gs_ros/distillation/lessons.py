@@ -12,7 +12,7 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import UNUSABLE, extract, known_views, pinhole_view
 from feature_gs_ros.backprojection.least_squares import solve_cells
-from feature_gs_ros.backprojection.pose_check import Sight
+from feature_gs_ros.backprojection.pose_check import PoseSanityCheck
 from feature_gs_ros.core.codec import Codec
 from feature_gs_ros.core.errors import StoppedError, StreamError
 from feature_gs_ros.core.gaussians import GaussianMap
@@ -55,7 +55,7 @@ def lessons_of(
         CameraError: a lens can't be rectified, or the views see almost nothing of the map.
     """
     lessons: list[Lesson] = []
-    sight = Sight(stream.source)
+    sight = PoseSanityCheck(stream.source)
     reason = "none was read"
     for done, frame in enumerate(stream.frames(names), start=1):
         try:

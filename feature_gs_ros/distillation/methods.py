@@ -27,11 +27,11 @@ from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.training.views import load_views
 
-MOST_PASSES = 4  # over all views
+MAX_PASSES = 4  # over all views
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
+class DistillJob:
     """What every way of distilling begins with."""
 
     gaussians: GaussianMap
@@ -43,7 +43,7 @@ class Work:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class DistillResult:
     """What it ends with."""
 
     features: Tensor  # [N, K]
@@ -54,22 +54,30 @@ class Outcome:
 
 
 def solve(
-    work: Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int | None
-) -> Outcome:
+    work: DistillJob,
+    lessons: Sequence[Lesson],
+    codec: Codec | None,
+    earlier: FeatureField | None,
+    iterations: int | None,
+) -> DistillResult:
     targets = [(lesson.operator, lesson.wanted) for lesson in lessons]
     begin = None if earlier is None else earlier.features.float()
     if iterations is None:
-        iterations = useful_passes(lessons, MOST_PASSES)
+        iterations = useful_passes(lessons, MAX_PASSES)
         note(f"{iterations} passes gain on views left out for this")
     with ProgressBar("solving", "pass", quiet=work.quiet).running() as bar:
         solution = solve_cells(targets, start=begin, iterations=iterations, progress=bar)
         finished = not bar.interrupted
-    return Outcome(solution.features, codec, products(lessons), finished, work.gaussians)
+    return DistillResult(solution.features, codec, products(lessons), finished, work.gaussians)
 
 
 def train(
-    work: Work, lessons: Sequence[Lesson], codec: Codec | None, earlier: FeatureField | None, iterations: int | None
-) -> Outcome:
+    work: DistillJob,
+    lessons: Sequence[Lesson],
+    codec: Codec | None,
+    earlier: FeatureField | None,
+    iterations: int | None,
+) -> DistillResult:
     decoder = None if codec is None else Decoder.of_codec(codec)
     begin = None if earlier is None else earlier.features.float()
     options = FrozenOptions(iterations=FrozenOptions.iterations if iterations is None else iterations)
@@ -80,19 +88,19 @@ def train(
         except TrainingError as error:
             note(str(error))
             finished = False
-    return Outcome(
+    return DistillResult(
         trainer.features.detach(), decoder.codec() if decoder else None, products(lessons), finished, work.gaussians
     )
 
 
 def train_jointly(
-    work: Work,
+    work: DistillJob,
     lessons: Sequence[Lesson],
     codec: Codec | None,
     earlier: FeatureField | None,
     options: JointOptions,
     size: int,
-) -> Outcome:
+) -> DistillResult:
     used = [lesson.name for lesson in lessons]
     # The start: what frozen geometry says, so that the geometry isn't pulled by features that are nowhere near.
     if earlier is not None:
@@ -116,7 +124,7 @@ def train_jointly(
             finished = False
     trained = trainer.parameters.to_map()
     features = trainer.features.detach()[trained.file_rows]
-    return Outcome(features, decoder.codec() if decoder else None, products(lessons), finished, trained)
+    return DistillResult(features, decoder.codec() if decoder else None, products(lessons), finished, trained)
 
 
 def products(lessons: Sequence[Lesson]) -> int:

@@ -37,7 +37,7 @@ def select_text(
     """The Gaussians that the words find, as an edit takes them.
 
     Args:
-        threshold: similarity from which on a Gaussian takes the whole edit; the teacher's own by default.
+        threshold: similarity from which on a Gaussian takes the whole edit; the extractor's own by default.
         soft_edge: similarity over which the edit fades in below it; 0 is a hard edge.
         present: [N] bool, the Gaussians that are still in the map.
 

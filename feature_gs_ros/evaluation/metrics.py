@@ -143,7 +143,7 @@ def evaluate_segmentation(
 def known_classes(
     segmenter: Segmenter, labels: Mapping[int, str], prompts: Mapping[str, str]
 ) -> tuple[dict[int, str], dict[str, str]]:
-    """Text to ask each class by, and the classes that the teacher has no word for, with the reason.
+    """Text to ask each class by, and the classes that the extractor has no word for, with the reason.
 
     Raises:
         EvaluationError: a prompt is for a class that isn't there, or no class can be asked for.
@@ -165,7 +165,7 @@ def known_classes(
             left_out[name] = str(error)
     if not asked:
         raise EvaluationError(
-            f"the teacher knows none of the classes {', '.join(labels.values())}; give --prompt CLASS=TEXT"
+            f"the extractor knows none of the classes {', '.join(labels.values())}; give --prompt CLASS=TEXT"
         )
     return asked, left_out
 

@@ -1,4 +1,4 @@
-"""The teachers, by name: `make_extractor` builds one, `extractor_of` a field's, `extractor_names` lists them.
+"""The extractors, by name: `make_extractor` builds one, `extractor_of` a field's, `extractor_names` lists them.
 
 Third-party ones register a class or factory under the entry point group ``feature_gs_ros.extractors``.
 """
@@ -20,7 +20,7 @@ from feature_gs_ros.extractors.requirements import OF_THE_BASE, Requirements
 ENTRY_POINT_GROUP = "feature_gs_ros.extractors"
 DEFAULT_EXTRACTOR = "imagenet"
 
-# Imported when asked for: a teacher's libraries load only for its users.
+# Imported when asked for: an extractor's libraries load only for its users.
 _BUILT_IN = {
     "imagenet": "feature_gs_ros.extractors.imagenet:ImageNetExtractor",
     "imagenet-parts": "feature_gs_ros.extractors.imagenet_parts:ImageNetPartsExtractor",
@@ -41,15 +41,15 @@ def extractor_names() -> list[str]:
 
 
 def make_extractor(name: str, **options: object) -> Extractor:
-    """The teacher of this name.
+    """The extractor of this name.
 
     Args:
         name: one of `extractor_names`.
-        options: keyword arguments of the teacher's class, e.g. ``weights``.
+        options: keyword arguments of the extractor's class, e.g. ``weights``.
 
     Raises:
         ExtractorError: the name is unknown, a library is missing, an option is unknown or of another type, or the
-            teacher's own.
+            extractor's own.
     """
     factory = _factory(name)
     parameters = inspect.signature(factory).parameters
@@ -57,7 +57,7 @@ def make_extractor(name: str, **options: object) -> Extractor:
         unknown = sorted(set(options) - set(parameters))
         if unknown:
             raise ExtractorError(
-                f"the teacher '{name}' has no option {', '.join(unknown)}; it has {', '.join(parameters) or 'none'}"
+                f"the extractor '{name}' has no option {', '.join(unknown)}; it has {', '.join(parameters) or 'none'}"
             )
     missing = [
         key
@@ -67,14 +67,14 @@ def make_extractor(name: str, **options: object) -> Extractor:
         and key not in options
     ]
     if missing:
-        raise ExtractorError(f"the teacher '{name}' needs the option {', '.join(missing)}")
+        raise ExtractorError(f"the extractor '{name}' needs the option {', '.join(missing)}")
     return factory(**checked_options(name, factory, options))
 
 
 def extractor_of(
     identity: ExtractorIdentity, weights: str | Path | None = None, options: Mapping[str, object] | None = None
 ) -> Extractor:
-    """The teacher that made a field, to ask the field by: its options are those that the identity holds.
+    """The extractor that made a field, to ask the field by: its options are those that the identity holds.
 
     Args:
         identity: the field's.
@@ -82,7 +82,7 @@ def extractor_of(
         options: what asking needs beside them, e.g. the embeddings of `precomputed`.
 
     Raises:
-        ExtractorError: the teacher can't be made here, or takes no weights or not these options.
+        ExtractorError: the extractor can't be made here, or takes no weights or not these options.
     """
     parameters = inspect.signature(_factory(identity.name)).parameters
     known = {key: value for key, value in identity.preprocessing.items() if key in parameters}
@@ -91,7 +91,7 @@ def extractor_of(
 
 
 def extractor_requirements(name: str) -> Requirements | None:
-    """What a teacher of this package needs; None for third-party ones, which are not imported to ask them."""
+    """What an extractor of this package needs; None for third-party ones, which are not imported to ask them."""
     if name in OF_THE_BASE or name not in _BUILT_IN:
         return OF_THE_BASE.get(name)
     requirements: Requirements = _factory(name).requirements()  # type: ignore[attr-defined]
@@ -107,8 +107,8 @@ def _factory(name: str) -> Callable[..., Extractor]:
         if name in third_party:
             return cast("Callable[..., Extractor]", third_party[name].load())
     except (ImportError, AttributeError) as error:
-        raise ExtractorError(f"the teacher '{name}' can't be imported: {error}") from error
-    raise ExtractorError(f"teacher '{name}' is unknown; choose {', '.join(extractor_names())}")
+        raise ExtractorError(f"the extractor '{name}' can't be imported: {error}") from error
+    raise ExtractorError(f"extractor '{name}' is unknown; choose {', '.join(extractor_names())}")
 
 
 def _third_party() -> dict[str, EntryPoint]:

@@ -1,4 +1,4 @@
-"""The contract of a 2D teacher: images to feature grids, prompts to embeddings in the same space, and their score."""
+"""The contract of a 2D extractor: images to feature grids, prompts to embeddings in the same space, and their score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feature_gs_ros.extractors.scoring import ScoringRule
 
 @dataclass(frozen=True)
 class ExtractorIdentity:
-    """What a field must know of its teacher: two fields with equal identities may be merged and queried alike."""
+    """What a field must know of its extractor: two fields with equal identities may be merged and queried alike."""
 
     name: str
     weights: str = ""  # SHA-256 of the weights file, empty where there is none
@@ -23,7 +23,7 @@ class ExtractorIdentity:
 
 
 class Extractor(Protocol):
-    """A 2D teacher. One file each in this folder; third-party ones come by entry point."""
+    """A 2D extractor. One file each in this folder; third-party ones come by entry point."""
 
     identity: ExtractorIdentity
     dimension: int
@@ -33,10 +33,10 @@ class Extractor(Protocol):
     def extract(self, image: Image, name: str = "") -> FeatureGrid:
         """Image [H, W, 3] uint8 RGB, already rectified, to a grid [rows, columns, dimension].
 
-        ``name`` is the frame's: teachers that read files by name (labels, precomputed arrays) need it.
+        ``name`` is the frame's: extractors that read files by name (labels, precomputed arrays) need it.
 
         Raises:
-            ExtractorError: the image is of no use to this teacher, or there is no file of this name.
+            ExtractorError: the image is of no use to this extractor, or there is no file of this name.
         """
         ...
 
@@ -44,7 +44,7 @@ class Extractor(Protocol):
         """Prompts to embeddings [P, dimension] float32.
 
         Raises:
-            UnknownPromptError: the teacher has no embedding for one of them, or none at all.
+            UnknownPromptError: the extractor has no embedding for one of them, or none at all.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""CachedExtractor: a teacher whose grids are kept on disk, so that a second run over a stream costs no network pass."""
+"""CachedExtractor: an extractor whose grids are kept on disk: a second run over a stream costs no network pass."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 
 
 class CachedExtractor:
-    """A teacher behind a folder of grids: ``<folder>/<two digits>/<key>.safetensors``; the longest unused go first.
+    """An extractor behind a folder of grids: ``<folder>/<two digits>/<key>.safetensors``; the longest unused go first.
 
-    A key is the SHA-256 of the teacher's identity (name, weights, preprocessing) and of the image's size and pixels, so
-    that a grid is found again whatever the frame is called, and never for another teacher. Several processes may share
+    A key is the SHA-256 of the extractor's identity (name, weights, preprocessing) and of the image's size and pixels:
+    a grid is found again whatever the frame is called, and never for another extractor. Several processes may share
     a folder. One that can't be written any more, a full disk say, is read on: a run needs its grids, not the cache.
     """
 
@@ -46,16 +46,18 @@ class CachedExtractor:
             gigabytes: limit of all files in the folder together, 1e9 bytes.
 
         Raises:
-            ExtractorError: the teacher has no weights, the limit isn't positive, or the folder can't be made.
+            ExtractorError: the extractor has no weights, the limit isn't positive, or the folder can't be made.
         """
         if not extractor.identity.weights:
-            raise ExtractorError(f"the teacher '{extractor.identity.name}' has no network, so nothing is worth a cache")
+            raise ExtractorError(
+                f"the extractor '{extractor.identity.name}' has no network, so nothing is worth a cache"
+            )
         if not gigabytes > 0:
             raise ExtractorError(f"a cache of {gigabytes} GB can hold nothing; give a positive size")
         self._extractor = extractor
         self._folder = Path(folder)
         self._limit = int(gigabytes * 1e9)
-        self._key_of_teacher = _identity_bytes(extractor.identity)
+        self._key_of_extractor = _identity_bytes(extractor.identity)
         self.hits = 0
         self.misses = 0
         self._writing = True
@@ -82,10 +84,10 @@ class CachedExtractor:
         return self._extractor.example_rule
 
     def extract(self, image: Image, name: str = "") -> FeatureGrid:
-        """The teacher's grid, from disk if it was made before; a damaged file is made anew.
+        """The extractor's grid, from disk if it was made before; a damaged file is made anew.
 
         Raises:
-            ExtractorError: the teacher's own.
+            ExtractorError: the extractor's own.
         """
         path = self._path(image)
         grid = _read(path, self.dimension)
@@ -112,7 +114,7 @@ class CachedExtractor:
         return self._extractor.similarities(features, examples)
 
     def _path(self, image: Image) -> Path:
-        digest = hashlib.sha256(self._key_of_teacher)
+        digest = hashlib.sha256(self._key_of_extractor)
         digest.update(f"{image.shape}{image.dtype}".encode())
         digest.update(np.ascontiguousarray(image).tobytes())
         key = digest.hexdigest()

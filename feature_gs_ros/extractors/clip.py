@@ -1,4 +1,4 @@
-"""The teacher `clip`: dense features of any CLIP that open_clip knows, for any word (MaskCLIP, Zhou et al. 2022)."""
+"""The extractor `clip`: dense features of any CLIP that open_clip knows, for any word (MaskCLIP, Zhou et al. 2022)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.clip_dense import cell_size, dense_features
 from feature_gs_ros.extractors.libraries import import_library
-from feature_gs_ros.extractors.network import NetworkTeacher, input_size, normalised, resized
+from feature_gs_ros.extractors.network import NetworkExtractor, input_size, normalised, resized
 from feature_gs_ros.extractors.requirements import Requirements
 from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.extractors.text import PromptEncoder
@@ -41,7 +41,7 @@ DEFAULT_WEIGHTS = WeightsFile(
 )
 
 
-class ClipExtractor(NetworkTeacher):
+class ClipExtractor(NetworkExtractor):
     """Features are patch tokens in the space of image and text, each of unit length."""
 
     # Cosines of image and text are small and close together; the highest of the prompts and "other" is the answer.

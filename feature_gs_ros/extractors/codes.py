@@ -1,4 +1,4 @@
-"""The teacher `identity`: names of annotated objects, asked of a field of identity codes."""
+"""The extractor `identity`: names of annotated objects, asked of a field of identity codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher `color`: mean colour of a cell; no network, for tests, and for workplaces where colour tells enough."""
+"""The extractor `color`: mean colour of a cell; no network, for tests, and for workplaces where colour tells enough."""
 
 from __future__ import annotations
 

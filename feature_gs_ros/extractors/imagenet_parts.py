@@ -1,4 +1,4 @@
-"""The teacher `imagenet-parts`: EfficientNet-Lite0's last linear maps on fine cells, for examples and affordances."""
+"""The extractor `imagenet-parts`: EfficientNet-Lite0's last linear maps on fine cells, for examples and affordances."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ class ImageNetPartsExtractor:
         return FeatureGrid(values.clone(memory_format=torch.contiguous_format))
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        """This teacher knows no words.
+        """This extractor knows no words.
 
         Raises:
             UnknownPromptError: always.
         """
         raise UnknownPromptError(
-            f"the teacher 'imagenet-parts' knows no words, so not '{', '.join(prompts)}'; "
-            "ask by point or example, or use the teacher 'imagenet'"
+            f"the extractor 'imagenet-parts' knows no words, so not '{', '.join(prompts)}'; "
+            "ask by point or example, or use the extractor 'imagenet'"
         )
 
     def prepare(self, features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The teacher `labels`: label images as one-hot features, so that 2D annotations become a segmented map."""
+"""The extractor `labels`: label images as one-hot features, so that 2D annotations become a segmented map."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LabelsExtractor:
 
     reads_files = True  # of the image as it was taken, not as it is rectified
     # A few annotated views leave gaps and mixed borders; a short walk over like neighbours mends both.
-    text_rule = ScoringRule(threshold=0.5, spread=0.3)
+    text_rule = ScoringRule(threshold=0.5, smoothing_rate=0.3)
     example_rule = ScoringRule(threshold=0.8)
 
     def __init__(
@@ -51,12 +51,14 @@ class LabelsExtractor:
             ExtractorError: classes are given by neither or both, or there are too many.
         """
         if (labels is None) == (classes is None):
-            raise ExtractorError("the teacher 'labels' needs either labels=YAML or classes={value: name}")
+            raise ExtractorError("the extractor 'labels' needs either labels=YAML or classes={value: name}")
         self._masks = None if masks is None else MaskFolder(masks)
         names = load_labels(labels) if labels is not None else _by_value(classes or {})
         self._names = {value: name for value, name in sorted(names.items()) if value != IGNORED}
         if not 0 < len(self._names) <= MAX_CLASSES:
-            raise ExtractorError(f"{len(self._names)} classes are named, the teacher 'labels' takes 1 to {MAX_CLASSES}")
+            raise ExtractorError(
+                f"{len(self._names)} classes are named, the extractor 'labels' takes 1 to {MAX_CLASSES}"
+            )
         self.classes = tuple(self._names)
         self.dimension = len(self.classes)
         self._words = WordList([[name] for name in self._names.values()], "labels")
@@ -72,10 +74,10 @@ class LabelsExtractor:
                 folder was given.
         """
         if self._masks is None:
-            raise ExtractorError("the teacher 'labels' was made without masks; pass masks=DIR")
+            raise ExtractorError("the extractor 'labels' was made without masks; pass masks=DIR")
         try:
             labels = self._masks.load(name)
-        except EvaluationError as error:  # as every teacher says it, so that this frame alone is left out
+        except EvaluationError as error:  # as every extractor says it, so that this frame alone is left out
             raise ExtractorError(str(error)) from error
         height, width = image.shape[:2]
         if abs(labels.shape[1] * height - labels.shape[0] * width) > max(height, width):
@@ -116,4 +118,4 @@ def _by_value(classes: Mapping[str, str]) -> dict[int, str]:
     try:
         return {int(value): name for value, name in classes.items()}
     except (TypeError, ValueError) as error:
-        raise ExtractorError(f"the classes of the teacher 'labels' need a number for each name: {error}") from error
+        raise ExtractorError(f"the classes of the extractor 'labels' need a number for each name: {error}") from error

@@ -1,4 +1,4 @@
-"""Libraries of the large teachers, imported when a teacher is made and not before; mending a torchvision that broke."""
+"""Libraries of the large extractors, imported when one is made and not before; mending a torchvision that broke."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def import_library(module: str, package: str) -> ModuleType:
         absent = isinstance(error, ModuleNotFoundError) and error.name is not None
         what = f"'{error.name}' is not installed" if absent else f"importing it says: {str(error).splitlines()[0]}"  # type: ignore[union-attr]
         raise ExtractorError(
-            f"this teacher needs {package}, and {what}; pip install 'feature_gs_ros[models]', and on a machine without "
-            "CUDA take torchvision from where torch came from: "
+            f"this extractor needs {package}, and {what}; pip install 'feature_gs_ros[models]', and on a machine "
+            "without CUDA take torchvision from where torch came from: "
             "pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/cpu"
         ) from error
 
@@ -49,7 +49,7 @@ def _mend_torchvision() -> None:
     """Let torchvision be imported where its compiled operators can't be loaded.
 
     That is so for a CUDA build beside a CPU torch, which PyPI gives: its import stops at ``operator torchvision::nms
-    does not exist``. With the operators' names declared, its Python part works; the teachers' libraries need no more.
+    does not exist``. With the operators' names declared, its Python part works; the extractors' libraries need no more.
     """
     if not installed("torchvision") or _stand_ins:
         return

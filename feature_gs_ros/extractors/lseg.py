@@ -1,4 +1,4 @@
-"""The teacher `lseg`: per-pixel features in CLIP's text space (Li et al. 2022), for any word."""
+"""The extractor `lseg`: per-pixel features in CLIP's text space (Li et al. 2022), for any word."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.libraries import import_library
 from feature_gs_ros.extractors.lseg_network import MULTIPLE, LSegNetwork, Shape, doubled
-from feature_gs_ros.extractors.network import NetworkTeacher, input_size, normalised, resized
+from feature_gs_ros.extractors.network import NetworkExtractor, input_size, normalised, resized
 from feature_gs_ros.extractors.requirements import Requirements
 from feature_gs_ros.extractors.scoring import ScoringRule, cosine
 from feature_gs_ros.extractors.text import PromptEncoder
@@ -38,7 +38,7 @@ _UNUSED = ("pretrained.model.norm.", "pretrained.model.head.")
 _TEXT_KEYS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 
 
-class LSegExtractor(NetworkTeacher):
+class LSegExtractor(NetworkExtractor):
     """Features are CLIP-like vectors [512] at half the input's resolution, each of unit length.
 
     With ``features="linear"`` they are the 256 numbers at a quarter of the resolution that the head's affine stages

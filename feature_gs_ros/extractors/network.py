@@ -1,4 +1,4 @@
-"""What the teachers with a large network share: device, precision, batches, input sizes and cosine scores."""
+"""What the extractors with a large network share: device, precision, batches, input sizes and cosine scores."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": t
 Interpolation = Literal["bilinear", "bicubic"]
 
 
-class NetworkTeacher(ABC):
-    """Base of a teacher whose features are compared by cosine; it adds `_cells`, and `embed` if it knows words."""
+class NetworkExtractor(ABC):
+    """Base of an extractor whose features are compared by cosine; it adds `_cells`, and `embed` if it knows words."""
 
     identity: ExtractorIdentity
     dimension: int
@@ -51,7 +51,7 @@ class NetworkTeacher(ABC):
         """Grids of images of one size [H, W, 3], by one pass of the network."""
 
     def extract(self, image: Image, name: str = "") -> FeatureGrid:  # noqa: ARG002
-        """[H, W, 3] uint8 to a grid [rows, columns, dimension] in the teacher's precision."""
+        """[H, W, 3] uint8 to a grid [rows, columns, dimension] in the extractor's precision."""
         return self.extract_batch([image])[0]
 
     def extract_batch(self, images: Sequence[Image]) -> list[FeatureGrid]:
@@ -74,14 +74,14 @@ class NetworkTeacher(ABC):
             ) from error
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        """A teacher without text knows no words.
+        """An extractor without text knows no words.
 
         Raises:
             UnknownPromptError: always.
         """
         raise UnknownPromptError(
-            f"the teacher '{self.identity.name}' knows no words, so not '{', '.join(prompts)}'; "
-            "ask by point or example, or use the teacher clip, lseg or imagenet"
+            f"the extractor '{self.identity.name}' knows no words, so not '{', '.join(prompts)}'; "
+            "ask by point or example, or use the extractor clip, lseg or imagenet"
         )
 
     def prepare(self, features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Options of a teacher as they come from a command line or a file: each of the type that its class asks for."""
+"""Options of an extractor as they come from a command line or a file: each of the type that its class asks for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def checked_options(name: str, factory: Callable[..., object], options: Mapping[
     """The options, numbers as the class asks for them: YAML reads 1e6 as text, and 1e6 pixels are a whole number.
 
     Args:
-        name: of the teacher, for messages.
+        name: of the extractor, for messages.
         factory: its class or function; what it doesn't annotate, or annotates by other types, is taken as it is.
 
     Raises:
@@ -40,7 +40,7 @@ def _checked(name: str, key: str, value: object, hint: Any) -> object:
     if not any(_fits(value, choice) for choice in choices):
         wanted = " or ".join(_described(choice) for choice in choices if choice is not type(None))
         mend = f"; text is quoted: {key}='\"{value}\"'" if str in choices and not isinstance(value, str) else ""
-        raise ExtractorError(f"the option {key}={value} of the teacher '{name}' is not {wanted}{mend}")
+        raise ExtractorError(f"the option {key}={value} of the extractor '{name}' is not {wanted}{mend}")
     return value
 
 

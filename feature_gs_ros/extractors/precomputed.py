@@ -1,4 +1,4 @@
-"""The teacher `precomputed`: feature maps from files, one a frame, made by any model on any machine."""
+"""The extractor `precomputed`: feature maps from files, one a frame, made by any model on any machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PrecomputedExtractor:
         Args:
             folder: of the feature maps; only `extract` needs it.
             embeddings: .npz or .safetensors file with one vector [D] a prompt, named by the prompt.
-            teacher: whose features these are; part of the identity.
+            extractor: whose features these are; part of the identity.
             dimension: D, where there is no folder to tell.
 
         Raises:
@@ -62,7 +62,7 @@ class PrecomputedExtractor:
             dimension = _grid(next(iter(self._files.values()))).dimension
         if dimension is None or dimension < 1:
             raise ExtractorError(
-                "the teacher 'precomputed' needs folder=DIR with the feature maps, or their dimension=D"
+                "the extractor 'precomputed' needs folder=DIR with the feature maps, or their dimension=D"
             )
         self.dimension = dimension
         self._prompts, self._embeddings = _read_embeddings(embeddings, self.dimension)

@@ -1,4 +1,4 @@
-"""What each of the package's teachers needs before it works, told without making one."""
+"""What each of the package's extractors needs before it works, told without making one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from feature_gs_ros.extractors.weights import WeightsFile
 
 @dataclass(frozen=True)
 class Requirements:
-    """A teacher in a line, and what must be there."""
+    """An extractor in a line, and what must be there."""
 
     about: str
     dimension: str

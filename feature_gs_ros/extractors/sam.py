@@ -1,4 +1,4 @@
-"""The teacher `sam`: the image embedding of Segment Anything (Kirillov et al. 2023); its masks are in sam_masks.py."""
+"""The extractor `sam`: the image embedding of Segment Anything (Kirillov et al. 2023); its masks: sam_masks.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.libraries import import_library
-from feature_gs_ros.extractors.network import NetworkTeacher, resized
+from feature_gs_ros.extractors.network import NetworkExtractor, resized
 from feature_gs_ros.extractors.requirements import Requirements
 from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
@@ -27,7 +27,7 @@ _WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}  # of the image encoder
 _FILES = {"vit_b": ("01ec64", 375), "vit_l": ("0b3195", 1250), "vit_h": ("4b8939", 2564)}  # mark in the name, 1e6 bytes
 
 
-class SamExtractor(NetworkTeacher):
+class SamExtractor(NetworkExtractor):
     """Features are the 64×64 cells [256] of the image padded to a square: at 16:9 only 64×36 of them show the image."""
 
     dimension = DIMENSION

@@ -1,4 +1,4 @@
-"""Weights files of the large teachers: where they are, what is said when they are missing, and reading no code."""
+"""Weights files of the large extractors: where they are, what is said when they are missing, and reading no code."""
 
 from __future__ import annotations
 

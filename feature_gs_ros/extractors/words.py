@@ -18,7 +18,7 @@ class WordList:
     """Classes in order, each with its synonyms; looks up a prompt in spite of case, plural, article, underscores."""
 
     def __init__(self, synonyms: Sequence[Sequence[str]], owner: str) -> None:
-        """``synonyms[c]`` are the words of class c; ``owner`` is the teacher's name for messages."""
+        """``synonyms[c]`` are the words of class c; ``owner`` is the extractor's name for messages."""
         self.synonyms = tuple(tuple(words) for words in synonyms)
         self._owner = owner
         self._classes: dict[str, set[int]] = defaultdict(set)  # whole word -> classes
@@ -71,7 +71,7 @@ class WordList:
         nearest = self.nearest(prompt)
         hint = f"; the nearest known are {', '.join(nearest)}" if nearest else ""
         raise UnknownPromptError(
-            f"'{prompt}' is none of the {len(self)} words of the teacher '{self._owner}'{hint}", nearest
+            f"'{prompt}' is none of the {len(self)} words of the extractor '{self._owner}'{hint}", nearest
         )
 
     def nearest(self, prompt: str) -> tuple[str, ...]:

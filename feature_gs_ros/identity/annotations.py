@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.ingest import Progress, counted, some
-from feature_gs_ros.backprojection.pose_check import Sight
+from feature_gs_ros.backprojection.pose_check import PoseSanityCheck
 from feature_gs_ros.core.camera import Frame, rectified_labels
 from feature_gs_ros.core.errors import EvaluationError, IdentityError, StoppedError
 from feature_gs_ros.core.gaussians import GaussianMap
@@ -61,7 +61,7 @@ def read_annotations(
         )
     found: list[Annotation] = []
     skipped: Counter[str] = Counter()
-    sight = Sight(stream.source)
+    pose_check = PoseSanityCheck(stream.source)
     for done, frame in enumerate(stream.frames(chosen), start=1):
         try:
             labels = _labels(masks, frame, names)
@@ -70,11 +70,11 @@ def read_annotations(
         else:
             pose = splat_from_map.camera_from_splat(frame.camera_from_world)
             view = rasterizer.view(gaussians, replace(frame.camera, distortion=None), pose, backend)
-            sight.check(view)
+            pose_check.check(view)
             found.append(Annotation(frame.name, view, labels))
         if progress is not None and progress(done, len(chosen), frame.name):
             raise StoppedError(f"stopped after the masks of {done} of {len(chosen)} views")
-    sight.finish()
+    pose_check.finish()
     if not found:
         raise IdentityError(f"no mask can be used: {counted(skipped)}")
     for name in sorted(known - set(chosen)):

@@ -24,8 +24,8 @@ from feature_gs_ros.query.objects import OrientedBox, find_objects
 from feature_gs_ros.rasterizer import View
 
 CHUNK = 16384
-LEAST_PIXELS = 4.0  # of an object in a view, at an eighth of its size, that count as showing it
-REACH = 0.03  # m around a point in which something must lie
+MIN_PIXELS = 4.0  # of an object in a view, at an eighth of its size, that count as showing it
+RADIUS = 0.03  # m around a point in which something must lie
 CERTAIN = 0.5  # confidence over which a Gaussian belongs to the object's extent
 
 
@@ -51,20 +51,20 @@ class Identities:
             IdentityError: it holds no identities.
         """
         field.check_map(gaussians)
-        if field.teacher.name != "identity":
+        if field.extractor.name != "identity":
             raise IdentityError(
-                f"the field was made by the teacher '{field.teacher.name}', not of identities: use feature-gs identity"
+                f"the field is of the extractor '{field.extractor.name}', not of identities: use feature-gs identity"
             )
-        teacher = extractor_of(field.teacher)
-        assert isinstance(teacher, IdentityExtractor)
+        extractor = extractor_of(field.extractor)
+        assert isinstance(extractor, IdentityExtractor)
         self.gaussians = gaussians
         self.field = field
-        self.teacher = teacher
+        self.extractor = extractor
 
     @property
     def names(self) -> dict[int, str]:
         """Names by id, background 0 among them."""
-        return dict(self.teacher.names)
+        return dict(self.extractor.names)
 
     @property
     def labels(self) -> Tensor:
@@ -78,18 +78,18 @@ class Identities:
 
     @cached_property
     def _labelled(self) -> tuple[Tensor, Tensor]:
-        values = torch.tensor(self.teacher.values, dtype=torch.int32)
+        values = torch.tensor(self.extractor.values, dtype=torch.int32)
         labels, confidences = [], []
         for rows in torch.split(torch.arange(len(self.field)), CHUNK):
-            best, index = self.teacher.shares(self.field.decoded(rows)).max(dim=1)
+            best, index = self.extractor.shares(self.field.decoded(rows)).max(dim=1)
             labels.append(torch.where(best > 0, values[index], BACKGROUND).to(torch.int32))
             confidences.append(best)
         return torch.cat(labels), torch.cat(confidences)
 
     def render(self, view: View) -> NDArray[np.int32]:
         """Id [H, W] of each pixel: the classifier on rendered codes."""
-        values = np.array(self.teacher.values, np.int32)
-        labels: NDArray[np.int32] = values[rendered_classes(self.field, self.teacher, view).numpy()]
+        values = np.array(self.extractor.values, np.int32)
+        labels: NDArray[np.int32] = values[rendered_classes(self.field, self.extractor, view).numpy()]
         return labels
 
     def at_pixel(self, view: View, u: float, v: float) -> IdentifiedObject | None:
@@ -100,15 +100,15 @@ class Identities:
         """
         return self.at_weights(weights_of_pixel(view, u, v))
 
-    def at_point(self, point: ArrayLike, reach: float = REACH) -> IdentifiedObject | None:
-        """The object at a point [3] of the map frame; None for background or where nothing lies within ``reach`` m.
+    def at_point(self, point: ArrayLike, radius: float = RADIUS) -> IdentifiedObject | None:
+        """The object at a point [3] of the map frame; None for background or where nothing lies within ``radius`` m.
 
         Raises:
             PromptError: the point isn't finite.
         """
         alignment = self.field.provenance.splat_from_map
         place = alignment.apply(np.asarray(point, dtype=np.float64))
-        return self.at_weights(weights_near(self.gaussians, place, reach * alignment.scale))
+        return self.at_weights(weights_near(self.gaussians, place, radius * alignment.scale))
 
     def at_weights(self, weights: Tensor) -> IdentifiedObject | None:
         """The object that Gaussians of these weights [N] are, by the weighted sum of their codes; None: background."""
@@ -117,8 +117,8 @@ class Identities:
             return None
         code = (weights[rows] / weights[rows].sum()) @ self.field.features[rows].to(torch.float32)
         decoded = self.field.codec.decode(code) if self.field.codec else code
-        shares = self.teacher.shares(decoded.unsqueeze(0))[0]
-        value = self.teacher.values[int(shares.argmax())] if float(shares.sum()) > 0 else BACKGROUND
+        shares = self.extractor.shares(decoded.unsqueeze(0))[0]
+        value = self.extractor.values[int(shares.argmax())] if float(shares.sum()) > 0 else BACKGROUND
         return None if value == BACKGROUND else self.describe(value)
 
     def mask(self, value: int) -> Tensor:
@@ -192,7 +192,7 @@ class Identities:
             camera = known.camera.resized(max(1, known.camera.width // 8), max(1, known.camera.height // 8))
             view = rasterizer.view(self.gaussians, camera, known.camera_from_splat)
             values, counts = np.unique(self.render(view), return_counts=True)
-            shown[known.name] = {int(v) for v, c in zip(values, counts, strict=True) if c >= LEAST_PIXELS}
+            shown[known.name] = {int(v) for v, c in zip(values, counts, strict=True) if c >= MIN_PIXELS}
         return shown
 
     def _listed(self) -> str:

@@ -19,7 +19,7 @@ from feature_gs_ros.identity.masks import mask_numbers
 MERGE_THRESHOLD = 0.1  # overlap from which on two masks are one object: a false join is worse than a lost sliver
 CLEAR = 0.75  # share of its weight in a view that a Gaussian must have in one mask to speak for it
 DOUBT = 40.0  # pixels of weight that are added to the union: slivers, whose overlap is chance, merge last or not
-LEAST_WEIGHT = 4.0  # pixels of weight that two masks must share: a few shared pixels are chance
+MIN_WEIGHT = 4.0  # pixels of weight that two masks must share: a few shared pixels are chance
 
 Node = tuple[int, int]  # (view, value in that view's label image)
 
@@ -122,7 +122,7 @@ def _overlaps(
             by_a, by_b = table.sum(axis=1), table.sum(axis=0)
             for i, j in zip(*np.nonzero(table[1:, 1:]), strict=True):
                 shared = float(table[i + 1, j + 1])
-                if shared >= LEAST_WEIGHT:
+                if shared >= MIN_WEIGHT:
                     nodes = ((a, values[a][i]), (b, values[b][j]))
                     found[nodes] = (shared, float(by_a[i + 1] + by_b[j + 1]) - shared)
     return found

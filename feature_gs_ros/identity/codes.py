@@ -28,7 +28,7 @@ CodeKind = Literal["orthogonal", "contrastive"]
 Array = NDArray[np.float32]
 
 CONTRASTIVE_DIMENSION = 16  # d of the paper
-MOST_CLASSES = 4096
+MAX_CLASSES = 4096
 COINCIDING = 5.0  # degrees under which two codes can't be told apart once they are mixed with others
 STEPS = 4000  # at up to MANY classes, fewer beyond: 200 codes come 67° apart in a second, 60° in a tenth of it
 MANY = 256
@@ -211,10 +211,10 @@ def _through_unit(gradient: Array, unit: Array, lengths: Array) -> Array:
 
 
 def _check_counts(classes: int, dimension: int) -> None:
-    if not 1 <= classes <= MOST_CLASSES:
-        raise IdentityError(f"{classes} classes can't be encoded; 1 to {MOST_CLASSES} can")
-    if not 1 <= dimension <= MOST_CLASSES:
-        raise IdentityError(f"codes of {dimension} numbers can't be made; 1 to {MOST_CLASSES} can")
+    if not 1 <= classes <= MAX_CLASSES:
+        raise IdentityError(f"{classes} classes can't be encoded; 1 to {MAX_CLASSES} can")
+    if not 1 <= dimension <= MAX_CLASSES:
+        raise IdentityError(f"codes of {dimension} numbers can't be made; 1 to {MAX_CLASSES} can")
 
 
 def _cached(path: Path, classes: int, dimension: int) -> CodeBook | None:

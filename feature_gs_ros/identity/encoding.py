@@ -25,7 +25,7 @@ from feature_gs_ros.rasterizer import View
 
 BACKGROUND = 0
 IGNORE = 255
-SPREAD = 0.3  # rate of the walk that gives what was hardly seen the code of its like neighbours
+SMOOTHING_RATE = 0.3  # rate of the walk that gives what was hardly seen the code of its like neighbours
 ANCHOR = 0.15  # of a Gaussian's unoccluded weight, with which it holds on to the spread code
 ITERATIONS = 4
 
@@ -84,7 +84,7 @@ def encode_identities(
     """Back-project codes (Eq. 4) and, unless told otherwise, refine them.
 
     Eq. 4 leaves two errors. What a view sees only faintly, through or behind an object, gets the object's code in
-    full: so codes first spread over like-coloured neighbours (`GaussianGraph.spread`), each Gaussian counting as far as
+    full: so codes first spread over like-coloured neighbours (`GaussianGraph.smooth`), each Gaussian counting as far as
     it was seen, ``Wᵀ1`` over what it would be with nothing in front. And Gaussians at outlines get mixtures: so the
     codes then minimise ``Σ ‖W f − F‖² + Σ anchor ‖f − spread‖²`` over the annotated views.
 
@@ -114,24 +114,24 @@ def encode_identities(
         start = time.perf_counter()
         graph = graph or GaussianGraph(gaussians)
         trust = (weight / unoccluded.clamp_min(1e-6)).clamp(0.0, 1.0)
-        codes = graph.spread(codes, SPREAD, views > 0, trust)
+        codes = graph.smooth(codes, SMOOTHING_RATE, views > 0, trust)
         seconds["spreading"] = time.perf_counter() - start
         start = time.perf_counter()
         targets = [_target(annotation, values, book) for annotation in annotations]
         codes = solve_features(targets, codes, ANCHOR * unoccluded, iterations=ITERATIONS).features
         seconds["solving"] = time.perf_counter() - start
-    teacher = IdentityExtractor({str(value): names[value] for value in values}, book.kind, book.dimension)
+    extractor = IdentityExtractor({str(value): names[value] for value in values}, book.kind, book.dimension)
     provenance = provenance or Provenance(gaussians.checksum)
     result = FeatureField(
         codes,
         weight,
         views,
-        teacher.identity,
+        extractor.identity,
         replace(provenance, frames=tuple(annotation.name for annotation in annotations)),
         book.codec(),
     )
     start = time.perf_counter()
-    objects = _reports(result, teacher, annotations, values)
+    objects = _reports(result, extractor, annotations, values)
     seconds["report"] = time.perf_counter() - start
     return Encoding(result, objects, seconds)
 
@@ -193,15 +193,15 @@ def _target(annotation: Annotation, values: Sequence[int], book: CodeBook) -> Ta
 
 
 def _reports(
-    result: FeatureField, teacher: IdentityExtractor, annotations: Sequence[Annotation], values: Sequence[int]
+    result: FeatureField, extractor: IdentityExtractor, annotations: Sequence[Annotation], values: Sequence[int]
 ) -> dict[int, ObjectReport]:
-    own = class_indices(result, teacher)
+    own = class_indices(result, extractor)
     count = len(values)
     pixels, overlap, union = (np.zeros((len(annotations), count), np.int64) for _ in range(3))
     total, right = np.zeros(count), np.zeros(count)
     for row, annotation in enumerate(annotations):
         labels = _classes(annotation, values)
-        predicted = rendered_classes(result, teacher, annotation.view).numpy()
+        predicted = rendered_classes(result, extractor, annotation.view).numpy()
         counted = labels >= 0
         table = np.bincount(labels[counted] * count + predicted[counted], minlength=count**2).reshape(count, count)
         pixels[row], overlap[row] = table.sum(axis=1), np.diag(table)
@@ -216,7 +216,7 @@ def _reports(
         shown = [row for row in range(len(annotations)) if pixels[row, index]]
         iou = {row: overlap[row, index] / max(union[row, index], 1) for row in shown}
         reports[value] = ObjectReport(
-            teacher.names[value],
+            extractor.names[value],
             tuple(annotations[row].name for row in shown),
             int(pixels[:, index].sum()),
             float(1.0 - right[index] / total[index]) if total[index] > 0 else float("nan"),
@@ -241,22 +241,22 @@ def _weight_told(
     return told, right
 
 
-def class_indices(result: FeatureField, teacher: IdentityExtractor) -> Tensor:
+def class_indices(result: FeatureField, extractor: IdentityExtractor) -> Tensor:
     """Channel [N] of each Gaussian's likeliest class, int64."""
     chunks = [
-        teacher.shares(result.decoded(rows)).argmax(dim=1) for rows in torch.split(torch.arange(len(result)), 16384)
+        extractor.shares(result.decoded(rows)).argmax(dim=1) for rows in torch.split(torch.arange(len(result)), 16384)
     ]
     return torch.cat(chunks)
 
 
-def rendered_classes(result: FeatureField, teacher: IdentityExtractor, view: View) -> Tensor:
+def rendered_classes(result: FeatureField, extractor: IdentityExtractor, view: View) -> Tensor:
     """Channel [H, W] of each pixel's class: the classifier on rendered codes; background where nothing was seen."""
     rendered, _ = render_similarities(view, result.features.to(torch.float32), result.seen)
     height, width, _ = rendered.shape
-    background = teacher.values.index(BACKGROUND)
+    background = extractor.values.index(BACKGROUND)
     chunks = []
     for band in torch.split(rendered.reshape(height * width, -1), 65536):
         decoded = result.codec.decode(band) if result.codec else band
-        shares = teacher.shares(decoded)
+        shares = extractor.shares(decoded)
         chunks.append(torch.where(shares.sum(dim=1) > 0, shares.argmax(dim=1), background))
     return torch.cat(chunks).reshape(height, width)

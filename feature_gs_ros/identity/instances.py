@@ -29,14 +29,16 @@ Winners = NDArray[np.int64]
 
 SAMPLES = 8000
 CHUNK = 16384
-SMALLEST = 40  # samples of a cluster
+MIN_SAMPLES = 40  # samples of a cluster
 DENSITY = 10  # neighbours that make a sample the core of a cluster
-LARGEST = 0.3  # of the samples: else the table with all that stands on it is the most stable cluster
+MAX_FRACTION = 0.3  # of the samples: else the table with all that stands on it is the most stable cluster
 PLACE = 1.0  # how much places count beside features
 SPACINGS = 8.0  # distances to the eighth neighbour that count like the features' standard deviation
-SPREAD = 0.02  # rate of the walk over like neighbours that features take first: coarse grids end beyond outlines
+SMOOTHING_RATE = (
+    0.02  # rate of the walk over like neighbours that features take first: coarse grids end beyond outlines
+)
 COMPONENTS = 8
-MOST_ORTHOGONAL = 64
+MAX_ORTHOGONAL = 64
 CHANNELS = 64  # clusters that are rendered at once
 FARTHEST = 1e6  # most that places may count beside features
 
@@ -47,8 +49,8 @@ def find_instances(
     views: Sequence[View],
     *,
     samples: int = SAMPLES,
-    smallest: int = SMALLEST,
-    largest: float = LARGEST,
+    smallest: int = MIN_SAMPLES,
+    largest: float = MAX_FRACTION,
     place: float = PLACE,
     seed: int = 0,
     graph: GaussianGraph | None = None,
@@ -108,7 +110,7 @@ def find_instances(
 def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
     """A field of identity codes for ids [N] from `find_instances`, so that `Identities` and queries answer by them.
 
-    Objects are called ``object 1`` …; codes are orthogonal up to `MOST_ORTHOGONAL` classes, contrastive beyond;
+    Objects are called ``object 1`` …; codes are orthogonal up to `MAX_ORTHOGONAL` classes, contrastive beyond;
     they are 0 where nothing was seen.
 
     Raises:
@@ -118,10 +120,10 @@ def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
         raise IdentityError("the features fall into no clusters; ask for smaller ones, or back-project more views")
     names = numbered_names([ids.numpy()])
     values = torch.tensor(sorted(names))
-    book = make_codes("orthogonal" if len(names) <= MOST_ORTHOGONAL else "contrastive", len(names))
-    teacher = IdentityExtractor({str(value): names[value] for value in sorted(names)}, book.kind, book.dimension)
+    book = make_codes("orthogonal" if len(names) <= MAX_ORTHOGONAL else "contrastive", len(names))
+    extractor = IdentityExtractor({str(value): names[value] for value in sorted(names)}, book.kind, book.dimension)
     codes = book.codes[torch.searchsorted(values, ids.to(torch.int64))] * field.seen.unsqueeze(1)
-    return replace(field, features=codes, teacher=teacher.identity, codec=book.codec())
+    return replace(field, features=codes, extractor=extractor.identity, codec=book.codec())
 
 
 def _check(samples: int, smallest: int, largest: float, place: float) -> None:
@@ -170,7 +172,7 @@ def _coordinates(
     components = torch.cat(
         [(functional.normalize(field.decoded(chunk), dim=1) - mean) @ axes[:COMPONENTS].T for chunk in chunks]
     )
-    components = graph.spread(components, SPREAD, field.seen)[rows]
+    components = graph.smooth(components, SMOOTHING_RATE, field.seen)[rows]
     components = components / components.norm(dim=1).pow(2).mean().sqrt().clamp_min(1e-9)
     means = gaussians.means[rows].double().numpy()
     distances, _ = cKDTree(means).query(means, k=min(8, len(means)))

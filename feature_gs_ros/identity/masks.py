@@ -19,7 +19,7 @@ from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.structured import read_structured
 
-MOST_MASKS = 65000  # of one image: labels are 16 bit and 255 is taken
+MAX_MASKS = 65000  # of one image: labels are 16 bit and 255 is taken
 
 
 class Masks(Protocol):
@@ -156,8 +156,8 @@ def mask_numbers() -> Iterator[int]:
 
 def stacked(masks: Sequence[NDArray[np.bool_]], values: Iterable[int], size: tuple[int, int]) -> NDArray[np.uint16]:
     """Labels [H, W] of masks that may overlap: the smaller one is on top."""
-    if len(masks) > MOST_MASKS:
-        raise EvaluationError(f"{len(masks)} masks in one image, at most {MOST_MASKS} are read")
+    if len(masks) > MAX_MASKS:
+        raise EvaluationError(f"{len(masks)} masks in one image, at most {MAX_MASKS} are read")
     labels = np.zeros(size, np.uint16)
     for mask, value in sorted(zip(masks, values, strict=True), key=lambda item: -int(item[0].sum())):
         labels[mask] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-LARGEST_HEADER = 100_000_000  # bytes, as of safetensors itself
+MAX_HEADER_BYTES = 100_000_000  # bytes, as of safetensors itself
 
 
 def format_of(path: str | Path) -> str | None:
@@ -23,7 +23,7 @@ def format_of(path: str | Path) -> str | None:
             return ""
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= LARGEST_HEADER else {}
+            header = json.loads(file.read(length)) if length <= MAX_HEADER_BYTES else {}
         named = header["__metadata__"]["format"]
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return ""

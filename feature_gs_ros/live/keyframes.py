@@ -1,4 +1,4 @@
-"""KeyframeGate: which frames of a camera are worth the teacher's time."""
+"""KeyframeGate: which frames of a camera are worth the extractor's time."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class LiveField:
         self._snapshot: Snapshot | None = None
         self._holds_identities = live_map.extractor.identity.name == "identity"
         rule = live_map.extractor.text_rule
-        self._graph = GaussianGraph(live_map.gaussians) if rule.spread > 0 else None
+        self._graph = GaussianGraph(live_map.gaussians) if rule.smoothing_rate > 0 else None
 
     @property
     def provenance(self) -> Provenance:
@@ -150,7 +150,7 @@ class LiveField:
         """Go on from a saved field and the edits beside it; what was learned so far stays where that fails.
 
         Raises:
-            FieldError, EditError: a file is damaged, or of another map or teacher.
+            FieldError, EditError: a file is damaged, or of another map or extractor.
             BudgetError: it would need more memory than it may take.
         """
         field, edits = FeatureField.load(path), self._edits_beside(path)
@@ -175,10 +175,10 @@ class LiveField:
         """Go on from a field; the one learned so far stays where that fails.
 
         Raises:
-            FieldError: it is of another map or teacher.
+            FieldError: it is of another map or extractor.
             BudgetError: it would need more memory than it may take.
         """
-        field.check_teacher(self.map.extractor.identity)
+        field.check_extractor(self.map.extractor.identity)
         projector = BackProjector.resume(self.gaussians, field, batch=BATCH, budget=self.map.budget)
         going_on = projector.provenance.going_on_with(LIVE)
         projector.provenance = replace(going_on, splat_from_map=self.map.splat_from_map)
@@ -220,11 +220,11 @@ class LiveField:
         provenance = Provenance(
             self.gaussians.checksum, self.map.path, stream=LIVE, splat_from_map=self.map.splat_from_map
         )
-        teacher = self.map.extractor
+        extractor = self.map.extractor
         return BackProjector(
             self.gaussians,
-            teacher.identity,
-            teacher.dimension,
+            extractor.identity,
+            extractor.dimension,
             batch=BATCH,
             budget=self.map.budget,
             provenance=provenance,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_REASONS = 50  # kept apart: a hostile publisher can't grow the table
+MAX_REASONS = 50  # kept apart: a hostile publisher can't grow the table
 LATENCIES = 100  # of the last used frames
 
 
@@ -52,7 +52,7 @@ class Statistics:
         if count == 0:
             return
         with self._lock:
-            known = reason in self._skipped or len(self._skipped) < MOST_REASONS
+            known = reason in self._skipped or len(self._skipped) < MAX_REASONS
             self._skipped[reason if known else "other reasons"] += count
 
     def refuse(self) -> None:

@@ -112,8 +112,8 @@ def point_of_pixel(view: View, weights: Tensor, u: float, v: float) -> NDArray[n
     return point
 
 
-def weights_near(gaussians: GaussianMap, point: ArrayLike, reach: float) -> Tensor:
-    """Weights [N] of the nearest Gaussians of a point [3] in the splat frame; all 0 where none is within ``reach``.
+def weights_near(gaussians: GaussianMap, point: ArrayLike, radius: float) -> Tensor:
+    """Weights [N] of the nearest Gaussians of a point [3] in the splat frame; all 0 where none is within ``radius``.
 
     Raises:
         PromptError: the point isn't finite.
@@ -124,7 +124,7 @@ def weights_near(gaussians: GaussianMap, point: ArrayLike, reach: float) -> Tens
     at = place.float()
     weights = torch.zeros(len(gaussians))
     distances, rows = (gaussians.means - at).norm(dim=1).topk(min(NEIGHBOURS, len(gaussians)), largest=False)
-    if float(distances[0]) <= reach:
+    if float(distances[0]) <= radius:
         width = max(float(distances[-1]), 1e-12)
         weights[rows] = gaussians.opacities[rows] * torch.exp(-0.5 * (distances / width) ** 2)
     return weights

@@ -38,7 +38,7 @@ def segment_view(segmenter: Segmenter, view: View, texts: Sequence[str]) -> tupl
     them relative to their peak over the map, is one of Gaussians: then their similarities are rendered.
     """
     rule = segmenter.extractor.text_rule
-    if rule.spread > 0 or rule.relative:
+    if rule.smoothing_rate > 0 or rule.relative:
         return render_similarities(view, segmenter.similarities_of_text(texts), segmenter.field.seen)
     return _score_rendered_features(segmenter, view, segmenter.extractor.embed(texts))
 

@@ -19,12 +19,12 @@ from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.query.smoothing import GaussianGraph
 
-ENOUGH = 5.0  # summed opacity of the Gaussians that must pass
+MIN_SUMMED_OPACITY = 5.0  # summed opacity of the Gaussians that must pass
 OBSERVED = 0.5  # coverage under which "nothing passes" says nothing
-LONGEST_PROMPT = 1000  # characters
+MAX_PROMPT_CHARACTERS = 1000  # characters
 CHUNK = 16384  # Gaussians scored at once
 LARGE_CHUNK = 1 << 19  # the same where features are read as they are: every chunk costs a meeting of all threads
-SAMPLE = 1000  # Gaussians on which a prompt is held against its rivals
+SAMPLE = 1000  # Gaussians on which a prompt is held against its competitors
 
 
 class State(Enum):
@@ -60,10 +60,10 @@ class Segmenter:
             graph: of this map, if there is one already; it doesn't depend on the field.
 
         Raises:
-            FieldError: the field belongs to another map or teacher.
+            FieldError: the field belongs to another map or extractor.
         """
         field.check_map(gaussians)
-        field.check_teacher(extractor.identity)
+        field.check_extractor(extractor.identity)
         if graph is not None and len(graph) != len(gaussians):
             raise FieldError(f"the graph is of {len(graph)} Gaussians, the map has {len(gaussians)}")
         self.gaussians = gaussians
@@ -82,12 +82,12 @@ class Segmenter:
         """Answer text prompts. A Gaussian goes to the prompt or negative of highest similarity, and over the threshold.
 
         Args:
-            negatives: what else there is; the teacher's own last negative ("other") is added.
-            threshold: on the similarity; the teacher's by default.
+            negatives: what else there is; the extractor's own last negative ("other") is added.
+            threshold: on the similarity; the extractor's by default.
             among: [N] bool, the Gaussians asked about; all by default.
 
         Raises:
-            UnknownPromptError: the teacher doesn't know a word; it names the nearest known ones.
+            UnknownPromptError: the extractor doesn't know a word; it names the nearest known ones.
             PromptError: an empty or overlong prompt, or a threshold that is not a number.
         """
         start = time.perf_counter()
@@ -122,7 +122,7 @@ class Segmenter:
         return self._answers([prompt], similarities, check_threshold(threshold, rule), among, start)[0]
 
     def similarities_of_text(self, texts: Sequence[str]) -> Tensor:
-        """Similarity [N, P] of every Gaussian to every text, by the teacher's rule; 0 where nothing was seen."""
+        """Similarity [N, P] of every Gaussian to every text, by the extractor's rule; 0 where nothing was seen."""
         embeddings = self.extractor.embed(texts)
         prepared = self._prepared
         as_stored = self.field.codec is None and self.field.features.dtype == torch.float32
@@ -132,27 +132,27 @@ class Segmenter:
         )
         rule = self.extractor.text_rule
         seen = self.field.seen
-        if rule.spread > 0 and bool(seen.any()):
-            scores = self.graph.spread(scores, rule.spread, seen)
+        if rule.smoothing_rate > 0 and bool(seen.any()):
+            scores = self.graph.smooth(scores, rule.smoothing_rate, seen)
         if rule.plain:
             similarities = torch.where(seen.unsqueeze(1), scores, 0.0)
         else:
             similarities = torch.zeros_like(scores)
             similarities[seen] = rule.similarities(scores[seen])
-        if rule.rivals is not None:
+        if rule.competitors is not None:
             for column, embedding in enumerate(embeddings):
                 if self._outdone(similarities[:, column], embedding, rule):
                     similarities[:, column] = 0
         return similarities
 
     def _outdone(self, similarity: Tensor, embedding: Tensor, rule: ScoringRule) -> bool:
-        """`ScoringRule.outdone` of a sample of the Gaussians that a prompt selects by default."""
+        """`ScoringRule.beaten_by_competitor` of a sample of the Gaussians that a prompt selects by default."""
         selected = torch.nonzero(similarity > rule.threshold)[:, 0]
-        if rule.rivals is None or len(selected) == 0:
+        if rule.competitors is None or len(selected) == 0:
             return False
         rows = selected[:: -(-len(selected) // SAMPLE)]
-        scores = self.extractor.scores(self.field.decoded(rows), rule.rivals, self._prepared[rows])
-        return rule.outdone(embedding, scores, self.gaussians.opacities[rows])
+        scores = self.extractor.scores(self.field.decoded(rows), rule.competitors, self._prepared[rows])
+        return rule.beaten_by_competitor(embedding, scores, self.gaussians.opacities[rows])
 
     @property
     def graph(self) -> GaussianGraph:
@@ -214,7 +214,7 @@ class Segmenter:
 
 def decide(opacity: float, coverage: float) -> State:
     """The three states: enough opacity passes; else whether enough was seen to say that there is nothing."""
-    if opacity >= ENOUGH:
+    if opacity >= MIN_SUMMED_OPACITY:
         return State.FOUND
     return State.NOT_OBSERVED if coverage < OBSERVED else State.NOT_FOUND
 
@@ -228,8 +228,8 @@ def check_prompt(text: str) -> str:
     stripped = text.strip()
     if not stripped:
         raise PromptError("the prompt is empty; ask for something, e.g. 'coffee mug'")
-    if len(stripped) > LONGEST_PROMPT:
-        raise PromptError(f"the prompt has {len(stripped)} characters, at most {LONGEST_PROMPT} are taken")
+    if len(stripped) > MAX_PROMPT_CHARACTERS:
+        raise PromptError(f"the prompt has {len(stripped)} characters, at most {MAX_PROMPT_CHARACTERS} are taken")
     if any(not character.isprintable() for character in stripped):
         raise PromptError(f"the prompt {stripped[:40]!r} holds characters that can't be printed")
     return stripped

@@ -18,9 +18,9 @@ from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation
 Array = NDArray[np.float64]
 
 NEIGHBOURS = 8  # the median distance to this neighbour is the map's own spacing
-REACH = 3.0  # spacings within which two Gaussians belong to one cluster
-FINE = 1 / 6  # of the reach: a map much denser than that is clustered by cubes of this side
-SMALLEST_OPACITY = 5  # summed opacity of the neighbourhood that makes a Gaussian the core of a cluster
+RADIUS = 3.0  # spacings within which two Gaussians belong to one cluster
+FINE = 1 / 6  # of the radius: a map much denser than that is clustered by cubes of this side
+MIN_CORE_OPACITY = 5  # summed opacity of the neighbourhood that makes a Gaussian the core of a cluster
 TRIM = 0.01  # of the opacity is left outside the box at each of its faces: floaters
 UPRIGHT_BONUS = 1.2  # an upright box wins unless a tilted one is smaller by more than this factor
 
@@ -49,24 +49,24 @@ def find_objects(
     mask: Tensor,  # [N] bool
     similarity: Tensor,  # [N]
     map_from_splat: Sim3,
-    reach: float | None = None,
+    radius: float | None = None,
 ) -> list[FoundObject]:
     """Cluster the selected Gaussians by DBSCAN, weighted by opacity; the most opaque object first.
 
     Args:
-        reach: metres within which Gaussians belong together; three times the selection's own spacing by default.
+        radius: metres within which Gaussians belong together; three times the selection's own spacing by default.
 
     Raises:
-        PromptError: ``reach`` is not positive.
+        PromptError: ``radius`` is not positive.
     """
-    if reach is not None and not reach > 0:
-        raise PromptError(f"the clusters' reach is {reach} m, expected a positive length")
+    if radius is not None and not radius > 0:
+        raise PromptError(f"the clusters' radius is {radius} m, expected a positive length")
     rows = mask.nonzero()[:, 0].numpy()
     if len(rows) == 0:
         return []
     points = map_from_splat.apply(gaussians.means[mask].numpy())
     opacities = gaussians.opacities[mask].numpy().astype(np.float64)
-    labels = cluster(points, opacities, reach)
+    labels = cluster(points, opacities, radius)
     scores = similarity[mask].numpy().astype(np.float64)
     found = []
     for label in range(labels.max() + 1):
@@ -83,23 +83,23 @@ def find_objects(
     return sorted(found, key=lambda item: -item.opacity)
 
 
-def cluster(points: Array, weights: Array, reach: float | None = None) -> NDArray[np.int64]:
+def cluster(points: Array, weights: Array, radius: float | None = None) -> NDArray[np.int64]:
     """DBSCAN labels [M] of points [M, 3] with weights [M]; −1 belongs to no cluster.
 
-    DBSCAN holds all pairs of neighbours: within a reach of many spacings that would be all pairs of points. There the
+    DBSCAN holds all pairs of neighbours: within a radius of many spacings that would be all pairs of points. There the
     points of a cube count as one, at their mean.
     """
     if len(points) == 1:
         return np.zeros(1, np.int64)
     apart = spacing(points)
-    reach = REACH * apart if reach is None else reach
-    if reach <= 0:
+    radius = RADIUS * apart if radius is None else radius
+    if radius <= 0:
         return np.zeros(len(points), np.int64)
-    smallest = max(1, min(SMALLEST_OPACITY, int(weights.sum() / 2)))
+    smallest = max(1, min(MIN_CORE_OPACITY, int(weights.sum() / 2)))
     owner = np.arange(len(points))
-    if FINE * reach > apart:
-        owner, points, weights = _thinned(points, weights, FINE * reach)
-    labels: NDArray[np.int64] = DBSCAN(eps=reach, min_samples=smallest).fit_predict(points, sample_weight=weights)
+    if FINE * radius > apart:
+        owner, points, weights = _thinned(points, weights, FINE * radius)
+    labels: NDArray[np.int64] = DBSCAN(eps=radius, min_samples=smallest).fit_predict(points, sample_weight=weights)
     return labels[owner]
 
 

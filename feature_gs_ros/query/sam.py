@@ -36,17 +36,17 @@ def segment_rendered_view(
     """SAM's masks, best first, of points or a box in a view that no camera needs to have seen.
 
     Args:
-        field: of the teacher ``sam``.
+        field: of the extractor ``sam``.
         camera: a pinhole; its size is that of the masks.
         points: [P, 2] pixels from the image's corner, with labels [P], 1 in the object, 0 outside it.
         box: x0, y0, x1, y1 in pixels.
 
     Raises:
-        FieldError: the field is of another teacher or map.
+        FieldError: the field is of another extractor or map.
         PromptError: neither points nor box, or they don't fit.
     """
     field.check_map(gaussians)
-    field.check_teacher(sam.identity)
+    field.check_extractor(sam.identity)
     embedding = rendered_embedding(gaussians, field, camera, camera_from_splat, backend)
     masks = prompted_masks(sam, embedding, (camera.height, camera.width), points, labels, box)
     order = masks.quality.argsort(descending=True)
@@ -65,9 +65,9 @@ def rendered_embedding(
     Raises:
         FieldError: the field's features are not SAM's.
     """
-    if field.teacher.name != "sam" or field.dimension != DIMENSION:
+    if field.extractor.name != "sam" or field.dimension != DIMENSION:
         raise FieldError(
-            f"the field is of the teacher '{field.teacher.name}' ({field.dimension} numbers), SAM's decoder takes "
+            f"the field is of the extractor '{field.extractor.name}' ({field.dimension} numbers), SAM's decoder takes "
             "those of 'sam'; back-project with --extractor sam"
         )
     cells = rasterizer.view(gaussians, camera_of_cells(camera), camera_from_splat, backend)

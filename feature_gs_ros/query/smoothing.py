@@ -1,4 +1,4 @@
-"""GaussianGraph: neighbouring Gaussians of like colour, over which the coarse scores of a teacher are spread."""
+"""GaussianGraph: neighbouring Gaussians of like colour, over which the coarse scores of an extractor are spread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
 
 NEIGHBOURS = 16
 COLOR_DEVIATION = 10.0  # ΔE in CIE Lab at which a border between colours begins to hold scores back
-LEAST_COLOR_FACTOR = 0.01  # so that a lone Gaussian of odd colour still follows its neighbours
+MIN_COLOR_FACTOR = 0.01  # so that a lone Gaussian of odd colour still follows its neighbours
 TOLERANCE = 3e-3  # of the solution, relative
 MAX_ITERATIONS = 500
 
@@ -23,8 +23,8 @@ MAX_ITERATIONS = 500
 class GaussianGraph:
     """Each Gaussian and its nearest neighbours, weighted by nearness, likeness of colour and opacity.
 
-    A teacher's cells are coarser than things: its scores reach over their borders and leave holes inside. Colour and
-    geometry of the map know the borders. `spread` brings the two together.
+    An extractor's cells are coarser than things: its scores reach over their borders and leave holes inside. Colour and
+    geometry of the map know the borders. `smooth` brings the two together.
     """
 
     def __init__(self, gaussians: GaussianMap, neighbours: int = NEIGHBOURS) -> None:
@@ -41,7 +41,7 @@ class GaussianGraph:
         nearness = np.exp(-(distances.ravel() ** 2) / (2 * spacing[rows] * spacing[columns]))
         contrast = ((lab[rows] - lab[columns]) ** 2).sum(axis=1)
         likeness = np.exp(-contrast / (2 * COLOR_DEVIATION**2))
-        weights = nearness * (LEAST_COLOR_FACTOR + (1 - LEAST_COLOR_FACTOR) * likeness)
+        weights = nearness * (MIN_COLOR_FACTOR + (1 - MIN_COLOR_FACTOR) * likeness)
         weights *= opacities[rows] * opacities[columns]
         weights[rows == columns] = 0.0
         edges = csr_array(coo_array((weights, (rows, columns)), shape=(count, count)))
@@ -56,7 +56,7 @@ class GaussianGraph:
     def __len__(self) -> int:
         return len(self._root_degree)
 
-    def spread(self, scores: Tensor, rate: float, seen: Tensor | None = None, trust: Tensor | None = None) -> Tensor:
+    def smooth(self, scores: Tensor, rate: float, seen: Tensor | None = None, trust: Tensor | None = None) -> Tensor:
         """Scores that vary little between like neighbours and stay near the given ones.
 
         Minimises ``½ Σ_ij a_ij (x_i − x_j)² + rate · Σ_i d_i (x_i − s_i)²`` with ``d_i = Σ_j a_ij``, each edge counted
@@ -77,7 +77,7 @@ class GaussianGraph:
             PromptError: the rate is not positive, or the scores are not of this map.
         """
         if not rate > 0:
-            raise PromptError(f"spread rate {rate} is not positive; leave spreading out instead")
+            raise PromptError(f"smoothing rate {rate} is not positive; leave smoothing out instead")
         if scores.dim() != 2 or scores.shape[0] != len(self):
             raise PromptError(f"scores have shape {tuple(scores.shape)}, expected [{len(self)}, P]")
         given = scores.detach().to("cpu", torch.float32).numpy()

@@ -11,7 +11,7 @@ from torch import Tensor
 from feature_gs_ros.core.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
 from feature_gs_ros.numerics.sorting import morton_order
 
-LARGEST_LOGIT = 10.0  # of a pretrained map's opacities: beyond it nothing would ever move
+MAX_LOGIT = 10.0  # of a pretrained map's opacities: beyond it nothing would ever move
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-15
 
 
@@ -58,7 +58,7 @@ class SplatParameters:
             gaussians.means.clone(),
             gaussians.quats_wxyz.clone(),
             gaussians.scales.log(),
-            gaussians.opacities.logit().clamp(-LARGEST_LOGIT, LARGEST_LOGIT),
+            gaussians.opacities.logit().clamp(-MAX_LOGIT, MAX_LOGIT),
             sh[:, :1].clone(),
             sh[:, 1:].clone(),
         ).requires_grad()

@@ -13,7 +13,7 @@ from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.pictures import save_png, side_by_side, to_image
 from feature_gs_ros.training.checkpoint import save_training, saved_parameters
-from feature_gs_ros.training.trainer import Moment, Progress, Trainer, render
+from feature_gs_ros.training.trainer import Progress, Trainer, TrainingMetrics, render
 from feature_gs_ros.training.views import TrainingView
 
 Note = Callable[[str], None]
@@ -55,12 +55,12 @@ def train_map(
         save_training(trainer, options.checkpoint)
         kept = True
 
-    def after(moment: Moment) -> bool | None:
-        if moment.iteration % options.checkpoint_every == 0:
+    def after(metrics: TrainingMetrics) -> bool | None:
+        if metrics.iteration % options.checkpoint_every == 0:
             keep()
-        if options.pictures is not None and moment.iteration % options.picture_every == 0:
+        if options.pictures is not None and metrics.iteration % options.picture_every == 0:
             save_pictures(trainer, shown, options.pictures)
-        return progress(moment) if progress is not None else None
+        return progress(metrics) if progress is not None else None
 
     try:
         finished = trainer.run(after)

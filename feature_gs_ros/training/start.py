@@ -19,12 +19,14 @@ from feature_gs_ros.training.views import TrainingView
 
 Points = NDArray[np.float64]
 STEREO_WIDTH = 320  # pixels: finer depths are noisier and take four times as long
-FEWEST_POINTS = 8
+MIN_POINTS = 8
 NEAR_SHARE = 0.3  # of the depth that 95% of the points lie beyond: nothing may be nearer to a camera
-SHELL_OPACITY = 0.9
-SHELL_DISTANCE = 1.3  # of the radius of 99% of the points, where the inner sphere is
-SHELL_ROOM = 1.03  # of the farthest camera's distance at least: nothing of it is between a camera and the scene
-SHELL_SPREAD = 0.6  # standard deviation of a shell's Gaussian, of the distance to the next
+BACKGROUND_OPACITY = 0.9
+BACKGROUND_DISTANCE = 1.3  # of the radius of 99% of the points, where the inner sphere is
+BACKGROUND_CLEARANCE = (
+    1.03  # of the farthest camera's distance at least: nothing of it is between a camera and the scene
+)
+BACKGROUND_SCALE = 0.6  # standard deviation of a shell's Gaussian, of the distance to the next
 BEHIND = 95  # percent of a view's points that the inner sphere has to be behind of
 
 
@@ -33,7 +35,7 @@ class StartOptions:
     """How dense the start is."""
 
     stereo: int = 40_000  # cells of space that stereo may fill; 0 leaves stereo out
-    shell: int = 2000  # Gaussians on each sphere around the scene, for what no point explains; 0 for none
+    background_sphere: int = 2000  # Gaussians on each sphere around the scene, for what no point explains; 0 for none
     opacity: float = 0.3
 
 
@@ -50,9 +52,9 @@ def start_from_points(
         TrainingError: too few points to know where the scene is, all in one place, or in no image.
     """
     options = options or StartOptions()
-    if len(points) < FEWEST_POINTS:
+    if len(points) < MIN_POINTS:
         raise TrainingError(
-            f"{len(points)} points are too few to start from ({FEWEST_POINTS} at least); start from a map with --init"
+            f"{len(points)} points are too few to start from ({MIN_POINTS} at least); start from a map with --init"
         )
     if not float(np.ptp(points, axis=0).max()) > 0:
         raise TrainingError(f"all {len(points)} points to start from are in one place; start from a map with --init")
@@ -69,11 +71,11 @@ def start_from_points(
     spread = _spread(places)
     sizes = np.clip(spread, 1e-6, 0.1 * float(np.median(depths)))
     opacity = np.full(len(places), options.opacity)
-    if options.shell:
-        far, looks, size = _shells(points, views, options.shell)
+    if options.background_sphere:
+        far, looks, size = _background_spheres(points, views, options.background_sphere)
         places, shades = np.concatenate([places, far]), np.concatenate([shades, looks])
         sizes = np.concatenate([sizes, size])
-        opacity = np.concatenate([opacity, np.full(len(far), SHELL_OPACITY)])
+        opacity = np.concatenate([opacity, np.full(len(far), BACKGROUND_OPACITY)])
     return SplatParameters.of_points(
         torch.from_numpy(places), torch.from_numpy(shades), torch.from_numpy(sizes), torch.from_numpy(opacity), degree
     )
@@ -142,7 +144,7 @@ def _spread(points: Points) -> Points:
     return spread
 
 
-def _shells(points: Points, views: Sequence[TrainingView], count: int) -> tuple[Points, Points, Points]:
+def _background_spheres(points: Points, views: Sequence[TrainingView], count: int) -> tuple[Points, Points, Points]:
     """Places [M, 3] on spheres around the scene, their colours [M, 3] as views see them, and their sizes [M].
 
     The inner sphere holds what surrounds the scene, so only what a view sees there and none sees before its points.
@@ -152,9 +154,9 @@ def _shells(points: Points, views: Sequence[TrainingView], count: int) -> tuple[
     reach = float(np.percentile(np.linalg.norm(points - centre, axis=1), 99))
     farthest = max(float(np.linalg.norm(view.centre.numpy() - centre)) for view in views)
     sphere = _sphere(count)
-    inner, inner_size = centre + reach * sphere, SHELL_SPREAD * reach * float(np.sqrt(4 * np.pi / count))
+    inner, inner_size = centre + reach * sphere, BACKGROUND_SCALE * reach * float(np.sqrt(4 * np.pi / count))
     inner = inner[_behind(inner, inner_size, points, views)]
-    radius = max(SHELL_DISTANCE * reach, SHELL_ROOM * farthest)
+    radius = max(BACKGROUND_DISTANCE * reach, BACKGROUND_CLEARANCE * farthest)
     places = np.concatenate([inner, centre + radius * sphere])
     sizes = np.concatenate([np.full(len(inner), inner_size), np.full(count, inner_size * radius / reach)])
     return places, _looks(places, views), sizes

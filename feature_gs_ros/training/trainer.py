@@ -42,7 +42,7 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class TrainingMetrics:
     """Where training stands, for progress."""
 
     iteration: int
@@ -52,7 +52,7 @@ class Moment:
     count: int
 
 
-Progress = Callable[[Moment], bool | None]  # True stops and keeps what is done
+Progress = Callable[[TrainingMetrics], bool | None]  # True stops and keeps what is done
 
 
 class Trainer:
@@ -98,10 +98,10 @@ class Trainer:
         while self.iteration < self.options.iterations:
             loss, quality = self.step()
             recent = [*recent, quality][-20:]
-            moment = Moment(
+            metrics = TrainingMetrics(
                 self.iteration, self.options.iterations, loss, sum(recent) / len(recent), len(self.parameters)
             )
-            if progress is not None and progress(moment):
+            if progress is not None and progress(metrics):
                 return False
         return True
 

@@ -89,7 +89,7 @@ def test_a_thin_ignored_outline_costs_no_negatives() -> None:
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 4])
-def test_turned_copies_agree_where_the_teacher_does_not_care(turns: int) -> None:
+def test_turned_copies_agree_where_the_extractor_does_not_care(turns: int) -> None:
     """Mean colours of 8×8 px don't change when the image is turned: nor may the features."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (96, 128, 3)).astype(np.uint8)
@@ -99,7 +99,7 @@ def test_turned_copies_agree_where_the_teacher_does_not_care(turns: int) -> None
 
 
 def test_turned_copies_keep_a_rectangle_beyond_the_image() -> None:
-    """A teacher whose grid covers a padded square: the turned grids must come back to where they belong."""
+    """An extractor whose grid covers a padded square: the turned grids must come back to where they belong."""
 
     class Padded(ColorExtractor):
         def extract(self, image: np.ndarray, name: str = "") -> FeatureGrid:
@@ -171,7 +171,7 @@ def test_round_trip_of_file_and_folder(tmp_path: Path, folder: bool) -> None:
     made = library("a", "b").add(source("c", "rim", object_word="coffee mug"))
     made.save(path)
     loaded = Library.load(path)
-    assert loaded.teacher == made.teacher
+    assert loaded.extractor == made.extractor
     assert loaded.floor == pytest.approx(0.8 * COLOR.example_rule.threshold)
     for before, after in zip(made.sources, loaded.sources, strict=True):
         assert (before.name, before.affordances, before.object) == (after.name, after.affordances, after.object)
@@ -256,9 +256,9 @@ def test_a_file_whose_content_does_not_fit_is_refused(tmp_path: Path, damage: st
         Library.load(path)
 
 
-def test_another_teacher_is_refused() -> None:
+def test_another_extractor_is_refused() -> None:
     other = Library(ExtractorIdentity("imagenet-parts", "ab" * 32), 0.5)
-    with pytest.raises(AffordanceError, match=r"of the teacher 'color'.*not of 'imagenet-parts' \(abababababab\)"):
+    with pytest.raises(AffordanceError, match=r"of the extractor 'color'.*not of 'imagenet-parts' \(abababababab\)"):
         library("a").merge(other)
     wider = replace(source("w"), features=torch.zeros(4, 7, dtype=torch.float16))
     with pytest.raises(AffordanceError, match="7 dimensions, the library 3"):

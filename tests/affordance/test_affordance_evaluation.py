@@ -27,13 +27,13 @@ from tests.command_line import run
 def test_the_views_of_a_distorting_lens_are_those_of_ingestion(small_scene: Path) -> None:
     """Label images of frames as they were taken are moved with the image; what the lens doesn't show isn't counted."""
     gaussians, masks = load_map(small_scene / "map.ply"), MaskFolder(small_scene / "masks")
-    teacher = LabelsExtractor(small_scene / "masks", small_scene / "labels.yaml")
+    extractor = LabelsExtractor(small_scene / "masks", small_scene / "labels.yaml")
     alignment = load_alignment(small_scene / "alignment.yaml")
     report = Report()
     taken = next(iter(open_stream(small_scene / "stream").frames()))
     pincushion = Distortion("plumb_bob", (0.25, 0.0, 0.0, 0.0, 0.0))
     frame = replace(taken, camera=replace(taken.camera, distortion=pincushion))
-    ((view, grid, valid),) = _views(gaussians, iter([frame]), teacher, alignment, "cpu", report)
+    ((view, grid, valid),) = _views(gaussians, iter([frame]), extractor, alignment, "cpu", report)
     true = rectified_labels(masks.load(frame.name), frame.camera, outside=255).astype(np.int64)
     assert report.used == [frame.name]
     assert valid is not None

@@ -213,7 +213,7 @@ def test_components_by_affordance_the_most_opaque_first() -> None:
         ("handle", 1, 1800), ("handle", 1, 600), ("rim", 2, 900),
     ]  # fmt: skip
     assert set(found[2].rows) == set(range(2400, 3300))
-    joined = find_regions(gaussians, field_of(gaussians, []), all_of(labels, ("handle", "rim", "lid")), reach=0.5)
+    joined = find_regions(gaussians, field_of(gaussians, []), all_of(labels, ("handle", "rim", "lid")), radius=0.5)
     assert len(joined) == 2
 
 
@@ -230,9 +230,9 @@ def test_nothing_is_an_answer_and_bad_input_is_refused() -> None:
     gaussians = flat_map(*bar(np.zeros(3), np.eye(3), 50))
     field = field_of(gaussians, [])
     assert find_regions(gaussians, field, all_of(torch.zeros(50).long())) == []
-    for reach in (0.0, -1.0, float("nan")):
-        with pytest.raises(PromptError, match="reach"):
-            find_regions(gaussians, field, all_of(torch.ones(50).long()), reach=reach)
+    for radius in (0.0, -1.0, float("nan")):
+        with pytest.raises(PromptError, match="radius"):
+            find_regions(gaussians, field, all_of(torch.ones(50).long()), radius=radius)
     with pytest.raises(FieldError, match="give the map it was made with"):
         find_regions(flat_map(*bar(np.ones(3), np.eye(3), 50)), field, all_of(torch.ones(50).long()))
 

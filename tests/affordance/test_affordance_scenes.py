@@ -49,19 +49,19 @@ def marked(view: SyntheticView) -> NDArray[np.uint8]:
 
 def test_the_handle_of_one_mug_is_found_on_two_others() -> None:
     """Other size, colour and pose; judged on views that neither source nor field know."""
-    teacher = make_extractor("imagenet-parts")
+    extractor = make_extractor("imagenet-parts")
     gaussians = sample_gaussians(SCENE, GAUSSIANS).gaussians
     projector = BackProjector(
-        gaussians, teacher.identity, teacher.dimension,
+        gaussians, extractor.identity, extractor.dimension,
         provenance=Provenance(gaussians.checksum, splat_from_map=SPLAT_FROM_MAP),
     )  # fmt: skip
     recorded = [(posed, seen(posed)) for posed in recorded_views(VIEWS)]
     for posed, view in recorded:
         shown = rasterizer.view(gaussians, CAMERA, SPLAT_FROM_MAP.camera_from_splat(posed.camera_from_map))
-        projector.add(shown, teacher.extract(view.image, posed.name), name=posed.name)
+        projector.add(shown, extractor.extract(view.image, posed.name), name=posed.name)
     _, clearest = max(recorded, key=lambda item: np.count_nonzero(marked(item[1]) == 1))
-    source = make_source(clearest.image, marked(clearest), {1: "handle"}, teacher, name="red mug")
-    library = Library.of(teacher).add(source)
+    source = make_source(clearest.image, marked(clearest), {1: "handle"}, extractor, name="red mug")
+    library = Library.of(extractor).add(source)
     field = projector.field()
     found = transfer(gaussians, field, library)
 
@@ -87,20 +87,20 @@ def test_the_handle_of_one_mug_is_found_on_two_others() -> None:
     assert len(find_regions(gaussians, field, found)) >= 2
 
 
-@pytest.mark.parametrize(("teacher", "wanted"), [("imagenet-parts", 0.77), ("labels", 0.80)])
-def test_handles_of_the_real_tabletop(tabletop: Path, tmp_path: Path, teacher: str, wanted: float) -> None:
+@pytest.mark.parametrize(("extractor", "wanted"), [("imagenet-parts", 0.77), ("labels", 0.80)])
+def test_handles_of_the_real_tabletop(tabletop: Path, tmp_path: Path, extractor: str, wanted: float) -> None:
     """Marked on view 0, found on a map that eight other views were lifted to, judged on view 7; `labels` is the bound.
 
     With all other views `imagenet-parts` reaches what docs/affordance.md says.
     """
     stream, parts, names = tabletop / "colmap", tabletop / "parts", str(tabletop / "parts.yaml")
-    marks = ["--masks", str(parts), "--labels", names] if teacher == "labels" else ["--extractor", teacher]
+    marks = ["--masks", str(parts), "--labels", names] if extractor == "labels" else ["--extractor", extractor]
     skipped = [part for name in ("0", "1", "3", "6", "10", "13", "15", "17", "20", "22") for part in ("--skip", name)]
     field, library = str(tmp_path / "field.safetensors"), str(tmp_path / "library")
     run("backproject", str(tabletop / "map.ply"), str(stream), "--out", field, *marks, *skipped)
     run(
         "affordance", "add", str(stream / "images" / "0.jpg"), str(parts / "0.png"),
-        "--labels", names, "--library", library, "--extractor", teacher,
+        "--labels", names, "--library", library, "--extractor", extractor,
     )  # fmt: skip
     result = json.loads(run(
         "evaluate", "affordance", field, "--library", library, "--stream", str(stream),

@@ -26,8 +26,8 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.query.masks_3d import State
 
-TEACHER = ExtractorIdentity("axes")
-PLAIN = Settings(k=1, spread=0)
+EXTRACTOR = ExtractorIdentity("axes")
+PLAIN = Settings(k=1, smoothing_rate=0)
 
 
 def line(count: int = 60) -> GaussianMap:
@@ -42,7 +42,7 @@ def line(count: int = 60) -> GaussianMap:
 
 def field_of(gaussians: GaussianMap, features: torch.Tensor, seen: torch.Tensor | None = None) -> FeatureField:
     count = torch.ones(len(gaussians), dtype=torch.int32) if seen is None else seen.int()
-    return FeatureField(features, count.float(), count, TEACHER, Provenance(gaussians.checksum))
+    return FeatureField(features, count.float(), count, EXTRACTOR, Provenance(gaussians.checksum))
 
 
 def source(
@@ -56,7 +56,7 @@ def axes_library(floor: float = 0.5) -> Library:
     """Feature axis 0 is unmarked, 1 a handle, 2 a rim, from two sources."""
     one = source("one", ("handle",), torch.eye(4)[:2], torch.tensor([[0.0], [1.0]]), "mug")
     two = source("two", ("rim", "handle"), torch.eye(4)[[0, 2]], torch.tensor([[0.0, 0.0], [1.0, 0.0]]), "bowl")
-    return Library(TEACHER, floor).add(one).add(two)
+    return Library(EXTRACTOR, floor).add(one).add(two)
 
 
 # --- neighbours ---
@@ -145,7 +145,7 @@ def test_the_best_patch_decides_who_abstains() -> None:
     """Of three neighbours only one is like the Gaussian: it speaks, by one vote of three."""
     gaussians = line(2)
     field = field_of(gaussians, torch.eye(4)[[1, 3]])
-    result = transfer(gaussians, field, axes_library(0.5), Settings(k=3, spread=0))
+    result = transfer(gaussians, field, axes_library(0.5), Settings(k=3, smoothing_rate=0))
     assert result.abstained.tolist() == [False, True]
     assert float(result.probability[0, 1]) == pytest.approx(1 / 3)
 
@@ -159,7 +159,7 @@ def test_votes_do_not_walk_to_gaussians_that_nobody_asked_about() -> None:
     gaussians = line(30)
     among = torch.arange(30) < 20
     field = field_of(gaussians, torch.eye(4)[[1] * 30])
-    result = transfer(gaussians, field, axes_library(), Settings(k=1, spread=0.3), among=among)
+    result = transfer(gaussians, field, axes_library(), Settings(k=1, smoothing_rate=0.3), among=among)
     assert result.label.tolist() == [1] * 20 + [0] * 10
     assert result.probability[20:].tolist() == [[1.0, 0.0, 0.0]] * 10
 
@@ -191,7 +191,7 @@ def test_neighbouring_gaussians_settle_a_stray_one() -> None:
     features[20] = torch.eye(4)[3]  # and one that is like nothing
     field = field_of(gaussians, features)
     assert transfer(gaussians, field, axes_library(), PLAIN).label[[10, 20]].tolist() == [0, 0]
-    settled = transfer(gaussians, field, axes_library(), Settings(k=1, spread=0.3))
+    settled = transfer(gaussians, field, axes_library(), Settings(k=1, smoothing_rate=0.3))
     assert settled.label[:29].tolist() == [1] * 29
     assert settled.label[31:].tolist() == [0] * 29
     assert not settled.abstained.any()
@@ -253,15 +253,15 @@ def test_refusals() -> None:
     gaussians = line(3)
     field = field_of(gaussians, torch.eye(4)[:3])
     with pytest.raises(AffordanceError, match="the library is empty"):
-        transfer(gaussians, field, Library(TEACHER, 0.5), PLAIN)
-    with pytest.raises(AffordanceError, match="of the teacher 'axes', not of 'other'"):
-        transfer(gaussians, replace(field, teacher=ExtractorIdentity("other")), axes_library(), PLAIN)
+        transfer(gaussians, field, Library(EXTRACTOR, 0.5), PLAIN)
+    with pytest.raises(AffordanceError, match="of the extractor 'axes', not of 'other'"):
+        transfer(gaussians, replace(field, extractor=ExtractorIdentity("other")), axes_library(), PLAIN)
     with pytest.raises(FieldError, match="give the map it was made with"):
         transfer(line(4), field, axes_library(), PLAIN)
     with pytest.raises(AffordanceError, match="k=5 neighbours of 4 patches"):
         transfer(gaussians, field, axes_library(), Settings())
-    bad_spreads: list[dict[str, object]] = [{"spread": -1.0}, {"spread": 1e-300}, {"spread": float("inf")}]
-    for bad in ({"k": 0}, {"floor": 2.0}, {"floor": float("nan")}, {"vote": "loudest"}, *bad_spreads):
+    bad_rates: list[dict[str, object]] = [{"smoothing_rate": -1.0}, {"spread": 1e-300}, {"spread": float("inf")}]
+    for bad in ({"k": 0}, {"floor": 2.0}, {"floor": float("nan")}, {"vote": "loudest"}, *bad_rates):
         with pytest.raises(AffordanceError):
             Settings(**bad)  # type: ignore[arg-type]
 

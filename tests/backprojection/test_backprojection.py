@@ -19,7 +19,7 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.rasterizer import View
 
-TEACHER = ExtractorIdentity("test", "00", {"size": 3})
+EXTRACTOR = ExtractorIdentity("test", "00", {"size": 3})
 MAP = random_map(11, 300)
 
 
@@ -37,7 +37,7 @@ def views_and_grids(count: int, dimension: int = 5) -> list[tuple[View, FeatureG
 
 
 def projected(entries: list[tuple[View, FeatureGrid]], codec: Codec | None = None, batch: int = 4) -> BackProjector:
-    projector = BackProjector(MAP, TEACHER, entries[0][1].dimension, codec=codec, batch=batch)
+    projector = BackProjector(MAP, EXTRACTOR, entries[0][1].dimension, codec=codec, batch=batch)
     for index, (view, grid) in enumerate(entries):
         projector.add(view, grid, name=str(index))
     return projector
@@ -102,8 +102,8 @@ def test_merge_of_two_projectors_and_of_two_fields() -> None:
     for merged in (first.field(), fields):
         assert torch.allclose(merged.features, whole.features, rtol=1e-3, atol=1e-4)
         assert torch.equal(merged.view_count, whole.view_count)
-    other = BackProjector(random_map(12, 300), TEACHER, 5)
-    with pytest.raises(FieldError, match="another map or teacher"):
+    other = BackProjector(random_map(12, 300), EXTRACTOR, 5)
+    with pytest.raises(FieldError, match="another map or extractor"):
         first.merge(other)
     with pytest.raises(FieldError, match="another codec"):
         first.merge(projected(entries, random_projection(5, 3)))
@@ -124,7 +124,7 @@ def test_resume_goes_on_where_the_file_stopped(tmp_path) -> None:  # type: ignor
 def test_pixels_that_do_not_count() -> None:
     (view, grid), *_ = views_and_grids(1)
     valid = torch.zeros(view.camera.height, view.camera.width, dtype=torch.bool)
-    projector = BackProjector(MAP, TEACHER, 5)
+    projector = BackProjector(MAP, EXTRACTOR, 5)
     projector.add(view, grid, valid)
     assert not bool(projector.field().seen.any())
     valid[:, : view.camera.width // 2] = True
@@ -195,15 +195,15 @@ def test_codec_names() -> None:
             parse_codec(wrong)
     with pytest.raises(FieldError, match="needs 1 to 4"):
         fit_pca(torch.randn(4, 9), 5)
-    with pytest.raises(FieldError, match="the teacher has 5"):
-        BackProjector(MAP, TEACHER, 5, codec=random_projection(6, 2))
+    with pytest.raises(FieldError, match="the extractor has 5"):
+        BackProjector(MAP, EXTRACTOR, 5, codec=random_projection(6, 2))
 
 
 def test_memory_is_said_before_and_refused_over_a_budget() -> None:
     needed = memory_needed(len(MAP), 768)
-    BackProjector(MAP, TEACHER, 768, budget=needed)
+    BackProjector(MAP, EXTRACTOR, 768, budget=needed)
     with pytest.raises(BudgetError, match=r"300 Gaussians × 768 numbers needs 1.94 MB, the limit is 1.94 MB: "):
-        BackProjector(MAP, TEACHER, 768, budget=needed - 1)
+        BackProjector(MAP, EXTRACTOR, 768, budget=needed - 1)
 
 
 def test_bad_views_leave_the_projector_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""Fields on disk: whole or not at all, and never for another map or teacher."""
+"""Fields on disk: whole or not at all, and never for another map or extractor."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_round_trip(tmp_path: Path) -> None:
         loaded = FeatureField.load(tmp_path / "field")
         for name in ("features", "weight", "view_count"):
             assert torch.equal(getattr(loaded, name), getattr(field, name))
-        assert loaded.teacher == field.teacher
+        assert loaded.extractor == field.extractor
         assert loaded.provenance.frames == ("a", "b")
         assert np.allclose(loaded.provenance.splat_from_map.matrix, ALIGNMENT.matrix)
         assert (loaded.codec is None) == (field.codec is None)
@@ -56,14 +56,14 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["field"]
 
 
-def test_another_map_or_teacher_is_refused() -> None:
+def test_another_map_or_extractor_is_refused() -> None:
     field = some_field()
     field.check_map(MAP)
     with pytest.raises(FieldError, match=r"50 features for the map 'map.ply'.*not for this one \(50 Gaussians"):
         field.check_map(random_map(22, 50))
-    field.check_teacher(field.teacher)
-    with pytest.raises(FieldError, match=r"made by the teacher 'imagenet' \(abababababab.*not by 'color'"):
-        field.check_teacher(ExtractorIdentity("color"))
+    field.check_extractor(field.extractor)
+    with pytest.raises(FieldError, match=r"made by the extractor 'imagenet' \(abababababab.*not by 'color'"):
+        field.check_extractor(ExtractorIdentity("color"))
     with pytest.raises(FieldError, match="different maps"):
         field.merge(replace(field, provenance=Provenance("other")))
     with pytest.raises(FieldError, match="different codecs"):
@@ -158,8 +158,8 @@ def damaged(**changes: object) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
         ({"codec": "zip"}, "codec 'zip' is unknown"),
         ({"codec": 3}, "codec 3 is unknown"),
         ({"teacher": [1]}, "must be tables"),
-        ({"teacher__name": 5}, "the teacher is 5"),
-        ({"teacher__weights": None}, "the teacher is 'imagenet', None"),
+        ({"teacher__name": 5}, "the extractor is 5"),
+        ({"teacher__weights": None}, "the extractor is 'imagenet', None"),
         ({"teacher__more": 1}, "unexpected keyword"),
         ({"provenance__views__0__size": [float("inf"), 48]}, "pixels"),
         ({"provenance__views__0__size": [10**9, 10**9]}, "pixels"),

@@ -32,15 +32,15 @@ def lifted(
 ) -> tuple[FeatureField, Report]:
     gaussians = load_map(scene / "map.ply")
     options = {"masks": masks or scene / "masks", "labels": scene / "labels.yaml"} if extractor == "labels" else {}
-    teacher = make_extractor(extractor, **options)
+    model = make_extractor(extractor, **options)
     source = open_stream(scene / stream)
     projector = BackProjector(
         gaussians,
-        teacher.identity,
-        teacher.dimension,
+        model.identity,
+        model.dimension,
         provenance=Provenance(gaussians.checksum, splat_from_map=alignment or load_alignment(scene / "alignment.yaml")),
     )
-    report = ingest(source, source.names(), teacher, projector)
+    report = ingest(source, source.names(), model, projector)
     return projector.field(), report
 
 
@@ -103,15 +103,15 @@ def test_pixels_that_the_lens_does_not_show_count_for_nothing(tmp_path: Path) ->
     content = json.loads((tmp_path / "cameras.json").read_text())
     content["frames"][0]["distortion"] = {"model": "plumb_bob", "coefficients": [2.0, 0, 0, 0]}
     (tmp_path / "cameras.json").write_text(json.dumps(content))
-    stream, gaussians, teacher = open_stream(tmp_path), two_halves(), make_extractor("color")
+    stream, gaussians, extractor = open_stream(tmp_path), two_halves(), make_extractor("color")
     (frame,) = stream.frames()
     _, camera, valid = rectified(frame.image, frame.camera)
     assert 0.5 < valid.mean() < 0.95
     ones = FeatureGrid(torch.ones(1, 1, 1))
     view = rasterizer.view(gaussians, camera, frame.camera_from_world)
     counted, everywhere = (view.backproject(ones, mask)[1] for mask in (torch.tensor(valid), None))
-    projector = BackProjector(gaussians, teacher.identity, teacher.dimension)
-    ingest(stream, stream.names(), teacher, projector)
+    projector = BackProjector(gaussians, extractor.identity, extractor.dimension)
+    ingest(stream, stream.names(), extractor, projector)
     assert torch.allclose(projector.field().weight, counted, rtol=1e-4, atol=1e-4)
     assert float(counted.sum()) < 0.98 * float(everywhere.sum())
 
@@ -130,17 +130,17 @@ def test_a_stream_in_another_frame_is_refused_with_the_cause(small_scene: Path) 
 
 def test_cancelling_keeps_what_is_done(small_scene: Path) -> None:
     gaussians = load_map(small_scene / "map.ply")
-    teacher = make_extractor("color")
+    extractor = make_extractor("color")
     source = open_stream(small_scene / "stream")
     provenance = Provenance(gaussians.checksum, splat_from_map=load_alignment(small_scene / "alignment.yaml"))
-    projector = BackProjector(gaussians, teacher.identity, teacher.dimension, provenance=provenance)
+    projector = BackProjector(gaussians, extractor.identity, extractor.dimension, provenance=provenance)
     seen: list[tuple[int, int, str]] = []
 
     def stop_after_three(done: int, total: int, name: str) -> bool:
         seen.append((done, total, name))
         return done == 3
 
-    report = ingest(source, source.names(), teacher, projector, progress=stop_after_three)
+    report = ingest(source, source.names(), extractor, projector, progress=stop_after_three)
     assert report.cancelled
     assert projector.field().provenance.frames == tuple(source.names()[:3])
     assert [(done, total) for done, total, _ in seen] == [(1, 8), (2, 8), (3, 8)]
@@ -175,7 +175,7 @@ def test_a_field_remembers_cameras_rectified_and_in_the_maps_frame(small_scene: 
 
 def test_a_damaged_image_is_skipped_and_counted(small_scene: Path) -> None:
     gaussians = load_map(small_scene / "map.ply")
-    teacher = make_extractor("color")
+    extractor = make_extractor("color")
 
     class OneBroken:
         """The recording, one of its images unreadable."""
@@ -195,9 +195,9 @@ def test_a_damaged_image_is_skipped_and_counted(small_scene: Path) -> None:
                 yield replace(frame, load_image=broken) if index == 1 else frame
 
     provenance = Provenance(gaussians.checksum, splat_from_map=load_alignment(small_scene / "alignment.yaml"))
-    projector = BackProjector(gaussians, teacher.identity, teacher.dimension, provenance=provenance)
+    projector = BackProjector(gaussians, extractor.identity, extractor.dimension, provenance=provenance)
     stream = OneBroken()
-    report = ingest(stream, stream.names(), teacher, projector)
+    report = ingest(stream, stream.names(), extractor, projector)
     assert len(report.used) == 7
     assert report.skipped["the JPEG ends early"] == 1
 
@@ -205,17 +205,17 @@ def test_a_damaged_image_is_skipped_and_counted(small_scene: Path) -> None:
 def test_the_real_tabletop_by_bag_and_by_colmap(tabletop: Path) -> None:
     """The same pictures by two roads: robot poses through the alignment, and COLMAP's own frame."""
     gaussians: GaussianMap = load_map(tabletop / "map.ply")
-    teacher = make_extractor("color", space="rgb")
+    extractor = make_extractor("color", space="rgb")
     fields = []
     for stream, alignment in (("stream", load_alignment(tabletop / "alignment.yaml")), ("colmap", Sim3.identity())):
         source = open_stream(tabletop / stream)
         projector = BackProjector(
             gaussians,
-            teacher.identity,
-            teacher.dimension,
+            extractor.identity,
+            extractor.dimension,
             provenance=Provenance(gaussians.checksum, splat_from_map=alignment),
         )
-        report = ingest(source, source.names()[::6] if stream == "stream" else ["15", "1", "10"], teacher, projector)
+        report = ingest(source, source.names()[::6] if stream == "stream" else ["15", "1", "10"], extractor, projector)
         assert len(report.used) == 3
         fields.append(projector.field())
     assert torch.allclose(fields[0].weight, fields[1].weight, rtol=1e-3, atol=0.05)

@@ -200,7 +200,7 @@ def test_nothing_of_an_earlier_run_lies_beside_the_answer(
     [
         ("size", "the mask of 'photo' is 40×60, its image 80×60"),
         ("empty", "the mask of 'photo' marks nothing"),
-        ("teacher", "is a library of the teacher 'color', not of 'imagenet-parts'"),
+        ("extractor", "is a library of the extractor 'color', not of 'imagenet-parts'"),
         ("path", "can't be part of a file name"),
         ("affordance path", "can't be part of a file name"),
         ("taken", "has a source 'photo' already"),
@@ -209,7 +209,7 @@ def test_nothing_of_an_earlier_run_lies_beside_the_answer(
 def test_an_addition_that_fails_loses_nothing(case: str, message: str, color_library: Path, tmp_path: Path) -> None:
     image, mask = picture(tmp_path, (60, 40) if case == "size" else (60, 80), marked=case != "empty")
     options: dict[str, list[str]] = {
-        "teacher": ["--extractor", "imagenet-parts"], "path": ["--name", "../photo"],
+        "extractor": ["--extractor", "imagenet-parts"], "path": ["--name", "../photo"],
         "affordance path": ["--affordance", "a/b"],
     }  # fmt: skip
     before = color_library.read_bytes()
@@ -219,25 +219,25 @@ def test_an_addition_that_fails_loses_nothing(case: str, message: str, color_lib
 
 
 def test_transfers_that_cannot_be(color_field: Path, color_library: Path, tmp_path: Path) -> None:
-    """k beyond the patches of the only source; NaN in the field; a field of another teacher."""
+    """k beyond the patches of the only source; NaN in the field; a field of another extractor."""
     words = ("--library", color_library, "--out", tmp_path / "out")
     refused("affordance", "transfer", color_field, *words, "--k", "100000", message="k=100000 neighbours of")
     broken = damaged(color_field, tmp_path / "nan.field", features=float("nan"))
     refused("affordance", "transfer", broken, *words, message="NaN or Inf")
-    other = damaged(color_field, tmp_path / "other.field", teacher="another")
-    refused("affordance", "transfer", other, *words, message="of the teacher 'color'")
+    other = damaged(color_field, tmp_path / "other.field", extractor="another")
+    refused("affordance", "transfer", other, *words, message="of the extractor 'color'")
     assert not (tmp_path / "out").exists()
 
 
-def damaged(field: Path, copy: Path, features: float | None = None, teacher: str | None = None) -> Path:
-    """A copy of a field file with one feature replaced, or of another teacher."""
+def damaged(field: Path, copy: Path, features: float | None = None, extractor: str | None = None) -> Path:
+    """A copy of a field file with one feature replaced, or of another extractor."""
     with safe_open(str(field), framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     if features is not None:
         tensors["features"][int(torch.nonzero(tensors["view_count"])[0])] = features
-    if teacher is not None:
-        metadata = {key: value.replace('"color"', f'"{teacher}"') for key, value in metadata.items()}
+    if extractor is not None:
+        metadata = {key: value.replace('"color"', f'"{extractor}"') for key, value in metadata.items()}
     save_file(tensors, copy, metadata=metadata)
     return copy
 

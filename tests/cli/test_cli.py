@@ -272,7 +272,7 @@ def test_objects_without_words_or_masks(labelled: Path, tmp_path: Path) -> None:
     told = json.loads(run("instances", labelled, "--out", tmp_path / "objects", "--extract", tmp_path, "--json").stdout)
     truth, found = FeatureField.load(labelled), FeatureField.load(tmp_path / "objects")
     classes, owners = truth.decoded().argmax(dim=1), found.decoded().argmax(dim=1)
-    names = list(truth.teacher.preprocessing["classes"].values())
+    names = list(truth.extractor.preprocessing["classes"].values())
     for name, least in (("mug", 0.8), ("bottle", 0.8), ("orange", 0.5)):
         thing = (classes == names.index(name)) & truth.seen
         owner = int(owners[thing].mode().values)

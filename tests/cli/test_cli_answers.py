@@ -30,17 +30,17 @@ def scene(tmp_path: Path) -> Path:
 def write_field(
     scene: Path,
     red: Callable[[torch.Tensor], torch.Tensor],
-    teacher: Extractor | None = None,
+    extractor: Extractor | None = None,
     aligned: Sim3 | None = None,
 ) -> Path:
-    """A field of the colour teacher, or another: red where ``red`` of the means [N, 3] says so, elsewhere blue."""
+    """A field of the colour extractor, or another: red where ``red`` of the means [N, 3] says so, elsewhere blue."""
     gaussians = load_map(scene / "map.ply")
-    teacher = teacher or make_extractor("color")
-    features = torch.where(red(gaussians.means)[:, None], *teacher.embed(["red", "blue"]))
+    extractor = extractor or make_extractor("color")
+    features = torch.where(red(gaussians.means)[:, None], *extractor.embed(["red", "blue"]))
     count = len(gaussians)
     provenance = Provenance(gaussians.checksum, str(scene / "map.ply"), splat_from_map=aligned or Sim3.identity())
     field = FeatureField(
-        features, torch.ones(count), torch.ones(count, dtype=torch.int32), teacher.identity, provenance
+        features, torch.ones(count), torch.ones(count, dtype=torch.int32), extractor.identity, provenance
     )
     field.save(scene / "field")
     return scene / "field"
@@ -105,8 +105,8 @@ def test_a_precomputed_field_is_asked_in_words(scene: Path, monkeypatch: pytest.
     """The file of embeddings is no part of the field: every command that asks takes it as an option."""
     monkeypatch.chdir(scene)
     np.savez("words.npz", red=np.array([1, 0, 0], np.float32), blue=np.array([0, 1, 0], np.float32))
-    teacher = make_extractor("precomputed", embeddings="words.npz", dimension=3)
-    write_field(scene, lambda means: means[:, 0] > 0, teacher)
+    extractor = make_extractor("precomputed", embeddings="words.npz", dimension=3)
+    write_field(scene, lambda means: means[:, 0] > 0, extractor)
     words = ("--option", "embeddings=words.npz")
     assert "--option embeddings=FILE" in run("query", "field", "red", code=2).stderr
     answer = json.loads(run("query", "field", "red", *words, "--json").stdout)
@@ -209,12 +209,12 @@ def test_a_frame_to_be_left_out_that_there_is_not(option: str, scene: Path) -> N
 
 
 @pytest.mark.parametrize("protocol", ["lerf-mask", "3d-ovs", "lerf-ovs", "replica"])
-def test_a_protocols_teacher_takes_options(protocol: str, scene: Path) -> None:
-    """Of the field that is given, and of one that is made: here an option that the teacher refuses by name."""
+def test_a_protocols_extractor_takes_options(protocol: str, scene: Path) -> None:
+    """Of the field that is given, and of one that is made: here an option that the extractor refuses by name."""
     for layout in ("segmentations", "test_mask"):
         save_png(np.full((48, 64), 255, np.uint8), scene / layout / "0001" / "red.png")
     field = write_field(scene, lambda means: means[:, 0] > 0)
     words = ["evaluate", protocol, scene, "--stream", scene, "--option", "colour=3"]
     words += ["--classes", scene / "labels.yaml"] if protocol == "replica" else []
     for more in (("--field", field), ("--map", scene / "map.ply", "--extractor", "color")):
-        assert "the teacher 'color' has no option colour" in run(*words, *more, code=2).stderr
+        assert "the extractor 'color' has no option colour" in run(*words, *more, code=2).stderr

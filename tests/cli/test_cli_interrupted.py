@@ -48,7 +48,7 @@ def common(small_scene: Path) -> list[object]:
 
 
 @pytest.mark.parametrize("method", ["solve", "train"])
-def test_distilling_stopped_at_the_teacher_writes_no_field(method: str, common: list[object], tmp_path: Path) -> None:
+def test_distilling_stopped_at_the_extractor_writes_no_field(method: str, common: list[object], tmp_path: Path) -> None:
     words = ["--out", tmp_path / "f", "--extractor", "color", "--method", method, "--iterations", 1]
     said = interrupted("distill", *common, *words, "--json")
     assert said.stdout == ""

@@ -25,12 +25,12 @@ def inputs(tmp_path: Path) -> Path:
     """A map, a field of it, an empty folder for a stream, a picture with its mask, and a link to the map."""
     save_ply(random_map(3, 60), tmp_path / "map.ply")
     gaussians = load_map(tmp_path / "map.ply")
-    teacher = make_extractor("color")
+    extractor = make_extractor("color")
     field = FeatureField(
         torch.rand(60, 3, generator=torch.Generator().manual_seed(0)),
         torch.ones(60),
         torch.ones(60, dtype=torch.int32),
-        teacher.identity,
+        extractor.identity,
         Provenance(gaussians.checksum, str(tmp_path / "map.ply")),
     )
     field.save(tmp_path / "map.safetensors")

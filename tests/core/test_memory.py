@@ -72,17 +72,17 @@ def gaussians() -> GaussianMap:
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> PrecomputedExtractor:
+def extractor(tmp_path_factory: pytest.TempPathFactory) -> PrecomputedExtractor:
     words = tmp_path_factory.mktemp("words") / "words.npz"
     np.savez(words, thing=np.ones(DIMENSION, np.float32))
     return PrecomputedExtractor(embeddings=words, dimension=DIMENSION)
 
 
 @pytest.fixture(scope="module")
-def field(gaussians: GaussianMap, teacher: PrecomputedExtractor) -> FeatureField:
+def field(gaussians: GaussianMap, extractor: PrecomputedExtractor) -> FeatureField:
     features = torch.rand(COUNT, DIMENSION, generator=torch.Generator().manual_seed(0))
     count = torch.ones(COUNT, dtype=torch.int32)
-    return FeatureField(features, torch.ones(COUNT), count, teacher.identity, Provenance(gaussians.checksum))
+    return FeatureField(features, torch.ones(COUNT), count, extractor.identity, Provenance(gaussians.checksum))
 
 
 def write_cgroup(folder: Path, limit: str, used: int, statistics: str) -> Path:
@@ -114,7 +114,7 @@ def test_colours_of_features_copy_no_features(kind: torch.dtype) -> None:
 
 
 def test_rendered_features_are_copied_once(
-    gaussians: GaussianMap, field: FeatureField, teacher: PrecomputedExtractor, monkeypatch: pytest.MonkeyPatch
+    gaussians: GaussianMap, field: FeatureField, extractor: PrecomputedExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All Gaussians in view, some unseen: one copy for all bands, and the scores are those of the definition."""
     monkeypatch.setattr("feature_gs_ros.query.masks_2d.BAND_BYTES", 1 << 20)
@@ -125,7 +125,7 @@ def test_rendered_features_are_copied_once(
     pose[2, 3] = 3.0
     view = rasterizer.view(gaussians, Camera(96, 64, 60, 60, 48, 32), pose)
     assert len(view.visible) == COUNT
-    segmenter = Segmenter(gaussians, partly, teacher)
+    segmenter = Segmenter(gaussians, partly, extractor)
     segment_view(segmenter, view, ["thing"])  # kernels compiled
     assert peak_of(lambda: segment_view(segmenter, view, ["thing"])) < 1.6 * FIELD_BYTES
     scores, _ = segment_view(segmenter, view, ["thing"])
@@ -148,10 +148,10 @@ def test_what_a_field_to_go_on_from_holds_is_part_of_the_need(
     needed = memory_needed(COUNT, DIMENSION)
     monkeypatch.setattr("feature_gs_ros.core.memory.available_bytes", lambda: int(needed / 0.8) + 1 - FIELD_BYTES)
     with pytest.raises(BudgetError, match="the limit is"):
-        BackProjector(gaussians, field.teacher, DIMENSION)
+        BackProjector(gaussians, field.extractor, DIMENSION)
     BackProjector.resume(gaussians, field)
     with pytest.raises(BudgetError):
-        check_budget(10, 9, "work", "mend", held=5)  # a budget that is given counts all
+        check_budget(10, 9, "work", "mend", already_allocated=5)  # a budget that is given counts all
 
 
 def test_render_reads_its_field_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_render_reads_its_field_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 REUSE = """
 import resource, sys
 import numpy as np
-from feature_gs_ros.memory import keep_freed_memory
+from feature_gs_ros.core.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def view():

@@ -246,7 +246,7 @@ def test_the_command_distils_and_measures(
     assert told["dimension"] == 3
     assert told["held_out_cosine"] > 0.95
     field = FeatureField.load(tmp_path / "f.fgs")
-    assert field.teacher.preprocessing["cell"] == 6
+    assert field.extractor.preprocessing["cell"] == 6
     field.check_map(load_map(small_scene / "map.ply"))
     assert field.codec is not None
     assert field.codec.kind == ("decoder" if method == "train" else "pca")

@@ -104,9 +104,9 @@ def test_polygons_of_one_category_add_up(tmp_path: Path) -> None:
 
 def test_replica_counts_the_seven_most_frequent_labels() -> None:
     """By hand: label 0 has 3 of 5, label 1 has 1 of 4, label 9 has 0 of 1; where two count the last drops."""
-    teacher, student = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 0, 9])
-    assert frequent_iou(teacher, student, 2) == pytest.approx((3 / 5 + 1 / 4) / 2)
-    assert frequent_iou(teacher, student) == pytest.approx((3 / 5 + 1 / 4 + 0) / 3)
+    extractor, student = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 0, 9])
+    assert frequent_iou(extractor, student, 2) == pytest.approx((3 / 5 + 1 / 4) / 2)
+    assert frequent_iou(extractor, student) == pytest.approx((3 / 5 + 1 / 4 + 0) / 3)
     assert frequent_iou(np.array([255, 300]), np.array([255, 300])) == 1.0
 
 

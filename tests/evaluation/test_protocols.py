@@ -80,7 +80,7 @@ def scene() -> tuple[Segmenter, list[NDArray[np.int64]]]:
         labels.append(image.argmax(dim=2).numpy())
     annotations = [Annotation(str(n), views[n], labels[n].astype(np.uint16)) for n in (0, 5, 9)]
     field = encode_identities(gaussians, annotations, NAMES, orthogonal_codes(3)).field
-    return Segmenter(gaussians, field, extractor_of(field.teacher)), labels
+    return Segmenter(gaussians, field, extractor_of(field.extractor)), labels
 
 
 def write(path: Path, mask: NDArray[np.bool_]) -> None:
@@ -221,21 +221,21 @@ def test_replica_merges_classes_before_it_counts(
     assert merged.metrics["mIoU"] > 0.9
 
 
-def test_replicas_teacher_answers_on_the_rectified_image(
+def test_replicas_extractor_answers_on_the_rectified_image(
     scene: tuple[Segmenter, list[NDArray[np.int64]]], tmp_path: Path
 ) -> None:
-    """A teacher that reads label images of frames as they were taken: moved with the image, blank where it is."""
+    """An extractor that reads label images of frames as they were taken: moved with the image, blank where it is."""
     rows, columns = np.mgrid[:48, :64]
     gaussians, labels = scene[0].gaussians, ((rows // 8 + columns // 8) % 3).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "4.png"), labels)
     (tmp_path / "labels.yaml").write_text("".join(f"{value}: {name}\n" for value, name in NAMES.items()))
-    teacher = LabelsExtractor(tmp_path, tmp_path / "labels.yaml")
+    extractor = LabelsExtractor(tmp_path, tmp_path / "labels.yaml")
     seen = torch.ones(len(gaussians), dtype=torch.int32)
     provenance = Provenance(gaussians.checksum)
-    field = FeatureField(torch.zeros(len(gaussians), 3), seen.float(), seen, teacher.identity, provenance)
+    field = FeatureField(torch.zeros(len(gaussians), 3), seen.float(), seen, extractor.identity, provenance)
     lens = Distortion("plumb_bob", (0.3, 0.0, 0.0, 0.0, 0.0))
     frame = Frame("4", replace(CAMERA, distortion=lens), pose(4), lambda: np.zeros((48, 64, 3), np.uint8))
-    told, counted = teacher_labels(Segmenter(gaussians, field, teacher), frame, list(NAMES.values()))
+    told, counted = teacher_labels(Segmenter(gaussians, field, extractor), frame, list(NAMES.values()))
     true = rectified_labels(labels, frame.camera, outside=255)
     assert 0 < np.count_nonzero(~counted) < counted.size / 2
     assert np.array_equal(counted, true != 255)

@@ -1,4 +1,4 @@
-"""The teachers that need no download: contract, known answers, and every bad input."""
+"""The extractors that need no download: contract, known answers, and every bad input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 class Needy:
-    """A teacher with options that have no default."""
+    """An extractor with options that have no default."""
 
     def __init__(self, x: int, folder: str, labels: str) -> None:
         self.options = x, folder, labels
@@ -55,10 +55,10 @@ def test_options_are_checked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         make_extractor("needy", x=1)
 
 
-def test_third_party_teachers_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_third_party_extractors_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
         EntryPoint("hue", "feature_gs_ros.extractors.color:ColorExtractor", extractors.ENTRY_POINT_GROUP),
-        EntryPoint("gone", "no_such_package:Teacher", extractors.ENTRY_POINT_GROUP),
+        EntryPoint("gone", "no_such_package:Extractor", extractors.ENTRY_POINT_GROUP),
     ]
     monkeypatch.setattr(
         extractors, "entry_points", lambda group: points if group == extractors.ENTRY_POINT_GROUP else []
@@ -145,7 +145,7 @@ def test_input_keeps_area_and_aspect() -> None:
 
 
 def test_scores_are_the_classifier_softmax(imagenet: Extractor) -> None:
-    """The teacher's way (centred logits as features) against the network's own: pool, classify, softmax."""
+    """The extractor's way (centred logits as features) against the network's own: pool, classify, softmax."""
     image = noise(192, 320)
     pretrained = lite.load_pretrained()
     with torch.inference_mode():
@@ -176,11 +176,11 @@ def test_identity_tells_weights_and_preprocessing_apart(imagenet: Extractor) -> 
 
 
 def test_words_are_found_where_they_lie_in_a_real_image(tabletop: Path) -> None:
-    teacher = make_extractor("imagenet")
+    extractor = make_extractor("imagenet")
     image = cv2.cvtColor(cv2.imread(str(tabletop / "colmap" / "images" / "0.jpg")), cv2.COLOR_BGR2RGB)
     mask = cv2.imread(str(tabletop / "masks" / "0.png"), cv2.IMREAD_UNCHANGED)
-    grid = teacher.extract(image)
-    scores = teacher.scores(grid.values.flatten(0, 1), teacher.embed(["screwdriver", "coffee mug", "water bottle"]))
+    grid = extractor.extract(image)
+    scores = extractor.scores(grid.values.flatten(0, 1), extractor.embed(["screwdriver", "coffee mug", "water bottle"]))
     scores = scores.reshape(grid.rows, grid.columns, 3)
     for column, value in enumerate((1, 3, 5)):
         cells = cv2.resize((mask == value).astype(np.float32), (grid.columns, grid.rows), interpolation=cv2.INTER_AREA)
@@ -193,13 +193,13 @@ def test_words_are_found_where_they_lie_in_a_real_image(tabletop: Path) -> None:
 
 
 def test_parts_have_fine_cells_and_balanced_halves() -> None:
-    teacher = make_extractor("imagenet-parts")
-    grid = teacher.extract(noise(96, 160))
-    assert (grid.rows, grid.columns, grid.dimension) == (12, 20, teacher.dimension)
+    extractor = make_extractor("imagenet-parts")
+    grid = extractor.extract(noise(96, 160))
+    assert (grid.rows, grid.columns, grid.dimension) == (12, 20, extractor.dimension)
     fine, coarse = grid.values[..., :112], grid.values[..., 112:]
     assert 0.2 < float(fine.norm(dim=2).mean() / coarse.norm(dim=2).mean()) < 5
     with pytest.raises(UnknownPromptError, match="knows no words"):
-        teacher.embed(["mug"])
+        extractor.embed(["mug"])
 
 
 def test_parts_refuse_absurd_cells_and_images() -> None:
@@ -228,18 +228,18 @@ def test_color_cells_average_all_their_pixels() -> None:
 
 
 def test_color_words_and_codes() -> None:
-    teacher = make_extractor("color")
+    extractor = make_extractor("color")
     # CIE Lab of sRGB white, and of the red primary (D65): the published values.
     torch.testing.assert_close(
-        teacher.embed(["#FFFFFF", "#ff0000"]), torch.tensor([[100.0, 0, 0], [53.24, 80.09, 67.20]]), atol=0.3, rtol=0
+        extractor.embed(["#FFFFFF", "#ff0000"]), torch.tensor([[100.0, 0, 0], [53.24, 80.09, 67.20]]), atol=0.3, rtol=0
     )
-    red, blue = teacher.embed(["#b01818", "#2030a0"])
-    scores = teacher.scores(torch.stack([red, blue]), teacher.embed(["red", "blue"]))
-    passing = scores > teacher.text_rule.threshold
+    red, blue = extractor.embed(["#b01818", "#2030a0"])
+    scores = extractor.scores(torch.stack([red, blue]), extractor.embed(["red", "blue"]))
+    passing = scores > extractor.text_rule.threshold
     assert passing.tolist() == [[True, False], [False, True]]
     for prompt in ("mauvish", "#12345", "#gggggg"):
         with pytest.raises(UnknownPromptError):
-            teacher.embed([prompt])
+            extractor.embed([prompt])
 
 
 def test_color_refuses_bad_options() -> None:
@@ -264,30 +264,30 @@ def label_folder(tmp_path: Path) -> Path:
 
 
 def test_labels_are_one_hot_and_ignored_pixels_count_for_no_class(label_folder: Path) -> None:
-    teacher = make_extractor("labels", masks=label_folder / "masks", labels=label_folder / "labels.yaml")
-    grid = teacher.extract(noise(8, 12), name="a")
+    extractor = make_extractor("labels", masks=label_folder / "masks", labels=label_folder / "labels.yaml")
+    grid = extractor.extract(noise(8, 12), name="a")
     assert grid.interpolation == "nearest"
     assert grid.values[0].tolist() == [[1, 0]] * 2 + [[0, 1]] * 2 + [[0, 0]] * 2
     # A Gaussian seen half on the mug and half on pixels to ignore is all mug.
     features = torch.stack([(grid.values[0, 2] + grid.values[0, 5]) / 2, grid.values[0, 5]])
-    assert teacher.scores(features, teacher.embed(["Mugs"])).tolist() == [[1.0], [0.0]]
+    assert extractor.scores(features, extractor.embed(["Mugs"])).tolist() == [[1.0], [0.0]]
 
 
 def test_labels_refuse_missing_frames_other_crops_and_names(label_folder: Path) -> None:
-    teacher = make_extractor("labels", masks=label_folder / "masks", labels=label_folder / "labels.yaml")
+    extractor = make_extractor("labels", masks=label_folder / "masks", labels=label_folder / "labels.yaml")
     with pytest.raises(ExtractorError, match=r"b\.png"):
-        teacher.extract(noise(8, 12), name="b")
+        extractor.extract(noise(8, 12), name="b")
     with pytest.raises(ExtractorError, match="another crop"):
-        teacher.extract(noise(12, 12), name="a")
+        extractor.extract(noise(12, 12), name="a")
     with pytest.raises(UnknownPromptError, match="bottle"):
-        teacher.embed(["bottle"])
+        extractor.embed(["bottle"])
     with pytest.raises(ExtractorError, match="either labels"):
         make_extractor("labels", masks=label_folder / "masks")
     with pytest.raises(ExtractorError, match="pass masks"):
         make_extractor("labels", classes={"1": "mug"}).extract(noise(8, 12), name="a")
 
 
-def test_field_teachers_come_back_from_their_identity(label_folder: Path) -> None:
+def test_field_extractors_come_back_from_their_identity(label_folder: Path) -> None:
     np.save(label_folder / "a.npy", np.ones((1, 1, 2), np.float32))
     for name, options in (
         ("imagenet", {"pixels": 320 * 192}),
@@ -296,10 +296,10 @@ def test_field_teachers_come_back_from_their_identity(label_folder: Path) -> Non
         ("labels", {"masks": label_folder / "masks", "labels": label_folder / "labels.yaml"}),
         ("precomputed", {"folder": label_folder, "teacher": "dinov2"}),
     ):
-        teacher = make_extractor(name, **options)
-        again = extractor_of(teacher.identity)
-        assert again.identity == teacher.identity
-        assert again.dimension == teacher.dimension
+        extractor = make_extractor(name, **options)
+        again = extractor_of(extractor.identity)
+        assert again.identity == extractor.identity
+        assert again.dimension == extractor.dimension
     with pytest.raises(ExtractorError, match="no option weights"):
         extractor_of(make_extractor("color").identity, weights="x.pth")
 
@@ -307,12 +307,14 @@ def test_field_teachers_come_back_from_their_identity(label_folder: Path) -> Non
 def test_prepared_scores_equal_those_made_anew(imagenet: Extractor) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = make_extractor("labels", classes={"1": "mug", "2": "bottle"})
-    for teacher in (imagenet, labels, make_extractor("imagenet-parts"), make_extractor("color")):
-        features = torch.rand(7, teacher.dimension, generator=generator)
-        embeddings = torch.rand(2, teacher.dimension, generator=generator)
-        prepared = teacher.prepare(features)
+    for extractor in (imagenet, labels, make_extractor("imagenet-parts"), make_extractor("color")):
+        features = torch.rand(7, extractor.dimension, generator=generator)
+        embeddings = torch.rand(2, extractor.dimension, generator=generator)
+        prepared = extractor.prepare(features)
         assert prepared.shape == (7,)
-        torch.testing.assert_close(teacher.scores(features, embeddings, prepared), teacher.scores(features, embeddings))
+        torch.testing.assert_close(
+            extractor.scores(features, embeddings, prepared), extractor.scores(features, embeddings)
+        )
 
 
 # ---- precomputed
@@ -324,12 +326,12 @@ def test_precomputed_reads_all_three_kinds(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "b.npz", features=values.astype(np.float16), rectangle=np.array([0, 0, 1.0, 1.5]))
     save_file({"x": torch.from_numpy(values).bfloat16()}, tmp_path / "c.safetensors")
     np.save(tmp_path / "d.npy", np.asfortranarray(values.astype(">f8")))
-    teacher = make_extractor("precomputed", folder=tmp_path)
-    assert teacher.dimension == 5
+    extractor = make_extractor("precomputed", folder=tmp_path)
+    assert extractor.dimension == 5
     for name, tolerance in (("a", 0), ("b", 2e-3), ("c", 2e-2), ("d", 0)):
-        grid = teacher.extract(noise(4, 4), name=name)
+        grid = extractor.extract(noise(4, 4), name=name)
         np.testing.assert_allclose(grid.values.float().numpy(), values, rtol=tolerance, atol=tolerance)
-    assert teacher.extract(noise(4, 4), name="b").bottom == 1.5
+    assert extractor.extract(noise(4, 4), name="b").bottom == 1.5
 
 
 def test_precomputed_embeddings_answer_prompts(tmp_path: Path) -> None:
@@ -337,13 +339,13 @@ def test_precomputed_embeddings_answer_prompts(tmp_path: Path) -> None:
     np.savez(tmp_path / "words.emb.npz", mug=np.array([3.0, 0]), bottle=np.array([1.0, 1]))
     (tmp_path / "e").mkdir()
     (tmp_path / "words.emb.npz").rename(tmp_path / "e/words.npz")
-    teacher = make_extractor("precomputed", folder=tmp_path, embeddings=tmp_path / "e/words.npz")
+    extractor = make_extractor("precomputed", folder=tmp_path, embeddings=tmp_path / "e/words.npz")
     torch.testing.assert_close(
-        teacher.scores(torch.tensor([[1.0, 0.0]]), teacher.embed(["a mug", "bottles"])),
+        extractor.scores(torch.tensor([[1.0, 0.0]]), extractor.embed(["a mug", "bottles"])),
         torch.tensor([[1.0, 0.5**0.5]]),
     )
     with pytest.raises(UnknownPromptError, match="cup"):
-        teacher.embed(["cup"])
+        extractor.embed(["cup"])
     with pytest.raises(UnknownPromptError, match="embeddings=FILE"):
         make_extractor("precomputed", folder=tmp_path).embed(["mug"])
 
@@ -407,8 +409,8 @@ def test_damaged_containers_and_folders_are_errors(tmp_path: Path) -> None:
 def test_frames_must_exist_and_agree(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.ones((1, 1, 2), np.float32))
     np.save(tmp_path / "b.npy", np.ones((1, 1, 3), np.float32))
-    teacher = make_extractor("precomputed", folder=tmp_path)
+    extractor = make_extractor("precomputed", folder=tmp_path)
     with pytest.raises(ExtractorError, match="frame 'c'"):
-        teacher.extract(noise(2, 2), name="c")
+        extractor.extract(noise(2, 2), name="c")
     with pytest.raises(ExtractorError, match="3 channels"):
-        teacher.extract(noise(2, 2), name="b")
+        extractor.extract(noise(2, 2), name="b")

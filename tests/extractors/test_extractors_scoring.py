@@ -33,22 +33,22 @@ def test_relative_rule_divides_by_the_peak_and_silences_absent_prompts() -> None
 def test_a_prompt_stands_out_from_the_median_or_is_certain() -> None:
     """Peaks of 0.5, 0.5 and 0.9 over medians of 0.1, 0.2 and 0.8: of these only the first is three times as high."""
     scores = torch.tensor([[0.5, 0.5, 0.9], [0.1, 0.2, 0.8], [0.06, 0.1, 0.7]])
-    rule = ScoringRule(threshold=0.5, relative=True, contrast=3.0, certain=0.9)
+    rule = ScoringRule(threshold=0.5, relative=True, contrast=3.0, peak_override=0.9)
     expected = torch.tensor([[1.0, 0.0, 1.0], [0.2, 0.0, 0.8 / 0.9], [0.12, 0.0, 0.7 / 0.9]])
     torch.testing.assert_close(rule.similarities(scores), expected)
-    doubtful = replace(rule, certain=0.91).similarities(scores)
+    doubtful = replace(rule, peak_override=0.91).similarities(scores)
     assert doubtful[0].tolist() == [1.0, 0.0, 0.0]
 
 
 def test_a_prompt_is_outdone_by_a_word_far_more_likely_where_it_is_best() -> None:
-    rule = ScoringRule(threshold=0.5, rivals=torch.eye(4), share=0.1)
+    rule = ScoringRule(threshold=0.5, competitors=torch.eye(4), competitor_fraction=0.1)
     scores, weights = torch.tensor([[0.04, 0.02, 0.5, 0.0], [0.0, 0.02, 0.7, 0.0]]), torch.tensor([3.0, 1.0])
     # Means are 0.03, 0.02, 0.55 and 0: alone each of the first two is under a tenth of the third, as one word not.
-    assert rule.outdone(torch.tensor([1.0, 0, 0, 0]), scores, weights)
-    assert rule.outdone(torch.tensor([0.0, 1, 0, 0]), scores, weights)
-    assert not rule.outdone(torch.tensor([1.0, 1, 0, 0]), scores + 0.01, weights)
-    assert not rule.outdone(torch.tensor([0.0, 0, 1, 0]), scores, weights)
-    assert not rule.outdone(torch.ones(4), scores, weights)  # no other word is left
+    assert rule.beaten_by_competitor(torch.tensor([1.0, 0, 0, 0]), scores, weights)
+    assert rule.beaten_by_competitor(torch.tensor([0.0, 1, 0, 0]), scores, weights)
+    assert not rule.beaten_by_competitor(torch.tensor([1.0, 1, 0, 0]), scores + 0.01, weights)
+    assert not rule.beaten_by_competitor(torch.tensor([0.0, 0, 1, 0]), scores, weights)
+    assert not rule.beaten_by_competitor(torch.ones(4), scores, weights)  # no other word is left
 
 
 def test_absolute_rule_keeps_scores() -> None:
@@ -167,7 +167,7 @@ def test_spread_stops_at_a_border_between_colors() -> None:
     next_to_border = (gaussians.means[:, 0] - 11.5).abs() < 1
 
     def step(which: GaussianMap) -> float:
-        spread = GaussianGraph(which).spread(blob, rate=1e-2)[:, 0]
+        spread = GaussianGraph(which).smooth(blob, rate=1e-2)[:, 0]
         return float(spread[red & next_to_border].mean() / spread[~red & next_to_border].mean())
 
     assert step(plain) < 1.3
@@ -179,17 +179,17 @@ def test_spread_keeps_constants_range_and_order_of_columns() -> None:
     graph = GaussianGraph(gaussians)
     scores = torch.rand(len(gaussians), 3, generator=torch.Generator().manual_seed(0))
     scores[:, 1] = 0.7
-    spread = graph.spread(scores, rate=1e-2)
+    spread = graph.smooth(scores, rate=1e-2)
     torch.testing.assert_close(spread[:, 1], scores[:, 1], atol=5e-3, rtol=0)
     assert spread.min() > scores.min() - 5e-3
     assert spread.max() < scores.max() + 5e-3
-    torch.testing.assert_close(graph.spread(scores[:, 2:], rate=1e-2), spread[:, 2:], atol=5e-3, rtol=0)
+    torch.testing.assert_close(graph.smooth(scores[:, 2:], rate=1e-2), spread[:, 2:], atol=5e-3, rtol=0)
 
 
 def test_spread_with_a_large_rate_returns_what_was_given() -> None:
     gaussians, _ = plane_of_two_colors(8)
     scores = torch.rand(len(gaussians), 1, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(GaussianGraph(gaussians).spread(scores, rate=1e4), scores, atol=5e-3, rtol=0)
+    torch.testing.assert_close(GaussianGraph(gaussians).smooth(scores, rate=1e4), scores, atol=5e-3, rtol=0)
 
 
 def test_unseen_gaussians_follow_their_neighbours() -> None:
@@ -198,7 +198,7 @@ def test_unseen_gaussians_follow_their_neighbours() -> None:
     seen[33] = False
     scores = torch.ones(len(gaussians), 1)
     scores[33] = 1e6
-    assert GaussianGraph(gaussians).spread(scores, rate=1e-2, seen=seen)[33, 0] == pytest.approx(1.0, abs=0.02)
+    assert GaussianGraph(gaussians).smooth(scores, rate=1e-2, seen=seen)[33, 0] == pytest.approx(1.0, abs=0.02)
 
 
 def test_spread_is_the_dense_solution_of_its_equation() -> None:
@@ -221,7 +221,7 @@ def test_spread_is_the_dense_solution_of_its_equation() -> None:
     scores, seen, trust = rng.random((count, 2)), np.arange(count) % 4 != 0, rng.uniform(0.2, 1.0, count)
     restart = np.where(seen, rate * trust, rate * 1e-6) * degree
     expected = np.linalg.solve(np.diag(restart + degree) - edges, restart[:, None] * np.where(seen[:, None], scores, 0))
-    spread = GaussianGraph(gaussians, neighbours=count - 1).spread(
+    spread = GaussianGraph(gaussians, neighbours=count - 1).smooth(
         torch.from_numpy(scores), rate, torch.from_numpy(seen), torch.from_numpy(trust)
     )
     np.testing.assert_allclose(spread.numpy(), expected, atol=0.01)
@@ -232,7 +232,7 @@ def test_spread_solves_its_equation_as_a_dense_solver_does() -> None:
     gaussians, _ = plane_of_two_colors(6)
     graph = GaussianGraph(gaussians, neighbours=4)
     identity = torch.eye(len(gaussians))
-    operator = graph.spread(identity, rate=0.05).double().numpy()  # (rate D + L)⁻¹ rate D
+    operator = graph.smooth(identity, rate=0.05).double().numpy()  # (rate D + L)⁻¹ rate D
     # The inverse of the operator is 1 + D⁻¹ L / rate, whose rows sum to 1 and reach only neighbours.
     inverse = np.linalg.inv(operator)
     np.testing.assert_allclose(inverse.sum(axis=1), 1.0, atol=0.05)
@@ -250,13 +250,13 @@ def test_tiny_maps_and_coinciding_gaussians_can_be_spread(count: int) -> None:
         torch.full((count,), 0.5),
         torch.zeros(count, 1, 3),
     )
-    spread = GaussianGraph(gaussians).spread(torch.full((count, 1), 0.3), rate=1e-3)
+    spread = GaussianGraph(gaussians).smooth(torch.full((count, 1), 0.3), rate=1e-3)
     torch.testing.assert_close(spread, torch.full((count, 1), 0.3), atol=5e-3, rtol=0)
 
 
 def test_spread_refuses_bad_rates_and_foreign_scores() -> None:
     graph = GaussianGraph(plane_of_two_colors(4)[0])
     with pytest.raises(PromptError, match="rate"):
-        graph.spread(torch.zeros(16, 1), rate=0.0)
+        graph.smooth(torch.zeros(16, 1), rate=0.0)
     with pytest.raises(PromptError, match="16"):
-        graph.spread(torch.zeros(15, 1), rate=0.1)
+        graph.smooth(torch.zeros(15, 1), rate=0.1)

@@ -156,7 +156,7 @@ def test_answers_by_point_pixel_name_and_file(tmp_path: Path) -> None:
         assert 0.25 < entry.box.size.max() < 0.45
         assert set(entry.views) <= {"0", "1", "2"}
         assert entry.views
-    at = identities.at_point([0.6, 0.0, 0.27], reach=0.1)
+    at = identities.at_point([0.6, 0.0, 0.27], radius=0.1)
     assert at is not None
     assert at.value == 7
     assert identities.at_point([5.0, 5.0, 5.0]) is None
@@ -173,7 +173,7 @@ def test_answers_by_point_pixel_name_and_file(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="no object is called 'cup'"):
         identities.value_of("cup")
     with pytest.raises(IdentityError, match="use feature-gs identity"):
-        Identities(gaussians, replace(field, teacher=ExtractorIdentity("color")))
+        Identities(gaussians, replace(field, extractor=ExtractorIdentity("color")))
 
 
 def test_disagreeing_annotations_are_resolved_by_weight_and_reported() -> None:
@@ -393,6 +393,6 @@ def test_recorded_tabletop_leave_one_out(tabletop: Path) -> None:
         if left_out.name == "4":
             used = [entry for entry in entries if entry is not left_out]
             field = encode_identities(gaussians, used, names, orthogonal_codes(len(names)), graph=graph).field
-            predicted = rendered_classes(field, Identities(gaussians, field).teacher, left_out.view)
+            predicted = rendered_classes(field, Identities(gaussians, field).extractor, left_out.view)
             confusion.add(predicted.numpy(), left_out.labels)
     assert float(np.mean(confusion.iou()[1:])) > 0.85

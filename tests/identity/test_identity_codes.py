@@ -104,14 +104,14 @@ def test_a_books_codec_encodes_by_the_codes_and_decodes_by_the_classifier() -> N
 
 
 def test_scores_are_over_a_half_for_the_likeliest_class_alone() -> None:
-    teacher = IdentityExtractor({"0": "background", "2": "mug", "5": "box"}, "orthogonal", 3)
+    extractor = IdentityExtractor({"0": "background", "2": "mug", "5": "box"}, "orthogonal", 3)
     features = torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.0, 0.0], [0.5, -0.1, 0.4], [0.1, 0.45, 0.45]])
-    scores = teacher.scores(features, teacher.embed(["mug", "box"]))
+    scores = extractor.scores(features, extractor.embed(["mug", "box"]))
     assert scores[0].tolist() == pytest.approx([0.6, 0.4])
     assert scores[1].tolist() == pytest.approx([0.5, 0.5])  # nothing seen: nobody wins
     assert bool((scores[2] < 0.5).all())
     assert scores[3].tolist() == pytest.approx([0.5, 0.5])
-    made = extractor_of(teacher.identity)
-    assert made.identity == teacher.identity
+    made = extractor_of(extractor.identity)
+    assert made.identity == extractor.identity
     with pytest.raises(ExtractorError, match="masks, not from images"):
-        teacher.extract(np.zeros((2, 2, 3), np.uint8))
+        extractor.extract(np.zeros((2, 2, 3), np.uint8))

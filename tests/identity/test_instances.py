@@ -82,7 +82,7 @@ def test_what_nobody_saw_is_of_no_object(
     """Every third Gaussian: not counted as an object's, in no file of it, as little as a query selects it."""
     monkeypatch.setattr("feature_gs_ros.identity.codes.cache_folder", lambda _: tmp_path)
     if book == "contrastive":
-        monkeypatch.setattr(module, "MOST_ORTHOGONAL", 1)
+        monkeypatch.setattr(module, "MAX_ORTHOGONAL", 1)
     save_ply(blobs[0], tmp_path / "map.ply")
     gaussians = load_map(tmp_path / "map.ply")
     seen = torch.arange(len(gaussians)) % 3 != 0

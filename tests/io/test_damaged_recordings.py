@@ -84,14 +84,14 @@ def test_a_sample_is_taken_elsewhere_where_the_few_are_damaged(tmp_path: Path) -
     scene = write_scene(tmp_path)
     for name in FRAMES[::2]:
         (scene / "masks" / f"{name}.png").write_bytes(b"nothing")
-    teacher = make_extractor("labels", masks=scene / "masks", labels=scene / "labels.yaml")
-    cells = sample_cells(open_stream(scene), FRAMES, teacher, count=3)  # at even steps: the damaged ones
+    extractor = make_extractor("labels", masks=scene / "masks", labels=scene / "labels.yaml")
+    cells = sample_cells(open_stream(scene), FRAMES, extractor, count=3)  # at even steps: the damaged ones
     assert cells.shape == (3 * 64 * 48, 2)
     assert cells.mean(dim=0).tolist() == [0.5, 0.5]
     for path in (scene / "masks").iterdir():
         path.write_bytes(b"nothing")
     with pytest.raises(StreamError, match=r"no image of .* could be used: mask .* is no PNG"):
-        sample_cells(open_stream(scene), FRAMES, teacher)
+        sample_cells(open_stream(scene), FRAMES, extractor)
 
 
 def test_a_random_codec_needs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

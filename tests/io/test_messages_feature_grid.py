@@ -13,7 +13,7 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.io.messages.feature_grid import fill_grid, grid_from_message
 
-TEACHER = ExtractorIdentity("color", "abc", {"space": "lab", "cell": 8})
+EXTRACTOR = ExtractorIdentity("color", "abc", {"space": "lab", "cell": 8})
 
 
 @dataclass
@@ -40,12 +40,12 @@ class Message:
 def message() -> Message:
     filled = Message()
     values = torch.arange(2 * 3 * 4, dtype=torch.float32).reshape(2, 3, 4) / 8
-    fill_grid(filled, FeatureGrid(values, -0.25, 0.0, 1.5, 1.125, "nearest"), TEACHER)
+    fill_grid(filled, FeatureGrid(values, -0.25, 0.0, 1.5, 1.125, "nearest"), EXTRACTOR)
     return filled
 
 
 def test_a_grid_comes_back_as_it_was():
-    grid = grid_from_message(message(), TEACHER)
+    grid = grid_from_message(message(), EXTRACTOR)
     assert grid.values.dtype == torch.float16
     assert torch.equal(grid.values.float(), torch.arange(24).reshape(2, 3, 4) / 8)
     assert (grid.left, grid.top, grid.right, grid.bottom, grid.interpolation) == (-0.25, 0.0, 1.5, 1.125, "nearest")
@@ -67,7 +67,7 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_allocated(name, va
     lying = message()
     setattr(lying, name, value)
     with pytest.raises(GridError, match=complaint):
-        grid_from_message(lying, TEACHER)
+        grid_from_message(lying, EXTRACTOR)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_allocated(name, va
         ExtractorIdentity("color", "abc", {"space": "rgb", "cell": 8}),
     ],
 )
-def test_a_grid_of_another_teacher_is_refused(other):
-    with pytest.raises(GridError, match="teacher 'color'"):
+def test_a_grid_of_another_extractor_is_refused(other):
+    with pytest.raises(GridError, match="extractor 'color'"):
         grid_from_message(message(), other)
 
 
 def test_values_beyond_float16_are_refused():
     with pytest.raises(GridError, match="float16"):
-        fill_grid(Message(), FeatureGrid(torch.full((1, 1, 1), 1e6)), TEACHER)
+        fill_grid(Message(), FeatureGrid(torch.full((1, 1, 1), 1e6)), EXTRACTOR)

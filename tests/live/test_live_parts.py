@@ -21,7 +21,7 @@ from feature_gs_ros.io.data_folder import DataFolder
 from feature_gs_ros.live.ignored_pixels import counted_pixels
 from feature_gs_ros.live.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.live.live_field import LIVE, REMEMBERED, LiveField, LiveMap, remembering
-from feature_gs_ros.live.statistics import MOST_REASONS, Statistics
+from feature_gs_ros.live.statistics import MAX_REASONS, Statistics
 from feature_gs_ros.ros.runtime.sender import Sender
 
 LIMITS = KeyframeLimits(translation=0.1, rotation=5.0, min_interval=0.5, max_interval=10.0)
@@ -128,11 +128,11 @@ def test_a_publisher_that_blocks_holds_up_nobody_and_keeps_the_newest():
 
 
 def test_frames_after_a_loaded_field_are_not_credited_to_its_recording():
-    gaussians, teacher = random_map(0, 40), make_extractor("color")
+    gaussians, extractor = random_map(0, 40), make_extractor("color")
     ones = torch.ones(40, dtype=torch.int32)
     provenance = Provenance(gaussians.checksum, stream="/data/bag", frames=("7", "8"))
-    field = FeatureField(torch.rand(40, teacher.dimension), ones.float(), ones, teacher.identity, provenance)
-    live = LiveField(LiveMap(gaussians, "", Sim3.identity(), teacher, "cpu", None))
+    field = FeatureField(torch.rand(40, extractor.dimension), ones.float(), ones, extractor.identity, provenance)
+    live = LiveField(LiveMap(gaussians, "", Sim3.identity(), extractor, "cpu", None))
     live.resume(field)
     learned = live.provenance
     assert (learned.stream, learned.taken_from(LIVE), learned.taken_from("/data/bag")) == (LIVE, (), ("7", "8"))
@@ -152,11 +152,11 @@ def test_a_long_flight_is_remembered_by_some_cameras_spread_over_it():
 
 def test_reasons_that_a_stranger_makes_up_do_not_grow_the_table():
     statistics = Statistics()
-    for number in range(10 * MOST_REASONS):
+    for number in range(10 * MAX_REASONS):
         statistics.skip(f"encoding '{number}'")
     report = statistics.report()
-    assert len(report.skipped) == MOST_REASONS + 1
-    assert sum(report.skipped.values()) == 10 * MOST_REASONS
+    assert len(report.skipped) == MAX_REASONS + 1
+    assert sum(report.skipped.values()) == 10 * MAX_REASONS
 
 
 def test_pixels_whose_feature_is_mixed_of_ignored_ones_do_not_count():

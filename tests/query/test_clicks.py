@@ -140,13 +140,13 @@ def test_a_pixel_that_the_lens_shows_nothing_at_is_refused(lens: Distortion) -> 
 
 def test_the_gaussians_beside_a_point():
     gaussians = plates((2.0,))
-    weights = weights_near(gaussians, [0.501, 0.498, 2.0], reach=0.1)
+    weights = weights_near(gaussians, [0.501, 0.498, 2.0], radius=0.1)
     nearest = int(weights.argmax())
     np.testing.assert_allclose(gaussians.means[nearest], [0.5, 0.5, 2.0], atol=1e-6)
     assert int((weights > 0).sum()) == 8
-    assert not weights_near(gaussians, [0.5, 0.5, 2.2], reach=0.1).any()
+    assert not weights_near(gaussians, [0.5, 0.5, 2.2], radius=0.1).any()
     with pytest.raises(PromptError, match="not finite"):
-        weights_near(gaussians, [np.nan, 0, 0], reach=0.1)
+        weights_near(gaussians, [np.nan, 0, 0], radius=0.1)
 
 
 def test_the_feature_of_what_was_clicked_is_that_of_the_seen():
@@ -189,9 +189,9 @@ def test_memory_is_of_the_pixels_however_long_the_picture(shape: tuple[int, int]
 
 def test_a_point_far_away_is_beside_nothing() -> None:
     gaussians = plates((2.0,))
-    assert not weights_near(gaussians, [1e300, 0, 0], reach=0.1).any()
+    assert not weights_near(gaussians, [1e300, 0, 0], radius=0.1).any()
     with pytest.raises(PromptError, match=r"\(inf, 0.0, 0.0\) is not finite"):
-        weights_near(gaussians, [np.inf, 0, 0], reach=0.1)
+        weights_near(gaussians, [np.inf, 0, 0], radius=0.1)
 
 
 def test_a_grid_that_reaches_beyond_the_image_is_read_where_the_image_is():
@@ -208,24 +208,24 @@ def test_an_empty_mask_is_refused():
 
 def test_what_fills_its_picture_is_shown_as_small_as_in_a_view(small_scene: Path) -> None:
     """The mug cut out of a view is, to a network, like the mug in the view; blown up to the whole picture it isn't."""
-    teacher, stream = make_extractor("imagenet"), open_stream(small_scene / "stream")
+    extractor, stream = make_extractor("imagenet"), open_stream(small_scene / "stream")
     frame = next(stream.frames())
     mask = cv2.imread(str(small_scene / "masks" / f"{frame.name}.png"), cv2.IMREAD_UNCHANGED) == 1
     rows, columns = np.nonzero(mask)
     window = slice(rows.min() - 5, rows.max() + 5), slice(columns.min() - 5, columns.max() + 5)
-    in_view, asked = picture_example(teacher, frame.image, torch.from_numpy(mask))
-    cut, asked_of_cut = picture_example(teacher, np.ascontiguousarray(frame.image[window]))
-    blown_up = feature_under_mask(teacher.extract(frame.image[window]), torch.ones(mask[window].shape))
-    assert asked == teacher.example_rule.threshold > asked_of_cut > 0.4
-    like = teacher.similarities(torch.stack([cut, blown_up]), in_view[None])[:, 0]
+    in_view, asked = picture_example(extractor, frame.image, torch.from_numpy(mask))
+    cut, asked_of_cut = picture_example(extractor, np.ascontiguousarray(frame.image[window]))
+    blown_up = feature_under_mask(extractor.extract(frame.image[window]), torch.ones(mask[window].shape))
+    assert asked == extractor.example_rule.threshold > asked_of_cut > 0.4
+    like = extractor.similarities(torch.stack([cut, blown_up]), in_view[None])[:, 0]
     assert like[0] > like[1] + 0.2
 
 
 def test_colours_are_the_same_at_any_size() -> None:
-    teacher = make_extractor("color")
+    extractor = make_extractor("color")
     image = np.full((30, 40, 3), (200, 40, 20), np.uint8)
-    feature, threshold = picture_example(teacher, image)
-    torch.testing.assert_close(feature, feature_under_mask(teacher.extract(image), torch.ones(30, 40)))
-    assert threshold == teacher.example_rule.threshold
+    feature, threshold = picture_example(extractor, image)
+    torch.testing.assert_close(feature, feature_under_mask(extractor.extract(image), torch.ones(30, 40)))
+    assert threshold == extractor.example_rule.threshold
     with pytest.raises(PromptError, match="marks nothing"):
         picture_example(make_extractor("imagenet"), image, torch.zeros(30, 40))

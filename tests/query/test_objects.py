@@ -120,7 +120,7 @@ def test_opacity_decides_what_is_an_object_which_comes_first_and_how_similar_it_
     similarity = torch.full((1600,), 0.5)
     similarity[:300] = 0.9
     everything = torch.ones(1600, dtype=torch.bool)
-    found = find_objects(map_of(points, opacities), everything, similarity, SPLAT_FROM_MAP.inverse(), reach=0.05)
+    found = find_objects(map_of(points, opacities), everything, similarity, SPLAT_FROM_MAP.inverse(), radius=0.05)
     assert [item.rows.min() for item in found] == [900, 0]
     assert [item.opacity for item in found] == pytest.approx([360.0, 300.0], rel=1e-5)
     assert [item.score for item in found] == pytest.approx([0.5, (180 * 0.9 + 120 * 0.5) / 300], rel=1e-5)
@@ -133,7 +133,7 @@ def test_a_reach_of_many_spacings_costs_no_pairs_of_all_points() -> None:
     ball = 0.05 * directions / np.linalg.norm(directions, axis=1, keepdims=True) * rng.random((30_000, 1)) ** (1 / 3)
     which = np.arange(30_000) % 3
     points = ball + np.array([[0.0, 0, 0], [0.17, 0, 0], [0.42, 0, 0]])[which]
-    labels = cluster(points, np.full(30_000, 0.5), reach=0.1)
+    labels = cluster(points, np.full(30_000, 0.5), radius=0.1)
     assert [len(np.unique(labels[which == k])) for k in range(3)] == [1, 1, 1]
     first, second, third = (int(labels[which == k][0]) for k in range(3))
     assert first == second != third
@@ -148,5 +148,5 @@ def test_nothing_one_point_and_a_bad_reach() -> None:
     (found,) = find_objects(gaussians, one, torch.ones(2), SPLAT_FROM_MAP.inverse())
     assert found.box.center == pytest.approx([0.1, 0.2, 0.3], abs=1e-5)
     assert found.box.size == pytest.approx([0, 0, 0])
-    with pytest.raises(PromptError, match="reach is -1"):
-        find_objects(gaussians, one, torch.ones(2), SPLAT_FROM_MAP.inverse(), reach=-1)
+    with pytest.raises(PromptError, match="radius is -1"):
+        find_objects(gaussians, one, torch.ones(2), SPLAT_FROM_MAP.inverse(), radius=-1)

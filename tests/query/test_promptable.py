@@ -22,7 +22,7 @@ from feature_gs_ros.extractors.sam import SamExtractor, fitted, weights_file
 from feature_gs_ros.extractors.sam_masks import prompted_masks
 from feature_gs_ros.query.sam import camera_of_cells, rendered_embedding, segment_rendered_view
 from tests.command_line import run
-from tests.teacher_weights import published_shapes, seeded_state
+from tests.extractor_weights import published_shapes, seeded_state
 
 CAMERA = Camera(640, 360, 500.0, 510.0, 330.0, 170.0)
 POSE = np.eye(4)
@@ -82,7 +82,7 @@ def test_what_was_back_projected_is_rendered_again() -> None:
         assert error(cells.roll((rows, columns), (0, 1))) > 2 * error(cells)
 
 
-def test_fields_of_other_teachers_are_refused(small_scene: Path, tmp_path: Path) -> None:
+def test_fields_of_other_extractors_are_refused(small_scene: Path, tmp_path: Path) -> None:
     gaussians, field, _ = lifted(ExtractorIdentity("other"))
     with pytest.raises(FieldError, match="extractor sam"):
         rendered_embedding(gaussians, field, CAMERA, POSE)

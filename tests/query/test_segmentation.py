@@ -30,8 +30,8 @@ EACH = 60
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Extractor:
-    """Features from files with three words: the real `precomputed` teacher."""
+def extractor(tmp_path_factory: pytest.TempPathFactory) -> Extractor:
+    """Features from files with three words: the real `precomputed` extractor."""
     folder = tmp_path_factory.mktemp("features")
     np.save(folder / "0.npy", np.zeros((2, 2, 3), np.float32))
     np.savez(folder / "words.npz", **{word: np.eye(3, dtype=np.float32)[k] for k, word in enumerate(WORDS)})
@@ -54,7 +54,7 @@ def blobs(seed: int = 0) -> GaussianMap:
     )
 
 
-def field_of(gaussians: GaussianMap, teacher: Extractor, unseen: int = 0) -> FeatureField:
+def field_of(gaussians: GaussianMap, extractor: Extractor, unseen: int = 0) -> FeatureField:
     """Blob k has the feature of word k, with some noise; the last ``unseen`` Gaussians were never seen."""
     generator = torch.Generator().manual_seed(1)
     features = torch.eye(3).repeat_interleave(EACH, 0) + 0.1 * torch.rand(3 * EACH, 3, generator=generator)
@@ -62,33 +62,33 @@ def field_of(gaussians: GaussianMap, teacher: Extractor, unseen: int = 0) -> Fea
     if unseen:
         features[-unseen:], count[-unseen:] = 0, 0
     return FeatureField(
-        features * (count > 0)[:, None], count.float(), count, teacher.identity, Provenance(gaussians.checksum)
+        features * (count > 0)[:, None], count.float(), count, extractor.identity, Provenance(gaussians.checksum)
     )
 
 
-def segmenter_of(teacher: Extractor, unseen: int = 0) -> Segmenter:
+def segmenter_of(extractor: Extractor, unseen: int = 0) -> Segmenter:
     gaussians = blobs()
-    return Segmenter(gaussians, field_of(gaussians, teacher, unseen), teacher)
+    return Segmenter(gaussians, field_of(gaussians, extractor, unseen), extractor)
 
 
 @pytest.mark.parametrize(("toaster", "state"), [(0.04, State.FOUND), (0.012, State.NOT_FOUND)])
 def test_a_thing_that_is_rather_another_is_not_found(toaster: float, state: State) -> None:
     """One blob is a mug with p = 0.3 and little else; elsewhere no word stands out."""
-    teacher, gaussians = ImageNetExtractor(), blobs()
+    extractor, gaussians = ImageNetExtractor(), blobs()
     likely = torch.full((1000,), 1e-4)
-    mug, other = teacher.words.classes("coffee mug")[0], teacher.words.classes("toaster")[0]
+    mug, other = extractor.words.classes("coffee mug")[0], extractor.words.classes("toaster")[0]
     likely[mug], likely[other] = 0.3, toaster
     features = torch.zeros(3 * EACH, 1000)
     features[:EACH] = (likely / likely.sum()).log()
     features -= features.mean(dim=1, keepdim=True)
     seen = torch.ones(3 * EACH, dtype=torch.int32)
-    field = FeatureField(features, seen.float(), seen, teacher.identity, Provenance(gaussians.checksum))
-    answers = Segmenter(gaussians, field, teacher).ask(["coffee mug", "toaster"])
+    field = FeatureField(features, seen.float(), seen, extractor.identity, Provenance(gaussians.checksum))
+    answers = Segmenter(gaussians, field, extractor).ask(["coffee mug", "toaster"])
     assert [answer.state for answer in answers] == [State.FOUND, state]
 
 
-def test_each_word_finds_its_blob(teacher: Extractor) -> None:
-    answers = segmenter_of(teacher).ask(WORDS)
+def test_each_word_finds_its_blob(extractor: Extractor) -> None:
+    answers = segmenter_of(extractor).ask(WORDS)
     for index, answer in enumerate(answers):
         expected = torch.zeros(3 * EACH, dtype=torch.bool)
         expected[index * EACH : (index + 1) * EACH] = True
@@ -98,8 +98,8 @@ def test_each_word_finds_its_blob(teacher: Extractor) -> None:
         assert f"{EACH} Gaussians" in answer.message
 
 
-def test_negatives_take_what_fits_them_better(teacher: Extractor) -> None:
-    segmenter = segmenter_of(teacher)
+def test_negatives_take_what_fits_them_better(extractor: Extractor) -> None:
+    segmenter = segmenter_of(extractor)
     alone = segmenter.ask(["red"], threshold=-1)[0]
     assert int(alone.mask.sum()) == 3 * EACH  # nothing competes, everything is over the threshold
     contested = segmenter.ask(["red"], ["green", "blue"], threshold=-1)[0]
@@ -108,8 +108,8 @@ def test_negatives_take_what_fits_them_better(teacher: Extractor) -> None:
     assert int(strict.mask.sum()) < EACH
 
 
-def test_what_passes_is_above_the_threshold(teacher: Extractor) -> None:
-    segmenter = segmenter_of(teacher)
+def test_what_passes_is_above_the_threshold(extractor: Extractor) -> None:
+    segmenter = segmenter_of(extractor)
     similarity = segmenter.ask(["red"])[0].similarity
     limit = float(similarity[7])
     answer = segmenter.ask(["red"], threshold=limit)[0]
@@ -118,26 +118,26 @@ def test_what_passes_is_above_the_threshold(teacher: Extractor) -> None:
     assert bool(answer.mask.any())
 
 
-def test_the_last_other_of_a_teacher_competes(teacher: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = segmenter_of(teacher)
-    monkeypatch.setattr(teacher, "text_rule", ScoringRule(threshold=-1.0, other="blue"))
+def test_the_last_other_of_a_extractor_competes(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = segmenter_of(extractor)
+    monkeypatch.setattr(extractor, "text_rule", ScoringRule(threshold=-1.0, other="blue"))
     assert int(segmenter.ask(["red"])[0].mask[2 * EACH :].sum()) == 0
     assert int(segmenter.ask(["blue"])[0].mask.sum()) == 3 * EACH  # "other" itself asked for: no second column
 
 
-def test_the_three_states(teacher: Extractor) -> None:
+def test_the_three_states(extractor: Extractor) -> None:
     # Everything but blue was seen: red is found, blue is not found as 2/3 of the map were seen.
-    answers = segmenter_of(teacher, unseen=EACH).ask(["red", "blue"])
+    answers = segmenter_of(extractor, unseen=EACH).ask(["red", "blue"])
     assert [answer.state for answer in answers] == [State.FOUND, State.NOT_FOUND]
     assert answers[1].coverage == pytest.approx(2 / 3, abs=0.01)
     # Only red was seen: of blue nothing can be said.
-    answers = segmenter_of(teacher, unseen=2 * EACH).ask(["red", "blue"])
+    answers = segmenter_of(extractor, unseen=2 * EACH).ask(["red", "blue"])
     assert [answer.state for answer in answers] == [State.FOUND, State.NOT_OBSERVED]
     assert "look around more" in answers[1].message
     # Asked about the seen part alone, "not found" is an answer again.
     among = torch.zeros(3 * EACH, dtype=torch.bool)
     among[:EACH] = True
-    answer = segmenter_of(teacher, unseen=2 * EACH).ask(["blue"], among=among)[0]
+    answer = segmenter_of(extractor, unseen=2 * EACH).ask(["blue"], among=among)[0]
     assert answer.state is State.NOT_FOUND
     assert answer.coverage == 1.0
 
@@ -148,24 +148,24 @@ def test_the_rule_of_states() -> None:
     assert decide(opacity=4.9, coverage=0.5) is State.NOT_FOUND
 
 
-def test_a_thing_is_found_by_its_opacity_not_by_its_number(teacher: Extractor) -> None:
+def test_a_thing_is_found_by_its_opacity_not_by_its_number(extractor: Extractor) -> None:
     """Sixty Gaussians of 0.05 are three opaque ones: too few."""
     faint = blobs()
     faint = replace(faint, opacities=torch.full_like(faint.opacities, 0.05))
-    (answer,) = Segmenter(faint, field_of(faint, teacher), teacher).ask(["red"])
+    (answer,) = Segmenter(faint, field_of(faint, extractor), extractor).ask(["red"])
     assert int(answer.mask.sum()) == EACH
     assert answer.state is State.NOT_FOUND
 
 
-def test_unseen_gaussians_are_never_part_of_an_answer(teacher: Extractor) -> None:
-    segmenter = segmenter_of(teacher, unseen=EACH)
+def test_unseen_gaussians_are_never_part_of_an_answer(extractor: Extractor) -> None:
+    segmenter = segmenter_of(extractor, unseen=EACH)
     answer = segmenter.ask(["red"], threshold=-1)[0]
     assert not bool(answer.mask[-EACH:].any())
     assert not bool(answer.similarity[-EACH:].any())
 
 
-def test_examples_and_their_negatives(teacher: Extractor) -> None:
-    segmenter = segmenter_of(teacher)
+def test_examples_and_their_negatives(extractor: Extractor) -> None:
+    segmenter = segmenter_of(extractor)
     features = segmenter.field.features
     answer = segmenter.ask_example(features[:5], features[EACH : EACH + 5])
     assert torch.equal(answer.mask.nonzero()[:, 0], torch.arange(EACH))
@@ -180,9 +180,9 @@ def test_examples_and_their_negatives(teacher: Extractor) -> None:
             segmenter.ask_example(wrong)
 
 
-def test_masks_of_a_rendered_view(teacher: Extractor) -> None:
+def test_masks_of_a_rendered_view(extractor: Extractor) -> None:
     """Eq. 7: each blob's pixels get its label, what the map leaves empty gets none."""
-    segmenter = segmenter_of(teacher)
+    segmenter = segmenter_of(extractor)
     camera = Camera(120, 60, 40, 40, 60, 30)
     pose = np.eye(4)
     pose[2, 3] = 2.0
@@ -212,7 +212,7 @@ def test_rendered_scores_are_of_the_seen() -> None:
 
 
 def test_a_score_of_rendered_features_is_of_the_seen_ones() -> None:
-    """Eq. 7 with a teacher whose scores are distances: half of the weight was seen, and it is red to the full."""
+    """Eq. 7 with an extractor whose scores are distances: half of the weight was seen, and it is red to the full."""
     gaussians = GaussianMap.from_tensors(
         torch.tensor([[0.0, 0, 1], [0, 0, 2]]),
         torch.tensor([[1.0, 0, 0, 0]]).expand(2, 4),
@@ -235,8 +235,8 @@ def test_a_label_is_that_of_the_best_prompt_unless_a_negative_wins() -> None:
     assert mask_labels(similarities, 0.5).tolist() == [1, 2, 3, 0, 0]
 
 
-def test_bands_give_the_whole_image(teacher: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = segmenter_of(teacher)
+def test_bands_give_the_whole_image(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = segmenter_of(extractor)
     camera, pose = random_camera(4, 64, 100)
     view = rasterizer.view(segmenter.gaussians, camera, pose)
     whole, coverage = segment_view(segmenter, view, WORDS)
@@ -246,8 +246,8 @@ def test_bands_give_the_whole_image(teacher: Extractor, monkeypatch: pytest.Monk
     assert torch.equal(coverage, banded_coverage)
 
 
-def test_bad_prompts_are_named(teacher: Extractor) -> None:
-    segmenter = segmenter_of(teacher)
+def test_bad_prompts_are_named(extractor: Extractor) -> None:
+    segmenter = segmenter_of(extractor)
     with pytest.raises(PromptError, match="the prompt is empty"):
         segmenter.ask(["  "])
     with pytest.raises(PromptError, match="no prompt given"):
@@ -262,20 +262,20 @@ def test_bad_prompts_are_named(teacher: Extractor) -> None:
         segmenter.ask(["violet"])
 
 
-def test_a_segmenter_refuses_what_is_not_its_own(teacher: Extractor, tmp_path: Path) -> None:
+def test_a_segmenter_refuses_what_is_not_its_own(extractor: Extractor, tmp_path: Path) -> None:
     gaussians = blobs()
-    field = field_of(gaussians, teacher)
+    field = field_of(gaussians, extractor)
     with pytest.raises(FieldError, match="not for this one"):
-        Segmenter(blobs(3), field, teacher)
+        Segmenter(blobs(3), field, extractor)
     np.save(tmp_path / "0.npy", np.zeros((2, 2, 3), np.float32))
-    with pytest.raises(FieldError, match="made by the teacher"):
+    with pytest.raises(FieldError, match="made by the extractor"):
         Segmenter(gaussians, field, PrecomputedExtractor(tmp_path, teacher="another"))
     with pytest.raises(FieldError, match="the graph is of 2 Gaussians"):
-        Segmenter(gaussians, field, teacher, GaussianGraph(gaussians.select(torch.arange(2))))
+        Segmenter(gaussians, field, extractor, GaussianGraph(gaussians.select(torch.arange(2))))
 
 
-def test_a_second_question_reuses_what_the_first_prepared(teacher: Extractor) -> None:
-    segmenter = segmenter_of(teacher)
+def test_a_second_question_reuses_what_the_first_prepared(extractor: Extractor) -> None:
+    segmenter = segmenter_of(extractor)
     segmenter.ask(["red"])
     prepared = segmenter._prepared
     segmenter.ask(["green"])

@@ -298,7 +298,7 @@ def test_labels_in_bands_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.random.default_rng(0).integers(0, 9, (camera.height, camera.width))
     view = rasterizer.view(gaussians, camera, pose)
     whole = view.backproject_labels(labels, 9)
-    monkeypatch.setattr("feature_gs_ros.rasterizer.cpu.labels.MOST_SUMS", 200)
+    monkeypatch.setattr("feature_gs_ros.rasterizer.cpu.labels.MAX_SUMS", 200)
     assert abs(view.backproject_labels(labels, 9) - whole).max() <= 1e-5 * whole.max()
 
 

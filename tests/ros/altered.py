@@ -1,4 +1,4 @@
-"""Programs that are feature_map with one thing changed in them: a teacher that waits, a step that fails when told to.
+"""Programs that are feature_map with one thing changed in them: an extractor that waits, a step that fails.
 
 They run as the installed ones do, in a process of their own, so that a test can reach a moment that is hard to meet.
 """

@@ -35,7 +35,7 @@ DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CL
 
 
 class Starter:
-    """Starts programs; feature_map with the color teacher on the tests' small map."""
+    """Starts programs; feature_map with the color extractor on the tests' small map."""
 
     def __init__(self, map_file: Path, folder: Path, robot: Robot):
         self.map_file, self.folder, self.robot = map_file, folder, robot

@@ -157,15 +157,15 @@ def test_a_mask_of_another_frame_is_refused(robot, gaussians, stamps):
     assert "library is empty" in transfer(robot).answer.message
 
 
-def test_a_library_of_another_teacher_is_refused_and_kept(robot, gaussians, start_once):
+def test_a_library_of_another_extractor_is_refused_and_kept(robot, gaussians, start_once):
     mark(robot, gaussians, "red")
     path = start_once.data / LIBRARY
     library = Library.load(path)
-    replace(library, teacher=replace(library.teacher, name="imagenet")).save(path)
+    replace(library, extractor=replace(library.extractor, name="imagenet")).save(path)
     before = path.read_bytes()
     for answer in (mark(robot, gaussians, "red").answer, transfer(robot).answer):
         assert answer.state == Answer.INVALID
-        assert "teacher" in answer.message
+        assert "extractor" in answer.message
     path.write_bytes(before[:500])
     assert mark(robot, gaussians, "red").answer.state == Answer.INVALID
     assert path.read_bytes() == before[:500]

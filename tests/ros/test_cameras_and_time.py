@@ -199,7 +199,7 @@ def test_a_looped_recording_without_a_clock_goes_on(robot, start: Starter, gauss
         assert used + sum(left_out.values()) == 4
 
 
-SLOW_TEACHER = """
+SLOW_EXTRACTOR = """
 from feature_gs_ros.extractors.color import ColorExtractor
 
 extract = ColorExtractor.extract
@@ -212,10 +212,10 @@ ColorExtractor.extract = wait_and_extract
 """
 
 
-def test_a_frame_that_time_jumps_over_in_the_teacher_leaves_no_trace(robot, start: Starter, gaussians, tmp_path):
+def test_a_frame_that_time_jumps_over_in_the_extractor_leaves_no_trace(robot, start: Starter, gaussians, tmp_path):
     """Or all frames of the new lap would be older than the last one that was taken, and refused."""
     gate = Gate(tmp_path)
-    node = start.active(gate.map(SLOW_TEACHER), tf_timeout=5.0)
+    node = start.active(gate.map(SLOW_EXTRACTOR), tf_timeout=5.0)
     robot = robot_with_default_topics(robot)
     wait_until(lambda: robot.images.get_subscription_count() == 1)
     watch = Watch(robot)
@@ -240,7 +240,7 @@ def test_a_frame_that_time_jumps_over_in_the_teacher_leaves_no_trace(robot, star
     assert stamp_ns(header.stamp) == stamps[-1]
 
 
-def test_the_teacher_may_run_on_another_host(robot, start: Starter, gaussians):
+def test_the_extractor_may_run_on_another_host(robot, start: Starter, gaussians):
     """feature_extractor makes grids of images; feature_map takes them, reliably, and never sees an image."""
     extractor = start.program("feature_extractor", extractor="color", extractor_options="{cell: 4}")
     start.active(camera__input="grid", camera__image="/feature_extractor/features", image_reliability="best_effort")
@@ -265,7 +265,7 @@ def test_the_teacher_may_run_on_another_host(robot, start: Starter, gaussians):
     assert grid.teacher.name == "color"
     red = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="red"))
     assert red.answer.state == Answer.FOUND
-    # A grid of another teacher, or one whose sizes lie, is counted.
+    # A grid of another extractor, or one whose sizes lie, is counted.
     again = robot.node.create_publisher(FeatureGrid, "/feature_extractor/features", RELIABLE)
     wait_until(lambda: again.get_subscription_count() >= 2)
     for change in ({"rows": 31}, {"teacher": "other"}, {"interpolation": 7}, {"right": -1.0}):

@@ -39,7 +39,7 @@ def test_cleaning_up_waits_for_the_answer_under_way_or_the_node_lives_without(
     robot: Robot, start: Starter, gaussians, tmp_path: Path, patience
 ):
     gate = Gate(tmp_path)
-    node = start.active(gate.map(f"{SLOW_ANSWERS}\nservice_group.PATIENCE = {patience}\n"))
+    node = start.active(gate.map(f"{SLOW_ANSWERS}\nservice_group.ANSWER_TIMEOUT = {patience}\n"))
     teach(robot, gaussians)
     asking = robot.node.create_client(QueryText, "/feature_map/query_text")
     assert asking.wait_for_service(10)
@@ -124,7 +124,7 @@ def fail(*arguments, **options):
     broken.touch()
     for k in range(6):
         robot.publish_posed(take_picture(gaussians, camera_from_map(k / 6)), camera_from_map(k / 6))
-    assert watch.outcome(6) == (0, {"MemoryError in the teacher or the map, see the log": 6})
+    assert watch.outcome(6) == (0, {"MemoryError in the extractor or the map, see the log": 6})
     assert "no room" in node.log.read_text()
     broken.unlink()
     robot.publish_posed(take_picture(gaussians, camera_from_map(0.5)), camera_from_map(0.5))

@@ -201,8 +201,8 @@ def test_files_stay_below_data_dir_and_a_failed_load_keeps_the_field(robot, star
     )
     _with_provenance(field, map_checksum=other.checksum).save(start.data / "other_map")
     assert "checksum" in load(robot, "other_map").message
-    _with_teacher(field, "imagenet").save(start.data / "other_teacher")
-    assert "teacher" in load(robot, "other_teacher").message
+    _with_extractor(field, "imagenet").save(start.data / "other_extractor")
+    assert "extractor" in load(robot, "other_extractor").message
     assert views_of(robot) == 3
     assert robot.call(Trigger, "/feature_map/reset", Trigger.Request()).message == "3 views forgotten"
     answer = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="red")).answer
@@ -218,18 +218,18 @@ def _with_provenance(field: FeatureField, **changes: object) -> FeatureField:
     return replace(field, provenance=replace(field.provenance, **changes))
 
 
-def _with_teacher(field: FeatureField, name: str) -> FeatureField:
+def _with_extractor(field: FeatureField, name: str) -> FeatureField:
     from dataclasses import replace
 
-    return replace(field, teacher=replace(field.teacher, name=name))
+    return replace(field, extractor=replace(field.extractor, name=name))
 
 
-def test_the_saved_fields_teacher_needs_a_saved_field(robot, start: Starter):
+def test_the_saved_fields_extractor_needs_a_saved_field(robot, start: Starter):
     node = start.feature_map(extractor="saved", extractor_options="{}", load_on_activate=True)
     assert robot.change_state(CONFIGURE)
     assert not robot.change_state(ACTIVATE)
     assert robot.state() == "inactive"
-    assert "name a teacher" in node.log.read_text()
+    assert "name an extractor" in node.log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -282,12 +282,12 @@ def test_kill_9_during_a_save_leaves_the_old_file_whole_and_a_new_node_goes_on_f
             tmp_path / f"{stamp}.png",
         )
     (tmp_path / "labels.yaml").write_text("\n".join(f"{k}: thing {k}" for k in range(CLASSES)))
-    teacher = {
+    extractor = {
         "extractor": "labels",
         "extractor_options": f"{{masks: {tmp_path}, labels: {tmp_path / 'labels.yaml'}}}",
         "load_on_activate": True,
     }
-    node = start.active(**teacher)
+    node = start.active(**extractor)
     wait_until(lambda: robot.images.get_subscription_count() == 1)
     watch = Watch(robot)
     robot.publish_info(stamps[0])
@@ -310,7 +310,7 @@ def test_kill_9_during_a_save_leaves_the_old_file_whole_and_a_new_node_goes_on_f
     node.process.wait()
     assert FeatureField.load(target).provenance.frames == tuple(str(stamp) for stamp in stamps[:3])
     statuses = robot.collect(Status, "/feature_map/status", 10)
-    start.feature_map(autostart=True, **teacher)
+    start.feature_map(autostart=True, **extractor)
     wait_until(lambda: statuses and statuses[-1].views == 3, 60, "the loaded views")
     assert statuses[-1].frames_seen == 0
     assert not list(start.data.glob(".*.part")), "what the killed one left is swept up"

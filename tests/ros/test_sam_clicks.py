@@ -1,4 +1,4 @@
-"""Clicks with SAM as the teacher: the answer is its mask on the rendered embedding. Needs segment-anything."""
+"""Clicks with SAM as the extractor: the answer is its mask on the rendered embedding. Needs segment-anything."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from extractor_weights import published_shapes, seeded_state
 from geometry_msgs.msg import Point
-from teacher_weights import published_shapes, seeded_state
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.editing import Delete, Edit, EditStack, Selection

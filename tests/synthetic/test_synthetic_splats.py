@@ -1,4 +1,4 @@
-"""The synthetic tabletop's Gaussians against its surfaces and views; the other scenes; what a teacher sees in them."""
+"""The synthetic tabletop's Gaussians against its surfaces and views; other scenes; what an extractor sees there."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_grid_that_masks_can_not_label_is_refused(count: int) -> None:
         objects_grid(count)
 
 
-def test_a_teacher_trained_on_photographs_knows_the_things_on_the_table() -> None:
+def test_a_extractor_trained_on_photographs_knows_the_things_on_the_table() -> None:
     extractor = ImageNetExtractor(pixels=640 * 480)
     camera = tabletop_camera()
     logits: dict[str, list[torch.Tensor]] = {}

@@ -35,7 +35,11 @@ def test_shells_are_behind_the_points_and_around_the_cameras() -> None:
     points = rng.normal(0, 0.5, (300, 3))
     views = arc(8, 3.0, 0.25)
     start = start_from_points(
-        points, rng.integers(0, 255, (300, 3)).astype(np.uint8), views, 0, StartOptions(stereo=0, shell=COUNT)
+        points,
+        rng.integers(0, 255, (300, 3)).astype(np.uint8),
+        views,
+        0,
+        StartOptions(stereo=0, background_sphere=COUNT),
     )
     inner, outer = start.means.detach()[300:-COUNT], start.means.detach()[-COUNT:]
     assert float((outer - outer.mean(0)).norm(dim=1).min()) > 3.3  # the cameras are 3.35 away
@@ -59,7 +63,7 @@ def test_stereo_adds_nothing_to_views_without_neighbours() -> None:
     points, colors = rng.normal(0, 0.5, (300, 3)), rng.integers(0, 255, (300, 3)).astype(np.uint8)
     (view,) = arc(1, 3.0, 0.25)
     for views in ([view], [view, view]):
-        start = start_from_points(points, colors, views, 0, StartOptions(stereo=1000, shell=0))
+        start = start_from_points(points, colors, views, 0, StartOptions(stereo=1000, background_sphere=0))
         assert torch.equal(start.means.detach(), torch.from_numpy(points).float())
 
 

@@ -141,7 +141,7 @@ def small_trainer(views: list[TrainingView], **options: object) -> Trainer:
     points = np.concatenate([rng.uniform([-0.4, -0.3, 0], [0.4, 0.3, 0.02], (400, 3)), rng.uniform(-0.4, 0.4, (20, 3))])
     colors = rng.integers(0, 255, (len(points), 3)).astype(np.uint8)
     chosen = TrainingOptions(iterations=40, coarse=(0.3,), density=DensityOptions(every=10, most=900))
-    start = start_from_points(points, colors, views, 1, StartOptions(stereo=0, shell=100))
+    start = start_from_points(points, colors, views, 1, StartOptions(stereo=0, background_sphere=100))
     return Trainer(start, views, replace(chosen, **options))  # type: ignore[arg-type]
 
 

@@ -56,7 +56,7 @@ def predict(
 
 
 def known_prompts(segmenter: Segmenter, prompts: Sequence[str], skipped: dict[str, str]) -> list[str]:
-    """Those that the teacher can embed; the others go to ``skipped`` with the reason."""
+    """Those that the extractor can embed; the others go to ``skipped`` with the reason."""
     known = []
     for prompt in prompts:
         try:

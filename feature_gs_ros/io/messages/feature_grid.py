@@ -42,8 +42,8 @@ class GridMessage(Protocol):
     def teacher(self) -> TeacherMessage: ...
 
 
-def fill_teacher(message: Any, identity: ExtractorIdentity) -> None:
-    """Write a teacher's identity into a message."""
+def fill_extractor(message: Any, identity: ExtractorIdentity) -> None:
+    """Write an extractor's identity into a message."""
     message.name, message.weights = identity.name, identity.weights
     message.preprocessing = json.dumps(dict(identity.preprocessing), sort_keys=True)
 
@@ -56,11 +56,11 @@ def fill_grid(message: Any, grid: FeatureGrid, identity: ExtractorIdentity) -> N
     """
     values = grid.values.to("cpu", torch.float16).contiguous()
     if not bool(torch.isfinite(values).all()):
-        raise GridError(f"the grid of the teacher '{identity.name}' holds values that float16 can't")
+        raise GridError(f"the grid of the extractor '{identity.name}' holds values that float16 can't")
     message.rows, message.columns, message.dimension = grid.rows, grid.columns, grid.dimension
     message.left, message.top, message.right, message.bottom = grid.left, grid.top, grid.right, grid.bottom
     message.interpolation = INTERPOLATIONS.index(grid.interpolation)
-    fill_teacher(message.teacher, identity)
+    fill_extractor(message.teacher, identity)
     message.data = array.array("B", values.numpy().astype("<f2", copy=False).tobytes())
 
 
@@ -68,13 +68,13 @@ def grid_from_message(message: GridMessage, identity: ExtractorIdentity) -> Feat
     """The grid [rows, columns, D] in a message.
 
     Raises:
-        GridError: another teacher's, or sizes that don't fit the bytes.
+        GridError: another extractor's, or sizes that don't fit the bytes.
     """
     expected = (identity.name, identity.weights, json.dumps(dict(identity.preprocessing), sort_keys=True))
     teacher = message.teacher
     if (teacher.name, teacher.weights, teacher.preprocessing) != expected:
         raise GridError(
-            f"grid of the teacher '{teacher.name}' with other weights or preprocessing than '{expected[0]}'"
+            f"grid of the extractor '{teacher.name}' with other weights or preprocessing than '{expected[0]}'"
         )
     shape = (int(message.rows), int(message.columns), int(message.dimension))
     data = np.frombuffer(message.data, dtype=np.uint8)

@@ -26,7 +26,7 @@ QUATS_WXYZ = ("rot_0", "rot_1", "rot_2", "rot_3")
 RGB = ("red", "green", "blue")  # nerfstudio's colour without view dependence, in place of the SH
 
 # The logistic of ±104 is 1 and 0 to the last bit of a float32, so that opaque and empty Gaussians survive.
-LARGEST_LOGIT = 104.0
+MAX_LOGIT = 104.0
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def property_values(gaussians: GaussianMap, rows: slice = slice(None)) -> NDArra
     """Values [rows, properties] in the order of `property_names`."""
     sh = gaussians.sh[rows]  # [B, K, 3]
     opacities = gaussians.opacities[rows].double()
-    logits = (opacities.log() - torch.log1p(-opacities)).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+    logits = (opacities.log() - torch.log1p(-opacities)).clamp(-MAX_LOGIT, MAX_LOGIT)
     values = [
         gaussians.means[rows],
         torch.zeros(len(sh), len(NORMALS)),

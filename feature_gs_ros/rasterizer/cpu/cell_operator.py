@@ -1,6 +1,6 @@
-"""A view's operator at a teacher's own cells, ``A = diag(Uᵀ m)⁻¹ Uᵀ M W``, kept as one sparse matrix.
+"""A view's operator at an extractor's own cells, ``A = diag(Uᵀ m)⁻¹ Uᵀ M W``, kept as one sparse matrix.
 
-A f is what the view shows of features f, averaged over each cell as the teacher's bilinear upsampling weighs its
+A f is what the view shows of features f, averaged over each cell as the extractor's bilinear upsampling weighs its
 pixels. With frozen geometry A never changes: where W is walked once, A is multiplied with as often as needed.
 """
 
@@ -23,7 +23,7 @@ from feature_gs_ros.rasterizer.cpu.view import NO_MASK, CpuView, check_valid
 from feature_gs_ros.rasterizer.cpu.weights import coarse_weights, fine_weights
 
 Floats = NDArray[np.float32]
-SMALLEST_SHARE = 0.05  # of a full cell's pixels that must count for the cell to count
+MIN_FRACTION = 0.05  # of a full cell's pixels that must count for the cell to count
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class CellOperator:
         rows, columns = resampling(layout.y), resampling(layout.x)
         total = (rows.T @ counts @ columns).reshape(-1)  # Uᵀ m
         full = (rows.sum(0)[:, None] * columns.sum(0)).max()
-        self.cells = torch.from_numpy(np.flatnonzero(total > SMALLEST_SHARE * full))  # [C] of rows × columns
+        self.cells = torch.from_numpy(np.flatnonzero(total > MIN_FRACTION * full))  # [C] of rows × columns
         self.gaussians = len(view.gaussians)
         self.products = 0
         gaussians, cells, weights = _entries(view, grid, None if mask is None else counts)
@@ -93,7 +93,7 @@ class CellOperator:
         return self._transposed.times(values)
 
     def target(self, grid: FeatureGrid) -> Tensor:
-        """The teacher's values [C, D] float32 at the cells that count.
+        """The extractor's values [C, D] float32 at the cells that count.
 
         Raises:
             GridError: a grid of another number of cells.

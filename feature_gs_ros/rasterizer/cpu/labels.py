@@ -18,7 +18,7 @@ from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout, bin_pairs
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-MOST_SUMS = 1 << 26  # of pairs of tile and Gaussian, and the tile's labels, held at once
+MAX_SUMS = 1 << 26  # of pairs of tile and Gaussian, and the tile's labels, held at once
 
 
 def label_weights(
@@ -35,7 +35,7 @@ def label_weights(
     listed, counts = np.empty(layout.tiles * LANES, np.int32), np.empty(layout.tiles, np.int64)
     parallel_for(layout.tiles, 64, lambda i, j: kernels.list_labels(i, j, x.edges, y.edges, labels, listed, counts))
     sums = int((np.diff(bins.entries) * counts).sum())
-    bands, shape = min(y.tiles, -(-sums // MOST_SUMS) or 1), (gaussians, classes)
+    bands, shape = min(y.tiles, -(-sums // MAX_SUMS) or 1), (gaussians, classes)
     if bands == 1:
         return _band(projection, layout, bins, labels, valid, listed, counts, shape)
     result = scipy.sparse.csr_matrix(shape, dtype=np.float32)

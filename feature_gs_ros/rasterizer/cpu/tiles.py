@@ -22,7 +22,7 @@ from feature_gs_ros.rasterizer.cpu.kernels import binning as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
 
 COARSE_CELL = 9.0  # pixels; cells at least as large get tiles between their centres
-MOST_TILES = np.iinfo(np.int16).max  # a side of the image
+MAX_TILES = np.iinfo(np.int16).max  # a side of the image
 SNAP = 1e-5  # of a cell: closer to a centre is on it
 
 Ints = NDArray[np.int32]
@@ -80,7 +80,7 @@ def grid_layout(grid: FeatureGrid, width: int, height: int) -> Layout:
     """Tiles for back-projecting ``grid`` over an image of width × height pixels.
 
     Raises:
-        CameraError: the image has more than `MOST_TILES` tiles a side.
+        CameraError: the image has more than `MAX_TILES` tiles a side.
     """
     coarse = (
         min((grid.right - grid.left) * width / grid.columns, (grid.bottom - grid.top) * height / grid.rows)
@@ -98,9 +98,9 @@ def pixel_layout(width: int, height: int) -> Layout:
 
 
 def _layout(x: Axis, y: Axis) -> Layout:
-    if max(x.tiles, y.tiles) > MOST_TILES:
+    if max(x.tiles, y.tiles) > MAX_TILES:
         raise CameraError(
-            f"an image of {len(x.lower)}×{len(y.lower)} px has more than {MOST_TILES} tiles a side; render it in parts"
+            f"an image of {len(x.lower)}×{len(y.lower)} px has more than {MAX_TILES} tiles a side; render it in parts"
         )
     return Layout(x, y)
 

@@ -26,7 +26,7 @@ from feature_gs_ros.rasterizer.cpu.weights import CoarseWeights, FineWeights, co
 
 FINE_PAIRS = 2_000_000  # pairs of tile and Gaussian whose cell blocks are held at once
 NARROW = 24  # channels up to which a feature a pixel needs no cells
-MOST_SUMS = 1 << 27  # of pairs of tile and Gaussian, held at once
+MAX_SUMS = 1 << 27  # of pairs of tile and Gaussian, held at once
 CHUNK = 2048  # Gaussians whose rows take all views of a batch before the next ones
 NO_MASK = np.zeros((0, 0), np.float32)
 
@@ -84,7 +84,7 @@ class CpuView:
         """Wᵀ M U F and Wᵀ m: numerator [N, D] and weight [N], float32.
 
         Args:
-            grid: the teacher's features F and how its cells cover the image, U.
+            grid: the extractor's features F and how its cells cover the image, U.
             valid: m(p) [H, W], bool or the share 0..1 in which a pixel counts; all count by default.
 
         Raises:
@@ -168,7 +168,7 @@ def backproject_views(
 def _by_pixels(view: CpuView, layout: Layout, dimension: int) -> bool:
     """Whether U is the identity, and channels are so few that a pair's sums are best taken at once."""
     identity = layout.x.identity and layout.y.identity
-    return dimension <= NARROW and identity and view._pixel_tiles[1].pairs * (dimension + 1) <= MOST_SUMS
+    return dimension <= NARROW and identity and view._pixel_tiles[1].pairs * (dimension + 1) <= MAX_SUMS
 
 
 def _add_coarse_batch(

@@ -7,7 +7,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from feature_gs_ros.io.messages.feature_grid import fill_teacher
+from feature_gs_ros.io.messages.feature_grid import fill_extractor
 from feature_gs_ros.msg import Count, Status
 from feature_gs_ros.ros.convert.answers import header_message
 from feature_gs_ros.ros.nodes.session import Session
@@ -26,7 +26,7 @@ def status_message(session: Session, stamp: Any) -> Any:
     message.rate_seen, message.rate_used, message.latency = report.rate_seen, report.rate_used, report.latency
     message.gaussians, message.views, message.coverage = len(field.gaussians), field.views, field.coverage()
     message.field_bytes, message.process_bytes = field.memory(), resident_bytes()
-    fill_teacher(message.teacher, field.map.extractor.identity)
+    fill_extractor(message.teacher, field.map.extractor.identity)
     return message
 
 

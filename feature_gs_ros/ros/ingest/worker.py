@@ -1,4 +1,4 @@
-"""IngestionWorker: the thread that takes queued frames, in order, through the teacher and onto the map."""
+"""IngestionWorker: the thread that takes queued frames, in order, through the extractor and onto the map."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class IngestionWorker:
             self._thread.join()
 
     def on_jump(self, reason: str) -> None:
-        """Time went back: forget tf, what waits, what is in the teacher and the last keyframes, and go on."""
+        """Time went back: forget tf, what waits, what is in the extractor and the last keyframes, and go on."""
         self._log.warning(f"{reason}: tf and waiting frames are forgotten")
         with self.changed:
             self._epoch += 1
@@ -133,7 +133,7 @@ class IngestionWorker:
         if isinstance(error, FeatureGsError):
             self._statistics.skip(str(error), frames)
             return
-        self._statistics.skip(f"{type(error).__name__} in the teacher or the map, see the log", frames)
+        self._statistics.skip(f"{type(error).__name__} in the extractor or the map, see the log", frames)
         said = "".join(traceback.format_exception(error))
         self._log.error(f"{frames} frames are left out: {said}", throttle_duration_sec=10.0)
 
@@ -187,7 +187,7 @@ class IngestionWorker:
         return ReadyFrame(camera, arrival, model, pose, mask, self._epoch)
 
     def _accumulate(self, ready: ReadyFrame) -> None:
-        """Teacher and back-projection of one frame.
+        """Extractor and back-projection of one frame.
 
         Raises:
             FeatureGsError: it can't be used.
@@ -206,7 +206,7 @@ class IngestionWorker:
             counts = torch.from_numpy(counted_pixels(ignored, grid))
             valid = counts if valid is None else valid & counts
         view = self._field.map.view(pinhole.camera, ready.camera_from_map)
-        if ready.epoch != self._epoch:  # time jumped back while the teacher had it
+        if ready.epoch != self._epoch:  # time jumped back while the extractor had it
             self._statistics.skip(JUMPED)
             return
         try:

@@ -1,4 +1,4 @@
-"""The node feature_extractor: images to feature grids, so that the teacher may run on another host than the map."""
+"""The node feature_extractor: images to feature grids, so that the extractor may run on another host than the map."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from feature_gs_ros.ros.runtime.lifecycle import RefusingLifecycleNode, transiti
 from feature_gs_ros.ros.runtime.parameters import FEATURE_EXTRACTOR, chosen, declare, value
 from feature_gs_ros.ros.runtime.qos import GRIDS, STATUS
 from feature_gs_ros.ros.runtime.run import run
-from feature_gs_ros.ros.runtime.settings import teacher_options
+from feature_gs_ros.ros.runtime.settings import extractor_options
 
 THREADS = 2
 
 
 class FeatureExtractor(RefusingLifecycleNode):
-    """Takes the newest image whenever the teacher is free; what came in between is counted."""
+    """Takes the newest image whenever the extractor is free; what came in between is counted."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("feature_extractor", **options)
@@ -51,7 +51,7 @@ class FeatureExtractor(RefusingLifecycleNode):
         return transition(self, self._configure, super().on_configure, state, undo=self._clean_up)
 
     def on_activate(self, state: Any) -> Any:
-        """The teacher, subscriptions and the worker."""
+        """The extractor, subscriptions and the worker."""
         return transition(self, self._activate, super().on_activate, state, undo=self._deactivate)
 
     def on_deactivate(self, state: Any) -> Any:
@@ -74,7 +74,7 @@ class FeatureExtractor(RefusingLifecycleNode):
     def _configure(self) -> None:
         kind = chosen(self, "input", ("raw", "compressed"))
         chosen(self, "image_reliability", ("best_effort", "reliable"))
-        teacher_options(self)
+        extractor_options(self)
         self._settings = CameraSettings(
             "camera", value(self, "image"), value(self, "camera_info"), kind, value(self, "rectified"), "", ""
         )
@@ -83,13 +83,13 @@ class FeatureExtractor(RefusingLifecycleNode):
 
     def _activate(self) -> None:
         assert self._settings is not None
-        extractor = make_extractor(chosen(self, "extractor", extractor_names()), **teacher_options(self))
+        extractor = make_extractor(chosen(self, "extractor", extractor_names()), **extractor_options(self))
         self._stopping = False
         self._statistics = Statistics()
         self._input = CameraInput(self, self._settings, self._changed, self._statistics, self._on_jump)
         clock, group = Clock(clock_type=ClockType.STEADY_TIME), MutuallyExclusiveCallbackGroup()
         self._timer = self.create_timer(1.0, self._report, callback_group=group, clock=clock)
-        self._worker = threading.Thread(target=self._run, args=(extractor, self._input), name="teacher")
+        self._worker = threading.Thread(target=self._run, args=(extractor, self._input), name="extractor")
         self._worker.start()
 
     def _deactivate(self) -> None:
@@ -125,7 +125,7 @@ class FeatureExtractor(RefusingLifecycleNode):
                 if self._stopping:
                     return
                 arrival = source.pending.pop()
-                self._statistics.skip("newer image came while the teacher was busy", len(source.pending))
+                self._statistics.skip("newer image came while the extractor was busy", len(source.pending))
                 source.pending.clear()
             if 0 <= arrival.stamp - last < 1e9 * float(value(self, "min_interval")):
                 self._statistics.skip("sooner than min_interval")
@@ -136,7 +136,7 @@ class FeatureExtractor(RefusingLifecycleNode):
             except FeatureGsError as error:
                 self._statistics.skip(str(error))
             except Exception as error:  # a network may raise anything, and the thread must live
-                self._statistics.skip(f"{type(error).__name__} in the teacher, see the log")
+                self._statistics.skip(f"{type(error).__name__} in the extractor, see the log")
                 self.get_logger().error(f"an image is left out: {traceback.format_exc()}")
 
     def _publish(self, extractor: Extractor, source: CameraInput, arrival: Arrival) -> None:

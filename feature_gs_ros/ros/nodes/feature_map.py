@@ -50,7 +50,7 @@ class FeatureMap(RefusingLifecycleNode):
         return transition(self, self._configure, super().on_configure, state, undo=self._clean_up)
 
     def on_activate(self, state: Any) -> Any:
-        """The map, the teacher, the field, subscriptions and the worker."""
+        """The map, the extractor, the field, subscriptions and the worker."""
         return transition(self, self._activate, super().on_activate, state, undo=self._leave)
 
     def on_deactivate(self, state: Any) -> Any:
@@ -99,9 +99,10 @@ class FeatureMap(RefusingLifecycleNode):
         live_map = self._session.field.map
         if value(self, "publish_map_cloud"):
             self._topics.send_map(self._session.field, self._settings.map_frame)
-        teacher = live_map.extractor.identity.name
+        extractor = live_map.extractor.identity.name
         self.get_logger().info(
-            f"map of {len(live_map.gaussians)} Gaussians, teacher '{teacher}', {self._session.field.views} views loaded"
+            f"map of {len(live_map.gaussians)} Gaussians, extractor '{extractor}', "
+            f"{self._session.field.views} views loaded"
         )
         self._recordings.begin()
 

@@ -21,14 +21,14 @@ from feature_gs_ros.ros.ingest.camera_input import CameraInput
 from feature_gs_ros.ros.ingest.poses import Poses
 from feature_gs_ros.ros.ingest.worker import IngestionWorker
 from feature_gs_ros.ros.runtime.parameters import value
-from feature_gs_ros.ros.runtime.settings import Settings, check_replaceable, ingestion_limits, make_teacher
+from feature_gs_ros.ros.runtime.settings import Settings, check_replaceable, extractor_of_settings, ingestion_limits
 
 
 class Session:
     """Loaded and subscribed on activation; `close` undoes it in the reverse order."""
 
     def __init__(self, node: Any, settings: Settings) -> None:
-        """Load the map and the teacher, go on from a saved field, subscribe, and start the worker.
+        """Load the map and the extractor, go on from a saved field, subscribe, and start the worker.
 
         Raises:
             FeatureGsError: a file can't be used; what was begun is undone.
@@ -84,7 +84,7 @@ class Session:
                 load_map(settings.map_path),
                 settings.map_path,
                 settings.splat_from_map,
-                make_teacher(settings, learned),
+                extractor_of_settings(settings, learned),
                 settings.backend,
                 settings.budget,
             )

@@ -43,16 +43,16 @@ MAP = (
     Parameter("load_on_activate", False, "Go on with the learned field of an earlier run, where there is one."),
     Parameter("save_on_deactivate", False, "Save the learned field when the node is deactivated, stopped or killed."),
 )
-TEACHER = (
-    Parameter("extractor", "imagenet", "Name of the 2D teacher; saved (feature_map only): the loaded field's."),
-    Parameter("extractor_options", "{}", "Options of the teacher, as a YAML mapping."),
+EXTRACTOR = (
+    Parameter("extractor", "imagenet", "Name of the 2D extractor; saved (feature_map only): the loaded field's."),
+    Parameter("extractor_options", "{}", "Options of the extractor, as a YAML mapping."),
 )
 CAMERAS = (
     Parameter("cameras", ["camera"], "Names of the cameras; each has the parameters <camera>.image and so on."),
     Parameter(
         "image_reliability", "best_effort", "Of the images' subscriptions: best_effort or reliable (as grids are)."
     ),
-    Parameter("queue_size", 10, "Frames a camera that may wait for tf and for the teacher.", 1, 1000),
+    Parameter("queue_size", 10, "Frames a camera that may wait for tf and for the extractor.", 1, 1000),
     Parameter("tf_timeout", 1.0, "s that a frame waits for tf, camera_info and its mask.", 0.0, 60.0, read_only=False),
     Parameter("mask_tolerance", 0.02, "s between an image's stamp and its mask's.", 0.0, 1.0, read_only=False),
     Parameter("keyframe.translation", 0.02, "m that a camera moves before its next frame.", 0.0, 100.0, False),
@@ -71,10 +71,10 @@ ANSWERS = (
     Parameter("status_rate", 1.0, "Hz of ~/status and /diagnostics.", 0.01, 100.0),
 )
 START = (Parameter("autostart", False, "Configure and activate by itself when the program starts."),)
-FEATURE_MAP = (*START, *MAP, *TEACHER, *CAMERAS, *ANSWERS)
+FEATURE_MAP = (*START, *MAP, *EXTRACTOR, *CAMERAS, *ANSWERS)
 FEATURE_EXTRACTOR = (
     *START,
-    *TEACHER,
+    *EXTRACTOR,
     Parameter("image", "image", "Topic of the images."),
     Parameter("camera_info", "camera_info", "Topic of their calibration."),
     Parameter("queue_size", 100, "Images that may wait; of those that do, the newest is taken.", 1, 1000),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-SHORTEST = 10  # of an image queue
+MIN_IMAGE_QUEUE = 10  # of an image queue
 
 # For who comes late: RViz, a planner. A subscriber may still ask for less.
 LATCHED = QoSProfile(
@@ -32,7 +32,7 @@ def image_qos(reliability: str, depth: int) -> QoSProfile:
     """
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
-        depth=max(depth, SHORTEST),
+        depth=max(depth, MIN_IMAGE_QUEUE),
         reliability=ReliabilityPolicy[reliability.upper()],
         durability=DurabilityPolicy.VOLATILE,
     )

@@ -21,7 +21,7 @@ from feature_gs_ros.core.errors import FeatureGsError
 from feature_gs_ros.core.memory import keep_freed_memory
 from feature_gs_ros.ros.runtime.parameters import value
 
-HEARING = 0.2  # s after which a signal is noticed
+SIGNAL_POLL_PERIOD = 0.2  # s after which a signal is noticed
 LAST_CALLBACKS = 2.0  # s that callbacks under way have at the end
 
 
@@ -63,7 +63,7 @@ def _spin(node: Any, executor: MultiThreadedExecutor, stopping: threading.Event)
     executor.add_node(node)
     while not stopping.is_set() and not getattr(node, "finished", False):
         try:
-            executor.spin_once(timeout_sec=HEARING)
+            executor.spin_once(timeout_sec=SIGNAL_POLL_PERIOD)
         except InvalidHandle as error:  # a transition took something away that was just about to be used
             node.get_logger().warning(f"a message came too late: {error}")
 

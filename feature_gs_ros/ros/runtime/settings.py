@@ -24,7 +24,7 @@ from feature_gs_ros.ros.ingest.camera_input import CameraSettings
 from feature_gs_ros.ros.ingest.worker import IngestionLimits
 from feature_gs_ros.ros.runtime.parameters import chosen, value
 
-SAVED = "saved"  # in place of a teacher's name: that of the saved field
+SAVED = "saved"  # in place of an extractor's name: that of the saved field
 
 
 class Settings:
@@ -45,8 +45,8 @@ class Settings:
         self.splat_from_map = _alignment(node)
         self.backend = cast("Backend", chosen(node, "backend", ("auto", "cpu", "cuda")))
         choose_backend(self.backend)
-        self.teacher = chosen(node, "extractor", [*extractor_names(), SAVED])
-        self.teacher_options = teacher_options(node)
+        self.extractor = chosen(node, "extractor", [*extractor_names(), SAVED])
+        self.extractor_options = extractor_options(node)
         budget = float(value(node, "memory_budget"))
         self.budget = int(budget * 1e9) if budget > 0 else None
         self.threads = int(value(node, "threads"))
@@ -106,7 +106,7 @@ def ingestion_limits(node: Any) -> IngestionLimits:
     )
 
 
-def teacher_options(node: Any) -> dict[str, object]:
+def extractor_options(node: Any) -> dict[str, object]:
     """The parameter extractor_options.
 
     Raises:
@@ -122,20 +122,20 @@ def teacher_options(node: Any) -> dict[str, object]:
     return options
 
 
-def make_teacher(settings: Settings, field: FeatureField | None) -> Extractor:
-    """The teacher that the parameters name, or that of the saved field.
+def extractor_of_settings(settings: Settings, field: FeatureField | None) -> Extractor:
+    """The extractor that the parameters name, or that of the saved field.
 
     Raises:
         FeatureGsError: it is unknown, or can't be made, or there is no field.
     """
-    if settings.teacher != SAVED:
-        return make_extractor(settings.teacher, **settings.teacher_options)
+    if settings.extractor != SAVED:
+        return make_extractor(settings.extractor, **settings.extractor_options)
     if field is None:
         raise ParameterError(
             f"parameter extractor is {SAVED}, but load_on_activate is false or '{settings.field}' isn't in "
-            f"'{settings.data.path}': name a teacher, or put a learned field there"
+            f"'{settings.data.path}': name an extractor, or put a learned field there"
         )
-    return extractor_of(field.teacher, options=settings.teacher_options)
+    return extractor_of(field.extractor, options=settings.extractor_options)
 
 
 def _alignment(node: Any) -> Sim3:

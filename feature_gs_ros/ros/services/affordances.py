@@ -26,13 +26,13 @@ from feature_gs_ros.ros.convert.answers import (
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import answering
 from feature_gs_ros.ros.runtime.publishers import Publishers
+from feature_gs_ros.ros.services.answer_messages import AnswerMessages
 from feature_gs_ros.ros.services.marked_images import MARK, marked_picture
-from feature_gs_ros.ros.services.outcome import Outcome
 from feature_gs_ros.ros.services.queries import check_texts
 from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.srv import AddAffordance, TransferAffordance
 
-MOST_NEIGHBOURS = 100
+MAX_NEIGHBOURS = 100
 ARROW = 0.08  # m, of a marker
 
 
@@ -56,14 +56,14 @@ class Affordances:
             affordance, thing = check_name(request.affordance.strip(), "affordance"), request.object.strip()
             with times.step("picture"):
                 picture = marked_picture(session, request)
-            teacher = session.field.map.extractor
+            extractor = session.field.map.extractor
             library = _library(session)
             with times.step("embed"):
                 source = make_source(
                     picture.image,
                     picture.labels,
                     {MARK: affordance},
-                    teacher,
+                    extractor,
                     name=_free_name(library, thing, affordance),
                     object_word=thing,
                     frame=picture.name,
@@ -90,10 +90,10 @@ class Affordances:
             with times.step("transfer"):
                 among = shown.present if thing is None else thing.mask
                 found = _transferred(snapshot, library, settings, among, request)
-            outcome = Outcome(self._node, self._publishers, session, shown, times)
+            outcome = AnswerMessages(self._node, self._publishers, session, shown, times)
             with times.step("regions"):
                 field = shown.field(snapshot.segmenter.field)
-                regions = find_regions(shown.gaussians, field, found, outcome.reach)
+                regions = find_regions(shown.gaussians, field, found, outcome.radius)
                 regions.sort(key=lambda region: -region.opacity)
             response.regions = [region_message(number, region) for number, region in enumerate(regions, start=1)]
             response.cloud = _publish(outcome, snapshot, found, regions)
@@ -121,13 +121,13 @@ def _library(session: Session) -> Library:
     """What was added so far; empty at first.
 
     Raises:
-        AffordanceError: the file is damaged, or of another teacher.
+        AffordanceError: the file is damaged, or of another extractor.
     """
-    path, teacher = session.settings.library, session.field.map.extractor
+    path, extractor = session.settings.library, session.field.map.extractor
     if not path.exists():
-        return Library.of(teacher)
+        return Library.of(extractor)
     library = Library.load(path)
-    library.check_teacher(teacher.identity)
+    library.check_extractor(extractor.identity)
     return library
 
 
@@ -145,13 +145,13 @@ def _settings(request: Any) -> Settings:
     Raises:
         PromptError: k or floor is out of range.
     """
-    if request.k > MOST_NEIGHBOURS:
-        raise PromptError(f"k is {request.k}, expected 1 to {MOST_NEIGHBOURS} neighbours, or 0 (the default)")
+    if request.k > MAX_NEIGHBOURS:
+        raise PromptError(f"k is {request.k}, expected 1 to {MAX_NEIGHBOURS} neighbours, or 0 (the default)")
     if not 0 <= request.floor <= 1:
-        raise PromptError(f"floor {request.floor} is out of range; give 0 (the teacher's own) to 1")
+        raise PromptError(f"floor {request.floor} is out of range; give 0 (the extractor's own) to 1")
     usual = Settings()
-    spread = usual.spread if request.smooth else 0.0
-    return Settings(k=request.k or usual.k, floor=float(request.floor) or None, spread=spread)
+    rate = usual.smoothing_rate if request.smooth else 0.0
+    return Settings(k=request.k or usual.k, floor=float(request.floor) or None, smoothing_rate=rate)
 
 
 def _transferred(
@@ -182,7 +182,7 @@ def _transferred(
     return only(found, [request.affordance]) if request.affordance else found
 
 
-def _publish(outcome: Outcome, snapshot: Snapshot, found: Transfer, regions: Sequence[Region]) -> Any:
+def _publish(outcome: AnswerMessages, snapshot: Snapshot, found: Transfer, regions: Sequence[Region]) -> Any:
     """The regions' cloud, which is also returned; boxes, and arrows along which a gripper comes."""
     of_region = torch.zeros(len(snapshot.segmenter.gaussians))
     of_affordance = torch.zeros_like(of_region)

@@ -21,14 +21,14 @@ from feature_gs_ros.ros.convert.answers import STATES, StepTimes, detections_mes
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import answering
 from feature_gs_ros.ros.runtime.publishers import Publishers
-from feature_gs_ros.ros.services.outcome import Outcome
+from feature_gs_ros.ros.services.answer_messages import AnswerMessages
 from feature_gs_ros.ros.services.pointing import Points, locate, things_at
 from feature_gs_ros.ros.services.sam_clicks import asks_sam, sam_answer
 from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText
 
-MOST_POINTS = 100
-MOST_NEGATIVES = 100
+MAX_POINTS = 100
+MAX_NEGATIVES = 100
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what rclpy decodes bytes to that are not UTF-8
 NOWHERE = np.full(3, np.nan)
 
@@ -63,8 +63,8 @@ class Queries:
         with answering(response.answer, self._node.get_logger()):
             session, times = self._session(), StepTimes()
             for name, points, fewest in (("points", request.points, 1), ("negatives", request.negatives, 0)):
-                if not fewest <= len(points) <= MOST_POINTS:
-                    raise PromptError(f"the request holds {len(points)} {name}, expected {fewest} to {MOST_POINTS}")
+                if not fewest <= len(points) <= MAX_POINTS:
+                    raise PromptError(f"the request holds {len(points)} {name}, expected {fewest} to {MAX_POINTS}")
             threshold = threshold_of(request.threshold)
             snapshot = _snapshot(session, times)
             with times.step("points"):
@@ -120,13 +120,13 @@ class Queries:
         response: Any,
     ) -> None:
         """Fill the response and publish the same."""
-        outcome = Outcome(self._node, self._publishers, session, snapshot.shown, times)
+        outcome = AnswerMessages(self._node, self._publishers, session, snapshot.shown, times)
         hit = found.state is segmentation.State.FOUND
         mask = found.mask if hit else torch.zeros_like(found.mask)
 
         def detections() -> Any:
             gaussians = snapshot.shown.gaussians
-            objects = find_objects(gaussians, mask, found.similarity, outcome.map_from_splat, outcome.reach)
+            objects = find_objects(gaussians, mask, found.similarity, outcome.map_from_splat, outcome.radius)
             return detections_message(objects[: outcome.most(max_objects)], found.prompt, outcome.header)
 
         rows = mask.nonzero()[:, 0]
@@ -148,7 +148,7 @@ class Queries:
         """The same for the objects that were clicked, where the field knows which object is which."""
         identities = snapshot.identities
         assert identities is not None
-        outcome = Outcome(self._node, self._publishers, session, snapshot.shown, times)
+        outcome = AnswerMessages(self._node, self._publishers, session, snapshot.shown, times)
         things = things[: outcome.most(max_objects)]
         mask = torch.zeros(len(session.field.gaussians), dtype=torch.bool)
         for thing in things:
@@ -173,8 +173,8 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     Raises:
         PromptError: too many, empty, too long, or not UTF-8.
     """
-    if len(texts) > 1 + MOST_NEGATIVES:
-        raise PromptError(f"the request holds {len(texts) - 1} negatives, at most {MOST_NEGATIVES} are taken")
+    if len(texts) > 1 + MAX_NEGATIVES:
+        raise PromptError(f"the request holds {len(texts) - 1} negatives, at most {MAX_NEGATIVES} are taken")
     for text in texts:
         if REPLACEMENT in text:
             raise PromptError("the prompt is not text in UTF-8")
@@ -182,13 +182,13 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
 
 def threshold_of(requested: float) -> float | None:
-    """A request's threshold; 0 is the teacher's own.
+    """A request's threshold; 0 is the extractor's own.
 
     Raises:
         PromptError: outside 0..1, or NaN.
     """
     if not 0 <= requested <= 1:
-        raise PromptError(f"threshold {requested} is out of range; give 0 (the teacher's own) to 1")
+        raise PromptError(f"threshold {requested} is out of range; give 0 (the extractor's own) to 1")
     return float(requested) or None
 
 

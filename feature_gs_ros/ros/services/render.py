@@ -31,7 +31,7 @@ from feature_gs_ros.ros.services.queries import check_texts, threshold_of
 from feature_gs_ros.ros.services.service_group import ServiceGroup
 from feature_gs_ros.srv import RenderView
 
-MOST_PIXELS = 1 << 24  # of a picture: 4096 × 4096
+MAX_PIXELS = 1 << 24  # of a picture: 4096 × 4096
 COVERED = 0.5  # Σ w of a pixel from which its depth is known
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -81,8 +81,8 @@ def _viewpoint(session: Session, request: Any) -> tuple[Camera, NDArray[np.float
     source = session.camera(request.camera) if request.camera else None
     info = request.camera_info
     if info.width or info.height:
-        if int(info.width) * int(info.height) > MOST_PIXELS:
-            raise CameraError(f"a picture of {info.width}×{info.height} pixels is too large, at most {MOST_PIXELS}")
+        if int(info.width) * int(info.height) > MAX_PIXELS:
+            raise CameraError(f"a picture of {info.width}×{info.height} pixels is too large, at most {MAX_PIXELS}")
         camera = camera_from_info(info, int(info.width), int(info.height))
     elif source is None:
         raise CameraError("neither camera nor camera_info is given")

@@ -1,4 +1,4 @@
-"""Clicks into a camera's image where the teacher is SAM: its mask on the rendered embedding, lifted by voting."""
+"""Clicks into a camera's image where the extractor is SAM: its mask on the rendered embedding, lifted by voting."""
 
 from __future__ import annotations
 

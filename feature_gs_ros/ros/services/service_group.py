@@ -8,7 +8,7 @@ from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 
-PATIENCE = 15.0  # s that an answer under way is waited for
+ANSWER_TIMEOUT = 15.0  # s that an answer under way is waited for
 
 Callbacks = Mapping[str, tuple[type, Callable[[Any, Any], Any]]]  # service's name -> its type, who answers
 
@@ -51,7 +51,7 @@ class ServiceGroup(MutuallyExclusiveCallbackGroup):
         """Answer nothing more, wait for the answer under way, and take the services away."""
         with self._changed:
             self._closing = True
-            if not self._changed.wait_for(lambda: not self._answering, PATIENCE):
-                self._node.get_logger().warning(f"an answer that takes longer than {PATIENCE:.0f} s is lost")
+            if not self._changed.wait_for(lambda: not self._answering, ANSWER_TIMEOUT):
+                self._node.get_logger().warning(f"an answer that takes longer than {ANSWER_TIMEOUT:.0f} s is lost")
         for service in self._services:
             self._node.destroy_service(service)

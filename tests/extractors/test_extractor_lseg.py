@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_camera, random_map
+from extractor_weights import DATA, published_shapes, scene, seeded_state
 from safetensors.torch import load_file
-from teacher_weights import DATA, published_shapes, scene, seeded_state
 from torch.nn import functional
 
 from feature_gs_ros import rasterizer
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_network_equals_the_published_code() -> None:
-    goldens = load_file(DATA / "teacher_goldens.safetensors")
+    goldens = load_file(DATA / "extractor_goldens.safetensors")
     network = LSegNetwork(SMALL).eval()
     network.load_state_dict(small_state())
     for height, width in [(384, 384), (96, 160), (480, 640)]:
@@ -87,12 +87,12 @@ def test_cells_are_unit_vectors_that_lie_corner_on_corner(checkpoint: Path) -> N
 
 
 def test_a_batch_is_its_images(checkpoint: Path) -> None:
-    teacher = LSegExtractor(weights=checkpoint, pixels=64 * 96)
+    extractor = LSegExtractor(weights=checkpoint, pixels=64 * 96)
     images = [scene(64, 96), scene(64, 96)[::-1].copy()]
-    for grid, image in zip(teacher.extract_batch(images), images, strict=True):
-        assert torch.allclose(grid.values, teacher.extract(image).values, atol=1e-5)
+    for grid, image in zip(extractor.extract_batch(images), images, strict=True):
+        assert torch.allclose(grid.values, extractor.extract(image).values, atol=1e-5)
     with pytest.raises(ExtractorError, match="different sizes"):
-        teacher.extract_batch([scene(64, 96), scene(64, 64)])
+        extractor.extract_batch([scene(64, 96), scene(64, 64)])
 
 
 def test_affine_stages_commute_with_back_projection(checkpoint: Path) -> None:
@@ -115,10 +115,10 @@ def test_affine_stages_commute_with_back_projection(checkpoint: Path) -> None:
     assert torch.allclose(scores, functional.normalize(expected[seen], dim=1) @ words.T, atol=1e-4)
 
 
-def test_the_identity_makes_the_teacher_again(checkpoint: Path) -> None:
-    teacher = make_extractor("lseg", weights=checkpoint, features="linear", template="a {}", pixels=64 * 64)
-    again = extractor_of(teacher.identity, checkpoint)
-    assert again.identity == teacher.identity
+def test_the_identity_makes_the_extractor_again(checkpoint: Path) -> None:
+    extractor = make_extractor("lseg", weights=checkpoint, features="linear", template="a {}", pixels=64 * 64)
+    again = extractor_of(extractor.identity, checkpoint)
+    assert again.identity == extractor.identity
     assert again.identity.preprocessing["features"] == "linear"
 
 
@@ -182,7 +182,7 @@ def test_a_checkpoint_without_text_says_so(open_clip: object, checkpoint: Path) 
 
 
 def test_numpy_views_are_taken(checkpoint: Path) -> None:
-    teacher = make_extractor("lseg", weights=checkpoint, pixels=64 * 64)
+    extractor = make_extractor("lseg", weights=checkpoint, pixels=64 * 64)
     image = scene(64, 64)
     flipped = image[:, ::-1]
-    assert torch.equal(teacher.extract(flipped).values, teacher.extract(np.ascontiguousarray(flipped)).values)
+    assert torch.equal(extractor.extract(flipped).values, extractor.extract(np.ascontiguousarray(flipped)).values)

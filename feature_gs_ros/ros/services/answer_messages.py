@@ -15,7 +15,7 @@ from feature_gs_ros.ros.runtime.parameters import value
 from feature_gs_ros.ros.runtime.publishers import Publishers, camera_frame_cloud
 
 
-class Outcome:
+class AnswerMessages:
     """Gathers one answer; `publish` sends it."""
 
     def __init__(self, node: Any, publishers: Publishers, session: Session, shown: ShownMap, times: StepTimes) -> None:
@@ -25,9 +25,9 @@ class Outcome:
         self.map_from_splat = session.field.map.splat_from_map.inverse()
 
     @property
-    def reach(self) -> float | None:
+    def radius(self) -> float | None:
         """Metres within which Gaussians are one object; None: by the map's density."""
-        return float(value(self._node, "objects.reach")) or None
+        return float(value(self._node, "objects.radius")) or None
 
     def most(self, requested: int) -> int:
         """How many objects the answer may hold."""

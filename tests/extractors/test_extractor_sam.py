@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from teacher_weights import published_shapes, scene, seeded_state
+from extractor_weights import published_shapes, scene, seeded_state
 
 from feature_gs_ros.core.errors import ExtractorError, PromptError
 from feature_gs_ros.extractors import make_extractor, sam
@@ -110,7 +110,7 @@ def library() -> Any:
 
 
 @pytest.fixture(scope="module")
-def teacher(library: Any, tmp_path_factory: pytest.TempPathFactory) -> SamExtractor:  # noqa: ARG001
+def extractor(library: Any, tmp_path_factory: pytest.TempPathFactory) -> SamExtractor:  # noqa: ARG001
     path = tmp_path_factory.mktemp("sam") / sam.weights_file("vit_b").name
     torch.save(seeded_state(published_shapes("sam_vit_b"), 7), path)
     return SamExtractor(weights=path, device="cpu")
@@ -120,17 +120,17 @@ IMAGE = scene(270, 480)
 
 
 @pytest.fixture(scope="module")
-def predictor(library: Any, teacher: SamExtractor) -> Any:
+def predictor(library: Any, extractor: SamExtractor) -> Any:
     """The published predictor, given the published weights by its own loader."""
-    own = library.SamPredictor(library.sam_model_registry["vit_b"](checkpoint=str(teacher._path)))
+    own = library.SamPredictor(library.sam_model_registry["vit_b"](checkpoint=str(extractor._path)))
     pixels = resized([IMAGE], 576, 1024, "bilinear")
     with torch.inference_mode():
         own.set_torch_image(pixels, IMAGE.shape[:2])
     return own
 
 
-def test_embedding_equals_the_published_predictors(teacher: SamExtractor, predictor: Any) -> None:
-    grid = teacher.extract(IMAGE)
+def test_embedding_equals_the_published_predictors(extractor: SamExtractor, predictor: Any) -> None:
+    grid = extractor.extract(IMAGE)
     assert (grid.rows, grid.columns, grid.dimension) == (64, 64, 256)
     assert (grid.left, grid.top, grid.right) == (0, 0, 1)
     assert grid.bottom == pytest.approx(64 / 36)
@@ -144,7 +144,7 @@ def test_embedding_equals_the_published_predictors(teacher: SamExtractor, predic
 @pytest.mark.parametrize("several", [True, False])
 @pytest.mark.parametrize("kind", ["points", "box", "both"])
 def test_prompted_masks_equal_the_published_predictors(
-    teacher: SamExtractor, predictor: Any, kind: str, several: bool
+    extractor: SamExtractor, predictor: Any, kind: str, several: bool
 ) -> None:
     points, labels = np.array([[50.0, 60.0], [300.5, 20.0]]), [1, 0]
     box = [10, 20, 150, 160]
@@ -153,7 +153,7 @@ def test_prompted_masks_equal_the_published_predictors(
     if kind != "points":
         ours["box"], theirs["box"] = box, np.array(box)
     embedding = predictor.features[0].permute(1, 2, 0)
-    masks = prompted_masks(teacher, embedding, (270, 480), several=several, **ours)
+    masks = prompted_masks(extractor, embedding, (270, 480), several=several, **ours)
     expected, quality, _ = predictor.predict(multimask_output=several, return_logits=True, **theirs)
     assert masks.logits.shape == (3 if several else 1, 270, 480)
     assert float((masks.logits - torch.from_numpy(expected)).abs().max()) < 1e-4
@@ -162,12 +162,12 @@ def test_prompted_masks_equal_the_published_predictors(
 
 @pytest.mark.parametrize("overlap", [1.0, 0.9])
 def test_instance_maps_equal_the_published_automatic_masks(
-    library: Any, teacher: SamExtractor, monkeypatch: pytest.MonkeyPatch, overlap: float
+    library: Any, extractor: SamExtractor, monkeypatch: pytest.MonkeyPatch, overlap: float
 ) -> None:
     """Random weights give noise all over the image: one mask is left where boxes may not overlap, else many are."""
     embedding = torch.randn(16, 16, 256, generator=torch.Generator().manual_seed(1)) * 8
     embedding = embedding.repeat_interleave(4, 0).repeat_interleave(4, 1)
-    monkeypatch.setattr(teacher.network.image_encoder, "forward", lambda _: embedding.permute(2, 0, 1)[None])
+    monkeypatch.setattr(extractor.network.image_encoder, "forward", lambda _: embedding.permute(2, 0, 1)[None])
     import segment_anything.automatic_mask_generator as published
 
     # Where torchvision's operators can't be loaded, so can't theirs.
@@ -178,19 +178,19 @@ def test_instance_maps_equal_the_published_automatic_masks(
     )
     image = IMAGE[:120, :200]
     generator = library.SamAutomaticMaskGenerator(
-        teacher.network, points_per_side=3, pred_iou_thresh=-9.0, stability_score_thresh=0.3, box_nms_thresh=overlap
+        extractor.network, points_per_side=3, pred_iou_thresh=-9.0, stability_score_thresh=0.3, box_nms_thresh=overlap
     )
     found = sorted(generator.generate(image), key=lambda mask: -mask["area"])
     expected = np.zeros(image.shape[:2], dtype=np.int32)
     for number, mask in enumerate(found, start=1):
         expected[mask["segmentation"]] = number
-    ours = instance_map(teacher, image, points_per_side=3, quality=-9.0, stability=0.3, overlap=overlap)
+    ours = instance_map(extractor, image, points_per_side=3, quality=-9.0, stability=0.3, overlap=overlap)
     assert (len(found) > 1) == (overlap == 1)
     assert np.array_equal(ours, expected)
-    assert not instance_map(teacher, image, points_per_side=2, quality=99.0).any()
+    assert not instance_map(extractor, image, points_per_side=2, quality=99.0).any()
 
 
-def test_bad_prompts_are_named(teacher: SamExtractor) -> None:
+def test_bad_prompts_are_named(extractor: SamExtractor) -> None:
     embedding = torch.zeros(64, 64, 256)
     for options, message in [
         ({}, "points or a box"),
@@ -203,6 +203,6 @@ def test_bad_prompts_are_named(teacher: SamExtractor) -> None:
         ({"box": [5, 5, 9]}, "x0 < x1"),
     ]:
         with pytest.raises(PromptError, match=message):
-            prompted_masks(teacher, embedding, (100, 100), **options)
+            prompted_masks(extractor, embedding, (100, 100), **options)
     with pytest.raises(ExtractorError, match="see `padded`"):
-        prompted_masks(teacher, embedding[:36], (100, 100), box=[0, 0, 1, 1])
+        prompted_masks(extractor, embedding[:36], (100, 100), box=[0, 0, 1, 1])

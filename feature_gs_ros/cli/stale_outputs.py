@@ -21,7 +21,7 @@ def check_own_files(folder: Path, names: Iterable[str], inputs: Iterable[Path | 
         check_outputs({"--out": folder / name}, read)
 
 
-def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+def remove_stale_outputs(folder: Path, names: Iterable[str]) -> None:
     """Remove these files of an earlier run, where they are there, and say so.
 
     Raises:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from extractor_weights import DATA, published_shapes, scene, seeded_state
 from safetensors.torch import load_file
-from teacher_weights import DATA, published_shapes, scene, seeded_state
 
 from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
 from feature_gs_ros.extractors import dinov2, extractor_of, make_extractor
@@ -50,9 +50,9 @@ def test_cells_lie_where_their_pixels_are(tiny: dict[str, Path]) -> None:
     """The image is resized to multiples of 14 with its aspect; a bright patch comes out at its own cell."""
     image = np.zeros((280, 420, 3), dtype=np.uint8)
     image[140:160, 300:320] = 255  # of 14 rows × 21 columns of 20 pixels: row 7, column 15
-    teacher = make_extractor("dinov2", pixels=196 * 294, **tiny)
-    grid = teacher.extract(image)
-    assert (grid.rows, grid.columns, grid.dimension) == (14, 21, teacher.dimension)
+    extractor = make_extractor("dinov2", pixels=196 * 294, **tiny)
+    grid = extractor.extract(image)
+    assert (grid.rows, grid.columns, grid.dimension) == (14, 21, extractor.dimension)
     assert (grid.left, grid.top, grid.right, grid.bottom) == (0, 0, 1, 1)
     brightest = int(grid.values.sum(dim=2).argmax())
     assert divmod(brightest, grid.columns) == (7, 15)
@@ -69,14 +69,14 @@ def test_input_keeps_the_aspect_to_half_a_cell(tiny: dict[str, Path], height: in
 
 
 def test_precision_and_identity(tiny: dict[str, Path]) -> None:
-    teacher = make_extractor("dinov2", precision="bfloat16", **tiny)
-    assert teacher.extract(scene(28, 28)).values.dtype == torch.bfloat16
-    assert teacher.identity.preprocessing["interpolation"] == "bicubic"
-    assert teacher.identity.preprocessing["model"] == "vits14"
-    again = extractor_of(teacher.identity, tiny["weights"])
-    assert again.identity == teacher.identity
+    extractor = make_extractor("dinov2", precision="bfloat16", **tiny)
+    assert extractor.extract(scene(28, 28)).values.dtype == torch.bfloat16
+    assert extractor.identity.preprocessing["interpolation"] == "bicubic"
+    assert extractor.identity.preprocessing["model"] == "vits14"
+    again = extractor_of(extractor.identity, tiny["weights"])
+    assert again.identity == extractor.identity
     with pytest.raises(UnknownPromptError, match=r"dinov2.*knows no words.*mug"):
-        teacher.embed(["mug"])
+        extractor.embed(["mug"])
 
 
 @pytest.mark.parametrize("model", dinov2.MODELS)
@@ -126,11 +126,11 @@ def test_code_that_is_missing_is_named_with_its_mend(
 
 @pytest.mark.parametrize("model", ["vits14", "vits14_reg"])
 def test_tokens_equal_the_published_code(clone: Path, tmp_path: Path, model: str) -> None:
-    goldens = load_file(DATA / "teacher_goldens.safetensors")
+    goldens = load_file(DATA / "extractor_goldens.safetensors")
     torch.save(seeded_state(published_shapes(f"dinov2_{model}"), 7), tmp_path / "w.pth")
     for height, width in [(518, 518), (252, 336), (140, 70)]:
-        teacher = make_extractor("dinov2", weights=tmp_path / "w.pth", hub=clone, pixels=height * width, device="cpu")
-        values = teacher.extract(scene(height, width)).values
+        extractor = make_extractor("dinov2", weights=tmp_path / "w.pth", hub=clone, pixels=height * width, device="cpu")
+        values = extractor.extract(scene(height, width)).values
         assert tuple(values.shape) == (height // 14, width // 14, 384)
         difference = values[::4, ::3, ::24] - goldens[f"dinov2_{model}_{height}x{width}"]
         assert float(difference.abs().max()) < 1e-4
@@ -147,7 +147,7 @@ def test_networks_of_the_clone_have_the_published_keys(clone: Path, model: str) 
 
 def test_a_batch_is_its_images(clone: Path, tmp_path: Path) -> None:
     torch.save(seeded_state(published_shapes("dinov2_vits14"), 7), tmp_path / "w.pth")
-    teacher = dinov2.Dinov2Extractor(weights=tmp_path / "w.pth", hub=clone, pixels=112 * 112, device="cpu")
+    extractor = dinov2.Dinov2Extractor(weights=tmp_path / "w.pth", hub=clone, pixels=112 * 112, device="cpu")
     images = [scene(112, 112), scene(112, 112)[::-1].copy()]
-    for grid, image in zip(teacher.extract_batch(images), images, strict=True):
-        assert float((grid.values - teacher.extract(image).values).abs().max()) < 1e-4
+    for grid, image in zip(extractor.extract_batch(images), images, strict=True):
+        assert float((grid.values - extractor.extract(image).values).abs().max()) < 1e-4

@@ -1,4 +1,4 @@
-"""Which teachers there are, what each needs, and one of a third party, installed from the documentation."""
+"""Which extractors there are, what each needs, and one of a third party, installed from the documentation."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def edges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sys.modules.pop("my_package", None)
 
 
-def test_the_documents_teacher_works_by_entry_point(edges: None) -> None:  # noqa: ARG001
+def test_the_documents_extractor_works_by_entry_point(edges: None) -> None:  # noqa: ARG001
     assert "edges" in extractor_names()
-    teacher = make_extractor("edges")
+    extractor = make_extractor("edges")
     image = np.zeros((8, 10, 3), dtype=np.uint8)
     image[:, 5:] = 100
-    grid = teacher.extract(image)
+    grid = extractor.extract(image)
     assert isinstance(grid, rasterizer.FeatureGrid)
     assert grid.values[4, :, 1].tolist() == [0, 0, 0, 0, 50, 50, 0, 0, 0, 0]
-    similar = teacher.similarities(grid.values.reshape(-1, 2), torch.tensor([[0.0, 1.0]]))
+    similar = extractor.similarities(grid.values.reshape(-1, 2), torch.tensor([[0.0, 1.0]]))
     assert similar.max() == 1
     with pytest.raises(ExtractorError, match="knows no words"):
-        teacher.embed(["mug"])
+        extractor.embed(["mug"])
 
 
 def test_the_list_names_third_parties_without_importing_them(
@@ -79,7 +79,7 @@ def test_the_list_says_what_is_missing(
     assert "demo_e200.ckpt (1,680 MB" in capsys.readouterr().out
 
 
-def test_every_teacher_of_the_package_tells_its_needs() -> None:
+def test_every_extractor_of_the_package_tells_its_needs() -> None:
     for name in extractor_names():
         needs = extractor_requirements(name)
         assert needs is not None
@@ -106,7 +106,7 @@ def test_conversion_by_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         extractors(convert=tmp_path / "w.ckpt")
 
 
-def test_no_teachers_library_is_imported_until_it_is_used() -> None:
+def test_no_extractors_library_is_imported_until_it_is_used() -> None:
     code = (
         "import sys, feature_gs_ros.cli.extractors as c; c.extractors();"
         "print([m for m in ('torchvision', 'open_clip', 'timm', 'transformers', 'segment_anything', 'xformers')"

@@ -1,4 +1,4 @@
-"""Teachers from the command line: their options, and the cache of what their networks gave."""
+"""Extractors from the command line: their options, and the cache of what their networks gave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from feature_gs_ros.backprojection.field import FeatureField
-from feature_gs_ros.cli.common import teacher_options
+from feature_gs_ros.cli.common import extractor_options
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.extractors import make_extractor
 from tests.command_line import run
@@ -22,10 +22,10 @@ def backproject(scene: Path, out: Path, *more: object, code: int = 0) -> str:
     return run("backproject", scene / "map.ply", scene / "stream", "--out", out, *words, code=code).stderr
 
 
-def test_an_option_reaches_the_teacher_and_the_field_remembers_it(small_scene: Path, tmp_path: Path) -> None:
+def test_an_option_reaches_the_extractor_and_the_field_remembers_it(small_scene: Path, tmp_path: Path) -> None:
     backproject(small_scene, tmp_path / "field", "--option", SMALL)
-    assert FeatureField.load(tmp_path / "field").teacher.preprocessing["pixels"] == 120_000
-    run("query", tmp_path / "field", "coffee mug")  # needs no option to find the same teacher again
+    assert FeatureField.load(tmp_path / "field").extractor.preprocessing["pixels"] == 120_000
+    run("query", tmp_path / "field", "coffee mug")  # needs no option to find the same extractor again
 
 
 def test_a_cached_stream_needs_no_second_pass(small_scene: Path, tmp_path: Path) -> None:
@@ -44,23 +44,23 @@ def test_a_cached_stream_needs_no_second_pass(small_scene: Path, tmp_path: Path)
 
 
 def test_values_are_yaml() -> None:
-    options = teacher_options(["pixels=3", "model=vits14", "templates=['a {}', 'the {}']", "hub=/a=b"])
+    options = extractor_options(["pixels=3", "model=vits14", "templates=['a {}', 'the {}']", "hub=/a=b"])
     assert options == {"pixels": 3, "model": "vits14", "templates": ["a {}", "the {}"], "hub": "/a=b"}
 
 
 @pytest.mark.parametrize("words", [["pixels"], ["=3"], ["a b=3"], ["a=1", "a=2"], ["a=[1"]])
 def test_what_is_no_option(words: list[str]) -> None:
     with pytest.raises(ExtractorError, match="--option"):
-        teacher_options(words)
+        extractor_options(words)
 
 
 @pytest.mark.parametrize(
     ("extractor", "option", "message"),
     [
-        ("color", "cell=abc", "the option cell=abc of the teacher 'color' is not a whole number"),
+        ("color", "cell=abc", "the option cell=abc of the extractor 'color' is not a whole number"),
         ("color", "cell=2.5", "is not a whole number"),
         ("color", "cell=true", "is not a whole number"),
-        ("color", "cell=", "cell=None of the teacher 'color' is not a whole number"),
+        ("color", "cell=", "cell=None of the extractor 'color' is not a whole number"),
         ("color", "space=2024-01-31", "is not text; text is quoted: space='\"2024-01-31\"'"),
         ("color", "cell=2024-13-45", "the value is no YAML; quote it"),
         ("imagenet-parts", "cell=.nan", "is not a number"),
@@ -78,19 +78,19 @@ def test_an_option_of_another_type_is_one_line(extractor: str, option: str, mess
     assert len(said.splitlines()) == 1
 
 
-def test_numbers_are_what_the_teacher_asks_for() -> None:
+def test_numbers_are_what_the_extractor_asks_for() -> None:
     """YAML 1.1 reads 1e5 as text."""
-    pixels = make_extractor("imagenet", **teacher_options(["pixels=1e5"])).identity.preprocessing["pixels"]
+    pixels = make_extractor("imagenet", **extractor_options(["pixels=1e5"])).identity.preprocessing["pixels"]
     assert isinstance(pixels, int)
     assert pixels == 100_000
-    assert make_extractor("imagenet-parts", **teacher_options(["cell=12"])).identity.preprocessing["cell"] == 12
+    assert make_extractor("imagenet-parts", **extractor_options(["cell=12"])).identity.preprocessing["cell"] == 12
     with pytest.raises(ExtractorError, match="need a number for each name"):
         make_extractor("labels", classes={"mug": "mug"})
     with pytest.raises(ExtractorError, match=r"not a table \{value: text\}"):
         make_extractor("labels", classes={"1": 5})
 
 
-def test_an_option_that_the_teacher_lacks(small_scene: Path, tmp_path: Path) -> None:
+def test_an_option_that_the_extractor_lacks(small_scene: Path, tmp_path: Path) -> None:
     message = backproject(small_scene, tmp_path / "field", "--option", "colour=red", code=2)
     assert "colour" in message
     assert "pixels" in message  # what it has

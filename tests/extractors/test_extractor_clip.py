@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from teacher_weights import scene, seeded_state
+from extractor_weights import scene, seeded_state
 from torch.nn import functional
 
 from feature_gs_ros.core.errors import ExtractorError
@@ -205,9 +205,9 @@ def test_siglip_of_timm_at_its_own_and_another_size(open_clip: Any) -> None:
     assert cell_size(visual) == 16
 
 
-def test_the_teacher_end_to_end(open_clip: Any, checkpoint: Path) -> None:
-    teacher = ClipExtractor(weights=checkpoint, model="tiny-vit", pixels=96 * 160)
-    grid = teacher.extract(scene(192, 320))
+def test_the_extractor_end_to_end(open_clip: Any, checkpoint: Path) -> None:
+    extractor = ClipExtractor(weights=checkpoint, model="tiny-vit", pixels=96 * 160)
+    grid = extractor.extract(scene(192, 320))
     assert (grid.rows, grid.columns, grid.dimension) == (6, 10, 48)
     norms = torch.linalg.vector_norm(grid.values, dim=2)
     assert torch.allclose(norms, torch.ones_like(norms), atol=1e-5)
@@ -215,13 +215,13 @@ def test_the_teacher_end_to_end(open_clip: Any, checkpoint: Path) -> None:
     tokens = open_clip.get_tokenizer("tiny-vit")([template.replace("{}", "mug") for template in TEMPLATES])
     with torch.inference_mode():
         expected = functional.normalize(model.encode_text(tokens, normalize=True).mean(dim=0), dim=0)
-    assert float((teacher.embed(["mug"])[0] - expected).abs().max()) < 1e-5
-    assert float((teacher.embed(["mug"]) - teacher.embed(["drill"])).abs().max()) > 1e-3
-    assert teacher.scores(grid.values.flatten(0, 1), teacher.embed(["mug", "drill"])).shape == (60, 2)
+    assert float((extractor.embed(["mug"])[0] - expected).abs().max()) < 1e-5
+    assert float((extractor.embed(["mug"]) - extractor.embed(["drill"])).abs().max()) > 1e-3
+    assert extractor.scores(grid.values.flatten(0, 1), extractor.embed(["mug", "drill"])).shape == (60, 2)
     plain = ClipExtractor(weights=checkpoint, model="tiny-vit", pixels=96 * 160, path="plain")
-    assert plain.identity != teacher.identity
+    assert plain.identity != extractor.identity
     assert float((plain.extract(scene(192, 320)).values - grid.values).abs().max()) > 1e-2
-    assert extractor_of(teacher.identity, checkpoint).identity == teacher.identity
+    assert extractor_of(extractor.identity, checkpoint).identity == extractor.identity
     half = ClipExtractor(weights=checkpoint, model="tiny-vit", pixels=96 * 160, precision="bfloat16")
     assert float((half.extract(scene(192, 320)).values.float() - grid.values).abs().max()) < 0.1
 

@@ -1,4 +1,4 @@
-"""Weights of the published layouts for the tests: keys and shapes from tests/data/teacher_keys.json, seeded values."""
+"""Weights of the published layouts for the tests: keys and shapes from data/extractor_keys.json, seeded values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DATA = Path(__file__).with_name("data")
 
 def published_shapes(model: str) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of a published checkpoint; "*" in the file stands for the numbers of the blocks."""
-    entry = json.loads((DATA / "teacher_keys.json").read_text())[model]
+    entry = json.loads((DATA / "extractor_keys.json").read_text())[model]
     shapes = {}
     for key, shape in entry["shapes"].items():
         for number in range(entry["depth"]) if "*" in key else (0,):

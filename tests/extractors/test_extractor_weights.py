@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from extractor_weights import published_shapes
 from safetensors.torch import load_file, save_file
-from teacher_weights import published_shapes
 from torch import nn
 
 from feature_gs_ros.core.errors import ExtractorError

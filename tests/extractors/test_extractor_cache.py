@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_camera, random_map
+from extractor_weights import scene
 from safetensors.torch import save_file
-from teacher_weights import scene
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.projector import BackProjector
@@ -28,7 +28,7 @@ from feature_gs_ros.extractors.color import ColorExtractor
 
 
 class Counting(ColorExtractor):
-    """The colour teacher as if it had weights; counts its passes, and gives grids that cover a padded square."""
+    """The colour extractor as if it had weights; counts its passes, and gives grids that cover a padded square."""
 
     def __init__(self, weights: str = "abc", cell: int = 8) -> None:
         super().__init__("rgb", cell)
@@ -52,10 +52,10 @@ def images(count: int, side: int = 32) -> list[Image]:
 def test_a_grid_comes_back_as_it_was_without_a_pass(tmp_path: Path) -> None:
     image = images(1)[0]
     first = CachedExtractor(Counting(), tmp_path).extract(image, "a")
-    teacher = Counting()
-    again = CachedExtractor(teacher, tmp_path)
+    extractor = Counting()
+    again = CachedExtractor(extractor, tmp_path)
     grid = again.extract(image.copy(), "whatever the frame is called")
-    assert teacher.passes == 0
+    assert extractor.passes == 0
     assert (again.hits, again.misses) == (1, 0)
     assert grid.values.dtype == torch.bfloat16
     assert torch.equal(grid.values, first.values)
@@ -69,14 +69,14 @@ def test_other_images_sizes_weights_and_options_are_other_grids(tmp_path: Path) 
     changed = image.copy()
     changed[3, 5, 1] ^= 1
     same_bytes = image.reshape(16, 64, 3)
-    for teacher, other in [
+    for extractor, other in [
         (Counting(), changed),
         (Counting(), same_bytes),
         (Counting(weights="abd"), image),
         (Counting(cell=4), image),
     ]:
-        CachedExtractor(teacher, tmp_path).extract(other)
-        assert teacher.passes == 1
+        CachedExtractor(extractor, tmp_path).extract(other)
+        assert extractor.passes == 1
     assert len(files(tmp_path)) == 5
 
 
@@ -92,13 +92,13 @@ def test_the_longest_unused_go_first_and_the_limit_holds(tmp_path: Path) -> None
                 os.utime(path, (stamp, stamp))
         assert sum(path.stat().st_size for path in files(tmp_path)) <= 5.5 * size
     assert 2 <= len(files(tmp_path)) < 10
-    teacher = Counting()
-    survivors = CachedExtractor(teacher, tmp_path)
+    extractor = Counting()
+    survivors = CachedExtractor(extractor, tmp_path)
     survivors.extract(pictures[0])
     survivors.extract(pictures[-1])
-    assert teacher.passes == 0
+    assert extractor.passes == 0
     survivors.extract(pictures[1])
-    assert teacher.passes == 1
+    assert extractor.passes == 1
 
 
 def test_a_grid_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_a_cache_that_cannot_be_written_costs_no_view(tmp_path: Path, caplog: py
     for first in range(256):
         with suppress(FileExistsError):
             (tmp_path / f"{first:02x}").touch(exist_ok=False)
-    teacher = Counting()
-    cache = CachedExtractor(teacher, tmp_path)
+    extractor = Counting()
+    cache = CachedExtractor(extractor, tmp_path)
     for picture in pictures:
         assert torch.equal(cache.extract(picture).values, Counting().extract(picture).values)
-    assert teacher.passes == 2
+    assert extractor.passes == 2
     (warning,) = caplog.records  # said once, not a view
     assert "can't write to the cache" in warning.getMessage()
 
@@ -133,12 +133,12 @@ def test_damaged_files_are_made_anew(tmp_path: Path, damage: object) -> None:
         save_file({"values": torch.zeros(2, 2, 7)}, path)
     else:
         path.write_bytes(damage if isinstance(damage, bytes) else whole[: len(whole) // 2])
-    teacher = Counting()
-    assert torch.equal(CachedExtractor(teacher, tmp_path).extract(image).values, expected.values)
-    assert teacher.passes == 1
+    extractor = Counting()
+    assert torch.equal(CachedExtractor(extractor, tmp_path).extract(image).values, expected.values)
+    assert extractor.passes == 1
     assert len(path.read_bytes()) == len(whole)
-    assert CachedExtractor(teacher, tmp_path).extract(image).interpolation == "nearest"
-    assert teacher.passes == 1
+    assert CachedExtractor(extractor, tmp_path).extract(image).interpolation == "nearest"
+    assert extractor.passes == 1
 
 
 def test_several_threads_share_a_folder(tmp_path: Path) -> None:
@@ -178,12 +178,12 @@ def test_learned_features_from_the_cache_make_the_same_field(tmp_path: Path) -> 
     """The real EfficientNet: back-projected twice, the second time without a pass of the network."""
     gaussians = random_map(0)
 
-    def field(teacher: Extractor) -> torch.Tensor:
-        projector = BackProjector(gaussians, teacher.identity, teacher.dimension)
+    def field(extractor: Extractor) -> torch.Tensor:
+        projector = BackProjector(gaussians, extractor.identity, extractor.dimension)
         for seed in range(3):
             camera, pose = random_camera(seed, 96, 64)
             image = np.roll(scene(64, 96), 7 * seed, axis=1)
-            projector.add(rasterizer.view(gaussians, camera, pose), teacher.extract(image), name=str(seed))
+            projector.add(rasterizer.view(gaussians, camera, pose), extractor.extract(image), name=str(seed))
         projector.flush()
         return projector.field().features
 
