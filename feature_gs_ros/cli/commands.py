@@ -11,6 +11,7 @@ import feature_gs_ros.cli
 from feature_gs_ros.cli import (
     affordance,
     affordance_library,
+    align,
     backproject,
     distill,
     edit,
@@ -50,6 +51,13 @@ GROUPS: dict[str, dict[str, Command]] = {
         "lerf-ovs": evaluate_protocols.lerf_ovs,
         "3d-ovs": evaluate_protocols.three_d_ovs,
         "replica": evaluate_protocols.replica,
+    },
+    "align": {
+        "poses": align.poses,
+        "hand-eye": align.hand_eye,
+        "points": align.points,
+        "markers": align.markers,
+        "plane": align.plane,
     },
     "affordance": {
         "add": affordance_library.add,

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from feature_gs_ros.core.errors import AlignmentError
 from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.structured import number, numbers, read_structured
 
 MIN_SCALE, MAX_SCALE = 1e-9, 1e9  # of a file or parameters: what is beyond can't be meant
@@ -34,6 +36,35 @@ def load_alignment(path: str | Path) -> Sim3:
         f"'{path}' holds no alignment; expected splat_from_map: {{scale, rotation_wxyz, translation}} "
         "or nerfstudio's dataparser_transforms.json"
     )
+
+
+def save_alignment(splat_from_map: Sim3, path: str | Path, comment: str = "", **extra: object) -> None:
+    """Write what `load_alignment` reads; the file appears whole or not at all.
+
+    Args:
+        comment: lines for people, put in front.
+        extra: further keys, which readers skip.
+
+    Raises:
+        AlignmentError: the file can't be written.
+    """
+    content = {"splat_from_map": sim3_as_mapping(splat_from_map), **extra}
+    lines = ["x_splat = scale * R(rotation_wxyz) @ x_map + translation", *comment.splitlines()]
+    text = "".join(f"# {line}\n" for line in lines)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text + yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    except OSError as cause:
+        raise AlignmentError(f"can't write the alignment '{path}': {cause.strerror or cause}") from cause
+
+
+def sim3_as_mapping(transform: Sim3) -> dict[str, object]:
+    """``{scale, rotation_wxyz, translation}``, as files hold it."""
+    return {
+        "scale": float(transform.scale),
+        "rotation_wxyz": [float(value) for value in transform.quat_wxyz],
+        "translation": [float(value) for value in transform.translation],
+    }
 
 
 def sim3_from_mapping(values: Mapping[str, object], source: str) -> Sim3:
