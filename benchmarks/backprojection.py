@@ -14,9 +14,10 @@ from feature_gs_ros.backprojection.projector import BATCH
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics import runtime as kernels
-from feature_gs_ros.rasterizer import view
+from feature_gs_ros.rasterizer.cpu import CpuBackend
+from feature_gs_ros.rasterizer.cpu.masks import NO_MASK
 from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs, grid_layout, pixel_layout
-from feature_gs_ros.rasterizer.cpu.view import NO_MASK, CpuView, backproject_views
+from feature_gs_ros.rasterizer.cpu.view import CpuView, backproject_views
 from feature_gs_ros.rasterizer.cpu.weights import coarse_weights, fine_weights
 
 
@@ -41,7 +42,7 @@ def _by_cells(gaussians: GaussianMap, cell: int, dimension: int) -> dict[str, fl
     kernels.set_thread_count(1)
 
     def lift(one: FeatureGrid, views: int) -> None:
-        fresh = [CpuView(gaussians, CAMERA, POSE) for _ in range(views)]
+        fresh = [_cpu_view(gaussians) for _ in range(views)]
         backproject_views(fresh, [one] * views, [None] * views, numerator, weight)
 
     single = seconds(lambda: lift(grid, 1))
@@ -63,8 +64,8 @@ def _beside_a_render(gaussians: GaussianMap) -> dict[str, float]:
     kernels.set_thread_count(1)
     grid = grid_of_cells(16, 768)
     numerator, weight = torch.zeros(len(gaussians), 768), torch.zeros(len(gaussians))
-    lifted = seconds(lambda: backproject_views([view(gaussians, CAMERA, POSE)], [grid], [None], numerator, weight))
-    colored = seconds(lambda: view(gaussians, CAMERA, POSE).render_color())
+    lifted = seconds(lambda: backproject_views([_cpu_view(gaussians)], [grid], [None], numerator, weight))
+    colored = seconds(lambda: _cpu_view(gaussians).render_color())
     print(f"768-d back-projection {lifted:.3f} s, colour render {colored:.3f} s: {lifted / colored:.2f}x")
     return {"768-d back-projection over colour render": lifted / colored}
 
@@ -74,7 +75,7 @@ def _two_threads(gaussians: GaussianMap) -> dict[str, float]:
     numerator, weight = torch.zeros(len(gaussians), 768), torch.zeros(len(gaussians))
 
     def lift() -> None:
-        fresh = [CpuView(gaussians, CAMERA, POSE) for _ in range(BATCH)]
+        fresh = [_cpu_view(gaussians) for _ in range(BATCH)]
         backproject_views(fresh, [grid] * BATCH, [None] * BATCH, numerator, weight)
 
     times = {}
@@ -85,9 +86,13 @@ def _two_threads(gaussians: GaussianMap) -> dict[str, float]:
     return {"one thread over two": times[1] / times[2]}
 
 
+def _cpu_view(gaussians: GaussianMap) -> CpuView:
+    return CpuBackend().view(gaussians, CAMERA, POSE)
+
+
 def _nonzeros(gaussians: GaussianMap, grid: FeatureGrid) -> int:
     """(Gaussian, cell) pairs with weight; a cell between two tiles counts in each."""
-    projected = CpuView(gaussians, CAMERA, POSE)
+    projected = _cpu_view(gaussians)
     layout = grid_layout(grid, WIDTH, HEIGHT)
     if layout.coarse:
         return int((coarse_weights(projected.projection, layout, NO_MASK).corners > 0).sum())
@@ -98,12 +103,12 @@ def _nonzeros(gaussians: GaussianMap, grid: FeatureGrid) -> int:
 
 def _plain_loop(gaussians: GaussianMap, features: Tensor, numerator: Tensor) -> None:
     """What a D-channel backward pass does: every pixel's D numbers to every Gaussian that it sees."""
-    projection = CpuView(gaussians, CAMERA, POSE).projection
+    projection = _cpu_view(gaussians).projection
     layout = pixel_layout(WIDTH, HEIGHT)
     bins = bin_pairs(projection, layout)
     _accumulate(
         projection.splats,
-        projection.places,
+        projection.indices,
         bins.entries,
         bins.gaussians,
         layout.x.edges,

@@ -26,7 +26,6 @@ from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.rasterizer import View, view
-from feature_gs_ros.rasterizer.cpu.cell_operator import CellOperator
 from feature_gs_ros.synthetic import record, tabletop
 
 DIMENSION, FEW, CELL = 512, 64, 8  # of the teacher, of the codes; pixels a cell
@@ -79,7 +78,7 @@ def _scene(folder: Path) -> _Scene:
         noise = torch.randn(*cells.shape[:2], DIMENSION, generator=generator) * NOISE / DIMENSION**0.5
         grid = FeatureGrid(cells @ embeddings + noise)
         drawn = view(gaussians, pinhole.camera, pinhole.camera_from_splat)
-        operator = CellOperator(drawn, grid)
+        operator = drawn.cell_operator(grid)
         lessons.append(Lesson(frame.name, operator, operator.target(grid)))
         views.append(drawn)
         truth.append(labels)

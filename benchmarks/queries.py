@@ -52,7 +52,7 @@ def memory_share() -> float:
     projector = BackProjector(gaussians, ExtractorIdentity("benchmark"), 768)
     for _ in range(4):
         projector.add(view(gaussians, CAMERA, POSE), grid)
-    projector._numerator += 0  # rows that no view touched are the kernel's zero page until then
+    projector.merge(projector)  # rows that no view touched are the kernel's zero page until then
     projector.field()
     peak = _resident("VmHWM") - before  # ru_maxrss would begin with the parent's
     announced = memory_needed(500_000, 768)

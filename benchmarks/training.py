@@ -16,7 +16,8 @@ import torch
 from benchmarks.scenes import POSE, room, seconds
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.numerics import runtime as kernels
-from feature_gs_ros.rasterizer.cpu.gradients import Rendering, render_with_gradients
+from feature_gs_ros.numerics.sorting import morton_order
+from feature_gs_ros.rasterizer import Rendering, get_backend
 
 COUNT, WIDTH, HEIGHT, CHANNELS = 60_000, 640, 360, 64
 CAMERA = Camera(WIDTH, HEIGHT, 0.8 * WIDTH, 0.8 * WIDTH, WIDTH / 2, HEIGHT / 2)
@@ -29,11 +30,11 @@ def main() -> dict[str, float]:
 
 
 def _passes() -> dict[str, float]:
-    """Forward, and forward and backward, of colours and of colours with a payload; one thread."""
+    """Forward, and forward and backward, of colours and of colours with extra signals; one thread."""
     kernels.set_thread_count(1)
     torch.set_num_threads(1)
     gaussians = room(COUNT)
-    rows = torch.from_numpy(gaussians.along_curve.rows.astype(np.int64))
+    rows = torch.from_numpy(morton_order(gaussians.means.numpy()).astype(np.int64))
     tensors = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities, gaussians.sh)
     leaves = [tensor[rows].clone().requires_grad_() for tensor in tensors]
     generator = torch.Generator().manual_seed(0)
@@ -41,7 +42,7 @@ def _passes() -> dict[str, float]:
     wanted = [torch.randn(HEIGHT, WIDTH, channels, generator=generator) for channels in (3, CHANNELS)]
 
     def draw(carried: torch.Tensor | None) -> Rendering:
-        return render_with_gradients(*leaves, CAMERA, POSE, payload=carried)
+        return get_backend("cpu").render_with_gradients(*leaves, CAMERA, POSE, extra_signals=carried)
 
     def forward(carried: torch.Tensor | None) -> Callable[[], object]:
         def work() -> object:
@@ -53,7 +54,7 @@ def _passes() -> dict[str, float]:
     def both(carried: torch.Tensor | None) -> Callable[[], object]:
         def work() -> None:
             drawn = draw(carried)
-            images = [drawn.color] if drawn.payload is None else [drawn.color, drawn.payload]
+            images = [drawn.color] if drawn.extra is None else [drawn.color, drawn.extra]
             torch.autograd.backward(images, wanted[: len(images)])
 
         return work

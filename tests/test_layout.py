@@ -50,7 +50,6 @@ def test_every_folder_is_listed_and_imports_from_those_above_it() -> None:
         others = {name.split(".")[0] for name in imported_modules(file)} & set(order)
         down |= {(within, other) for other in others if order[other] > order.get(own, len(order))}
     assert down == {
-        ("core/gaussians.py", "numerics"),
         ("io/messages/feature_grid.py", "extractors"),
         ("distillation/methods.py", "cli"),
     }

@@ -46,7 +46,7 @@ def evaluate_affordances(
     *,
     splat_from_map: Sim3,
     views: Sequence[str] | None = None,
-    backend: rasterizer.Backend = "auto",
+    backend: rasterizer.BackendChoice = "auto",
 ) -> Evaluation:
     """IoU and recall of the rendered regions, over all annotated views, by the package's one definition.
 

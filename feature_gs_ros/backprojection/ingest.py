@@ -36,6 +36,8 @@ class Accumulator(Protocol):
     def gaussians(self) -> GaussianMap: ...
     @property
     def provenance(self) -> Provenance: ...
+    @property
+    def backend(self) -> rasterizer.Backend: ...
     def add(self, view: rasterizer.View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None: ...
     def flush(self) -> None: ...
 
@@ -143,10 +145,9 @@ def ingest(
     extractor: Extractor,
     projector: Accumulator,
     *,
-    backend: rasterizer.Backend = "auto",
     progress: Progress | None = None,
 ) -> Report:
-    """Add the named frames of a stream to a projector; the alignment is the projector's.
+    """Add the named frames of a stream to a projector; alignment and backend are the projector's.
 
     Single images that can't be used are skipped and counted by reason.
 
@@ -162,7 +163,9 @@ def ingest(
             with report.stage("network"):
                 grid = extract(extractor, pinhole.image, frame)
             with report.stage("back-projection"):
-                view = rasterizer.view(projector.gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
+                view = rasterizer.view(
+                    projector.gaussians, pinhole.camera, pinhole.camera_from_splat, projector.backend
+                )
                 pose_check.check(view, pinhole.image)
                 projector.add(view, grid, pinhole.valid, frame.name)
             report.used.append(frame.name)

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.errors import GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.rasterizer import View
-from feature_gs_ros.rasterizer.conventions import ALPHA_MIN, CONIC_A, CONIC_B, CONIC_C, OPACITY
-from feature_gs_ros.rasterizer.cpu.cell_operator import CellOperator
+from feature_gs_ros.rasterizer import CellOperator, View
 
 BLOCK_BYTES = 256 << 20  # of one rendered image: more channels than fit are solved one block after another
 
@@ -128,7 +126,7 @@ def solve_cells(
     # One product for both: the target's and the weight's.
     sums = torch.zeros(count, width + 1)
     for (operator, wanted), one in zip(targets, ones, strict=True):
-        sums += operator.spread(torch.cat([wanted, one], dim=1))
+        sums += operator.adjoint(torch.cat([wanted, one], dim=1))
     numerator, weight = sums[:, :-1], sums[:, -1:]
     inverse = 1 / weight.clamp_min(1e-12)
     solution = numerator * inverse if start is None else start.to(torch.float32)
@@ -137,7 +135,7 @@ def solve_cells(
     def curvature(values: Tensor) -> Tensor:  # (Σ AᵀA + λ diag(Aᵀ1)) v
         result = anchor * values
         for operator, _ in targets:
-            result += operator.spread(operator.show(values))
+            result += operator.adjoint(operator.forward(values))
         return result
 
     if iterations == 0 or (watch is not None and watch(solution)):
@@ -148,22 +146,6 @@ def solve_cells(
     return Solution(
         *_conjugate_gradients(curvature, solution, residual, preconditioner, iterations, tolerance, report, watch)
     )
-
-
-def unoccluded_weight(view: View) -> Tensor:
-    """Weight [N] that each Gaussian would have in a view if nothing stood in front: its alpha summed over all pixels.
-
-    ``Wᵀ1`` divided by it is the mean transmittance at which the Gaussian is seen: 1 on a bare surface, near 0 for
-    what lies behind one. Parts beyond the image's border count as if hidden.
-    """
-    projection = view.projection
-    splats = torch.from_numpy(projection.splats)
-    determinant = splats[:, CONIC_A] * splats[:, CONIC_C] - splats[:, CONIC_B] ** 2
-    # ∫ o·exp(−q/2) over the plane is 2π o / √det; the skirt below ALPHA_MIN isn't drawn.
-    opacity = (splats[:, OPACITY] - float(ALPHA_MIN)).clamp_min(0.0)
-    weight = torch.zeros(len(view.gaussians))
-    weight[torch.from_numpy(projection.rows).long()] = 2 * torch.pi * opacity / determinant.clamp_min(1e-12).sqrt()
-    return weight
 
 
 def _solve_block(

@@ -134,4 +134,4 @@ def likeness(view: rasterizer.View, image: Image) -> float | None:
 
 def _small(view: rasterizer.View) -> rasterizer.View:
     camera = view.camera.resized(max(1, view.camera.width // 8), max(1, view.camera.height // 8))
-    return rasterizer.view(view.gaussians, camera, view.camera_from_splat)
+    return rasterizer.view(view.gaussians, camera, view.camera_from_splat, view.backend)

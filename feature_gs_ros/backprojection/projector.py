@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,13 +14,10 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.memory import check_budget
 from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.rasterizer.cpu.tiles import grid_layout
-from feature_gs_ros.rasterizer.cpu.view import CpuView, backproject_views, check_valid
+from feature_gs_ros.rasterizer import AccumulatorState, Backend, BackendChoice, View, get_backend
 
 BATCH = 8  # views accumulated at once unless told otherwise
-# What a view holds beside the accumulators: splats, and the lists of tiles and cells.
-WORKSPACE_BYTES = 40 * BATCH  # a Gaussian, of which a view shows a part
-CHUNK = 16384  # Gaussians whose features are gathered at once
+CHUNK = 16384  # Gaussians whose sums are copied at once
 
 
 class BackProjector:
@@ -41,6 +37,7 @@ class BackProjector:
         budget: int | None = None,
         provenance: Provenance | None = None,
         already_allocated: int = 0,
+        backend: BackendChoice = "auto",
     ) -> None:
         """Start empty.
 
@@ -50,9 +47,12 @@ class BackProjector:
             batch: views accumulated at once: each row of the accumulators is then touched once for all of them.
             budget: bytes that accumulators and field may take; most of the free memory by default.
             already_allocated: bytes of these that this process holds already: those of a field to go on from.
+            backend: what accumulates; the views that are added are this backend's.
 
         Raises:
             BudgetError: it would take more.
+            BackendError: ``backend`` can't run here.
+            OutOfMemoryError: the backend's device has no room for the accumulators.
             FieldError: the codec is for another dimension.
         """
         if codec is not None and codec.feature_dimension != dimension:
@@ -61,30 +61,32 @@ class BackProjector:
         self.extractor = extractor
         self.dimension = dimension
         self.codec = codec
+        self.backend: Backend = get_backend(backend)
         self.batch = max(1, batch)
         self.provenance = provenance or Provenance(gaussians.checksum)
         stored = codec.dimension if codec else dimension
         check_budget(
-            memory_needed(len(gaussians), stored),
+            memory_needed(len(gaussians), stored, self.backend),
             budget,
             f"a field of {len(gaussians)} Gaussians × {stored} numbers",
             "store fewer numbers with a codec (--codec pca:64) or raise the budget",
             already_allocated,
         )
-        # Along the map's Z-curve, as the kernels walk it.
-        self._numerator = torch.zeros(len(gaussians), stored)
-        self._weight = torch.zeros(len(gaussians))
-        self._view_count = torch.zeros(len(gaussians), dtype=torch.int32)
-        self._queue: list[tuple[CpuView, FeatureGrid, Tensor | None]] = []
+        self._sums = self.backend.accumulator(gaussians, stored)
+        self._queue: list[tuple[View, FeatureGrid, Tensor | None]] = []
 
     @property
     def stored(self) -> int:
         """Numbers accumulated per Gaussian: the codec's, or the extractor's."""
-        return self._numerator.shape[1]
+        return self._sums.channels
 
     @staticmethod
     def resume(
-        gaussians: GaussianMap, field: FeatureField, batch: int = BATCH, budget: int | None = None
+        gaussians: GaussianMap,
+        field: FeatureField,
+        batch: int = BATCH,
+        budget: int | None = None,
+        backend: BackendChoice = "auto",
     ) -> BackProjector:
         """Go on where a saved field stopped.
 
@@ -104,15 +106,16 @@ class BackProjector:
             budget=budget,
             provenance=field.provenance,
             already_allocated=field.features.nbytes,
+            backend=backend,
         )
-        rows = torch.from_numpy(gaussians.along_curve.rows)
-        for numerator, part in zip(torch.split(projector._numerator, CHUNK), torch.split(rows, CHUNK), strict=True):
-            torch.mul(field.features[part].to(torch.float32), field.weight[part].unsqueeze(1), out=numerator)
-        projector._weight[:] = field.weight[rows]
-        projector._view_count[:] = field.view_count[rows]
+        for first in range(0, len(field), CHUNK):
+            rows = slice(first, first + CHUNK)
+            weight = field.weight[rows]
+            numerator = field.features[rows].to(torch.float32) * weight.unsqueeze(1)
+            projector._sums.load(AccumulatorState(numerator, weight, field.view_count[rows]), first)
         return projector
 
-    def add(self, view: CpuView, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+    def add(self, view: View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
         """Add a view's features.
 
         Args:
@@ -130,7 +133,7 @@ class BackProjector:
         if len(self._queue) >= self.batch:
             self.flush()
 
-    def subtract(self, view: CpuView, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+    def subtract(self, view: View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
         """Take a view out again, as if it had not been added (to float accuracy; the view count exactly).
 
         Raises:
@@ -142,10 +145,6 @@ class BackProjector:
         entry = self._entry(view, grid, valid)
         self.flush()
         self._accumulate([entry], sign=-1)
-        # What no view is left for is empty, not a rounding error that a division would blow up.
-        gone = self._view_count <= 0
-        self._numerator[gone] = 0
-        self._weight[gone] = 0
         if name:
             frames = list(self.provenance.frames)
             frames.remove(name)
@@ -163,9 +162,8 @@ class BackProjector:
             raise FieldError("accumulators with another codec can't be merged")
         self.flush()
         other.flush()
-        self._numerator += other._numerator
-        self._weight += other._weight
-        self._view_count += other._view_count
+        for first in range(0, len(self.gaussians), CHUNK):
+            self._sums.merge(other._sums.state(first, min(first + CHUNK, len(self.gaussians))), first)
         self.provenance = self.provenance.joined(other.provenance)
 
     def flush(self) -> None:
@@ -176,33 +174,32 @@ class BackProjector:
 
     def coverage(self) -> float:
         """Opacity-weighted share of the map that was seen by the views accumulated so far."""
-        seen = (self._view_count > 0)[torch.from_numpy(self.gaussians.along_curve.places)]
+        seen = self._sums.view_count() > 0
         total = float(self.gaussians.opacities.sum())
         return float((self.gaussians.opacities * seen).sum()) / total if total > 0 else 0.0
 
     def field(self) -> FeatureField:
         """A snapshot in the map's row order: a copy that later views don't change."""
         self.flush()
-        places = torch.from_numpy(self.gaussians.along_curve.places)
-        features = torch.empty_like(self._numerator)
-        for rows in torch.split(torch.arange(len(places)), CHUNK):
-            at = places[rows]
-            features[rows] = expected_features(self._numerator[at], self._weight[at])
+        sums = self._sums.state()
+        features = sums.numerator  # divided where they lie: a second copy would be the peak
+        for first in range(0, len(features), CHUNK):
+            rows = slice(first, first + CHUNK)
+            features[rows] = expected_features(features[rows], sums.weight[rows])
         return FeatureField(
             features,
-            self._weight[places],
-            self._view_count[places],
+            sums.weight,
+            sums.view_count,
             self.extractor,
             self.provenance,
             self.codec,
         )
 
-    def _entry(
-        self, view: CpuView, grid: FeatureGrid, valid: Tensor | None
-    ) -> tuple[CpuView, FeatureGrid, Tensor | None]:
+    def _entry(self, view: View, grid: FeatureGrid, valid: Tensor | None) -> tuple[View, FeatureGrid, Tensor | None]:
         """What is queued; whatever is wrong with a view comes up here, before it could spoil a batch."""
-        grid_layout(grid, view.camera.width, view.camera.height)
-        return view, self._encoded(grid), check_valid(valid, view.camera)
+        encoded = self._encoded(grid)
+        self._sums.check(view, encoded, valid)
+        return view, encoded, valid
 
     def _encoded(self, grid: FeatureGrid) -> FeatureGrid:
         if grid.dimension != self.dimension:
@@ -215,12 +212,16 @@ class BackProjector:
             )
         return replace(grid, values=self.codec.encode(grid.values)) if self.codec else grid
 
-    def _accumulate(self, entries: list[tuple[CpuView, FeatureGrid, Tensor | None]], sign: int) -> None:
+    def _accumulate(self, entries: list[tuple[View, FeatureGrid, Tensor | None]], sign: int) -> None:
         views, grids, valids = zip(*entries, strict=True)
-        backproject_views(views, grids, valids, self._numerator, self._weight, self._view_count, sign=sign)
+        self._sums.add(views, grids, valids, sign)
 
 
-def memory_needed(gaussians: int, stored: int) -> int:
-    """Bytes of accumulators, of the field made of them or gone on from, and of a view's work: the peak."""
-    row = stored * np.dtype(np.float32).itemsize
-    return gaussians * (2 * row + 2 * (4 + 4) + WORKSPACE_BYTES)
+def memory_needed(gaussians: int, stored: int, backend: BackendChoice = "auto") -> int:
+    """Bytes on the host of accumulators, of the field made of them or gone on from, and of a view's work: the peak.
+
+    Where accumulators lie on a card, only the field counts.
+    """
+    chosen = get_backend(backend)
+    field = gaussians * (4 * stored + 4 + 4)
+    return field + (chosen.accumulator_bytes(gaussians, stored) if chosen.device.type == "cpu" else 0)

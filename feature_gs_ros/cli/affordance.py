@@ -31,7 +31,6 @@ from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.query.masks_3d import Answer, State
-from feature_gs_ros.rasterizer import Backend
 
 
 def transfer(
@@ -54,7 +53,7 @@ def transfer(
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
@@ -80,11 +79,11 @@ def transfer(
         map: the map, where it isn't where the field remembers it.
         weights: the weights of the extractor of --object-field, where they are not at their usual place.
         option: KEY=VALUE for that extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
     """
-    rasterizer.choose_backend(backend)
+    rasterizer.get_backend(backend)
     settings = Settings(k, vote, floor, spread)
     check_outputs({}, [field, object_field, library, stream, alignment, map, weights], folders={"--out": out})
     if stream is None and (index is not None or alignment is not None):

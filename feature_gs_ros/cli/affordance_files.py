@@ -26,7 +26,6 @@ from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.splats.registry import save_ply
 from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.pictures import save_png
-from feature_gs_ros.rasterizer import Backend
 
 REGIONS, CLOUD = "regions.json", "affordances.ply"  # the first by every run
 OWN = (CLOUD, "map.png", "overlay.png")
@@ -108,7 +107,7 @@ def write_files(
     found: Found,
     sources: Library,
     photographed: Photographed | None,
-    backend: Backend,
+    backend: str,
     cloud_frame: CloudFrame = "splat",
 ) -> list[str]:
     """Write regions.json, affordances.ply (where there are any), and pictures of sources, map and a real view.
@@ -155,7 +154,7 @@ def numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)
 
 
-def _overlay(found: Found, photographed: Photographed, marked: Tensor, backend: Backend) -> Image:
+def _overlay(found: Found, photographed: Photographed, marked: Tensor, backend: str) -> Image:
     stream, splat_from_map = photographed.stream, photographed.splat_from_map
     index = photographed.index
     if index is None:

@@ -43,7 +43,7 @@ from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import Stream, open_stream
-from feature_gs_ros.rasterizer import Backend, choose_backend
+from feature_gs_ros.rasterizer import get_backend
 
 
 def backproject(
@@ -63,7 +63,7 @@ def backproject(
     resume: bool = False,
     codec: str | None = None,
     cache: Path | None = None,
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
@@ -84,11 +84,11 @@ def backproject(
         resume: go on with the field that stands at --out, with this recording or one more.
         codec: store fewer numbers: pca:K or random:K.
         cache: folder that keeps the network's output, so that a second run over a stream needs no network.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
     """
-    choose_backend(backend)
+    get_backend(backend)
     inputs = [map, stream, weights, alignment, masks, labels, *files_of(option)]
     check_outputs({"--out": out}, inputs, folders={"--cache": cache})
     model = _make_extractor(extractor, extractor_options(option), weights, masks, labels)
@@ -100,7 +100,7 @@ def backproject(
     if masks is not None:
         names = _with_mask(names, MaskFolder(masks), source)
     if resume and out.exists():
-        projector = _resumed(out, gaussians, model, str(stream.resolve()), alignment, codec)
+        projector = _resumed(out, gaussians, model, str(stream.resolve()), alignment, codec, backend)
         taken = set(projector.provenance.taken_from(projector.provenance.stream))
         names = [name for name in names if name not in taken]
         note(f"resuming '{out}' after {len(projector.provenance.frames)} views, {len(names)} to go")
@@ -109,11 +109,13 @@ def backproject(
             gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
         )
         chosen = _fit_codec(codec, source, names, model)
-        projector = BackProjector(gaussians, model.identity, model.dimension, codec=chosen, provenance=provenance)
-    needed = gigabytes(memory_needed(len(gaussians), projector.stored))
+        projector = BackProjector(
+            gaussians, model.identity, model.dimension, codec=chosen, provenance=provenance, backend=backend
+        )
+    needed = gigabytes(memory_needed(len(gaussians), projector.stored, projector.backend))
     note(f"{len(gaussians)} Gaussians × {projector.stored} numbers need {needed}")
     with ProgressBar("back-projecting", "view", quiet=json).running() as progress:
-        report = ingest(source, names, model, projector, backend=backend, progress=progress)
+        report = ingest(source, names, model, projector, progress=progress)
     if report.doubt:
         note(report.doubt)
     field = _field_with_views(projector, source, report.used)
@@ -151,7 +153,13 @@ def _with_mask(names: list[str], masks: MaskFolder, stream: Stream) -> list[str]
 
 
 def _resumed(
-    out: Path, gaussians: GaussianMap, extractor: Extractor, stream: str, alignment: Path | None, codec: str | None
+    out: Path,
+    gaussians: GaussianMap,
+    extractor: Extractor,
+    stream: str,
+    alignment: Path | None,
+    codec: str | None,
+    backend: str,
 ) -> BackProjector:
     """The field at ``out`` as accumulators that go on with a stream: the same recording, or one more."""
     field = FeatureField.load(out)
@@ -166,7 +174,7 @@ def _resumed(
     stored = f"{field.codec.kind}:{field.codec.dimension}" if field.codec else "all numbers"
     if codec is not None and (field.codec is None or parse_codec(codec) != (field.codec.kind, field.codec.dimension)):
         raise FieldError(f"--codec {codec}: the field '{out}' stores {stored}; leave it out, or write another field")
-    projector = BackProjector.resume(gaussians, field)
+    projector = BackProjector.resume(gaussians, field, backend=backend)
     projector.provenance = projector.provenance.going_on_with(stream)
     return projector
 

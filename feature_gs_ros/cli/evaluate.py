@@ -12,7 +12,6 @@ from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.evaluation.metrics import evaluate_segmentation, evaluated_views
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.rasterizer import Backend
 
 
 def segmentation(
@@ -29,7 +28,7 @@ def segmentation(
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
@@ -47,7 +46,7 @@ def segmentation(
         map: the map, where it isn't where the field remembers it.
         weights: the extractor's weights, where they are not at their usual place.
         option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
     """

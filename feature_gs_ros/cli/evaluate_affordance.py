@@ -32,7 +32,7 @@ from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.streams.registry import Stream, open_stream
-from feature_gs_ros.rasterizer import Backend, View
+from feature_gs_ros.rasterizer import View
 
 
 def affordance(
@@ -52,7 +52,7 @@ def affordance(
     alignment: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
@@ -73,11 +73,11 @@ def affordance(
         alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
         map: the map, where it isn't where the field remembers it.
         weights: the extractor's weights for --baseline, where they are not at their usual place.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
     """
-    rasterizer.choose_backend(backend)
+    rasterizer.get_backend(backend)
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
     source, annotated, names = open_stream(stream, bag=bag), MaskFolder(masks), load_labels(labels)
@@ -151,7 +151,7 @@ def _views(
     frames: Iterator[Frame],
     extractor: Extractor,
     splat_from_map: Sim3,
-    backend: Backend,
+    backend: str,
     report: Report,
 ) -> Iterator[tuple[View, FeatureGrid, Tensor | None]]:
     """Frames as views, with their features made anew and the pixels that count; the time goes to ``report``."""

@@ -24,7 +24,6 @@ from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.query.masks_3d import Segmenter
-from feature_gs_ros.rasterizer import Backend
 
 
 def lerf_mask(
@@ -37,7 +36,7 @@ def lerf_mask(
     extractor: str | None = None,
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
 ) -> int:
     """LERF-Mask of Gaussian Grouping: mIoU and boundary IoU of test_mask/<view>/<prompt>.png.
@@ -50,7 +49,7 @@ def lerf_mask(
         extractor: extractor that makes the field; imagenet by default.
         weights: the extractor's weights, where they are not at their usual place.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
@@ -70,7 +69,7 @@ def three_d_ovs(
     extractor: str | None = None,
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
 ) -> int:
     """3D-OVS: mIoU and boundary IoU of segmentations/<view>/<class>.png, each pixel of one class.
@@ -83,7 +82,7 @@ def three_d_ovs(
         extractor: extractor that makes the field; imagenet by default.
         weights: the extractor's weights, where they are not at their usual place.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
@@ -104,7 +103,7 @@ def lerf_ovs(
     extractor: str | None = None,
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
 ) -> int:
     """LERF-OVS of LangSplat: mIoU of label/<scene>/frame_*.json, polygons by category.
@@ -118,7 +117,7 @@ def lerf_ovs(
         extractor: extractor that makes the field; imagenet by default.
         weights: the extractor's weights, where they are not at their usual place.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
@@ -140,7 +139,7 @@ def replica(
     extractor: str | None = None,
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
 ) -> int:
     """Replica as Feature 3DGS uses it: rendered features' labels against the extractor's on the test images.
@@ -155,7 +154,7 @@ def replica(
         extractor: extractor that makes the field; imagenet by default.
         weights: the extractor's weights, where they are not at their usual place.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
@@ -172,7 +171,7 @@ def _segmenter(
     map_path: Path | None,
     extractor: str | None,
     weights: Path | None,
-    backend: Backend,
+    backend: str,
     option: Sequence[str] = (),
 ) -> Segmenter:
     """The field given, or one made of all frames but the test views."""
@@ -190,9 +189,9 @@ def _segmenter(
         raise EvaluationError(
             f"every frame of '{stream.source}' is a test view, none is left for a field; give --field"
         )
-    projector = BackProjector(gaussians, model.identity, model.dimension)
+    projector = BackProjector(gaussians, model.identity, model.dimension, backend=backend)
     with ProgressBar("back-projecting", "view", keep_partial=False).running() as progress:
-        report = ingest(stream, names, model, projector, backend=backend, progress=progress)
+        report = ingest(stream, names, model, projector, progress=progress)
     if not report.used:
         raise EvaluationError(f"no image of '{stream.source}' could be used: {counted(report.skipped)}")
     return Segmenter(gaussians, projector.field(), model)

@@ -29,7 +29,6 @@ from feature_gs_ros.identity.masks import CocoMasks, open_masks
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.rasterizer import Backend
 
 
 def identity(
@@ -48,7 +47,7 @@ def identity(
     extract: Path | None = None,
     alignment: Path | None = None,
     seed: int = 0,
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
@@ -68,11 +67,11 @@ def identity(
         extract: folder to write every object into as a PLY.
         alignment: splat_from_map file, where the stream's poses are not in the map's frame.
         seed: of the codes.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
     """
-    rasterizer.choose_backend(backend)
+    rasterizer.get_backend(backend)
     check_seed(seed)
     check_number("--merge-threshold", merge_threshold, 0, 1, above=True)
     if instances and labels is not None:

@@ -11,7 +11,6 @@ from feature_gs_ros.cli.common import find_map, length_unit, open_field, print_j
 from feature_gs_ros.cli.identity import object_as_json, object_line
 from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.identity.instances import MAX_FRACTION, MIN_SAMPLES, PLACE, SAMPLES, find_instances, instance_field
-from feature_gs_ros.rasterizer import Backend
 
 
 def instances(
@@ -26,7 +25,7 @@ def instances(
     extract: Path | None = None,
     map: Path | None = None,  # noqa: A002 - the word of the command line
     seed: int = 0,
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
 ) -> int:
     """Part a map into objects without any word or mask: its features and places cluster.
@@ -41,7 +40,7 @@ def instances(
         extract: folder to write every object into as a PLY.
         map: the map, where it isn't where the field remembers it.
         seed: of the sample.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
     """
     check_seed(seed)

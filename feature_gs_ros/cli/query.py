@@ -22,7 +22,6 @@ from feature_gs_ros.pictures import heat, overlay_mask, save_png, side_by_side, 
 from feature_gs_ros.query.masks_2d import render_similarities
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
 from feature_gs_ros.query.objects import FoundObject, find_objects
-from feature_gs_ros.rasterizer import Backend
 
 
 def query(
@@ -38,7 +37,7 @@ def query(
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    backend: Backend = "auto",
+    backend: str = "auto",
     json: bool = False,
 ) -> int:
     """Ask where something is: which Gaussians, which objects, where in the map frame.
@@ -55,10 +54,10 @@ def query(
         map: the map, where it isn't where the field remembers it.
         weights: the extractor's weights, where they are not at their usual place.
         option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
     """
-    rasterizer.choose_backend(backend)
+    rasterizer.get_backend(backend)
     outputs = {"--cloud": cloud, "--picture": picture}
     check_outputs(outputs, [field, map, weights, *files_of(option)])
     segmenter = open_segmenter(field, map, weights, option)
@@ -73,7 +72,7 @@ def query(
         found_part = in_frame(segmenter.gaussians.select(answer.mask), cloud_frame, splat_from_map)
         save_ply(found_part, cloud, {"similarity": answer.similarity[answer.mask]})
     if picture is not None:
-        save_png(answer_picture(segmenter, answer), picture)
+        save_png(answer_picture(segmenter, answer, backend), picture)
     if json:
         print_json({**as_json(answer, objects), "unit": unit})
         return 0
@@ -103,14 +102,14 @@ def _objects(segmenter: Segmenter, answer: Answer) -> list[FoundObject]:
     return find_objects(segmenter.gaussians, answer.mask, answer.similarity, map_from_splat)
 
 
-def answer_picture(segmenter: Segmenter, answer: Answer) -> Image:
+def answer_picture(segmenter: Segmenter, answer: Answer, backend: str = "auto") -> Image:
     """The map from the remembered camera that sees most of what was found: the mask, and the similarity.
 
     Raises:
         FieldError: the field remembers no camera.
     """
     known = best_view(segmenter.gaussians, segmenter.field.provenance.views, answer.mask)
-    view = rasterizer.view(segmenter.gaussians, known.camera, known.camera_from_splat)
+    view = rasterizer.view(segmenter.gaussians, known.camera, known.camera_from_splat, backend)
     image = to_image(view.render_color())
     columns = torch.stack([answer.similarity, answer.mask.to(torch.float32)], dim=1)
     rendered, _ = render_similarities(view, columns, segmenter.field.seen)

@@ -34,7 +34,7 @@ from feature_gs_ros.pictures import depth_image, heat, label_image, overlay_mask
 from feature_gs_ros.query.masks_2d import mask_labels, render_similarities, segment_view
 from feature_gs_ros.query.masks_3d import Segmenter, check_prompt, check_threshold
 from feature_gs_ros.query.sam import segment_rendered_view
-from feature_gs_ros.rasterizer import Backend, View
+from feature_gs_ros.rasterizer import View
 
 ALWAYS = ("image", "color", "depth", "features")
 ASKED = ("similarity", "mask", "overlay", "labels", "sam_mask", "sam_overlay")
@@ -56,7 +56,7 @@ def render(
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    backend: Backend = "auto",
+    backend: str = "auto",
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Render a frame's view: image, colour, depth, features as colours; with a query also similarity and mask.
@@ -77,7 +77,7 @@ def render(
         map: the map, where it isn't where the field remembers it.
         weights: the extractor's weights, where they are not at their usual place.
         option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
-        backend: auto, cpu or cuda.
+        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         bag: how a rosbag2 recording is read.
     """
     check_outputs({}, [field, stream, map, alignment, weights], folders={"--out": out})

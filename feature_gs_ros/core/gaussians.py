@@ -6,14 +6,10 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.core.errors import MapError
-from feature_gs_ros.numerics.simd.types import SIZE
-from feature_gs_ros.numerics.sorting import morton_order
 
 # A scale beyond this many times the median distance of the Gaussians from their centre fills the whole view.
 ABSURD_SCALE_RATIO = 1e3
@@ -38,39 +34,6 @@ class DroppedGaussians:
             f"{self.total} dropped ({self.not_finite} not finite, {self.zero_quaternion} zero quaternion, "
             f"{self.absurd_scale} absurd scale)"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Stretches:
-    """Bounds of sixteen Gaussians each that lie side by side, the last ones maybe fewer."""
-
-    low: NDArray[np.float32]  # [S, 3] smallest x, y, z of the means
-    high: NDArray[np.float32]  # [S, 3] largest
-    largest: NDArray[np.float32]  # [S] the largest scale
-
-    @staticmethod
-    def of(means: NDArray[np.float32], scales: NDArray[np.float32]) -> Stretches:
-        """Of means [N, 3] and scales [N, 3] in that order."""
-        starts = np.arange(0, len(means), SIZE)
-        low, high = np.minimum.reduceat(means, starts), np.maximum.reduceat(means, starts)
-        return Stretches(low, high, np.maximum.reduceat(scales.max(axis=1), starts))
-
-
-@dataclass(frozen=True, eq=False)
-class SpatialOrder:
-    """Geometry of a map in another order of its rows; arrays shared with nobody."""
-
-    rows: NDArray[np.int32]  # [N] the map's row at each place
-    places: NDArray[np.int32]  # [N] the place of each row
-    means: NDArray[np.float32]  # [N, 3]
-    quats_wxyz: NDArray[np.float32]  # [N, 4]
-    scales: NDArray[np.float32]  # [N, 3]
-    opacities: NDArray[np.float32]  # [N]
-
-    @cached_property
-    def stretches(self) -> Stretches:
-        """Bounds by which a view skips what it doesn't see."""
-        return Stretches.of(self.means, self.scales)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,22 +151,6 @@ class GaussianMap:
         for tensor in (self.quats_wxyz, self.scales, self.opacities):
             digest.update(((tensor.view(torch.int32) + 0x40) >> 7).numpy().tobytes())
         return digest.hexdigest()
-
-    @cached_property
-    def along_curve(self) -> SpatialOrder:
-        """The geometry sorted along a Z-curve: neighbours in space are neighbours in memory, and on screen."""
-        rows = morton_order(self.means.numpy())
-        order = torch.from_numpy(rows)
-        places = np.empty_like(rows)
-        places[rows] = np.arange(len(rows), dtype=rows.dtype)
-        return SpatialOrder(
-            rows,
-            places,
-            self.means[order].numpy(),
-            self.quats_wxyz[order].numpy(),
-            self.scales[order].numpy(),
-            self.opacities[order].numpy(),
-        )
 
     def select(self, mask: Tensor) -> GaussianMap:
         """The Gaussians where ``mask`` [N] (bool, or row indices) says so, in the same order."""

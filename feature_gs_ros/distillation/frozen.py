@@ -13,7 +13,7 @@ from torch import Tensor
 from feature_gs_ros.core.errors import GridError, TrainingError
 from feature_gs_ros.distillation.decoder import Decoder
 from feature_gs_ros.distillation.lessons import Lesson
-from feature_gs_ros.rasterizer.cpu.cell_operator import CellOperator
+from feature_gs_ros.rasterizer import CellOperator
 
 KEEP_EVERY = 50  # steps between two copies of what is good
 
@@ -121,8 +121,8 @@ class _Show(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, operator: CellOperator) -> Tensor:
         ctx.operator = operator
-        return operator.show(features)
+        return operator.forward(features)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.operator.spread(gradient), None
+        return ctx.operator.adjoint(gradient), None

@@ -14,8 +14,8 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.distillation.decoder import Decoder
 from feature_gs_ros.evaluation.metrics import psnr
+from feature_gs_ros.rasterizer import BackendChoice, get_backend
 from feature_gs_ros.rasterizer.cpu.cell_operator import resampling
-from feature_gs_ros.rasterizer.cpu.gradients import render_with_gradients
 from feature_gs_ros.rasterizer.cpu.tiles import grid_layout
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.photometry import rgb_loss
@@ -49,6 +49,7 @@ class JointTrainer:
         grids: Sequence[FeatureGrid],
         options: JointOptions,
         decoder: Decoder | None = None,
+        backend: BackendChoice = "auto",
     ) -> None:
         """
         Raises:
@@ -65,6 +66,7 @@ class JointTrainer:
         elif features.shape[1] != grids[0].dimension:
             raise GridError(f"features of {features.shape[1]} dimensions need a decoder to {grids[0].dimension}")
         self.views, self.options, self.decoder = views, options, decoder
+        self.backend = get_backend(backend)
         self.parameters = SplatParameters.of_map(gaussians, gaussians.sh_degree)
         self.features = features.detach().clone().requires_grad_()
         centres = torch.stack([view.centre for view in views])
@@ -93,7 +95,7 @@ class JointTrainer:
             self._queue = torch.randperm(len(self.views), generator=self._generator).tolist()
         index = self._queue.pop()
         view, pool, parameters = self.views[index], self._pools[index], self.parameters
-        drawn = render_with_gradients(
+        drawn = self.backend.render_with_gradients(
             parameters.means,
             parameters.quats_wxyz,
             parameters.log_scales.exp(),
@@ -101,11 +103,11 @@ class JointTrainer:
             torch.cat([parameters.sh_dc, parameters.sh_rest], dim=1),
             view.camera,
             view.camera_from_splat,
-            payload=self.features,
-            payload_shapes=self.options.shaped_by_features,
+            extra_signals=self.features,
+            extra_shapes=self.options.shaped_by_features,
         )
-        assert drawn.payload is not None
-        shown = pool.cells(drawn.payload)
+        assert drawn.extra is not None
+        shown = pool.cells(drawn.extra)
         features = self.decoder(shown) if self.decoder else shown
         image, target = drawn.color, view.image
         if view.valid is not None:

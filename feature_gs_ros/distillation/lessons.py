@@ -19,7 +19,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.memory import check_budget
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.streams.registry import Stream
-from feature_gs_ros.rasterizer.cpu.cell_operator import CellOperator
+from feature_gs_ros.rasterizer import CellOperator
 
 COVERED = 0.5  # of a cell that the map must cover for it to be compared
 CHECKED = 8  # every so many views one is left out to see how many passes are useful
@@ -63,7 +63,7 @@ def lessons_of(
             grid = extract(extractor, pinhole.image, frame)
             view = rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat)
             sight.check(view)
-            operator = CellOperator(view, grid, pinhole.valid)
+            operator = view.cell_operator(grid, pinhole.valid)
             wanted = operator.target(grid)
             lessons.append(Lesson(frame.name, operator, codec.encode(wanted) if codec else wanted))
         except UNUSABLE as error:
@@ -114,7 +114,7 @@ def rendered_cosine(
     cosines = []
     for lesson in lessons:
         before = lesson.operator.products
-        shown = lesson.operator.show(torch.cat([features.detach(), torch.ones(len(features), 1)], dim=1))
+        shown = lesson.operator.forward(torch.cat([features.detach(), torch.ones(len(features), 1)], dim=1))
         lesson.operator.products = before  # looking on is no part of the work
         coverage = shown[:, -1:]
         values = shown[:, :-1] / coverage.clamp_min(1e-6)

@@ -15,9 +15,9 @@ from torch import Tensor
 from feature_gs_ros.core.errors import EditError
 from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
 from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.sh import sh_rotation
 from feature_gs_ros.editing.selection import Selection
 from feature_gs_ros.rasterizer.conventions import ALPHA_MIN
-from feature_gs_ros.rasterizer.cpu.spherical_harmonics import sh_rotation
 
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear RGB, Rec. 709
 DARKEST = 1e-3  # luminance below which a colour has no hue to give

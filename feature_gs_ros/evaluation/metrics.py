@@ -108,7 +108,7 @@ def evaluate_segmentation(
     threshold: float | None = None,
     views: Sequence[str] | None = None,
     splat_from_map: Sim3 | None = None,
-    backend: rasterizer.Backend = "auto",
+    backend: rasterizer.BackendChoice = "auto",
 ) -> Evaluation:
     """Compare masks predicted on rendered views (Eq. 7) with label images, view by view.
 

@@ -36,7 +36,7 @@ def read_annotations(
     splat_from_map: Sim3,
     names: Mapping[int, str] | None = None,
     *,
-    backend: rasterizer.Backend = "auto",
+    backend: rasterizer.BackendChoice = "auto",
     progress: Progress | None = None,
 ) -> Annotated:
     """Every frame of the stream that has a mask; frames without one are not needed.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.backprojection.field import FeatureField, Provenance, expected_features
-from feature_gs_ros.backprojection.least_squares import Target, solve_features, unoccluded_weight
+from feature_gs_ros.backprojection.least_squares import Target, solve_features
 from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
@@ -106,7 +106,7 @@ def encode_identities(
         shown = annotation.view.backproject_labels(_classes(annotation, values), len(book))
         by_class = by_class + shown
         views += torch.from_numpy(np.diff(shown.indptr) > 0).to(torch.int32)
-        unoccluded += unoccluded_weight(annotation.view)
+        unoccluded += annotation.view.unoccluded_weight()
     weight = torch.from_numpy(np.asarray(by_class.sum(axis=1), np.float32)[:, 0])
     codes = expected_features(torch.from_numpy(by_class @ book.codes.numpy()), weight)
     seconds["back-projection"] = time.perf_counter() - start

@@ -97,6 +97,10 @@ class LiveField:
         return self._projector.provenance
 
     @property
+    def backend(self) -> Backend:
+        return self.map.backend
+
+    @property
     def views(self) -> int:
         """How many views were accumulated, those of a loaded field included."""
         return len(self._projector.provenance.frames)
@@ -179,7 +183,9 @@ class LiveField:
             BudgetError: it would need more memory than it may take.
         """
         field.check_extractor(self.map.extractor.identity)
-        projector = BackProjector.resume(self.gaussians, field, batch=BATCH, budget=self.map.budget)
+        projector = BackProjector.resume(
+            self.gaussians, field, batch=BATCH, budget=self.map.budget, backend=self.map.backend
+        )
         going_on = projector.provenance.going_on_with(LIVE)
         projector.provenance = replace(going_on, splat_from_map=self.map.splat_from_map)
         self._replace(projector)
@@ -228,6 +234,7 @@ class LiveField:
             batch=BATCH,
             budget=self.map.budget,
             provenance=provenance,
+            backend=self.map.backend,
         )
 
 

@@ -19,7 +19,7 @@ from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.sam import CELLS, DIMENSION, SIDE, SamExtractor, fitted
 from feature_gs_ros.extractors.sam_masks import PromptedMasks, padded, prompted_masks, rendered_size
-from feature_gs_ros.rasterizer import Backend
+from feature_gs_ros.rasterizer import BackendChoice
 
 
 def segment_rendered_view(
@@ -31,7 +31,7 @@ def segment_rendered_view(
     points: NDArray[np.floating] | None = None,
     labels: Sequence[int] | None = None,
     box: Sequence[float] | None = None,
-    backend: Backend = "auto",
+    backend: BackendChoice = "auto",
 ) -> PromptedMasks:
     """SAM's masks, best first, of points or a box in a view that no camera needs to have seen.
 
@@ -58,7 +58,7 @@ def rendered_embedding(
     field: FeatureField,
     camera: Camera,
     camera_from_splat: NDArray[np.float64],  # [4, 4]
-    backend: Backend = "auto",
+    backend: BackendChoice = "auto",
 ) -> Tensor:
     """SAM's embedding [64, 64, 256] of a view: one rendered pixel a cell, ``Σ_seen w f / Σ_seen w``, zero padding.
 

@@ -1,11 +1,18 @@
-"""The operator W and its transpose: `view` gives one view's, `render` is W, `backproject` is Wᵀ.
+"""The operator W and its transpose, by any of the backends: `view` gives one camera's, `render` is W, `backproject` Wᵀ.
 
 w_i(p) = α_i(p) · T_i(p),   T_i(p) = Π_{j in front of i} (1 − α_j(p))                      Eq. (1)–(3)
+
+Backends by name (`get_backend`): "cpu"; "cuda", or "cuda:1" for a certain card, and "warp-cpu", the same kernels on
+the CPU; "reference", dense, for small scenes; "auto", a card that can be used, else the CPU. Each is a folder or a file
+beside this one and is imported when it is asked for.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import importlib
+import importlib.util
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -13,20 +20,32 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, check_pose
 from feature_gs_ros.core.errors import BackendError, CameraError
-from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.rasterizer.cpu.view import CpuView
+from feature_gs_ros.rasterizer.base import Accumulator, AccumulatorState, Backend, CellOperator, Rendering, View
 
-Backend = Literal["auto", "cpu", "cuda"]
+__all__ = [
+    "NAMES",
+    "Accumulator",
+    "AccumulatorState",
+    "Backend",
+    "BackendChoice",
+    "CellOperator",
+    "Rendering",
+    "View",
+    "get_backend",
+    "view",
+]
 
-
-# What every backend's view offers: render, render_color, render_depth, backproject and backproject_labels, with
-# ``⟨render(v), M U F⟩ = ⟨v, backproject(F)⟩``.
-View = CpuView
+BackendChoice = Backend | str  # a backend, or its name
+NAMES = ("auto", "cpu", "cuda", "cuda:N", "warp-cpu", "reference")
+CUDA_PACKAGE = "feature_gs_ros.rasterizer.cuda"
 
 
 def view(
-    gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64], backend: Backend = "auto"
+    gaussians: GaussianMap,
+    camera: Camera,
+    camera_from_splat: NDArray[np.float64],
+    backend: BackendChoice = "auto",
 ) -> View:
     """Project, cull and sort the map for one camera.
 
@@ -42,22 +61,43 @@ def view(
         raise CameraError(
             f"the rasteriser needs a pinhole camera, this one has {camera.distortion.model}: rectify first"
         )
-    choose_backend(backend)
-    return CpuView(gaussians, camera, check_pose(camera_from_splat, "the view"))
+    return get_backend(backend).view(gaussians, camera, check_pose(camera_from_splat, "the view"))
 
 
-def choose_backend(backend: Backend) -> Literal["cpu"]:
-    """The backend that runs here.
+def get_backend(choice: BackendChoice = "auto") -> Backend:
+    """The backend of a name, made once; a backend itself is given back as it is.
 
     Raises:
-        BackendError: ``backend`` is unknown, or is "cuda".
+        BackendError: the name is unknown, or that backend can't run here.
     """
-    if backend not in ("auto", "cpu", "cuda"):
-        raise BackendError(f"backend '{backend}' is unknown; choose auto, cpu or cuda")
-    if backend == "cuda":
-        card = "this machine has an NVIDIA GPU, but" if torch.cuda.is_available() else "torch sees no NVIDIA GPU, and"
-        raise BackendError(f"{card} this version rasterises on the CPU only: use --backend auto or cpu")
-    return "cpu"
+    return _made(choice) if isinstance(choice, str) else choice
 
 
-__all__ = ["Backend", "FeatureGrid", "View", "choose_backend", "view"]
+@cache
+def _made(name: str) -> Backend:
+    """By name. The package of the cards' backend offers ``usable()`` and ``make_backend(name)``."""
+    if name == "auto":
+        cuda = _cuda_package()
+        return _made("cuda" if cuda is not None and cuda.usable() else "cpu")
+    if name == "cpu":
+        from feature_gs_ros.rasterizer.cpu import CpuBackend
+
+        return CpuBackend()
+    if name == "reference":
+        from feature_gs_ros.rasterizer.reference import ReferenceBackend
+
+        return ReferenceBackend()
+    card = name.removeprefix("cuda:")
+    if name not in ("cuda", "warp-cpu") and not (name != card and card.isascii() and card.isdigit()):
+        raise BackendError(f"backend '{name}' is unknown; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+    cuda = _cuda_package()
+    if cuda is None:
+        there = "this machine has an NVIDIA GPU, but" if torch.cuda.is_available() else "torch sees no NVIDIA GPU, and"
+        raise BackendError(f"{there} this version rasterises on the CPU only: use --backend auto or cpu")
+    made: Backend = cuda.make_backend(name)
+    return made
+
+
+def _cuda_package() -> ModuleType | None:
+    """The package of the cards' backend, where it is installed."""
+    return importlib.import_module(CUDA_PACKAGE) if importlib.util.find_spec(CUDA_PACKAGE) is not None else None

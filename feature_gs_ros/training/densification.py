@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from feature_gs_ros.rasterizer.cpu.gradients import Rendering
+from feature_gs_ros.rasterizer import Rendering
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 
 SPLIT_SHRINK = 1.6  # of the two halves of a split Gaussian
@@ -46,10 +46,10 @@ class Density:
     def _clear(self, count: int) -> None:
         self.pull, self.seen = torch.zeros(count), torch.zeros(count)
 
-    def note(self, rendering: Rendering, screen_gradient: Tensor, width: int, height: int) -> None:
+    def note(self, rendering: Rendering, means2d_gradient: Tensor, width: int, height: int) -> None:
         """Take in one view's gradient [N, 2] of the means on the image, in pixels."""
         rows = rendering.rows
-        pull = (screen_gradient[rows] * torch.tensor([width / 2, height / 2])).norm(dim=1)
+        pull = (means2d_gradient[rows] * torch.tensor([width / 2, height / 2])).norm(dim=1)
         self.pull[rows] += pull
         self.seen[rows] += pull > 0
 

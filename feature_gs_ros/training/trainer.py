@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.evaluation.metrics import psnr
-from feature_gs_ros.rasterizer.cpu.gradients import Rendering, render_with_gradients
+from feature_gs_ros.rasterizer import BackendChoice, Rendering, get_backend
 from feature_gs_ros.training.densification import Density, DensityOptions
 from feature_gs_ros.training.exposure import Exposures, seen_exposed
 from feature_gs_ros.training.parameters import Adam, SplatParameters
@@ -64,17 +64,19 @@ class Trainer:
         views: Sequence[TrainingView],
         options: TrainingOptions,
         near: float = 0.0,
+        backend: BackendChoice = "auto",
     ) -> None:
         """
         Args:
             near: distance from a camera under which nothing may be, splat units.
+            backend: what renders.
 
         Raises:
             TrainingError: no view.
         """
         if not views:
             raise TrainingError("no view to train on")
-        self.parameters, self.options = parameters, options
+        self.parameters, self.options, self.backend = parameters, options, get_backend(backend)
         self.names = [view.name for view in views]
         self.iteration = 0
         self.generator = torch.Generator().manual_seed(options.seed)
@@ -111,9 +113,9 @@ class Trainer:
         self.iteration += 1
         index = self._next()
         view = self._levels[self._level(share)][index]
-        screen = torch.zeros(len(self.parameters), 2, requires_grad=True)
+        means2d = torch.zeros(len(self.parameters), 2, requires_grad=True)
         degree = 0 if share < options.sh_from else options.sh_degree
-        rendering = render(self.parameters, view, degree, screen)
+        rendering = render(self.parameters, view, degree, means2d, self.backend)
         image = rendering.color
         if options.exposure:
             image = self.exposures.exposed(image, index)
@@ -127,8 +129,8 @@ class Trainer:
         if not math.isfinite(value):
             raise TrainingError(f"the loss is {value} at iteration {self.iteration}")
         loss.backward()  # type: ignore[no-untyped-call]
-        assert screen.grad is not None
-        self.density.note(rendering, screen.grad, view.camera.width, view.camera.height)
+        assert means2d.grad is not None
+        self.density.note(rendering, means2d.grad, view.camera.width, view.camera.height)
         self.adam.step(self.parameters, self._rates(share))
         if options.exposure:
             self.exposures.step()
@@ -229,9 +231,15 @@ class Trainer:
         self.iteration = iteration
 
 
-def render(parameters: SplatParameters, view: TrainingView, degree: int, screen: Tensor | None = None) -> Rendering:
-    """A view of the parameters."""
-    return render_with_gradients(
+def render(
+    parameters: SplatParameters,
+    view: TrainingView,
+    degree: int,
+    means2d: Tensor | None = None,
+    backend: BackendChoice = "auto",
+) -> Rendering:
+    """A view of the parameters; see `Backend.render_with_gradients`."""
+    return get_backend(backend).render_with_gradients(
         parameters.means,
         parameters.quats_wxyz,
         parameters.log_scales.exp(),
@@ -239,7 +247,7 @@ def render(parameters: SplatParameters, view: TrainingView, degree: int, screen:
         parameters.active_sh(degree),
         view.camera,
         view.camera_from_splat,
-        screen=screen,
+        means2d=means2d,
     )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_camera, random_map
-from oracle import dense_u, dense_w
 from torch import Tensor
 
 from feature_gs_ros.backprojection.field import FeatureField
@@ -31,8 +30,8 @@ from feature_gs_ros.distillation import (
 )
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.rasterizer import view
-from feature_gs_ros.rasterizer.cpu.cell_operator import CellOperator
+from feature_gs_ros.rasterizer import CellOperator, view
+from feature_gs_ros.rasterizer.reference import dense_u, dense_w
 from feature_gs_ros.training.views import TrainingView
 
 GRIDS = {"coarse": (3, 5, {}), "fine": (22, 35, {}), "a pixel a cell": (45, 70, {}), "padded": (4, 4, {"bottom": 1.5})}
@@ -53,12 +52,12 @@ def test_the_cell_operator_is_the_dense_one_and_its_transpose(name: str) -> None
     generator = torch.Generator().manual_seed(0)
     grid = FeatureGrid(torch.randn(rows, columns, 4, generator=generator), **covers)  # type: ignore[arg-type]
     valid = torch.rand(camera.height, camera.width, generator=generator) > 0.3
-    operator = CellOperator(view(gaussians, camera, pose), grid, valid)
+    operator = view(gaussians, camera, pose).cell_operator(grid, valid)
     dense = dense_a(3, grid, valid)[operator.cells]
     features = torch.randn(len(gaussians), 5, generator=generator)
     values = torch.randn(len(operator.cells), 5, generator=generator)
-    assert (operator.show(features) - dense @ features.double()).norm() < 2e-3 * (dense @ features.double()).norm()
-    assert (operator.spread(values) - dense.T @ values.double()).norm() < 2e-3 * (dense.T @ values.double()).norm()
+    assert (operator.forward(features) - dense @ features.double()).norm() < 2e-3 * (dense @ features.double()).norm()
+    assert (operator.adjoint(values) - dense.T @ values.double()).norm() < 2e-3 * (dense.T @ values.double()).norm()
     assert operator.products == 2
     assert torch.equal(operator.target(grid), grid.values.reshape(-1, 4)[operator.cells])
     weight = view(gaussians, camera, pose).backproject(grid, valid)[1]
@@ -72,18 +71,18 @@ def some_targets(dimension: int = 3) -> list[tuple[CellOperator, Tensor]]:
     for seed in range(4):
         camera, pose = random_camera(seed)
         grid = FeatureGrid(torch.randn(9, 14, dimension, generator=generator))
-        operator = CellOperator(view(gaussians, camera, pose), grid)
+        operator = view(gaussians, camera, pose).cell_operator(grid)
         found.append((operator, operator.target(grid)))
     return found
 
 
 def loss_of(features: Tensor, targets: list[tuple[CellOperator, Tensor]]) -> float:
-    return sum(float((operator.show(features) - wanted).double().square().sum()) for operator, wanted in targets)
+    return sum(float((operator.forward(features) - wanted).double().square().sum()) for operator, wanted in targets)
 
 
 def test_solving_cells_reaches_the_least_squares_optimum() -> None:
     targets = some_targets()
-    dense = torch.cat([operator.show(torch.eye(60)) for operator, _ in targets]).double()
+    dense = torch.cat([operator.forward(torch.eye(60)) for operator, _ in targets]).double()
     wanted = torch.cat([wanted for _, wanted in targets]).double()
     best = torch.linalg.lstsq(dense, wanted, driver="gelsd").solution
     lowest = float((dense @ best - wanted).square().sum())
@@ -118,7 +117,7 @@ def some_lessons(dimension: int = 12) -> list[Lesson]:
     """Features of rank 3 that the map can render, so that a decoder of three numbers is enough."""
     generator = torch.Generator().manual_seed(2)
     truth = torch.randn(60, 3, generator=generator) @ torch.randn(3, dimension, generator=generator)
-    return [Lesson(str(k), operator, operator.show(truth)) for k, (operator, _) in enumerate(some_targets())]
+    return [Lesson(str(k), operator, operator.forward(truth)) for k, (operator, _) in enumerate(some_targets())]
 
 
 def test_passes_that_only_fit_noise_are_not_taken() -> None:
@@ -187,9 +186,9 @@ def joint_trainer(**options: object) -> JointTrainer:
         valid = torch.rand(camera.height, camera.width, generator=generator) > 0.1
         views.append(TrainingView(str(seed), drawn.render_color().clamp(0, 1), camera, pose, valid if seed else None))
         empty = FeatureGrid(torch.zeros(9, 14, 4))
-        operator = CellOperator(drawn, empty, views[-1].valid)
+        operator = drawn.cell_operator(empty, views[-1].valid)
         values = torch.zeros(126, 4)
-        values[operator.cells] = operator.show(features)
+        values[operator.cells] = operator.forward(features)
         grids.append(FeatureGrid(values.reshape(9, 14, 4)))
     return JointTrainer(gaussians, 0.5 * features, views, grids, JointOptions(**options))  # type: ignore[arg-type]
 

@@ -17,11 +17,12 @@ from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import EditError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3, rotation_from_quat_wxyz
+from feature_gs_ros.core.sh import sh_rotation
 from feature_gs_ros.editing import Delete, Edit, EditedMap, EditStack, Extract, Move, Operation, Recolor, Selection
 from feature_gs_ros.editing.operations import LUMINANCE
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.splats.registry import load_map, save_ply
-from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh, sh_rotation
+from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
 from tests.command_line import run
 
 CAMERA = Camera(64, 48, 60.0, 58.0, 31.0, 25.0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import FeatureField, KnownView, Provenance
-from feature_gs_ros.backprojection.least_squares import Target, solve_features, unoccluded_weight
+from feature_gs_ros.backprojection.least_squares import Target, solve_features
 from feature_gs_ros.core.camera import Camera, Frame
 from feature_gs_ros.core.errors import GridError, IdentityError
 from feature_gs_ros.core.feature_grid import FeatureGrid
@@ -245,7 +245,7 @@ def test_unoccluded_weight_is_the_alpha_over_all_pixels() -> None:
     alone = gaussians.select(torch.tensor([12]))
     view = rasterizer.view(alone, CAMERA, pose_from(0.3))
     _, weight = view.backproject(FeatureGrid(torch.ones(1, 1, 1)))
-    assert float(unoccluded_weight(view)[0]) == pytest.approx(float(weight[0]), rel=0.05)
+    assert float(view.unoccluded_weight()[0]) == pytest.approx(float(weight[0]), rel=0.05)
 
 
 def test_instances_with_other_ids_in_every_view_are_associated() -> None:

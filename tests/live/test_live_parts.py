@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_map
-from oracle import dense_u
 
 from feature_gs_ros.backprojection.field import FeatureField, KnownView, Provenance
 from feature_gs_ros.core.camera import Camera
@@ -21,7 +20,8 @@ from feature_gs_ros.io.data_folder import DataFolder
 from feature_gs_ros.live.ignored_pixels import counted_pixels
 from feature_gs_ros.live.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.live.live_field import LIVE, REMEMBERED, LiveField, LiveMap, remembering
-from feature_gs_ros.live.statistics import MAX_REASONS, Statistics
+from feature_gs_ros.live.statistics import Statistics
+from feature_gs_ros.rasterizer.reference import dense_u
 from feature_gs_ros.ros.runtime.sender import Sender
 
 LIMITS = KeyframeLimits(translation=0.1, rotation=5.0, min_interval=0.5, max_interval=10.0)

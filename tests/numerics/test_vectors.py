@@ -25,7 +25,7 @@ from feature_gs_ros.numerics.simd.types import (
     total,
     where,
 )
-from feature_gs_ros.rasterizer.conventions import TILE
+from feature_gs_ros.rasterizer.cpu.constants import TILE
 from feature_gs_ros.rasterizer.cpu.kernels.two_rows import load_rows, store_rows, store_totals
 
 Floats = NDArray[np.float32]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from oracle import dense_u, dense_w
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.rasterizer.conventions import SLOTS_AT_ONCE, TILE
+from feature_gs_ros.rasterizer.cpu.constants import SLOTS_AT_ONCE, TILE
 from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs, grid_layout
+from feature_gs_ros.rasterizer.reference import dense_u, dense_w
 
 CAMERA = Camera(112, 96, 100.0, 100.0, 56.0, 48.0)
 

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_camera
-from oracle import dense_colors, dense_w
+from oracle import dense_colors
 from torch import Tensor
 
 from feature_gs_ros.core.errors import GridError, MapError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics.runtime import set_thread_count, thread_count
-from feature_gs_ros.rasterizer import view
-from feature_gs_ros.rasterizer.cpu.gradients import Rendering, render_with_gradients
+from feature_gs_ros.rasterizer import Rendering, get_backend, view
+from feature_gs_ros.rasterizer.reference import dense_w
 
-NAMES = ("means", "quats_wxyz", "scales", "opacities", "sh", "payload")
+NAMES = ("means", "quats_wxyz", "scales", "opacities", "sh", "extra")
+
+render_with_gradients = get_backend("cpu").render_with_gradients
 
 
 def smooth_scene(seed: int, channels: int, degree: int = 3, count: int = 60) -> dict[str, Tensor]:
@@ -27,14 +29,14 @@ def smooth_scene(seed: int, channels: int, degree: int = 3, count: int = 60) -> 
         "scales": np.exp(rng.normal(-1.8, 0.5, (count, 3))),
         "opacities": rng.uniform(0.1, 0.8, count),
         "sh": rng.normal(0, 0.4, (count, (degree + 1) ** 2, 3)),
-        "payload": rng.normal(size=(count, channels)),
+        "extra": rng.normal(size=(count, channels)),
     }
     return {name: torch.from_numpy(value.astype(np.float32)).requires_grad_() for name, value in values.items()}
 
 
-def rendered(scene: dict[str, Tensor], seed: int, screen: Tensor | None = None) -> Rendering:
+def rendered(scene: dict[str, Tensor], seed: int, means2d: Tensor | None = None) -> Rendering:
     camera, pose = random_camera(seed)
-    return render_with_gradients(*list(scene.values())[:5], camera, pose, scene["payload"], screen)
+    return render_with_gradients(*list(scene.values())[:5], camera, pose, scene["extra"], means2d)
 
 
 def dense(scene: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,22 +46,22 @@ def dense(scene: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor]:
     weights = dense_w(gaussians, camera, pose)
     size = (camera.height, camera.width, -1)
     color = (weights @ dense_colors(scene["sh"], scene["means"], pose)).reshape(size)
-    return color, weights.sum(1).reshape(size)[:, :, 0], (weights @ scene["payload"]).reshape(size)
+    return color, weights.sum(1).reshape(size)[:, :, 0], (weights @ scene["extra"]).reshape(size)
 
 
 @pytest.mark.parametrize(("seed", "channels", "degree"), [(0, 3, 3), (1, 70, 1), (2, 1, 0), (3, 5, 2)])
 def test_gradients_are_the_dense_oracle_s(seed: int, channels: int, degree: int) -> None:
     scene = smooth_scene(seed, channels, degree)
     ours = rendered(scene, seed)
-    assert ours.payload is not None
+    assert ours.extra is not None
     generator = torch.Generator().manual_seed(seed)
-    wanted = [torch.randn(image.shape, generator=generator) for image in (ours.color, ours.opacity, ours.payload)]
+    wanted = [torch.randn(image.shape, generator=generator) for image in (ours.color, ours.opacity, ours.extra)]
     sum(
-        (image * want).sum() for image, want in zip((ours.color, ours.opacity, ours.payload), wanted, strict=True)
+        (image * want).sum() for image, want in zip((ours.color, ours.opacity, ours.extra), wanted, strict=True)
     ).backward()
     double = {name: tensor.detach().double().requires_grad_() for name, tensor in scene.items()}
-    color, opacity, payload = dense(double, seed)
-    sum((image * want.double()).sum() for image, want in zip((color, opacity, payload), wanted, strict=True)).backward()
+    color, opacity, extra = dense(double, seed)
+    sum((image * want.double()).sum() for image, want in zip((color, opacity, extra), wanted, strict=True)).backward()
     for name in NAMES:
         expected, found = double[name].grad, scene[name].grad
         assert expected is not None
@@ -84,14 +86,14 @@ def test_gradients_of_opaque_gaussians_that_end_rays() -> None:
         assert (found - expected).norm() < 1e-2 * expected.norm(), name
 
 
-def test_a_payload_may_leave_the_geometry_alone() -> None:
+def test_a_extra_may_leave_the_geometry_alone() -> None:
     camera, pose = random_camera(3)
     scene = smooth_scene(3, 4)
-    ours = render_with_gradients(*list(scene.values())[:5], camera, pose, scene["payload"], payload_shapes=False)
-    assert ours.payload is not None
-    ours.payload.square().sum().backward()
+    ours = render_with_gradients(*list(scene.values())[:5], camera, pose, scene["extra"], extra_shapes=False)
+    assert ours.extra is not None
+    ours.extra.square().sum().backward()
     assert all(float(scene[name].grad.abs().sum()) == 0 for name in NAMES[:5])  # type: ignore[union-attr]
-    assert float(scene["payload"].grad.abs().sum()) > 0  # type: ignore[union-attr]
+    assert float(scene["extra"].grad.abs().sum()) > 0  # type: ignore[union-attr]
 
 
 def test_images_are_the_view_s() -> None:
@@ -99,19 +101,19 @@ def test_images_are_the_view_s() -> None:
     scene = {name: tensor.detach() for name, tensor in smooth_scene(5, 6).items()}
     gaussians = GaussianMap.from_tensors(*list(scene.values())[:5])
     ours, plain = rendered(scene, 5), view(gaussians, camera, pose)
-    assert ours.payload is not None
+    assert ours.extra is not None
     assert torch.allclose(ours.color, plain.render_color(), atol=1e-5)
     assert torch.allclose(ours.opacity, plain.render_depth()[:, :, 1], atol=1e-5)
-    assert torch.allclose(ours.payload, plain.render(scene["payload"]), atol=1e-5)
+    assert torch.allclose(ours.extra, plain.render(scene["extra"]), atol=1e-5)
 
 
 def test_screen_gradient_moves_the_image_as_the_principal_point_does() -> None:
     scene = {name: tensor.detach() for name, tensor in smooth_scene(6, 1).items()}
     scene["means"] *= 0.3  # the clamp of the Jacobian's tangents moves with cx too: none must be clamped
-    screen = torch.zeros(len(scene["means"]), 2, requires_grad=True)
-    ours = rendered(scene, 6, screen)
+    means2d = torch.zeros(len(scene["means"]), 2, requires_grad=True)
+    ours = rendered(scene, 6, means2d)
     ours.color.square().sum().backward()
-    assert screen.grad is not None
+    assert means2d.grad is not None
     camera, pose = random_camera(6)
     double = {name: tensor.double() for name, tensor in scene.items()}
     centre = torch.tensor([camera.cx, camera.cy], dtype=torch.float64, requires_grad=True)
@@ -129,7 +131,7 @@ def test_screen_gradient_moves_the_image_as_the_principal_point_does() -> None:
     )
     colors = dense_colors(double["sh"], double["means"], pose)
     (dense_w(gaussians, Shifted, pose) @ colors).square().sum().backward()  # type: ignore[arg-type]
-    assert torch.allclose(screen.grad.sum(0).double(), centre.grad, rtol=5e-3)  # type: ignore[arg-type]
+    assert torch.allclose(means2d.grad.sum(0).double(), centre.grad, rtol=5e-3)  # type: ignore[arg-type]
 
 
 def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
@@ -140,8 +142,8 @@ def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
             set_thread_count(threads)
             scene = smooth_scene(7, 9, count=200)
             ours = rendered(scene, 7)
-            assert ours.payload is not None
-            (ours.color.square().sum() + ours.payload.square().sum()).backward()
+            assert ours.extra is not None
+            (ours.color.square().sum() + ours.extra.square().sum()).backward()
             found.append([scene[name].grad for name in NAMES])
     finally:
         set_thread_count(before)
@@ -152,8 +154,8 @@ def test_gradients_need_fitting_shapes() -> None:
     scene = smooth_scene(8, 2)
     camera, pose = random_camera(8)
     arrays = list(scene.values())
-    with pytest.raises(GridError, match="payload"):
-        render_with_gradients(*arrays[:5], camera, pose, payload=torch.zeros(3, 2))
+    with pytest.raises(GridError, match="extra"):
+        render_with_gradients(*arrays[:5], camera, pose, extra_signals=torch.zeros(3, 2))
     with pytest.raises(MapError, match="shapes"):
         render_with_gradients(arrays[0], arrays[1], arrays[2][:-1], arrays[3], arrays[4], camera, pose)
 
@@ -163,8 +165,8 @@ def test_an_empty_view_has_zero_gradients() -> None:
     camera, pose = random_camera(9)
     away = pose.copy()
     away[2, 3] = -50.0  # everything is behind the camera
-    ours = render_with_gradients(*list(scene.values())[:5], camera, away, scene["payload"])
-    assert ours.payload is not None
-    (ours.color.sum() + ours.payload.sum()).backward()
+    ours = render_with_gradients(*list(scene.values())[:5], camera, away, scene["extra"])
+    assert ours.extra is not None
+    (ours.color.sum() + ours.extra.sum()).backward()
     assert len(ours.rows) == 0
     assert all(float(scene[name].grad.abs().sum()) == 0 for name in NAMES)  # type: ignore[union-attr]

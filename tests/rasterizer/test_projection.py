@@ -9,20 +9,21 @@ from conftest import random_camera, random_map
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from oracle import rotations
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics import runtime as kernels
 from feature_gs_ros.numerics.simd.types import SIZE
-from feature_gs_ros.rasterizer.cpu.projection import Projection, project, project_arrays, stretches_in_view
+from feature_gs_ros.rasterizer.cpu.order import spatial_order
+from feature_gs_ros.rasterizer.cpu.projection import Projection, blocks_in_view, project, project_arrays
+from feature_gs_ros.rasterizer.reference import rotations
 
 Doubles = NDArray[np.float64]
 
 
 def along_curve(gaussians: GaussianMap, camera: Camera, pose: Doubles) -> Projection:
     """The map's Gaussians in the order of its curve, none skipped."""
-    curve = gaussians.along_curve
+    curve = spatial_order(gaussians)
     return project_arrays(curve.means, curve.quats_wxyz, curve.scales, curve.opacities, camera, pose)
 
 
@@ -74,7 +75,7 @@ def anywhere(seed: int, gaussians: GaussianMap) -> tuple[Camera, Doubles]:
 
 
 def round_map(seed: int, count: int) -> GaussianMap:
-    """Round, opaque, of all sizes, on a few sheets and lines: every bound is reached, and stretches are short."""
+    """Round, opaque, of all sizes, on a few sheets and lines: every bound is reached, and blocks are short."""
     rng = np.random.default_rng(seed)
     means = rng.uniform(-3, 3, (count, 3))
     means[: count // 2, 0], means[count // 3 : count // 2, 1] = 1.0, rng.choice([-2, 0, 2])
@@ -101,14 +102,14 @@ def test_every_gaussian_that_touches_the_image_is_found(seed: int, count: int, o
 
 
 def same_bits(found: Projection, plain: Projection) -> None:
-    for name in ("places", "splats", "depths", "order"):
+    for name in ("indices", "splats", "depths", "order"):
         np.testing.assert_array_equal(getattr(found, name), getattr(plain, name), name)
 
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10**6), distance=st.sampled_from([1e4, 1e7, 1e8]))
 def test_nothing_is_lost_far_from_the_origin(seed: int, distance: float) -> None:
-    """Where float32 hardly tells places apart, the bounds of stretches don't either."""
+    """Where float32 hardly tells places apart, the bounds of blocks don't either."""
     near = round_map(seed, 500)
     shift = np.random.default_rng(seed).normal(size=3) * distance
     gaussians = GaussianMap.from_tensors(
@@ -118,7 +119,7 @@ def test_nothing_is_lost_far_from_the_origin(seed: int, distance: float) -> None
     same_bits(project(gaussians, camera, pose), along_curve(gaussians, camera, pose))
 
 
-def test_stretches_outside_the_view_are_skipped_and_no_others() -> None:
+def test_blocks_outside_the_view_are_skipped_and_no_others() -> None:
     """A long wall, of which a camera sees a tenth."""
     rng = np.random.default_rng(0)
     count = 16_000
@@ -133,15 +134,15 @@ def test_stretches_outside_the_view_are_skipped_and_no_others() -> None:
     pose = np.eye(4)
     pose[2, 3] = 1.0
     camera = Camera(100, 100, 50, 50, 50, 50)  # sees |x| < 1
-    stretches = gaussians.along_curve.stretches
-    seen = stretches_in_view(stretches, camera, pose)
-    middle = np.abs((stretches.low + stretches.high)[:, 0] / 2) < 1
+    blocks = spatial_order(gaussians).blocks
+    seen = blocks_in_view(blocks, camera, pose)
+    middle = np.abs((blocks.low + blocks.high)[:, 0] / 2) < 1
     assert set(np.flatnonzero(middle)) <= set(seen.tolist())
     assert len(seen) < 1.3 * middle.sum()
     assert len(check_against_definition(gaussians, camera, pose)) > 1500
     behind = pose.copy()
     behind[2, 3] = -1.0
-    assert len(stretches_in_view(stretches, camera, behind)) == 0
+    assert len(blocks_in_view(blocks, camera, behind)) == 0
 
 
 def test_far_outliers_hide_nothing() -> None:

@@ -10,7 +10,7 @@ import torch
 from conftest import random_camera, random_map
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracle import dense_colors, dense_u, dense_w
+from oracle import dense_colors
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.core.camera import Camera, Distortion
@@ -19,6 +19,7 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics import runtime as kernels
 from feature_gs_ros.rasterizer.cpu.view import NARROW
+from feature_gs_ros.rasterizer.reference import dense_u, dense_w
 
 GRIDS = {
     "14-pixel cells": ((4, 5), {}),

@@ -23,7 +23,7 @@ def evaluate_lerf_mask(
     folder: str | Path,
     *,
     stream: Stream | None = None,
-    backend: rasterizer.Backend = "auto",
+    backend: rasterizer.BackendChoice = "auto",
 ) -> ProtocolResult:
     """Score one scene of LERF-Mask.
 
@@ -108,7 +108,7 @@ def score_prompt_masks(
     skipped: dict[str, str],
     *,
     competing: Sequence[str] = (),
-    backend: rasterizer.Backend = "auto",
+    backend: rasterizer.BackendChoice = "auto",
 ) -> tuple[PromptScores, int]:
     """Score every view's prompts; returns the scores and the number of views.
 

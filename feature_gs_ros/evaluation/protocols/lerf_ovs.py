@@ -30,7 +30,7 @@ def evaluate_lerf_ovs(
     *,
     labels: str | Path | None = None,
     stream: Stream | None = None,
-    backend: rasterizer.Backend = "auto",
+    backend: rasterizer.BackendChoice = "auto",
 ) -> ProtocolResult:
     """Score one scene of LERF-OVS; prompts of a view may overlap.
 

@@ -43,7 +43,7 @@ class FramePrediction:
 
 
 def predict(
-    segmenter: Segmenter, frame: Frame, prompts: Sequence[str], backend: rasterizer.Backend = "auto"
+    segmenter: Segmenter, frame: Frame, prompts: Sequence[str], backend: rasterizer.BackendChoice = "auto"
 ) -> FramePrediction:
     """Segment one frame's view (Eq. 7)."""
     rule = segmenter.extractor.text_rule

@@ -39,7 +39,7 @@ def evaluate_replica(
     *,
     truth: MaskFolder | None = None,
     stream: Stream | None = None,
-    backend: rasterizer.Backend = "auto",
+    backend: rasterizer.BackendChoice = "auto",
 ) -> ProtocolResult:
     """Score one scene.
 

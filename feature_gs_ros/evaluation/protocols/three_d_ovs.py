@@ -18,7 +18,7 @@ def evaluate_three_d_ovs(
     folder: str | Path,
     *,
     stream: Stream | None = None,
-    backend: rasterizer.Backend = "auto",
+    backend: rasterizer.BackendChoice = "auto",
 ) -> ProtocolResult:
     """Score one scene of 3D-OVS: a folder's number is the place of its image among the sorted images.
 

@@ -14,16 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.conventions import CELL_WEIGHT_MIN
 from feature_gs_ros.rasterizer.cpu.kernels import entries as kernels
-from feature_gs_ros.rasterizer.cpu.tiles import Axis, grid_layout
-from feature_gs_ros.rasterizer.cpu.view import NO_MASK, CpuView, check_valid
+from feature_gs_ros.rasterizer.cpu.masks import NO_MASK, check_valid
+from feature_gs_ros.rasterizer.cpu.projection import Projection
+from feature_gs_ros.rasterizer.cpu.tiles import Axis, Layout, grid_layout
 from feature_gs_ros.rasterizer.cpu.weights import coarse_weights, fine_weights
 
 Floats = NDArray[np.float32]
-MIN_FRACTION = 0.05  # of a full cell's pixels that must count for the cell to count
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,36 +46,38 @@ class _Rows:
         return torch.from_numpy(product)
 
 
-class CellOperator:
-    """A of one view and one kind of grid. ``products`` counts the products with A and Aᵀ."""
+class CpuCellOperator:
+    """`CellOperator` as a sparse matrix and its transpose, both by rows."""
 
-    def __init__(self, view: CpuView, grid: FeatureGrid, valid: Tensor | None = None) -> None:
+    def __init__(
+        self, projection: Projection, camera: Camera, gaussians: int, grid: FeatureGrid, valid: Tensor | None = None
+    ) -> None:
         """
         Args:
+            gaussians: N of the map.
             grid: only how its cells cover the image counts, not their values.
             valid: m(p) [H, W]; all pixels count by default.
 
         Raises:
             GridError: ``valid`` has another size than the camera.
         """
-        camera = view.camera
         layout = grid_layout(grid, camera.width, camera.height)
         mask = check_valid(valid, camera)
         counts = np.ones((camera.height, camera.width), np.float32) if mask is None else mask.float().numpy()
         rows, columns = resampling(layout.y), resampling(layout.x)
         total = (rows.T @ counts @ columns).reshape(-1)  # Uᵀ m
         full = (rows.sum(0)[:, None] * columns.sum(0)).max()
-        self.cells = torch.from_numpy(np.flatnonzero(total > MIN_FRACTION * full))  # [C] of rows × columns
-        self.gaussians = len(view.gaussians)
+        self.cells = torch.from_numpy(np.flatnonzero(total > CELL_WEIGHT_MIN * full))  # [C] of rows × columns
+        self.gaussians = gaussians
         self.products = 0
-        gaussians, cells, weights = _entries(view, grid, None if mask is None else counts)
-        self.weight = torch.from_numpy(np.bincount(gaussians, weights, self.gaussians).astype(np.float32))  # [N] Wᵀ m
-        place = np.full(grid.rows * grid.columns, -1)
-        place[self.cells.numpy()] = np.arange(len(self.cells))
-        kept = place[cells] >= 0
-        gaussians, cells, weights = gaussians[kept], cells[kept], weights[kept]
+        rows_seen, cells, weights = _entries(projection, layout, NO_MASK if mask is None else counts)
+        self.weight = torch.from_numpy(np.bincount(rows_seen, weights, gaussians).astype(np.float32))  # [N] Wᵀ m
+        index = np.full(grid.rows * grid.columns, -1)
+        index[self.cells.numpy()] = np.arange(len(self.cells))
+        kept = index[cells] >= 0
+        rows_seen, cells, weights = rows_seen[kept], cells[kept], weights[kept]
         matrix = scipy.sparse.csr_matrix(
-            (weights / total[cells], (place[cells], gaussians)), shape=(len(self.cells), self.gaussians)
+            (weights / total[cells], (index[cells], rows_seen)), shape=(len(self.cells), gaussians)
         )
         self._matrix, self._transposed = _rows_of(matrix), _rows_of(matrix.T.tocsr())
 
@@ -82,12 +86,12 @@ class CellOperator:
         """Pairs of a cell and a Gaussian."""
         return len(self._matrix.indices)
 
-    def show(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """A f: features [N, D] to the cells that count [C, D]."""
         self.products += 1
         return self._matrix.times(features)
 
-    def spread(self, values: Tensor) -> Tensor:
+    def adjoint(self, values: Tensor) -> Tensor:
         """Aᵀ g: values [C, D] of the cells that count to Gaussians [N, D]."""
         self.products += 1
         return self._transposed.times(values)
@@ -114,11 +118,10 @@ def resampling(axis: Axis) -> Floats:
 
 
 def _entries(
-    view: CpuView, grid: FeatureGrid, counts: Floats | None
+    projection: Projection, layout: Layout, valid: Floats
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], Floats]:
     """Gaussian, cell and weight of every entry of UᵀMW."""
-    layout = grid_layout(grid, view.camera.width, view.camera.height)
-    valid, projection, x, y = NO_MASK if counts is None else counts, view.projection, layout.x, layout.y
+    x, y = layout.x, layout.y
     if layout.coarse:
         coarse = coarse_weights(projection, layout, valid)
         lists = _empty_lists(coarse.corners.size)

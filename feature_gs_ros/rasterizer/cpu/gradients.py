@@ -1,4 +1,4 @@
-"""W made differentiable: colour, opacity and a payload of any width in one pass, with gradients to the whole map.
+"""W made differentiable: colour, opacity and extra signals of any width in one pass, with gradients to the whole map.
 
 The forward pass is the rasteriser's own, so what is trained here looks the same to `CpuView`. Projection, colours and
 blending have hand-written backward passes (kernels/backward.py, kernels/chain.py).
@@ -17,27 +17,17 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Camera, check_pose
 from feature_gs_ros.core.errors import GridError, MapError
 from feature_gs_ros.numerics.runtime import parallel_for
-from feature_gs_ros.rasterizer.conventions import COLORED, RADIUS_X, RADIUS_Y, SPLAT_GRADIENTS, WIDE
+from feature_gs_ros.rasterizer.base import Rendering
+from feature_gs_ros.rasterizer.cpu.constants import COLORED, RADIUS_X, RADIUS_Y, SPLAT_GRADIENTS, WIDE
 from feature_gs_ros.rasterizer.cpu.kernels import backward as kernels
 from feature_gs_ros.rasterizer.cpu.kernels import chain
 from feature_gs_ros.rasterizer.cpu.projection import Projection, kernel_camera, project_arrays
-from feature_gs_ros.rasterizer.cpu.render import render_with_payload, whole_vectors
+from feature_gs_ros.rasterizer.cpu.render import render_with_extra, whole_vectors
 from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
 from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout, bin_pairs, pixel_layout
 
 Floats = NDArray[np.float32]
 COLOR = 4  # red, green, blue, opacity
-
-
-@dataclass(frozen=True, eq=False)
-class Rendering:
-    """One view, differentiable."""
-
-    color: Tensor  # [H, W, 3] on black, not clipped at 1
-    opacity: Tensor  # [H, W] Σ w
-    payload: Tensor | None  # [H, W, C]
-    rows: Tensor  # [V] int64, the Gaussians that can touch the image
-    radii: Tensor  # [V] px, half the longer side of their footprints
 
 
 def render_with_gradients(
@@ -48,46 +38,30 @@ def render_with_gradients(
     sh: Tensor,  # [N, K, 3]
     camera: Camera,
     camera_from_splat: NDArray[np.float64],
-    payload: Tensor | None = None,  # [N, C]
-    screen: Tensor | None = None,  # [N, 2]
-    payload_shapes: bool = True,
+    extra_signals: Tensor | None = None,  # [N, C]
+    means2d: Tensor | None = None,  # [N, 2]
+    extra_shapes: bool = True,
 ) -> Rendering:
-    """Render what `CpuView` renders, keeping what the backward pass needs.
-
-    Everything is float32 on the CPU. Rows that are neighbours in space should be neighbours in memory
-    (`GaussianMap.along_curve`); the result does not depend on it, the speed does.
-
-    Args:
-        camera: pinhole.
-        camera_from_splat: rigid [4, 4].
-        payload: further values, blended by the same weights.
-        payload_shapes: whether the payload's gradient reaches means, scales, rotations and opacities, too.
-        screen: zeros; its gradient is the one of the means on the image, in pixels, by which 3DGS densifies.
-
-    Raises:
-        MapError: shapes that don't fit together.
-        GridError: a payload of another length.
-        CameraError: a pose that isn't rigid.
-    """
+    """`Backend.render_with_gradients` on the CPU, float32; rows along a Z-curve are fastest."""
     count = len(means)
     shapes = [tuple(tensor.shape) for tensor in (means, quats_wxyz, scales, opacities)]
     if shapes != [(count, 3), (count, 4), (count, 3), (count,)] or sh.dim() != 3 or sh.shape[::2] != (count, 3):
         raise MapError(f"means, quaternions, scales, opacities and SH have shapes {shapes} and {tuple(sh.shape)}")
-    if payload is not None and (payload.dim() != 2 or len(payload) != count):
-        raise GridError(f"the payload has shape {tuple(payload.shape)}, expected ({count}, C)")
+    if extra_signals is not None and (extra_signals.dim() != 2 or len(extra_signals) != count):
+        raise GridError(f"the extra signals have shape {tuple(extra_signals.shape)}, expected ({count}, C)")
     image, features, rows, radii = _Rasterise.apply(  # type: ignore[no-untyped-call]
         means,
         torch.nn.functional.normalize(quats_wxyz, dim=1),
         scales,
         opacities,
         sh,
-        payload if payload is not None else means.new_zeros(count, 0),
-        screen if screen is not None else means.new_zeros(count, 2),
+        extra_signals if extra_signals is not None else means.new_zeros(count, 0),
+        means2d if means2d is not None else means.new_zeros(count, 2),
         camera,
         check_pose(camera_from_splat, "the view"),
-        payload_shapes,
+        extra_shapes,
     )
-    return Rendering(image[:, :, :3], image[:, :, 3], features if payload is not None else None, rows, radii)
+    return Rendering(image[:, :, :3], image[:, :, 3], features if extra_signals is not None else None, rows, radii)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +73,7 @@ class _Drawn:
     layout: Layout
     bins: Bins
     colors: Floats  # [V, 4]
-    payload: Floats  # [V, C]
+    extra: Floats  # [V, C]
     image: Floats  # [H, W, 4]
     features: Floats  # [H, W, C]
     camera: Camera
@@ -121,13 +95,13 @@ class _Rasterise(torch.autograd.Function):
         scales: Tensor,
         opacities: Tensor,
         sh: Tensor,
-        payload: Tensor,
-        screen: Tensor,  # noqa: ARG004 - only its gradient is of use
+        extra: Tensor,
+        means2d: Tensor,  # noqa: ARG004 - only its gradient is of use
         camera: Camera,
         pose: NDArray[np.float64],
-        payload_shapes: bool,
+        extra_shapes: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        ctx.payload_shapes = payload_shapes
+        ctx.extra_shapes = extra_shapes
         arrays = (_floats(means), _floats(quats), _floats(scales), _floats(sh))
         projection = project_arrays(*arrays[:3], _floats(opacities), camera, pose)
         layout = pixel_layout(camera.width, camera.height)
@@ -136,8 +110,8 @@ class _Rasterise(torch.autograd.Function):
         rows = projection.rows
         colors = np.ones((len(rows), COLOR), np.float32)
         colors[:, :3] = colors_from_sh(arrays[3], arrays[0], eye, rows)
-        carried = _floats(payload)[rows]
-        image, features = render_with_payload(projection, layout, bins, colors, carried)
+        carried = _floats(extra)[rows]
+        image, features = render_with_extra(projection, layout, bins, colors, carried)
         ctx.drawn = _Drawn(arrays, projection, layout, bins, colors, carried, image, features, camera, pose)
         indices = torch.from_numpy(rows.astype(np.int64))
         radii = torch.from_numpy(projection.splats[:, [RADIUS_X, RADIUS_Y]].max(axis=1, initial=0.0))
@@ -149,35 +123,35 @@ class _Rasterise(torch.autograd.Function):
         drawn: _Drawn = ctx.drawn
         means, quats, scales, sh = drawn.arrays
         rows, splats = drawn.projection.rows, drawn.projection.splats
-        d_payload = np.zeros((len(means), drawn.payload.shape[1]), np.float32)
-        if ctx.needs_input_grad[5] and d_payload.shape[1] > 0:
-            on_splats = _payload_back(drawn, _floats(d_image), _floats(d_features), ctx.payload_shapes, d_payload)
+        d_extra = np.zeros((len(means), drawn.extra.shape[1]), np.float32)
+        if ctx.needs_input_grad[5] and d_extra.shape[1] > 0:
+            on_splats = _extra_back(drawn, _floats(d_image), _floats(d_features), ctx.extra_shapes, d_extra)
         else:
             on_splats = _pairs_back(
                 drawn, COLORED, kernels.color_gradients, (drawn.colors, drawn.image, _floats(d_image))
             )
         d_means, d_quats, d_scales, d_sh = (np.zeros_like(array) for array in drawn.arrays)
-        d_opacities, d_screen = np.zeros(len(means), np.float32), np.zeros((len(means), 2), np.float32)
-        results = (d_means, d_quats, d_scales, d_opacities, d_screen)
+        d_opacities, d_means2d = np.zeros(len(means), np.float32), np.zeros((len(means), 2), np.float32)
+        results = (d_means, d_quats, d_scales, d_opacities, d_means2d)
         seen = (rows, splats, on_splats, means, quats, scales, *kernel_camera(drawn.camera, drawn.pose))
         parallel_for(len(rows), 4096, lambda i, j: chain.project_back(i, j, *seen, *results))
         colored = (rows, drawn.colors, on_splats[:, SPLAT_GRADIENTS:COLORED], sh, means, drawn.eye)
         parallel_for(len(rows), 4096, lambda i, j: chain.colors_back(i, j, *colored, d_sh, d_means))
-        gradients = (d_means, d_quats, d_scales, d_opacities, d_sh, d_payload, d_screen)
+        gradients = (d_means, d_quats, d_scales, d_opacities, d_sh, d_extra, d_means2d)
         return (*(torch.from_numpy(gradient) for gradient in gradients), None, None, None)
 
 
-def _payload_back(drawn: _Drawn, d_image: Floats, d_features: Floats, shapes: bool, d_payload: Floats) -> Floats:
-    """Fill the payload's gradient [N, C], `WIDE` channels a walk; returns that of splats and colours, [V, 9]."""
+def _extra_back(drawn: _Drawn, d_image: Floats, d_features: Floats, shapes: bool, d_extra: Floats) -> Floats:
+    """Fill the extra signals' gradient [N, C], `WIDE` channels a walk; returns that of splats and colours, [V, 9]."""
     on_splats = np.zeros((len(drawn.projection), COLORED), np.float32)
-    for first in range(0, d_payload.shape[1], WIDE):
+    for first in range(0, d_extra.shape[1], WIDE):
         part = np.s_[..., first : first + WIDE]
-        d_colors = d_image if first == 0 else np.zeros_like(d_image)  # each walk has its own share of the splats'
-        payload = whole_vectors(drawn.payload[part], WIDE)
-        images = (drawn.colors, drawn.image, d_colors, payload, drawn.features[part], d_features[part], shapes)
-        block = _pairs_back(drawn, COLORED + WIDE, kernels.payload_gradients, images)
+        d_colors = d_image if first == 0 else np.zeros_like(d_image)  # each walk has its own part of the splats'
+        extra = whole_vectors(drawn.extra[part], WIDE)
+        images = (drawn.colors, drawn.image, d_colors, extra, drawn.features[part], d_features[part], shapes)
+        block = _pairs_back(drawn, COLORED + WIDE, kernels.extra_gradients, images)
         on_splats += block[:, :COLORED]
-        d_payload[drawn.projection.rows, first : first + WIDE] = block[:, COLORED:][:, : d_payload.shape[1] - first]
+        d_extra[drawn.projection.rows, first : first + WIDE] = block[:, COLORED:][:, : d_extra.shape[1] - first]
     return on_splats
 
 

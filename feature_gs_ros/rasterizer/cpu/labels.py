@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import parallel_for
-from feature_gs_ros.rasterizer.conventions import LANES
+from feature_gs_ros.rasterizer.cpu.constants import LANES
 from feature_gs_ros.rasterizer.cpu.kernels import labels as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
 from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout, bin_pairs

@@ -34,7 +34,7 @@ def add_coarse(
     coarse.add_coarse(
         start,
         stop,
-        projection.places,
+        projection.indices,
         weights.rects,
         weights.slots,
         weights.corners,
@@ -62,7 +62,7 @@ def add_fine(
     kernels.add_fine(
         start,
         stop,
-        projection.places,
+        projection.indices,
         projection.splats,
         weights.bins.rects,
         weights.bins.slots,
@@ -97,10 +97,10 @@ def add_pixels(
     parallel_for(
         len(projection),
         4096,
-        lambda i, j: pixels.add_sums(i, j, projection.places, bins.slots, sums, numerator, totals),
+        lambda i, j: pixels.add_sums(i, j, projection.indices, bins.slots, sums, numerator, totals),
     )
 
 
 def add_totals(projection: Projection, totals: Floats, sign: int, weight: Floats, view_count: Ints) -> None:
     """Add a view's Wᵀm to the weight [N], and ±1 to ``view_count`` [N] where it has any; both along the Z-curve."""
-    kernels.add_totals(0, len(totals), projection.places, totals, sign, weight, view_count)
+    kernels.add_totals(0, len(totals), projection.indices, totals, sign, weight, view_count)

@@ -9,45 +9,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.gaussians import GaussianMap, Stretches
+from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics.runtime import parallel_for, thread_count
 from feature_gs_ros.numerics.simd.types import SIZE
 from feature_gs_ros.numerics.sorting import argsort_positive
-from feature_gs_ros.rasterizer.conventions import NEAR_PLANE, TANGENT_MARGIN, WIDEST
+from feature_gs_ros.rasterizer.conventions import NEAR_PLANE, TANGENT_MARGIN
+from feature_gs_ros.rasterizer.cpu.constants import MAX_SIGMAS
 from feature_gs_ros.rasterizer.cpu.kernels import projection as kernels
+from feature_gs_ros.rasterizer.cpu.order import CullBlocks, spatial_order
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Geometry = tuple[Floats, Floats, Floats, Floats]  # means, quaternions, scales, opacities
-RANGE = 1024  # stretches projected at once, at least
+RANGE = 1024  # blocks projected at once, at least
 SLACK = 1e-5  # of a plane's terms: float32 is wrong by less
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """The V Gaussians that can touch the image, along the map's Z-curve (`GaussianMap.along_curve`)."""
+    """The V Gaussians that can touch the image, along the map's Z-curve (`spatial_order`)."""
 
-    places: Ints  # [V] places on the curve, ascending
+    indices: Ints  # [V] on the curve, ascending
     splats: Floats  # [V, 8] mean x, y (px); conic a, b, c (1/px²); opacity; half width and height of the footprint (px)
     depths: Floats  # [V] camera z, splat units
     order: Ints  # [V] indices into the arrays above, front to back
-    rows_on_curve: Ints | None = None  # [N] the map's row at each place; None where a place is a row
+    rows_on_curve: Ints | None = None  # [N] the map's row at each index; None where an index is a row
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     @cached_property
     def rows(self) -> Ints:
         """[V] rows of the map."""
-        return self.places if self.rows_on_curve is None else self.rows_on_curve.take(self.places)
+        return self.indices if self.rows_on_curve is None else self.rows_on_curve.take(self.indices)
 
 
 def project(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
     """Project, cull and sort front to back; ``camera_from_splat`` is a rigid [4, 4] pose in splat units."""
-    curve = gaussians.along_curve
+    curve = spatial_order(gaussians)
     geometry = (curve.means, curve.quats_wxyz, curve.scales, curve.opacities)
-    in_view = stretches_in_view(curve.stretches, camera, camera_from_splat)
-    return _project_stretches(in_view, geometry, camera, camera_from_splat, curve.rows)
+    in_view = blocks_in_view(curve.blocks, camera, camera_from_splat)
+    return _project_blocks(in_view, geometry, camera, camera_from_splat, curve.rows)
 
 
 def project_arrays(
@@ -58,39 +60,39 @@ def project_arrays(
     camera: Camera,
     camera_from_splat: NDArray[np.float64],
 ) -> Projection:
-    """The same of plain arrays, in whose order places and rows count."""
+    """The same of plain arrays, in whose order indices count."""
     every = np.arange(-(-len(means) // SIZE), dtype=np.int32)
-    return _project_stretches(every, (means, quats_wxyz, scales, opacities), camera, camera_from_splat, None)
+    return _project_blocks(every, (means, quats_wxyz, scales, opacities), camera, camera_from_splat, None)
 
 
-def _project_stretches(
-    stretches: Ints, geometry: Geometry, camera: Camera, camera_from_splat: NDArray[np.float64], rows: Ints | None
+def _project_blocks(
+    blocks: Ints, geometry: Geometry, camera: Camera, camera_from_splat: NDArray[np.float64], rows: Ints | None
 ) -> Projection:
-    room = SIZE * len(stretches)
-    splats, depths, places = np.empty((room, 8), np.float32), np.empty(room, np.float32), np.empty(room, np.int32)
+    room = SIZE * len(blocks)
+    splats, depths, indices = np.empty((room, 8), np.float32), np.empty(room, np.float32), np.empty(room, np.int32)
     view = (*kernel_camera(camera, camera_from_splat), touching_planes(camera).astype(np.float32))
     counts: dict[int, int] = {}
 
     def work(start: int, stop: int) -> None:
-        counts[start] = kernels.project(start, stop, stretches, *geometry, *view, splats, depths, places)
+        counts[start] = kernels.project(start, stop, blocks, *geometry, *view, splats, depths, indices)
 
     # As few ranges as threads: only what follows a range that isn't full has to move.
-    parallel_for(len(stretches), max(RANGE, -(-len(stretches) // thread_count())), work)
+    parallel_for(len(blocks), max(RANGE, -(-len(blocks) // thread_count())), work)
     count = 0
     for start in sorted(counts):
-        kernels.close_gap(count, SIZE * start, counts[start], splats, depths, places)
+        kernels.close_gap(count, SIZE * start, counts[start], splats, depths, indices)
         count += counts[start]
-    return Projection(places[:count], splats[:count], depths[:count], argsort_positive(depths[:count]), rows)
+    return Projection(indices[:count], splats[:count], depths[:count], argsort_positive(depths[:count]), rows)
 
 
 def touching_planes(camera: Camera) -> NDArray[np.float64]:
-    """Half-spaces [5, 5] of places and scales: a Gaussian can touch the image only if it lies in all of them.
+    """Half-spaces [5, 5] of means and scales: a Gaussian can touch the image only if it lies in all of them.
 
     a, b, c, d, e says a x + b y + c z + d s + e ≥ 0, where x, y, z is its mean in the camera's frame and s its largest
-    scale: no footprint reaches farther from its mean than `WIDEST` · (s √(1 + tan²) f / z + 1) pixels.
+    scale: no footprint reaches farther from its mean than `MAX_SIGMAS` · (s √(1 + tan²) f / z + 1) pixels.
     """
     planes = [[0.0, 0.0, 1.0, 0.0, -float(NEAR_PLANE)]]
-    widest = float(WIDEST)
+    widest = float(MAX_SIGMAS)
     lens = [(camera.fx, camera.cx, camera.width), (camera.fy, camera.cy, camera.height)]
     for axis, (focal, centre, pixels) in enumerate(lens):
         tangent = (max(centre, pixels - centre) + TANGENT_MARGIN * pixels) / focal
@@ -101,16 +103,16 @@ def touching_planes(camera: Camera) -> NDArray[np.float64]:
     return np.array(planes)
 
 
-def stretches_in_view(stretches: Stretches, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Ints:
-    """Numbers of the stretches that may hold a Gaussian that touches the image, ascending."""
+def blocks_in_view(blocks: CullBlocks, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Ints:
+    """Indices of the blocks that may hold a Gaussian that touches the image, ascending."""
     planes, pose = touching_planes(camera), camera_from_splat[:3, :4]
     terms = np.abs(planes[:, :3]) @ np.abs(pose)  # what a plane's sum is made of, before anything cancels
     slack = SLACK * np.column_stack([terms[:, :3].sum(axis=1), terms[:, 3]])
     sums = planes[:, :3] @ pose
     in_map = np.column_stack([sums[:, :3], planes[:, 3], sums[:, 3] + planes[:, 4]])
-    found = np.empty(len(stretches.largest) + SIZE, np.int32)
-    bounds = (stretches.low, stretches.high, stretches.largest)
-    count = kernels.stretches_in_view(*bounds, in_map.astype(np.float32), slack.astype(np.float32), found)
+    found = np.empty(len(blocks.scale) + SIZE, np.int32)
+    bounds = (blocks.low, blocks.high, blocks.scale)
+    count = kernels.blocks_in_view(*bounds, in_map.astype(np.float32), slack.astype(np.float32), found)
     return found[:count]
 
 

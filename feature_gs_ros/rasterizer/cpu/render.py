@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import parallel_for
-from feature_gs_ros.rasterizer.conventions import TILE
+from feature_gs_ros.rasterizer.cpu.constants import TILE
 from feature_gs_ros.rasterizer.cpu.kernels import blending as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
 from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout
@@ -36,16 +36,16 @@ def render_values(
     return image[first_row - first_tile * TILE : end_row - first_tile * TILE]
 
 
-def render_with_payload(
-    projection: Projection, layout: Layout, bins: Bins, colors: Floats, payload: Floats
+def render_with_extra(
+    projection: Projection, layout: Layout, bins: Bins, colors: Floats, extra: Floats
 ) -> tuple[Floats, Floats]:
-    """Blend colours [V, K] and a payload [V, C] by the same weights to images [H, W, K] and [H, W, C]."""
+    """Blend colours [V, K] and extra signals [V, C] by the same weights to images [H, W, K] and [H, W, C]."""
     height, width, tiles = len(layout.y.lower), len(layout.x.lower), (0, layout.y.tiles)
-    image, features = (np.empty((height, width, part.shape[1]), np.float32) for part in (colors, payload))
-    if payload.shape[1] == 0:
+    image, features = (np.empty((height, width, part.shape[1]), np.float32) for part in (colors, extra))
+    if extra.shape[1] == 0:
         _blend(projection, layout, bins, tiles, colors, image)
     else:
-        _blend_wide(projection, layout, bins, tiles, colors, payload, image, features)
+        _blend_wide(projection, layout, bins, tiles, colors, extra, image, features)
     return image, features
 
 

@@ -19,32 +19,3 @@ def colors_from_sh(
     colors = np.empty((len(rows), 3), np.float32)
     parallel_for(len(rows), 16384, lambda i, j: kernels.colors(i, j, sh, means, eye, rows, colors))
     return colors
-
-
-def sh_rotation(
-    rotation: NDArray[np.float64],  # [3, 3]
-    degree: int,
-) -> NDArray[np.float64]:
-    """Matrix D [K, K] that turns coefficients with their Gaussian: ``SH(D c; d) = SH(c; Rᵀ d)`` for every direction d.
-
-    Rotations mix the coefficients of one degree only, so D is block diagonal. Each block is solved from the basis at
-    more directions than it has unknowns.
-    """
-    matrix = np.eye((degree + 1) ** 2)
-    directions = np.random.default_rng(0).normal(size=(32, 3))
-    ahead, turned = _basis(directions, degree), _basis(directions @ rotation, degree)  # rows Rᵀ d
-    for first, last in ((n * n, (n + 1) ** 2) for n in range(1, degree + 1)):
-        matrix[first:last, first:last] = np.linalg.lstsq(ahead[:, first:last], turned[:, first:last], rcond=None)[0]
-    return matrix
-
-
-def _basis(directions: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
-    """The kernel's own basis [M, K] at directions [M, 3], read off the colours that single coefficients give."""
-    count, coefficients = len(directions), (degree + 1) ** 2
-    small = 0.125  # every |Yₖ| < 4: no colour reaches the clamp at 0
-    sh = np.zeros((coefficients * count, coefficients, 3), np.float32)
-    sh[np.arange(coefficients * count), np.repeat(np.arange(coefficients), count)] = small
-    means = np.tile(directions, (coefficients, 1)).astype(np.float32)
-    colors = colors_from_sh(sh, means, np.zeros(3, np.float32), np.arange(len(sh), dtype=np.int32))
-    basis: NDArray[np.float64] = (colors[:, 0].astype(np.float64) - 0.5).reshape(coefficients, count).T / small
-    return basis

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from feature_gs_ros.core.errors import BackendError, CameraError
 from feature_gs_ros.core.feature_grid import FeatureGrid, Interpolation
 from feature_gs_ros.numerics.runtime import parallel_for
-from feature_gs_ros.rasterizer.conventions import TILE
+from feature_gs_ros.rasterizer.cpu.constants import TILE
 from feature_gs_ros.rasterizer.cpu.kernels import binning as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse
@@ -16,7 +17,12 @@ from feature_gs_ros.core.errors import GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.conventions import ALPHA_MIN
+from feature_gs_ros.rasterizer.cpu.cell_operator import CpuCellOperator
+from feature_gs_ros.rasterizer.cpu.constants import CONIC_A, CONIC_B, CONIC_C, OPACITY
 from feature_gs_ros.rasterizer.cpu.labels import label_weights
+from feature_gs_ros.rasterizer.cpu.masks import mask_array
+from feature_gs_ros.rasterizer.cpu.order import spatial_order
 from feature_gs_ros.rasterizer.cpu.product import add_coarse, add_fine, add_pixels, add_totals
 from feature_gs_ros.rasterizer.cpu.projection import Projection, project
 from feature_gs_ros.rasterizer.cpu.render import render_values
@@ -24,46 +30,40 @@ from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
 from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout, bin_pairs, grid_layout, pixel_layout
 from feature_gs_ros.rasterizer.cpu.weights import CoarseWeights, FineWeights, coarse_weights, fine_weights
 
+if TYPE_CHECKING:
+    from feature_gs_ros.rasterizer.base import Backend
+
 FINE_PAIRS = 2_000_000  # pairs of tile and Gaussian whose cell blocks are held at once
 NARROW = 24  # channels up to which a feature a pixel needs no cells
 MAX_SUMS = 1 << 27  # of pairs of tile and Gaussian, held at once
 CHUNK = 2048  # Gaussians whose rows take all views of a batch before the next ones
-NO_MASK = np.zeros((0, 0), np.float32)
 
 
 class CpuView:
-    """One view of a map: projected, culled and sorted once; then rendered and back-projected as often as asked."""
+    """`View` by numba kernels: projected, culled and sorted when it is made."""
 
-    def __init__(self, gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> None:
+    def __init__(
+        self, backend: Backend, gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]
+    ) -> None:
+        self.backend = backend
         self.gaussians = gaussians
         self.camera = camera
         self.camera_from_splat = camera_from_splat
         self.projection: Projection = project(gaussians, camera, camera_from_splat)
 
     def render(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
-        """W v: ``values`` [N, C] float32 to an image [H, W, C], zero background.
-
-        Args:
-            rows: first row and end of a band of the image, which alone is rendered: [end − first, W, C].
-
-        Raises:
-            GridError: ``values`` is not [N, C].
-        """
+        """W v, see `View.render`."""
         if values.dim() != 2 or values.shape[0] != len(self.gaussians):
             raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)")
         return self._render_visible(values.detach().to("cpu", torch.float32)[self.visible].numpy(), rows)
 
     @property
     def visible(self) -> Tensor:
-        """Rows [V] int64 of the map's Gaussians that the camera sees."""
-        return torch.from_numpy(self.projection.rows)
+        """Rows [V] int64 of the map's Gaussians that can touch the image."""
+        return torch.from_numpy(self.projection.rows).long()
 
     def render_visible(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
-        """As `render`, of values [V, C] float32 of the `visible` Gaussians alone: for many bands of one image.
-
-        Raises:
-            GridError: ``values`` is not [V, C].
-        """
+        """W v of the visible Gaussians' values, see `View.render_visible`."""
         if values.dim() != 2 or len(values) != len(self.projection):
             raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.projection)}, C)")
         return self._render_visible(values.detach().to("cpu", torch.float32).numpy(), rows)
@@ -81,43 +81,42 @@ class CpuView:
         return self._render_visible(np.stack([depths, np.ones_like(depths)], axis=1))
 
     def backproject(self, grid: FeatureGrid, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Wᵀ M U F and Wᵀ m: numerator [N, D] and weight [N], float32.
-
-        Args:
-            grid: the extractor's features F and how its cells cover the image, U.
-            valid: m(p) [H, W], bool or the share 0..1 in which a pixel counts; all count by default.
-
-        Raises:
-            GridError: ``valid`` has another size than the camera.
-        """
+        """Wᵀ M U F and Wᵀ m, see `View.backproject`."""
         numerator = torch.zeros(len(self.gaussians), grid.dimension)
         weight = torch.zeros(len(self.gaussians))
         backproject_views([self], [grid], [valid], numerator, weight)
-        places = torch.from_numpy(self.gaussians.along_curve.places)
-        return numerator[places], weight[places]
+        inverse = torch.from_numpy(spatial_order(self.gaussians).inverse)
+        return numerator[inverse], weight[inverse]
 
     def backproject_labels(
         self, labels: NDArray[np.integer], classes: int, valid: Tensor | None = None
     ) -> scipy.sparse.csr_matrix:
-        """Wᵀ M L of a label image [H, W], L its one-hot matrix: weights [N, C] float32.
-
-        Features that are a code a label are these weights times the codes, whatever the codes' length.
-
-        Args:
-            labels: 0 … classes − 1; pixels with negative ones count for nothing.
-            valid: as in `backproject`.
-
-        Raises:
-            GridError: labels or ``valid`` have another size than the camera, or a label is no class.
-        """
+        """Wᵀ M L of a label image, see `View.backproject_labels`."""
         size = (self.camera.height, self.camera.width)
         if labels.shape != size or labels.max() >= classes:
             raise GridError(
                 f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes"
             )
         numbers = np.ascontiguousarray(labels, dtype=np.int32)
-        mask = _mask(valid, self.camera)
+        mask = mask_array(valid, self.camera)
         return label_weights(self.projection, *self._pixel_tiles, numbers, classes, mask, len(self.gaussians))
+
+    def cell_operator(self, grid: FeatureGrid, valid: Tensor | None = None) -> CpuCellOperator:
+        """A at the grid's cells, see `View.cell_operator`."""
+        return CpuCellOperator(self.projection, self.camera, len(self.gaussians), grid, valid)
+
+    def unoccluded_weight(self) -> Tensor:
+        """Each Gaussian's alpha summed over all pixels, see `View.unoccluded_weight`.
+
+        In closed form over the whole plane: parts beyond the image's border count, too.
+        """
+        splats = torch.from_numpy(self.projection.splats)
+        determinant = splats[:, CONIC_A] * splats[:, CONIC_C] - splats[:, CONIC_B] ** 2
+        # ∫ o·exp(−q/2) over the plane is 2π o / √det; the skirt below ALPHA_MIN isn't drawn.
+        opacity = (splats[:, OPACITY] - float(ALPHA_MIN)).clamp_min(0.0)
+        weight = torch.zeros(len(self.gaussians))
+        weight[self.visible] = 2 * torch.pi * opacity / determinant.clamp_min(1e-12).sqrt()
+        return weight
 
     @cached_property
     def _pixel_tiles(self) -> tuple[Layout, Bins]:
@@ -138,16 +137,16 @@ def backproject_views(
     view_count: Tensor | None = None,  # [N] int32, ±1 where a view's weight is above 0
     sign: int = 1,
 ) -> None:
-    """Add Σ_v Wᵀ M U F to accumulators along the map's Z-curve (`GaussianMap.along_curve`).
+    """Add Σ_v Wᵀ M U F to accumulators along the map's Z-curve (`spatial_order`).
 
-    Several views a call touch each row of the accumulators once, not once a view. ``sign`` −1 takes them out.
+    Several views per call touch each row of the accumulators once, not once per view. ``sign`` −1 takes them out.
     """
     coarse: list[tuple[CpuView, CoarseWeights, NDArray[np.float32], NDArray[np.float32]]] = []
     counts = np.zeros(len(weight), np.int32) if view_count is None else view_count.numpy()
     totals = [np.zeros(len(view.projection), np.float32) for view in views]
     for view, grid, valid, total in zip(views, grids, valids, totals, strict=True):
         layout = grid_layout(grid, view.camera.width, view.camera.height)
-        mask = _mask(valid, view.camera)
+        mask = mask_array(valid, view.camera)
         values = grid.values.to("cpu", torch.float32).contiguous().numpy()
         values = values if sign == 1 else sign * values
         cells = values.reshape(-1, grid.dimension)
@@ -176,16 +175,16 @@ def _add_coarse_batch(
     numerator: Tensor,
 ) -> None:
     target = numerator.numpy()
-    # Stretches of the map's Z-curve: their cells and their rows of the accumulators stay in cache for all views.
-    places = np.arange(0, len(target) + CHUNK, CHUNK)
-    ends = [np.searchsorted(view.projection.places, places) for view, _, _, _ in batch]
+    # Chunks of the map's Z-curve: their cells and their rows of the accumulators stay in cache for all views.
+    starts = np.arange(0, len(target) + CHUNK, CHUNK)
+    ends = [np.searchsorted(view.projection.indices, starts) for view, _, _, _ in batch]
 
     def add(first: int, last: int) -> None:
         for chunk in range(first, last):
             for (view, weights, cells, total), end in zip(batch, ends, strict=True):
                 add_coarse(weights, view.projection, cells, end[chunk], end[chunk + 1], target, total)
 
-    parallel_for(len(places) - 1, 1, add)
+    parallel_for(len(starts) - 1, 1, add)
 
 
 def _add_fine_band(
@@ -209,17 +208,3 @@ def _bands(view: CpuView, layout: Layout) -> list[tuple[int, int]]:
     pairs = bin_pairs(view.projection, layout).pairs
     bands = min(rows, -(-pairs // FINE_PAIRS) or 1)
     return [(rows * band // bands, rows * (band + 1) // bands) for band in range(bands)]
-
-
-def check_valid(valid: Tensor | None, camera: Camera) -> Tensor | None:
-    """The mask of pixels that count, or a GridError if its size isn't the image's."""
-    if valid is not None and tuple(valid.shape) != (camera.height, camera.width):
-        raise GridError(
-            f"the mask of pixels that count is {tuple(valid.shape)}, the image {camera.height}×{camera.width}"
-        )
-    return valid
-
-
-def _mask(valid: Tensor | None, camera: Camera) -> NDArray[np.float32]:
-    valid = check_valid(valid, camera)
-    return NO_MASK if valid is None else np.ascontiguousarray(valid.to("cpu", torch.float32).numpy())

@@ -34,7 +34,7 @@ MAP = (
     Parameter("splat_from_map.scale", 1.0, "Splat units a metre.", 1e-6, 1e6),
     Parameter("splat_from_map.rotation_wxyz", [1.0, 0.0, 0.0, 0.0], "Unit quaternion w x y z."),
     Parameter("splat_from_map.translation", [0.0, 0.0, 0.0], "Splat units."),
-    Parameter("backend", "auto", "Rasteriser: auto, cpu or cuda."),
+    Parameter("backend", "auto", "Rasteriser: auto, cpu, cuda, cuda:N, warp-cpu or reference."),
     Parameter("threads", 0, "Threads of the kernels; 0: all cores.", 0, 1024),
     Parameter("memory_budget", 0.0, "GB that the field may take; 0: most of what is free.", 0.0, 1e5),
     Parameter("data_dir", "~/.ros/feature_gs_ros", "Folder below which services read and write files."),

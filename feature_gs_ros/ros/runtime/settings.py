@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -19,7 +19,7 @@ from feature_gs_ros.io.data_folder import DataFolder
 from feature_gs_ros.io.formats import format_of
 from feature_gs_ros.live.keyframes import KeyframeLimits
 from feature_gs_ros.live.live_field import edits_beside
-from feature_gs_ros.rasterizer import Backend, choose_backend
+from feature_gs_ros.rasterizer import get_backend
 from feature_gs_ros.ros.ingest.camera_input import CameraSettings
 from feature_gs_ros.ros.ingest.worker import IngestionLimits
 from feature_gs_ros.ros.runtime.parameters import chosen, value
@@ -43,8 +43,7 @@ class Settings:
         if not self.map_frame:
             raise ParameterError("parameter map_frame is empty; name a frame of tf")
         self.splat_from_map = _alignment(node)
-        self.backend = cast("Backend", chosen(node, "backend", ("auto", "cpu", "cuda")))
-        choose_backend(self.backend)
+        self.backend = get_backend(str(value(node, "backend")))
         self.extractor = chosen(node, "extractor", [*extractor_names(), SAVED])
         self.extractor_options = extractor_options(node)
         budget = float(value(node, "memory_budget"))

@@ -98,7 +98,7 @@ class BagAction:
             return bool(goal.is_cancel_requested) or self._stopping.is_set()
 
         live_map = session.field.map
-        return ingest(stream, names, live_map.extractor, session.field, backend=live_map.backend, progress=progress)
+        return ingest(stream, names, live_map.extractor, session.field, progress=progress)
 
     def _finish(self, goal: Any, result: Any) -> None:
         try:

@@ -6,10 +6,8 @@ import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline
 from feature_gs_ros.numerics.simd.types import bits, load, maximum, minimum, prefetch, spread, store, total, where
-from feature_gs_ros.rasterizer.conventions import (
-    AHEAD,
-    ALPHA_MAX,
-    ALPHA_MIN,
+from feature_gs_ros.rasterizer.conventions import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN
+from feature_gs_ros.rasterizer.cpu.constants import (
     CONIC_A,
     CONIC_B,
     CONIC_C,
@@ -17,9 +15,9 @@ from feature_gs_ros.rasterizer.conventions import (
     MEAN_X,
     MEAN_Y,
     OPACITY,
+    PREFETCH,
     RADIUS_Y,
     TILE,
-    TRANSMITTANCE_MIN,
 )
 from feature_gs_ros.rasterizer.cpu.kernels.binning import pixel_span
 
@@ -53,7 +51,7 @@ def start_tile(tile, edges_x, edges_y, columns, transmittance):
 @inline
 def gaussian_at(entry, end, gaussians, splats):
     """The Gaussian of a tile's entry; one further on is sent for, as a tile's splats lie all over memory."""
-    prefetch(splats, np.int64(gaussians[min(entry + AHEAD, end - 1)]) * splats.shape[1])
+    prefetch(splats, np.int64(gaussians[min(entry + PREFETCH, end - 1)]) * splats.shape[1])
     return gaussians[entry]
 
 

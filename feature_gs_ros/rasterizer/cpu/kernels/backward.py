@@ -11,16 +11,8 @@ import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
 from feature_gs_ros.numerics.simd.types import bits, end_bit, first_bit, load, maximum, put, spread, store, total, where
-from feature_gs_ros.rasterizer.conventions import (
-    ALPHA_MAX,
-    CHECK_EVERY,
-    COLORED,
-    LANES,
-    RADIUS_Y,
-    TILE,
-    TRANSMITTANCE_MIN,
-    WIDE,
-)
+from feature_gs_ros.rasterizer.conventions import ALPHA_MAX, TRANSMITTANCE_MIN
+from feature_gs_ros.rasterizer.cpu.constants import CHECK_EVERY, COLORED, LANES, RADIUS_Y, TILE, WIDE
 from feature_gs_ros.rasterizer.cpu.kernels.alpha import (
     CENTRES,
     along_row,
@@ -145,7 +137,7 @@ def color_gradients(
 
 
 @inline
-def open_payload(tile_bounds, features, wanted, shapes, pixels, behind):
+def open_extra(tile_bounds, features, wanted, shapes, pixels, behind):
     """A tile's gradient lane by lane, `WIDE` channels each, and what it adds to each ray's total g·v."""
     x0, x1, y0, y1 = tile_bounds
     for y in range(y0, y1):
@@ -185,7 +177,7 @@ def store_four(array, first, values):
 
 
 @kernel
-def payload_gradients(
+def extra_gradients(
     start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y,
     colors, image, gradient, values, features, wanted, shapes, pairs, places,
 ):  # fmt: skip
@@ -204,7 +196,7 @@ def payload_gradients(
     for tile in range(start, stop):
         x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
         open_tile((x0, x1, y0, y1), image, gradient, planes, behind)
-        open_payload((x0, x1, y0, y1), features, wanted, shapes, pixels, behind)
+        open_extra((x0, x1, y0, y1), features, wanted, shapes, pixels, behind)
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom, place = y0, y1, entries[tile]
         for entry in range(entries[tile], entries[tile + 1]):

@@ -6,7 +6,7 @@ import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
 from feature_gs_ros.numerics.simd.types import prefetch
-from feature_gs_ros.rasterizer.conventions import FAR_AHEAD, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
+from feature_gs_ros.rasterizer.cpu.constants import FAR_PREFETCH, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
 
 
 @inline
@@ -53,7 +53,7 @@ def count_few(counts, tile, across, down, tile_columns):
 def count_pairs(start, stop, order, rects, slots, tile_columns, counts, walks):
     """Count each tile's pairs, and leave what is needed to walk them again in ``walks``, in the order of the walk."""
     for k in range(start, stop):
-        ahead = np.int64(order[min(k + FAR_AHEAD, stop - 1)])
+        ahead = np.int64(order[min(k + FAR_PREFETCH, stop - 1)])
         prefetch(rects, ahead * rects.shape[1])
         prefetch(slots, ahead)
         i = order[k]

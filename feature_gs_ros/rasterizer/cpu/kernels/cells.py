@@ -6,7 +6,7 @@ import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
 from feature_gs_ros.numerics.simd.types import load, spread, store, store_first, total
-from feature_gs_ros.rasterizer.conventions import CHECK_EVERY, LANES, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y, TILE
+from feature_gs_ros.rasterizer.cpu.constants import CHECK_EVERY, LANES, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y, TILE
 from feature_gs_ros.rasterizer.cpu.kernels.alpha import (
     CENTRES,
     along_row,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.rasterizer.conventions import CONIC_A, CONIC_B, CONIC_C, TANGENT_MARGIN
+from feature_gs_ros.rasterizer.conventions import TANGENT_MARGIN
+from feature_gs_ros.rasterizer.cpu.constants import CONIC_A, CONIC_B, CONIC_C
 from feature_gs_ros.rasterizer.cpu.kernels.spherical_harmonics import C0, C1, C2, C3
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
 from feature_gs_ros.numerics.simd.types import load, prefetch, store
-from feature_gs_ros.rasterizer.conventions import ROWS_AHEAD, SLOTS_AT_ONCE, TILE
+from feature_gs_ros.rasterizer.cpu.constants import ROW_PREFETCH, SLOTS_AT_ONCE, TILE
 
 ZERO = np.float32(0)
 
@@ -119,7 +119,7 @@ def add_fours(count, lists, values, rows, dimension):
     owners, cells, shares = lists
     whole = dimension - dimension % TILE
     for k in range(count):
-        row, ahead, i = owners[k], owners[min(k + ROWS_AHEAD, count - 1)], 4 * k
+        row, ahead, i = owners[k], owners[min(k + ROW_PREFETCH, count - 1)], 4 * k
         c0, c1, c2, c3 = cells[i], cells[i + 1], cells[i + 2], cells[i + 3]
         w0, w1, w2, w3 = shares[i], shares[i + 1], shares[i + 2], shares[i + 3]
         for d in range(0, whole, TILE):
@@ -138,7 +138,7 @@ def add_sixes(count, lists, values, rows, dimension):
     owners, cells, shares = lists
     whole = dimension - dimension % TILE
     for k in range(count):
-        row, ahead, i = owners[k], owners[min(k + ROWS_AHEAD, count - 1)], 6 * k
+        row, ahead, i = owners[k], owners[min(k + ROW_PREFETCH, count - 1)], 6 * k
         c0, c1, c2, c3, c4, c5 = cells[i], cells[i + 1], cells[i + 2], cells[i + 3], cells[i + 4], cells[i + 5]
         w0, w1, w2, w3, w4, w5 = shares[i], shares[i + 1], shares[i + 2], shares[i + 3], shares[i + 4], shares[i + 5]
         for d in range(0, whole, TILE):
@@ -158,7 +158,7 @@ def add_nines(count, lists, values, rows, dimension):
     owners, cells, shares = lists
     whole = dimension - dimension % TILE
     for k in range(count):
-        row, ahead, i = owners[k], owners[min(k + ROWS_AHEAD, count - 1)], 9 * k
+        row, ahead, i = owners[k], owners[min(k + ROW_PREFETCH, count - 1)], 9 * k
         c0, c1, c2, c3, c4 = cells[i], cells[i + 1], cells[i + 2], cells[i + 3], cells[i + 4]
         c5, c6, c7, c8 = cells[i + 5], cells[i + 6], cells[i + 7], cells[i + 8]
         w0, w1, w2, w3, w4 = shares[i], shares[i + 1], shares[i + 2], shares[i + 3], shares[i + 4]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import kernel
-from feature_gs_ros.rasterizer.conventions import MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
+from feature_gs_ros.rasterizer.cpu.constants import MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
 from feature_gs_ros.rasterizer.cpu.kernels.cells import block_of
 from feature_gs_ros.rasterizer.cpu.kernels.product import add_cells
 

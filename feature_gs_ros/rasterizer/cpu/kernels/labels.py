@@ -6,7 +6,7 @@ import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
 from feature_gs_ros.numerics.simd.types import load, spread, total
-from feature_gs_ros.rasterizer.conventions import CHECK_EVERY, LANES, TILE
+from feature_gs_ros.rasterizer.cpu.constants import CHECK_EVERY, LANES, TILE
 from feature_gs_ros.rasterizer.cpu.kernels.alpha import CENTRES, gaussian_at, open_rows, pair_weights, start_tile
 
 ZERO = np.float32(0)

@@ -19,21 +19,21 @@ from feature_gs_ros.numerics.simd.types import SIZE, bits, maximum, minimum, pre
 from feature_gs_ros.rasterizer.conventions import ALPHA_MIN, EPS2D, NEAR_PLANE, TANGENT_MARGIN
 
 PLANES = 5  # around what can touch the image
-AHEAD = 6  # stretches after which what one needs has come from memory
+PREFETCH = 6  # blocks after which what one needs has come from memory
 LARGEST = np.float32(1e37)  # determinant whose inverse float32 holds
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
 @kernel
-def stretches_in_view(low, high, largest, planes, slack, found):
+def blocks_in_view(low, high, largest, planes, slack, found):
     """Stretches of sixteen Gaussians that may hold some that touch the image, into ``found`` [≥ S + 16]; how many.
 
     The means of each lie in a box [low, high] [S, 3], no scale is above ``largest`` [S]. ``planes`` [5, 5] are those
     of `rasterizer.projection` in the map's frame; rounding moves none by more than slack[:, 0] a unit of distance
     from the origin and slack[:, 1].
     """
-    stretches, count = low.shape[0], 0
-    for first in range(0, stretches, SIZE):
+    blocks, count = low.shape[0], 0
+    for first in range(0, blocks, SIZE):
         x0, y0, z0 = load_triples(low, first)
         x1, y1, z1 = load_triples(high, first)
         scale = load_numbers(largest, first)
@@ -44,23 +44,23 @@ def stretches_in_view(low, high, largest, planes, slack, found):
             corner = maximum(a * x0, a * x1) + maximum(b * y0, b * y1) + maximum(c * z0, c * z1)
             bound = corner + planes[p, 3] * scale + planes[p, 4]
             inside &= bound + slack[p, 0] * distance + slack[p, 1] >= ZERO
-        kept = bits(inside) & ((1 << min(SIZE, stretches - first)) - 1)
+        kept = bits(inside) & ((1 << min(SIZE, blocks - first)) - 1)
         pack_places(found, count, first, kept)
         count += count_bits(kept)
     return count
 
 
 @kernel
-def project(start, stop, stretches, means, quats, scales, opacities, pose, intrinsics, planes, splats, depths, places):
-    """Those of stretches [start, stop) of a list that can touch the image, side by side; returns how many.
+def project(start, stop, blocks, means, quats, scales, opacities, pose, intrinsics, planes, splats, depths, places):
+    """Those of blocks [start, stop) of a list that can touch the image, side by side; returns how many.
 
     They are written from 16 · start on, and 16 · stop is never reached, but all between may be written over.
     """
     count = start * SIZE
     lens, width, height = lens_of(intrinsics), intrinsics[4], intrinsics[5]
     for k in range(start, stop):
-        first = np.int64(stretches[k]) * SIZE
-        send_for(np.int64(stretches[min(k + AHEAD, stop - 1)]) * SIZE, means, quats, scales, opacities)
+        first = np.int64(blocks[k]) * SIZE
+        send_for(np.int64(blocks[min(k + PREFETCH, stop - 1)]) * SIZE, means, quats, scales, opacities)
         x, y, z = to_camera(load_triples(means, first), pose)
         s0, s1, s2 = load_triples(scales, first)
         opacity = load_numbers(opacities, first)
@@ -104,7 +104,7 @@ def close_gap(to, start, count, splats, depths, places):
 
 @inline
 def send_for(first, means, quats, scales, opacities):
-    """Ask for sixteen Gaussians from memory: stretches in view lie apart, so the processor can't know the next one."""
+    """Ask for sixteen Gaussians from memory: blocks in view lie apart, so the processor can't know the next one."""
     for line in range(3):
         prefetch(means, first * 3 + line * SIZE)
         prefetch(scales, first * 3 + line * SIZE)

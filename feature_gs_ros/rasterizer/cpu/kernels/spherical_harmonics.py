@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from feature_gs_ros.core import sh
 from feature_gs_ros.numerics.runtime import kernel
 
-C0 = np.float32(0.28209479177387814)
-C1 = np.float32(0.4886025119029199)
-C2 = (np.float32(1.0925484305920792), np.float32(0.31539156525252005), np.float32(0.5462742152960396))
-C3 = (
-    np.float32(0.5900435899266435),
-    np.float32(2.890611442640554),
-    np.float32(0.4570457994644658),
-    np.float32(0.3731763325901154),
-    np.float32(1.445305721320277),
-)
+C0, C1 = np.float32(sh.C0), np.float32(sh.C1)
+C2, C3 = tuple(map(np.float32, sh.C2)), tuple(map(np.float32, sh.C3))
 
 
 @kernel
-def colors(start, stop, sh, means, eye, rows, colors):
-    coefficients = sh.shape[1]
+def colors(start, stop, coefficients, means, eye, rows, colors):
+    """Colours max(SH(direction) + ½, 0) of the rows ``start <= k < stop``, seen from the eye."""
+    count = coefficients.shape[1]
     basis = np.empty(16, np.float32)
     basis[0] = C0
     for k in range(start, stop):
@@ -28,14 +22,14 @@ def colors(start, stop, sh, means, eye, rows, colors):
         x, y, z = means[i, 0] - eye[0], means[i, 1] - eye[1], means[i, 2] - eye[2]
         inverse = np.float32(1) / max(np.sqrt(x * x + y * y + z * z), np.float32(1e-12))
         x, y, z = x * inverse, y * inverse, z * inverse
-        if coefficients > 1:
+        if count > 1:
             basis[1], basis[2], basis[3] = -C1 * y, C1 * z, -C1 * x
-        if coefficients > 4:
+        if count > 4:
             xx, yy, zz = x * x, y * y, z * z
             basis[4], basis[5] = C2[0] * x * y, -C2[0] * y * z
             basis[6] = C2[1] * (np.float32(2) * zz - xx - yy)
             basis[7], basis[8] = -C2[0] * x * z, C2[2] * (xx - yy)
-            if coefficients > 9:
+            if count > 9:
                 basis[9] = -C3[0] * y * (np.float32(3) * xx - yy)
                 basis[10] = C3[1] * x * y * z
                 basis[11] = -C3[2] * y * (np.float32(4) * zz - xx - yy)
@@ -45,6 +39,6 @@ def colors(start, stop, sh, means, eye, rows, colors):
                 basis[15] = -C3[0] * x * (xx - np.float32(3) * yy)
         for channel in range(3):
             value = np.float32(0.5)
-            for c in range(coefficients):
-                value += basis[c] * sh[i, c, channel]
+            for c in range(count):
+                value += basis[c] * coefficients[i, c, channel]
             colors[k, channel] = max(value, np.float32(0))
