@@ -17,7 +17,7 @@ from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.rasterizer import AccumulatorState, Backend, BackendChoice, View, get_backend
 
 BATCH = 8  # views accumulated at once unless told otherwise
-CHUNK = 16384  # Gaussians whose sums are copied at once
+CHUNK = 4096  # Gaussians whose sums are copied at once
 
 
 class BackProjector:

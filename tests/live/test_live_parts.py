@@ -20,7 +20,7 @@ from feature_gs_ros.io.data_folder import DataFolder
 from feature_gs_ros.live.ignored_pixels import counted_pixels
 from feature_gs_ros.live.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.live.live_field import LIVE, REMEMBERED, LiveField, LiveMap, remembering
-from feature_gs_ros.live.statistics import Statistics
+from feature_gs_ros.live.statistics import MAX_REASONS, Statistics
 from feature_gs_ros.rasterizer.reference import dense_u
 from feature_gs_ros.ros.runtime.sender import Sender
 

@@ -171,7 +171,7 @@ def test_splats_are_the_equations(seed: int) -> None:
     np.testing.assert_array_equal(found.splats[:, 5], gaussians.opacities.numpy()[found.rows])
     np.testing.assert_allclose(found.splats[:, 6:], radius, rtol=2e-4, atol=2e-3)
     assert (found.splats[:, 6:] >= radius * (1 - 1e-6)).all()  # only the alpha test decides
-    assert (np.diff(found.places) > 0).all()
+    assert (np.diff(found.indices) > 0).all()
     assert (np.diff(found.depths[found.order]) >= 0).all()
 
 

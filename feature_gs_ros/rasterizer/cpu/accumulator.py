@@ -69,7 +69,7 @@ class CpuAccumulator:
 
     def _indices(self, first: int, end: int) -> Tensor:
         """Where the rows ``first <= row < end`` of the map lie here."""
-        return torch.from_numpy(self._order.inverse[first:end])
+        return torch.from_numpy(self._order.inverse[first:end]).long()
 
     def _checked(self, view: View, grid: FeatureGrid, valid: Tensor | None) -> CpuView:
         if not isinstance(view, CpuView):
