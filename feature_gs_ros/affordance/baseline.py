@@ -12,11 +12,10 @@ from torch.nn import functional
 
 from feature_gs_ros.affordance.library import Library
 from feature_gs_ros.affordance.nearest import nearest_patches
-from feature_gs_ros.affordance.patches import sample
 from feature_gs_ros.affordance.transfer import DEFAULTS, Settings, Transfer, count_votes, voters
 from feature_gs_ros.backprojection.field import MIN_WEIGHT, FeatureField
 from feature_gs_ros.core.errors import StoppedError
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import FeatureGrid, upsample
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import View
 
@@ -86,8 +85,7 @@ def view_masks(
     votes = count_votes(similar, index, shares, settings.vote)
     votes[similar[:, 0] < floor] = functional.one_hot(torch.tensor(0), shares.shape[1]).float()
     found = torch.cat([votes, similar[:, :1]], dim=1).reshape(grid.rows, grid.columns, -1)
-    y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
-    pixels = sample(replace(grid, values=found), x.reshape(-1), y.reshape(-1))
+    pixels = upsample(replace(grid, values=found), height, width).reshape(height * width, -1)
     masks = functional.one_hot(pixels[:, :-1].argmax(dim=1), shares.shape[1]).float()
     values = torch.cat([masks, pixels[:, -1:]], dim=1).reshape(height, width, -1)
     return FeatureGrid(values, interpolation="nearest")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import AffordanceError
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import FeatureGrid, sample
 from feature_gs_ros.extractors.base import Extractor
 
 IGNORE = 255  # pixels of this label count for nothing
@@ -67,30 +67,13 @@ def make_patches(
     rows, columns = _lattice(grids[0], image.shape[1], image.shape[0])
     shares, counted = _covered_shares(labels, affordances, rows, columns)
     kept = _thinned(shares, counted & ~_beside_ignored(shares, counted))
-    y, x = (torch.from_numpy(places.astype(np.float32)) for places in kept)
+    y, x = (torch.from_numpy(places.astype(np.float64)) for places in kept)
     features = torch.stack([_patch_means(grid, x, y, rows, columns) for grid in grids]).mean(dim=0)
     if not bool(torch.isfinite(features).all()):
         raise AffordanceError(
             f"the extractor '{extractor.identity.name}' gives NaN or Inf for this image; it is left out"
         )
     return Patches(features, torch.from_numpy(shares[kept]))
-
-
-def sample(grid: FeatureGrid, x: Tensor, y: Tensor) -> Tensor:
-    """The grid's features [M, D] at points of the image, x and y [M] in image widths and heights: rows of U."""
-    column = ((x - grid.left) / (grid.right - grid.left) * grid.columns - 0.5).clamp(0, grid.columns - 1)
-    row = ((y - grid.top) / (grid.bottom - grid.top) * grid.rows - 0.5).clamp(0, grid.rows - 1)
-    values = grid.values
-    if grid.interpolation == "nearest":
-        return values[
-            (row + 0.5).long().clamp(max=grid.rows - 1), (column + 0.5).long().clamp(max=grid.columns - 1)
-        ].float()
-    left, top = column.floor().long(), row.floor().long()
-    right, bottom = (left + 1).clamp(max=grid.columns - 1), (top + 1).clamp(max=grid.rows - 1)
-    u, v = (column - left).unsqueeze(1), (row - top).unsqueeze(1)
-    upper = values[top, left].float() * (1 - u) + values[top, right].float() * u
-    lower = values[bottom, left].float() * (1 - u) + values[bottom, right].float() * u
-    return upper * (1 - v) + lower * v
 
 
 def _patch_means(grid: FeatureGrid, x: Tensor, y: Tensor, rows: int, columns: int) -> Tensor:

@@ -19,7 +19,7 @@ from feature_gs_ros.backprojection.field import KnownView, Provenance
 from feature_gs_ros.backprojection.pose_check import PoseSanityCheck
 from feature_gs_ros.core.camera import Camera, Frame, Image, distorted_pixels, rectified
 from feature_gs_ros.core.errors import ExtractorError, GridError, StreamError
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import FeatureGrid, sample
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.extractors.base import Extractor
@@ -125,18 +125,8 @@ def rectified_grid(grid: FeatureGrid, camera: Camera) -> FeatureGrid:
     source_x, source_y = distorted_pixels(camera)
     x = (torch.from_numpy(source_x[rows, columns]) + 0.5) / camera.width
     y = (torch.from_numpy(source_y[rows, columns]) + 0.5) / camera.height
-    # grid_sample counts from −1 to 1 over the cells' rectangle.
-    at = torch.stack(
-        [2 * (x - grid.left) / (grid.right - grid.left) - 1, 2 * (y - grid.top) / (grid.bottom - grid.top) - 1], dim=2
-    )
-    values = torch.nn.functional.grid_sample(
-        grid.values.float().permute(2, 0, 1)[None],
-        at[None],
-        mode=grid.interpolation,
-        padding_mode="border",
-        align_corners=False,
-    )
-    return replace(grid, values=values[0].permute(1, 2, 0).contiguous())
+    values = sample(grid, x.reshape(-1), y.reshape(-1))
+    return replace(grid, values=values.reshape(grid.values.shape))
 
 
 def ingest(

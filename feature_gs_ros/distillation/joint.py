@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros.core.errors import GridError, TrainingError
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import FeatureGrid, pixel_weights
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.distillation.decoder import Decoder
 from feature_gs_ros.evaluation.metrics import psnr
 from feature_gs_ros.rasterizer import BackendChoice, get_backend
-from feature_gs_ros.rasterizer.cpu.cell_operator import resampling
-from feature_gs_ros.rasterizer.cpu.tiles import grid_layout
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.photometry import rgb_loss
 from feature_gs_ros.training.trainer import MEANS_RATE_END, RATES
@@ -158,8 +156,8 @@ class _Pool:
     """``diag(Uᵀ m)⁻¹ Uᵀ M`` of one view: a rendered image averaged over the teacher's cells."""
 
     def __init__(self, view: TrainingView, grid: FeatureGrid) -> None:
-        layout = grid_layout(grid, view.camera.width, view.camera.height)
-        self._rows, self._columns = torch.from_numpy(resampling(layout.y)), torch.from_numpy(resampling(layout.x))
+        across, down = pixel_weights(grid, view.camera.width, view.camera.height)
+        self._rows, self._columns = torch.from_numpy(down.dense()), torch.from_numpy(across.dense())
         self._valid = None if view.valid is None else view.valid.float()
         counts = torch.ones(view.camera.height, view.camera.width) if self._valid is None else self._valid
         self._total = (self._rows.T @ counts @ self._columns).reshape(-1, 1)

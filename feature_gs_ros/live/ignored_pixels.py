@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import FeatureGrid, pixel_weights
 
 TOUCHED = 0.02  # share of a cell from which its feature is taken for one of what is ignored
-
-Array = NDArray[np.float64]
 
 
 def counted_pixels(ignored: NDArray[np.bool_], grid: FeatureGrid) -> NDArray[np.bool_]:
@@ -19,24 +19,10 @@ def counted_pixels(ignored: NDArray[np.bool_], grid: FeatureGrid) -> NDArray[np.
     is beside the arm.
     """
     height, width = ignored.shape
-    rows, of_rows = _axis(height, grid.rows, grid.top, grid.bottom, grid.interpolation == "nearest")
-    columns, of_columns = _axis(width, grid.columns, grid.left, grid.right, grid.interpolation == "nearest")
+    mixed_columns, mixed_rows = (axis.dense() > 0 for axis in pixel_weights(grid, width, height))
+    columns, rows = (axis.dense() for axis in pixel_weights(replace(grid, interpolation="nearest"), width, height))
     pixels = np.maximum(rows.sum(axis=0)[:, None] * columns.sum(axis=0)[None, :], 1)
-    touched = rows.T @ ignored.astype(np.float64) @ columns > TOUCHED * pixels  # [rows, columns]
-    mixed = of_rows @ touched.astype(np.float64) @ of_columns.T > 0
+    touched = rows.T @ ignored.astype(np.float32) @ columns > TOUCHED * pixels  # [rows, columns]
+    mixed = mixed_rows.astype(np.float32) @ touched.astype(np.float32) @ mixed_columns.T.astype(np.float32) > 0
     counted: NDArray[np.bool_] = ~ignored & ~mixed
     return counted
-
-
-def _axis(pixels: int, cells: int, low: float, high: float, nearest: bool) -> tuple[Array, Array]:
-    """Of one axis, [pixels, cells]: 1 where a pixel lies in a cell, 1 where it takes some of the cell's feature."""
-    at = ((np.arange(pixels) + 0.5) / pixels - low) / (high - low) * cells
-    inside, mixing = np.zeros((pixels, cells)), np.zeros((pixels, cells))
-    every = np.arange(pixels)
-    inside[every, np.clip(np.floor(at), 0, cells - 1).astype(np.int64)] = 1
-    if nearest:
-        return inside, inside
-    place = np.clip(at - 0.5, 0, cells - 1)
-    for neighbour in (np.floor(place), np.ceil(place)):
-        mixing[every, neighbour.astype(np.int64)] = 1
-    return inside, mixing

@@ -11,7 +11,7 @@ from torch import Tensor
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.camera import Camera, Image, turning_radius
 from feature_gs_ros.core.errors import PromptError
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import FeatureGrid, pool
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.rasterizer import View
@@ -192,24 +192,5 @@ def feature_under_mask(grid: FeatureGrid, mask: Tensor) -> Tensor:
     shares = mask.to(torch.float32)
     if not float(shares.sum()) > 0:
         raise PromptError("the mask marks nothing; mark the thing with values above 0")
-    nearest = grid.interpolation == "nearest"
-    rows = _gathered(shares, grid.rows, grid.top, grid.bottom, nearest)
-    cells = _gathered(rows.T, grid.columns, grid.left, grid.right, nearest).T.reshape(-1, 1)
+    cells = pool(grid, shares).reshape(-1, 1)
     return (cells * grid.values.float().reshape(-1, grid.dimension)).sum(dim=0) / cells.sum()
-
-
-def _gathered(shares: Tensor, cells: int, low: float, high: float, nearest: bool) -> Tensor:
-    """One axis of Uᵀ: what of the pixels [P, M] falls to each cell [cells, M]; see `FeatureGrid`.
-
-    A pixel lies between two cells, so they are added up: U as a matrix would take memory by pixels times cells.
-    """
-    pixels = len(shares)
-    centres = (torch.arange(pixels) + 0.5) / pixels
-    at = ((centres - low) / (high - low) * cells - 0.5).clamp(0, cells - 1)
-    if nearest:
-        at = at.round()
-    first = at.floor().long().clamp_max(max(cells - 2, 0))
-    second = (at - first).unsqueeze(1)
-    gathered = torch.zeros(cells, shares.shape[1])
-    gathered.index_add_(0, first, shares * (1 - second))
-    return gathered.index_add_(0, (first + 1).clamp_max(cells - 1), shares * second)

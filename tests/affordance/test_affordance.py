@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from feature_gs_ros.affordance import Library, Source, box_labels, make_source
-from feature_gs_ros.affordance.patches import MAX_PATCHES, make_patches, sample
+from feature_gs_ros.affordance.patches import MAX_PATCHES, make_patches
 from feature_gs_ros.core.errors import AffordanceError
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import FeatureGrid, sample
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.color import ColorExtractor

@@ -14,7 +14,7 @@ import torch
 from feature_gs_ros.backprojection.ingest import Report
 from feature_gs_ros.cli.evaluate_affordance import _views
 from feature_gs_ros.core.camera import Distortion, rectified_labels
-from feature_gs_ros.evaluation.protocols.replica import upsampled
+from feature_gs_ros.core.feature_grid import upsample
 from feature_gs_ros.extractors.labels import LabelsExtractor
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.masks import MaskFolder
@@ -38,7 +38,7 @@ def test_the_views_of_a_distorting_lens_are_those_of_ingestion(small_scene: Path
     assert report.used == [frame.name]
     assert valid is not None
     assert torch.equal(valid, torch.from_numpy(true != 255))
-    told = upsampled(grid, *true.shape).argmax(dim=2)
+    told = upsample(grid, *true.shape).argmax(dim=2)
     assert float((told == torch.from_numpy(true))[valid].float().mean()) > 0.995
     assert view.camera.distortion is None
 

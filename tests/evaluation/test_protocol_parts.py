@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.errors import EvaluationError
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import FeatureGrid, upsample
 from feature_gs_ros.evaluation.protocols.lerf_ovs import read_polygons
 from feature_gs_ros.evaluation.protocols.prediction import read_mask, resized
-from feature_gs_ros.evaluation.protocols.replica import frequent_iou, upsampled
+from feature_gs_ros.evaluation.protocols.replica import frequent_iou
 from feature_gs_ros.evaluation.protocols.scoring import PromptScores, summarised
 
 
@@ -117,7 +117,7 @@ def test_upsampling_is_the_operators_own(interpolation: str) -> None:
     mode = "nearest-exact" if interpolation == "nearest" else interpolation
     expected = torch.nn.functional.interpolate(values.permute(2, 0, 1)[None], size=(48, 64), mode=mode)
     grid = FeatureGrid(values, interpolation=interpolation)  # type: ignore[arg-type]
-    torch.testing.assert_close(upsampled(grid, 48, 64), expected[0].permute(1, 2, 0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(upsample(grid, 48, 64), expected[0].permute(1, 2, 0), atol=1e-5, rtol=0)
 
 
 def test_masks_of_other_kinds(tmp_path: Path) -> None:

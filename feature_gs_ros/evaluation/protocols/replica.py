@@ -17,7 +17,7 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.ingest import extract
 from feature_gs_ros.core.camera import Frame, rectified, rectified_labels
 from feature_gs_ros.core.errors import EvaluationError
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import upsample
 from feature_gs_ros.evaluation.metrics import IGNORE, Confusion
 from feature_gs_ros.evaluation.protocols.prediction import known_prompts, predict, scene_stream
 from feature_gs_ros.evaluation.protocols.scoring import ProtocolResult
@@ -109,29 +109,11 @@ def teacher_labels(segmenter: Segmenter, frame: Frame, prompts: Sequence[str]) -
     """
     extractor = segmenter.extractor
     image, _, valid = rectified(frame.image, frame.camera)
-    features = upsampled(extract(extractor, image, frame), image.shape[0], image.shape[1])
+    features = upsample(extract(extractor, image, frame), image.shape[0], image.shape[1])
     embeddings = extractor.embed(prompts)
     rows = [extractor.scores(row, embeddings, extractor.prepare(row)).argmax(dim=1) for row in features]
     labels: Labels = torch.stack(rows).numpy()
     return labels, valid
-
-
-def upsampled(grid: FeatureGrid, height: int, width: int) -> torch.Tensor:
-    """U F: a grid's values at every pixel's centre, [H, W, D] float32."""
-
-    def places(count: int, cells: int, first: float, last: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        at = ((torch.arange(count) + 0.5) / count - first) / (last - first) * cells - 0.5
-        at = at.clamp(0, cells - 1)
-        if grid.interpolation == "nearest":
-            at = (at + 0.5).floor().clamp(0, cells - 1)
-        lower = at.floor().long().clamp_max(max(cells - 2, 0))
-        return lower, (lower + 1).clamp_max(cells - 1), at - lower
-
-    values = grid.values.to(torch.float32)
-    low, high, share = places(height, grid.rows, grid.top, grid.bottom)
-    values = torch.lerp(values[low], values[high], share[:, None, None])
-    low, high, share = places(width, grid.columns, grid.left, grid.right)
-    return torch.lerp(values[:, low], values[:, high], share[None, :, None])
 
 
 def _true_labels(

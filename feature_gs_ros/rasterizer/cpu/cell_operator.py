@@ -22,7 +22,7 @@ from feature_gs_ros.rasterizer.conventions import CELL_WEIGHT_MIN
 from feature_gs_ros.rasterizer.cpu.kernels import entries as kernels
 from feature_gs_ros.rasterizer.cpu.masks import NO_MASK, check_valid
 from feature_gs_ros.rasterizer.cpu.projection import Projection
-from feature_gs_ros.rasterizer.cpu.tiles import Axis, Layout, grid_layout
+from feature_gs_ros.rasterizer.cpu.tiles import Layout, grid_layout
 from feature_gs_ros.rasterizer.cpu.weights import coarse_weights, fine_weights
 
 Floats = NDArray[np.float32]
@@ -64,7 +64,7 @@ class CpuCellOperator:
         layout = grid_layout(grid, camera.width, camera.height)
         mask = check_valid(valid, camera)
         counts = np.ones((camera.height, camera.width), np.float32) if mask is None else mask.float().numpy()
-        rows, columns = resampling(layout.y), resampling(layout.x)
+        rows, columns = layout.y.dense(), layout.x.dense()
         total = (rows.T @ counts @ columns).reshape(-1)  # Uᵀ m
         full = (rows.sum(0)[:, None] * columns.sum(0)).max()
         self.cells = torch.from_numpy(np.flatnonzero(total > CELL_WEIGHT_MIN * full))  # [C] of rows × columns
@@ -106,15 +106,6 @@ class CpuCellOperator:
         if len(self.cells) and int(self.cells[-1]) >= len(values):
             raise GridError(f"a grid of {len(values)} cells doesn't fit the operator's")
         return values[self.cells].float()
-
-
-def resampling(axis: Axis) -> Floats:
-    """One side of the separable U, [pixels, cells]."""
-    matrix = np.zeros((len(axis.lower), axis.cells), np.float32)
-    pixels = np.arange(len(axis.lower))
-    np.add.at(matrix, (pixels, axis.lower), 1 - axis.fraction)
-    np.add.at(matrix, (pixels, np.minimum(axis.lower + 1, axis.cells - 1)), axis.fraction)
-    return matrix
 
 
 def _entries(

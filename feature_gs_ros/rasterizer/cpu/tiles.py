@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.errors import BackendError, CameraError
-from feature_gs_ros.core.feature_grid import FeatureGrid, Interpolation
+from feature_gs_ros.core.feature_grid import AxisWeights, FeatureGrid, Interpolation, axis_weights, pixel_centres
 from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.rasterizer.cpu.constants import TILE
 from feature_gs_ros.rasterizer.cpu.kernels import binning as kernels
@@ -23,19 +23,15 @@ from feature_gs_ros.rasterizer.cpu.projection import Projection
 
 COARSE_CELL = 9.0  # pixels; cells at least as large get tiles between their centres
 MAX_TILES = np.iinfo(np.int16).max  # a side of the image
-SNAP = 1e-5  # of a cell: closer to a centre is on it
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Axis:
-    """One side of the separable resampling U: how pixels mix cells, and where tiles end."""
+class Axis(AxisWeights):
+    """One side of U at the pixels of an image, and where its tiles end."""
 
-    cells: int
-    lower: Ints  # [pixels] the cell at or before each pixel's centre
-    fraction: Floats  # [pixels] share of cell lower + 1; the rest is of lower
     edges: Ints  # [tiles + 1] first pixel of each tile, and the end
     tile_of: Ints  # [pixels] the tile of each pixel
     coarse: bool  # every tile lies between two neighbouring centres
@@ -48,11 +44,6 @@ class Axis:
     def first_cells(self) -> Ints:
         """[tiles] the cell at or before each tile's first pixel."""
         return self.lower[self.edges[:-1]]
-
-    @property
-    def mixes(self) -> bool:
-        """Whether any pixel lies between two cells."""
-        return bool(self.fraction.any())
 
     @cached_property
     def identity(self) -> bool:
@@ -107,15 +98,8 @@ def _layout(x: Axis, y: Axis) -> Layout:
 
 @lru_cache(maxsize=64)
 def _axis(pixels: int, cells: int, begin: float, end: float, interpolation: Interpolation, coarse: bool) -> Axis:
-    position = ((np.arange(pixels) + 0.5) / pixels - begin) / (end - begin) * cells - 0.5
-    if interpolation == "nearest":
-        position = np.floor(position + 0.5)
-    position = np.clip(position, 0, cells - 1)  # beyond the outer centres: the border cell
-    lower = np.floor(position + SNAP)
-    fraction = np.maximum(position - lower, 0.0)
-    fraction[fraction < SNAP] = 0.0
-    lower, fraction = lower.astype(np.int32), fraction.astype(np.float32)
-    cuts = np.flatnonzero(np.diff(lower)) + 1 if coarse else np.zeros(0, np.int64)
+    weights = axis_weights(pixel_centres(pixels), cells, begin, end, interpolation)
+    cuts = np.flatnonzero(np.diff(weights.lower)) + 1 if coarse else np.zeros(0, np.int64)
     spans = np.concatenate([[0], cuts, [pixels]])
     edges = [0]
     for start, stop in itertools.pairwise(spans):
@@ -126,7 +110,7 @@ def _axis(pixels: int, cells: int, begin: float, end: float, interpolation: Inte
             else [int(min(start + TILE * (part + 1), stop)) for part in range(parts)]
         )
     tile_of = np.repeat(np.arange(len(edges) - 1), np.diff(edges)).astype(np.int32)
-    return Axis(cells, lower, fraction, np.array(edges, np.int32), tile_of, coarse)
+    return Axis(cells, weights.lower, weights.fraction, np.array(edges, np.int32), tile_of, coarse)
 
 
 @dataclass(frozen=True, eq=False)
