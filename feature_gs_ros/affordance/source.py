@@ -15,7 +15,7 @@ from torch import Tensor
 from feature_gs_ros.affordance.patches import IGNORE, TURNS, Labels, make_patches
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import AffordanceError
-from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.extractors.base import Extractor, reads_files
 from feature_gs_ros.io.images import decode_compressed
 
 MAX_NAME_CHARACTERS = 100  # characters
@@ -89,7 +89,7 @@ def make_source(
     for index, value in enumerate(marked):
         compact[labels == value] = index + 1
     if turns is None:
-        turns = 1 if getattr(extractor, "reads_files", False) else TURNS
+        turns = 1 if reads_files(extractor) else TURNS
     patches = make_patches(image, compact, len(marked), extractor, frame, turns)
     if not bool((patches.shares.sum(dim=0) > 0).all()):
         raise AffordanceError(f"what '{name}' marks is smaller than a patch, or ignored; mark more of it")

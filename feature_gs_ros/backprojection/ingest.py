@@ -22,7 +22,7 @@ from feature_gs_ros.core.errors import ExtractorError, GridError, StreamError
 from feature_gs_ros.core.feature_grid import FeatureGrid, sample
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
-from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.extractors.base import Extractor, reads_files
 from feature_gs_ros.io.streams.registry import Stream
 
 KNOWN_VIEWS = 32  # cameras that a field remembers
@@ -108,7 +108,7 @@ def extract(extractor: Extractor, image: Image, frame: Frame) -> FeatureGrid:
     moved as the lens is rectified.
     """
     grid = extractor.extract(image, frame.name)
-    if frame.camera.distortion is None or not getattr(extractor, "reads_files", False):
+    if frame.camera.distortion is None or not reads_files(extractor):
         return grid
     return rectified_grid(grid, frame.camera)
 

@@ -17,11 +17,9 @@ from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import (
     NO_OPTIONS,
     CloudFrame,
-    ProgressBar,
     RecordingOptions,
     find_map,
     length_unit,
-    note,
     open_field,
     open_segmenter,
     print_json,
@@ -29,6 +27,7 @@ from feature_gs_ros.cli.common import (
 from feature_gs_ros.cli.stale_outputs import check_own_files
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.progress import ProgressBar, note
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.query.masks_3d import Answer, State
 

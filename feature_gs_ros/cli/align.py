@@ -8,9 +8,10 @@ from typing import Annotated
 import tyro
 
 from feature_gs_ros.cli.checks import check_number, check_outputs
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, note, print_json
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, print_json
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation
+from feature_gs_ros.core.progress import note
 from feature_gs_ros.frames.hand_eye import align_hand_eye
 from feature_gs_ros.frames.markers import align_markers, find_markers, load_markers
 from feature_gs_ros.frames.matching import MatchBy

@@ -23,19 +23,12 @@ from feature_gs_ros.backprojection.ingest import (
 )
 from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
 from feature_gs_ros.cli.checks import check_outputs, files_of
-from feature_gs_ros.cli.common import (
-    NO_OPTIONS,
-    ProgressBar,
-    RecordingOptions,
-    alignment_or_identity,
-    extractor_options,
-    note,
-    print_json,
-)
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.core.errors import ExtractorError, FieldError, StreamError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.memory import gigabytes
+from feature_gs_ros.core.progress import ProgressBar, note
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor

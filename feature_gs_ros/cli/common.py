@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 import yaml
-from tqdm import tqdm
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.pose_check import fitting_alignment
-from feature_gs_ros.core.errors import ExtractorError, FieldError, StoppedError
+from feature_gs_ros.core.errors import ExtractorError, FieldError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.progress import note
 from feature_gs_ros.editing.operations import transformed
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.io.alignment import load_alignment
@@ -129,49 +125,6 @@ def alignment_of_view(
     return fitting
 
 
-class ProgressBar:
-    """A bar on stderr with rate and remaining time; its call is the callback of long work.
-
-    Ctrl-C once asks the work to stop, twice ends the process.
-    """
-
-    def __init__(self, what: str, unit: str, quiet: bool = False, *, keep_partial: bool = True) -> None:
-        """``keep_partial``: whether what is done by then is of use; else a stop ends the command."""
-        self._bar = tqdm(desc=what, unit=unit, file=sys.stderr, disable=quiet or None)
-        self._keep_partial = keep_partial
-        self.interrupted = False
-
-    def __call__(self, done: int, total: int, name: str = "") -> bool:
-        self._bar.total = total
-        self._bar.n = done
-        self._bar.set_postfix_str(name, refresh=False)
-        self._bar.refresh()
-        return self.interrupted
-
-    @contextmanager
-    def running(self) -> Iterator[ProgressBar]:
-        """Take over Ctrl-C for the time of the block.
-
-        Raises:
-            StoppedError: Ctrl-C stopped work that keeps nothing.
-        """
-        before = signal.signal(signal.SIGINT, self._interrupt)
-        try:
-            yield self
-        finally:
-            signal.signal(signal.SIGINT, before)
-            self._bar.close()
-        if self.interrupted and not self._keep_partial:
-            raise StoppedError("interrupted")
-
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        kept = " after this view; what is done is kept" if self._keep_partial else ""
-        self._bar.write(f"stopping{kept} (Ctrl-C again to quit at once)", file=sys.stderr)
-
-
 def in_frame(part: GaussianMap, frame: CloudFrame, splat_from_map: Sim3) -> GaussianMap:
     """Gaussians of a map as a cloud: in the frame of the map's file, or where boxes and regions are."""
     return transformed(part, splat_from_map.inverse()) if frame == "map" else part
@@ -188,8 +141,3 @@ def _finite(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def note(text: str) -> None:
-    """A line for a person, on stderr, so that stdout stays the answer's."""
-    print(text, file=sys.stderr)

@@ -13,16 +13,10 @@ import tyro
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import choose_frames, sample_cells
 from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
-from feature_gs_ros.cli.common import (
-    NO_OPTIONS,
-    ProgressBar,
-    RecordingOptions,
-    alignment_or_identity,
-    extractor_options,
-    print_json,
-)
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
 from feature_gs_ros.core.codec import Codec, fit_pca
 from feature_gs_ros.core.errors import FieldError, TrainingError
+from feature_gs_ros.core.progress import ProgressBar
 from feature_gs_ros.distillation import Decoder, JointOptions, Lesson, field_of, lessons_of, rendered_cosine
 from feature_gs_ros.distillation.methods import DistillJob, DistillResult, solve, train, train_jointly
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor

@@ -14,19 +14,13 @@ from feature_gs_ros.affordance import Library, Settings, evaluate_affordances, t
 from feature_gs_ros.affordance.transfer import Vote
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.ingest import Report, extract, pinhole_view, some
-from feature_gs_ros.cli.common import (
-    NO_OPTIONS,
-    ProgressBar,
-    RecordingOptions,
-    alignment_of_view,
-    open_field,
-    print_json,
-)
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, open_field, print_json
 from feature_gs_ros.core.camera import Frame
 from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.progress import ProgressBar
 from feature_gs_ros.evaluation.metrics import Evaluation, evaluated_views
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor

@@ -10,8 +10,9 @@ import tyro
 
 from feature_gs_ros.backprojection.ingest import counted, ingest
 from feature_gs_ros.backprojection.projector import BackProjector
-from feature_gs_ros.cli.common import ProgressBar, extractor_options, open_segmenter, print_json
+from feature_gs_ros.cli.common import extractor_options, open_segmenter, print_json
 from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.core.progress import ProgressBar
 from feature_gs_ros.evaluation.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
 from feature_gs_ros.evaluation.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views
 from feature_gs_ros.evaluation.protocols.prediction import scene_stream

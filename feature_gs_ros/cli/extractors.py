@@ -10,8 +10,8 @@ from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import print_json
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.extractors import ENTRY_POINT_GROUP, extractor_names, extractor_requirements
+from feature_gs_ros.extractors.base import Requirements
 from feature_gs_ros.extractors.libraries import installed
-from feature_gs_ros.extractors.requirements import Requirements
 from feature_gs_ros.extractors.weights import convert_checkpoint, present_weights
 
 

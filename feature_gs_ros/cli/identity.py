@@ -10,16 +10,9 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import Provenance
 from feature_gs_ros.backprojection.ingest import counted, known_views
 from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
-from feature_gs_ros.cli.common import (
-    NO_OPTIONS,
-    ProgressBar,
-    RecordingOptions,
-    alignment_or_identity,
-    length_unit,
-    note,
-    print_json,
-)
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, length_unit, print_json
 from feature_gs_ros.core.errors import IdentityError
+from feature_gs_ros.core.progress import ProgressBar, note
 from feature_gs_ros.identity.annotations import Annotated, read_annotations
 from feature_gs_ros.identity.answers import IdentifiedObject, Identities
 from feature_gs_ros.identity.association import MERGE_THRESHOLD, Association, associate

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import note
 from feature_gs_ros.core.errors import OptionError
+from feature_gs_ros.core.progress import note
 
 
 def check_own_files(folder: Path, names: Iterable[str], inputs: Iterable[Path | None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from feature_gs_ros.cli.common import ProgressBar
+from feature_gs_ros.core.progress import ProgressBar
 
 
 def synth(

@@ -13,9 +13,10 @@ import tyro
 
 from feature_gs_ros.backprojection.ingest import choose_frames
 from feature_gs_ros.cli.checks import check_kind, check_number, check_outputs, check_seed
-from feature_gs_ros.cli.common import NO_OPTIONS, ProgressBar, RecordingOptions, alignment_or_identity, note, print_json
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, print_json
 from feature_gs_ros.core.errors import MapError, TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.progress import ProgressBar, note
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.colmap import find_model

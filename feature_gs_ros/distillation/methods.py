@@ -10,10 +10,10 @@ from torch import Tensor
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import extract, pinhole_view
 from feature_gs_ros.backprojection.least_squares import solve_cells
-from feature_gs_ros.cli.common import ProgressBar, note
 from feature_gs_ros.core.codec import Codec
 from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.progress import ProgressBar, note
 from feature_gs_ros.distillation import (
     Decoder,
     FeatureTrainer,

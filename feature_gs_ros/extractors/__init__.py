@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import cast
 
 from feature_gs_ros.core.errors import ExtractorError
-from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, Requirements
 from feature_gs_ros.extractors.options import checked_options
-from feature_gs_ros.extractors.requirements import OF_THE_BASE, Requirements
+from feature_gs_ros.extractors.requirements import OF_THE_BASE
 
 ENTRY_POINT_GROUP = "feature_gs_ros.extractors"
 DEFAULT_EXTRACTOR = "imagenet"
@@ -94,8 +94,7 @@ def extractor_requirements(name: str) -> Requirements | None:
     """What an extractor of this package needs; None for third-party ones, which are not imported to ask them."""
     if name in OF_THE_BASE or name not in _BUILT_IN:
         return OF_THE_BASE.get(name)
-    requirements: Requirements = _factory(name).requirements()  # type: ignore[attr-defined]
-    return requirements
+    return cast("type[Extractor]", _factory(name)).requirements()
 
 
 def _factory(name: str) -> Callable[..., Extractor]:

@@ -1,37 +1,111 @@
-"""The contract of a 2D extractor: images to feature grids, prompts to embeddings in the same space, and their score."""
+"""The contract of a 2D extractor, all of it: images to feature grids, prompts to embeddings in the same space, scores.
+
+Importing this file loads neither kernels nor a rasteriser. A class that derives from `Extractor` inherits what is
+optional; one that only has the members works as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
 from feature_gs_ros.core.camera import Image
+from feature_gs_ros.core.errors import UnknownPromptError
+from feature_gs_ros.core.extractor_identity import ExtractorIdentity
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.scoring import ScoringRule
+
+if TYPE_CHECKING:
+    from feature_gs_ros.extractors.weights import WeightsFile
+
+__all__ = ["Extractor", "ExtractorIdentity", "FeatureGrid", "Requirements", "ScoringRule", "reads_files"]
 
 
 @dataclass(frozen=True)
-class ExtractorIdentity:
-    """What a field must know of its extractor: two fields with equal identities may be merged and queried alike."""
+class ScoringRule:
+    """From scores [N, P] to similarities in which one threshold serves every prompt.
 
-    name: str
-    weights: str = ""  # SHA-256 of the weights file, empty where there is none
-    preprocessing: Mapping[str, object] = field(default_factory=dict)  # sizes, normalisation, …; JSON values
+    A relative rule divides a prompt's scores by their peak over the map: a weak extractor's probabilities differ by
+    a factor of fifty from word to word, and where they fall off relative to the peak does not. Such a rule has
+    to know when a prompt is absent, and scores 0 everywhere: its peak stays below ``minimum``, or doesn't stand out
+    ``contrast`` times from what the median Gaussian scores, unless it exceeds ``peak_override``; or what it selects is
+    something else, see `beaten_by_competitor`.
+    """
+
+    threshold: float  # a similarity above it passes
+    relative: bool = False  # similarity is the share of the prompt's peak, else the score itself
+    minimum: float = 0.0  # of the peak, in units of the score
+    contrast: float = 0.0  # of the peak, in medians of the scores
+    peak_override: float = float("inf")  # a peak above it needs no contrast: the thing may fill most of the map
+    smoothing_rate: float = 0.0  # rate of `GaussianGraph.smooth` that the scores need first; 0: none
+    competitors: Tensor | None = field(default=None, compare=False, repr=False)  # [K, D] of all the words there are
+    competitor_fraction: float = (
+        0.0  # of the likeliest competitor's score, that a prompt must reach over what it selects
+    )
+    other: str = ""  # the negative that every question gets besides its own; empty: none
+
+    @property
+    def plain(self) -> bool:
+        """Whether the similarity is the score itself, Gaussian by Gaussian."""
+        return not self.relative and self.minimum == 0 and self.contrast == 0
+
+    def similarities(self, scores: Tensor) -> Tensor:  # [N, P] -> [N, P]
+        """Scores of the seen Gaussians, already spread, as similarities; prompts that are absent get 0."""
+        if scores.shape[0] == 0:
+            return scores
+        if self.plain:
+            return scores
+        peaks = scores.amax(dim=0)
+        similarities = scores / peaks.clamp_min(torch.finfo(scores.dtype).tiny) if self.relative else scores
+        if self.minimum == 0 and self.contrast == 0:
+            return similarities
+        outstanding = (peaks >= self.contrast * scores.median(dim=0).values) | (peaks >= self.peak_override)
+        return torch.where((peaks >= self.minimum) & outstanding, similarities, 0.0)
+
+    def beaten_by_competitor(self, embedding: Tensor, scores: Tensor, weights: Tensor) -> bool:
+        """Whether what a prompt selects is rather something else: another word scores far more there, on average.
+
+        Args:
+            embedding: [D] of the prompt; competitors that have part in it are its own.
+            scores: [M, K] of the competitors at the Gaussians selected.
+            weights: [M] of these Gaussians.
+        """
+        assert self.competitors is not None
+        means, own = weights @ scores, self.competitors @ embedding > 0
+        if bool(own.all()):
+            return False
+        return bool(means[own].sum() < self.competitor_fraction * means[~own].max())
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """An extractor in a line, and what must be there."""
+
+    about: str
+    dimension: str
+    text: bool  # answers words
+    libraries: tuple[tuple[str, str], ...] = ()  # import name, name for pip
+    weights: tuple[WeightsFile, ...] = ()  # any one of them; see extractors/weights.py
 
 
 class Extractor(Protocol):
-    """A 2D extractor. One file each in this folder; third-party ones come by entry point."""
+    """A 2D model. One file each in this folder; third-party ones come by entry point."""
 
     identity: ExtractorIdentity
-    dimension: int
+    dimension: int  # D, channels of a feature
     text_rule: ScoringRule  # turns `scores` of prompts into a selection
     example_rule: ScoringRule  # turns `similarities` to examples into a selection
+    # Optional: whether features are of files by the frame's name, of the image as it was taken, not as it is rectified.
+    reads_files: bool = False
+
+    def __init__(self) -> None:
+        """A class's options are the arguments of its own ``__init__``; without one it has none."""
 
     def extract(self, image: Image, name: str = "") -> FeatureGrid:
-        """Image [H, W, 3] uint8 RGB, already rectified, to a grid [rows, columns, dimension].
+        """Image [H, W, 3] uint8 RGB, already rectified, to a grid [rows, columns, D].
 
         ``name`` is the frame's: extractors that read files by name (labels, precomputed arrays) need it.
 
@@ -40,25 +114,40 @@ class Extractor(Protocol):
         """
         ...
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts to embeddings [P, dimension] float32.
-
-        Raises:
-            UnknownPromptError: the extractor has no embedding for one of them, or none at all.
-        """
-        ...
-
     def prepare(self, features: Tensor) -> Tensor:
-        """What `scores` needs of features [M, dimension] whatever the prompt, to keep: [M], a norm or the like."""
-        ...
+        """What `scores` needs of features [M, D] whatever the prompt, to keep: [M], a norm or the like."""
+        return torch.zeros(len(features))
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
-        """How well features [M, dimension] fit prompts' embeddings [P, dimension]: [M, P], larger is better.
+        """How well features [M, D] fit prompts' embeddings [P, D]: [M, P], larger is better.
 
         ``prepared`` is `prepare` of the same features; computed anew where it isn't given.
         """
         ...
 
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
-        """How alike features [M, dimension] are to other features [P, dimension]: [M, P], larger is better."""
+        """How alike features [M, D] are to other features [P, D]: [M, P], larger is better."""
         ...
+
+    # --- optional: what follows has a default ---
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts to embeddings [P, D] float32. By default no word is known.
+
+        Raises:
+            UnknownPromptError: the extractor has no embedding for one of them, or none at all.
+        """
+        raise UnknownPromptError(
+            f"the extractor '{self.identity.name}' knows no words, so not '{', '.join(prompts)}'; "
+            "ask by point or example"
+        )
+
+    @staticmethod
+    def requirements() -> Requirements | None:
+        """What it needs before it works, told without making one; None: nothing to tell."""
+        return None
+
+
+def reads_files(extractor: Extractor) -> bool:
+    """`Extractor.reads_files`, also of a class that doesn't derive from `Extractor` and leaves it out."""
+    return bool(getattr(extractor, "reads_files", False))

@@ -18,8 +18,7 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError, GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
-from feature_gs_ros.extractors.scoring import ScoringRule
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
 from feature_gs_ros.io.atomic import atomic_path
 
 DEFAULT_GIGABYTES = 20.0

@@ -15,12 +15,10 @@ from torch.nn import functional
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.extractors.base import ExtractorIdentity, Requirements, ScoringRule
 from feature_gs_ros.extractors.clip_dense import cell_size, dense_features
 from feature_gs_ros.extractors.libraries import import_library
 from feature_gs_ros.extractors.network import NetworkExtractor, input_size, normalised, resized
-from feature_gs_ros.extractors.requirements import Requirements
-from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.extractors.text import PromptEncoder
 from feature_gs_ros.extractors.weights import WeightsFile, find_weights, load_state, sha256_of
 

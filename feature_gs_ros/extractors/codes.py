@@ -11,12 +11,12 @@ from torch.nn import functional
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
+from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
 
 
-class IdentityExtractor:
+class IdentityExtractor(Extractor):
     """Features are shares of the classes (one-hot and orthogonal codes) or a classifier's logits (contrastive ones).
 
     A score is ``½ + ½ (own − best other)`` of the classes' shares: over ½ where the class is the likeliest of all, so

@@ -13,8 +13,7 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.extractors.scoring import ScoringRule
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
 from feature_gs_ros.extractors.words import WordList
 
 COLORS: dict[str, tuple[int, int, int]] = {  # 8-bit sRGB: what the word is used for in things, not the pure primary
@@ -35,7 +34,7 @@ COLORS: dict[str, tuple[int, int, int]] = {  # 8-bit sRGB: what the word is used
 FARTHEST = 100.0  # ΔE at which a score reaches 0: black to white
 
 
-class ColorExtractor:
+class ColorExtractor(Extractor):
     """Features are CIE L*a*b* of the mean colour, or sRGB in 0 … 1; scores fall linearly with the distance.
 
     In Lab a score of 0.75 is a ΔE of 25: another shade of the same colour passes, another colour does not.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.extractors.base import ExtractorIdentity, Requirements, ScoringRule
 from feature_gs_ros.extractors.network import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
@@ -24,8 +24,6 @@ from feature_gs_ros.extractors.network import (
     normalised,
     resized,
 )
-from feature_gs_ros.extractors.requirements import Requirements
-from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
 
 REPOSITORY = "facebookresearch/dinov2"

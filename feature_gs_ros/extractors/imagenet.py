@@ -13,8 +13,8 @@ from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import efficientnet_lite as lite
-from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
+from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
 
 WORDS_FILE = Path(__file__).with_name("imagenet_words.txt")
@@ -22,7 +22,7 @@ EVERYDAY_FILE = Path(__file__).with_name("imagenet_everyday.txt")
 INPUT_PIXELS = 1920 * 1088
 
 
-class ImageNetExtractor:
+class ImageNetExtractor(Extractor):
     """Features are a cell's 1,000 logits, less their mean; a prompt's embedding marks its classes with ones.
 
     The classifier is affine, so that it commutes with back-projection and may act on the cells: features of 1,000

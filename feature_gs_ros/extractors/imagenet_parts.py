@@ -13,13 +13,13 @@ from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import efficientnet_lite as lite
-from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
+from feature_gs_ros.extractors.scoring import cosine
 
 _FINE_STRIDE = 16
 
 
-class ImageNetPartsExtractor:
+class ImageNetPartsExtractor(Extractor):
     """Features are the 112 + 320 channels of the last block outputs at strides 16 and 32.
 
     Both are linear (no activation follows), so their mean over ImageNet is known from the batch norms; it is taken

@@ -12,8 +12,8 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import EvaluationError, ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
+from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 
@@ -21,7 +21,7 @@ IGNORED = 255  # pixels of this value count for no class
 MAX_CLASSES = 256
 
 
-class LabelsExtractor:
+class LabelsExtractor(Extractor):
     """Channel k is 1 where a pixel has class ``classes[k]``; a pixel to ignore, or of no named class, is 0 in all.
 
     A Gaussian's score for a class is its share of the sum over the classes: after back-projection exactly the share

@@ -14,12 +14,11 @@ from torch.nn import functional
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.extractors.base import ExtractorIdentity, Requirements, ScoringRule
 from feature_gs_ros.extractors.libraries import import_library
 from feature_gs_ros.extractors.lseg_network import MULTIPLE, LSegNetwork, Shape, doubled
 from feature_gs_ros.extractors.network import NetworkExtractor, input_size, normalised, resized
-from feature_gs_ros.extractors.requirements import Requirements
-from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.text import PromptEncoder
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
 

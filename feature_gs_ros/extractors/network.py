@@ -14,8 +14,8 @@ from torch.nn import functional
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
+from feature_gs_ros.extractors.scoring import cosine
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of channels in 0 … 1
 MAX_PIXELS = 4096**2  # of an input; attention over more patches would need hundreds of GB
@@ -24,7 +24,7 @@ _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": t
 Interpolation = Literal["bilinear", "bicubic"]
 
 
-class NetworkExtractor(ABC):
+class NetworkExtractor(Extractor, ABC):
     """Base of an extractor whose features are compared by cosine; it adds `_cells`, and `embed` if it knows words."""
 
     identity: ExtractorIdentity

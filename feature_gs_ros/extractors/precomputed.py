@@ -18,8 +18,8 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
+from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
 from feature_gs_ros.io.streams.frame_names import listed_names
 
@@ -28,7 +28,7 @@ MAX_BYTES = 1 << 32  # of one array
 FEATURES, RECTANGLE = "features", "rectangle"  # names of the arrays in .npz and .safetensors
 
 
-class PrecomputedExtractor:
+class PrecomputedExtractor(Extractor):
     """Reads ``<folder>/<frame name>.npy|.npz|.safetensors``: values [rows, columns, D], floating, channels last.
 
     ``.npz`` and ``.safetensors`` name the array ``features`` (or hold only one) and may add ``rectangle`` [4]: the

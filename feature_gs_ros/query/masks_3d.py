@@ -15,8 +15,7 @@ from torch import Tensor
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.extractors.base import Extractor
-from feature_gs_ros.extractors.scoring import ScoringRule
+from feature_gs_ros.extractors.base import Extractor, ScoringRule
 from feature_gs_ros.query.smoothing import GaussianGraph
 
 MIN_SUMMED_OPACITY = 5.0  # summed opacity of the Gaussians that must pass

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from feature_gs_ros import rasterizer
 from feature_gs_ros.cli.extractors import extractors
 from feature_gs_ros.core.errors import ExtractorError
+from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import extractor_names, extractor_requirements, make_extractor
 from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE
 
@@ -43,12 +43,14 @@ def test_the_documents_extractor_works_by_entry_point(edges: None) -> None:  # n
     image = np.zeros((8, 10, 3), dtype=np.uint8)
     image[:, 5:] = 100
     grid = extractor.extract(image)
-    assert isinstance(grid, rasterizer.FeatureGrid)
+    assert isinstance(grid, FeatureGrid)
     assert grid.values[4, :, 1].tolist() == [0, 0, 0, 0, 50, 50, 0, 0, 0, 0]
     similar = extractor.similarities(grid.values.reshape(-1, 2), torch.tensor([[0.0, 1.0]]))
     assert similar.max() == 1
     with pytest.raises(ExtractorError, match="knows no words"):
         extractor.embed(["mug"])
+    with pytest.raises(ExtractorError, match="has no option"):
+        make_extractor("edges", cell=2)
 
 
 def test_the_list_names_third_parties_without_importing_them(

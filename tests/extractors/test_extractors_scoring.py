@@ -12,8 +12,9 @@ import torch
 
 from feature_gs_ros.core.errors import ExtractorError, PromptError, UnknownPromptError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.extractors.base import ScoringRule
 from feature_gs_ros.extractors.imagenet import EVERYDAY_FILE, WORDS_FILE
-from feature_gs_ros.extractors.scoring import ScoringRule, cosine
+from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
 from feature_gs_ros.query.smoothing import GaussianGraph
 

@@ -17,10 +17,9 @@ from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import FieldError, PromptError, UnknownPromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import make_extractor
-from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.extractors.base import Extractor, ScoringRule
 from feature_gs_ros.extractors.imagenet import ImageNetExtractor
 from feature_gs_ros.extractors.precomputed import PrecomputedExtractor
-from feature_gs_ros.extractors.scoring import ScoringRule
 from feature_gs_ros.query.masks_2d import mask_labels, render_similarities, segment_view
 from feature_gs_ros.query.masks_3d import Segmenter, State, decide
 from feature_gs_ros.query.smoothing import GaussianGraph

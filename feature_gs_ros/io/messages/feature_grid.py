@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.errors import GridError
+from feature_gs_ros.core.extractor_identity import ExtractorIdentity
 from feature_gs_ros.core.feature_grid import FeatureGrid, Interpolation
-from feature_gs_ros.extractors.base import ExtractorIdentity
 
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "nearest")  # by the message's constants
 
