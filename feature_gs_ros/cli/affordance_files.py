@@ -16,7 +16,6 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.ingest import evenly_spaced, known_views, pinhole_view
 from feature_gs_ros.backprojection.pose_check import LOOKED_AT
 from feature_gs_ros.cli.common import CloudFrame, alignment_of_view, in_frame, length_unit
-from feature_gs_ros.cli.query import best_view
 from feature_gs_ros.cli.stale_outputs import remove_stale_outputs
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import AffordanceError
@@ -26,6 +25,7 @@ from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.splats.registry import save_ply
 from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.pictures import save_png
+from feature_gs_ros.query.answer_picture import best_view
 
 REGIONS, CLOUD = "regions.json", "affordances.ply"  # the first by every run
 OWN = (CLOUD, "map.png", "overlay.png")

@@ -12,7 +12,6 @@ import tyro
 from feature_gs_ros import rasterizer
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
-from feature_gs_ros.cli.query import best_view
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import EditError, MapError
 from feature_gs_ros.editing import Delete, Edit, EditStack, Extract, Move, Operation, Recolor, Selection
@@ -22,6 +21,7 @@ from feature_gs_ros.io.images import load_image
 from feature_gs_ros.io.splats.compressed import is_compressed_ply
 from feature_gs_ros.io.splats.ply import open_ply
 from feature_gs_ros.pictures import save_png, side_by_side, to_image
+from feature_gs_ros.query.answer_picture import best_view
 from feature_gs_ros.query.clicks import feature_of, picture_example, weights_near
 from feature_gs_ros.query.masks_3d import Segmenter
 

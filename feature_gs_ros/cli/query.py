@@ -5,21 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import tyro
-from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.backprojection.field import KnownView
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_unit, open_segmenter, print_json
-from feature_gs_ros.core.camera import Image
-from feature_gs_ros.core.errors import FieldError
-from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.io.splats.registry import save_ply
-from feature_gs_ros.pictures import heat, overlay_mask, save_png, side_by_side, to_image
-from feature_gs_ros.query.masks_2d import render_similarities
+from feature_gs_ros.pictures import save_png
+from feature_gs_ros.query.answer_picture import answer_picture
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
 from feature_gs_ros.query.objects import FoundObject, find_objects
 
@@ -100,48 +93,6 @@ def _objects(segmenter: Segmenter, answer: Answer) -> list[FoundObject]:
         return []
     map_from_splat = segmenter.field.provenance.splat_from_map.inverse()
     return find_objects(segmenter.gaussians, answer.mask, answer.similarity, map_from_splat)
-
-
-def answer_picture(segmenter: Segmenter, answer: Answer, backend: str = "auto") -> Image:
-    """The map from the remembered camera that sees most of what was found: the mask, and the similarity.
-
-    Raises:
-        FieldError: the field remembers no camera.
-    """
-    known = best_view(segmenter.gaussians, segmenter.field.provenance.views, answer.mask)
-    view = rasterizer.view(segmenter.gaussians, known.camera, known.camera_from_splat, backend)
-    image = to_image(view.render_color())
-    columns = torch.stack([answer.similarity, answer.mask.to(torch.float32)], dim=1)
-    rendered, _ = render_similarities(view, columns, segmenter.field.seen)
-    mask = (rendered[:, :, 1] > 0.5).numpy()
-    title = f"{answer.prompt}: {answer.state.value} (view {known.name})"
-    return side_by_side([overlay_mask(image, mask), heat(rendered[:, :, 0])], [title, "similarity"])
-
-
-def best_view(gaussians: GaussianMap, views: tuple[KnownView, ...], mask: torch.Tensor) -> KnownView:
-    """The camera in which the masked Gaussians are large and whole; most of the map where none is masked."""
-    if not views:
-        raise FieldError("the field remembers no camera to draw a picture from; back-project a stream again")
-    shown = mask if bool(mask.any()) else torch.ones_like(mask)
-    values = shown.to(torch.float32).unsqueeze(1)
-    points = gaussians.means[shown].numpy().astype(np.float64)
-
-    def worth(known: KnownView) -> float:
-        camera = known.camera
-        small = camera.resized(max(1, camera.width // 8), max(1, camera.height // 8))
-        area = float(rasterizer.view(gaussians, small, known.camera_from_splat).render(values).mean())
-        return area * _share_inside(points, known) ** 4  # cut off at the border it is hard to recognise
-
-    return max(views, key=worth)
-
-
-def _share_inside(points: NDArray[np.float64], known: KnownView) -> float:
-    """Share of points [M, 3] that project into the image."""
-    seen = points @ known.camera_from_splat[:3, :3].T + known.camera_from_splat[:3, 3]
-    camera, front = known.camera, seen[:, 2] > 0
-    z = np.where(front, seen[:, 2], 1.0)
-    x, y = camera.fx * seen[:, 0] / z + camera.cx, camera.fy * seen[:, 1] / z + camera.cy
-    return float((front & (x > 0) & (x < camera.width) & (y > 0) & (y < camera.height)).mean())
 
 
 def as_json(answer: Answer, objects: list[FoundObject]) -> dict[str, object]:

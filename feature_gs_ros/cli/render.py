@@ -32,7 +32,8 @@ from feature_gs_ros.extractors.sam import SamExtractor
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.pictures import depth_image, heat, label_image, overlay_mask, principal_colors, save_png, to_image
 from feature_gs_ros.query.masks_2d import mask_labels, render_similarities, segment_view
-from feature_gs_ros.query.masks_3d import Segmenter, check_prompt, check_threshold
+from feature_gs_ros.query.masks_3d import Segmenter
+from feature_gs_ros.query.prompt import TextPrompts
 from feature_gs_ros.query.sam import segment_rendered_view
 from feature_gs_ros.rasterizer import View
 
@@ -116,18 +117,17 @@ def _answers(
     segmenter: Segmenter, view: View, queries: tuple[str, ...], threshold: float | None, image: Image
 ) -> dict[str, Image]:
     """Similarity and mask of the first query; with several, which pixel is which."""
-    rule = segmenter.extractor.text_rule
-    texts = [check_prompt(query) for query in queries]
-    similarities, _ = segment_view(segmenter, view, [*texts, *([rule.other] if rule.other else [])])
-    labels = mask_labels(similarities, check_threshold(threshold, rule), len(texts)).numpy()
+    question = TextPrompts.of(segmenter.extractor.text_rule, queries, threshold=threshold)
+    similarities, _ = segment_view(segmenter, view, question.texts)
+    labels = mask_labels(similarities, question.threshold, len(question.asked)).numpy()
     mask = labels == 1
     pictures = {
         "similarity": heat(_unit(similarities[:, :, 0])),
         "mask": (mask * np.uint8(255)).astype(np.uint8),
         "overlay": overlay_mask(image, mask),
     }
-    if len(texts) > 1:
-        pictures["labels"] = label_image(labels, dict(enumerate(texts, start=1)), image)
+    if len(question.asked) > 1:
+        pictures["labels"] = label_image(labels, dict(enumerate(question.asked, start=1)), image)
     return pictures
 
 

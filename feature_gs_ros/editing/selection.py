@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros.core.errors import EditError
-from feature_gs_ros.query.masks_3d import Answer, Segmenter, State, check_threshold
+from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
+from feature_gs_ros.query.prompt import check_threshold
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.query.masks_2d import mask_labels, segment_view
-from feature_gs_ros.query.masks_3d import Segmenter, check_threshold
+from feature_gs_ros.query.masks_3d import Segmenter
+from feature_gs_ros.query.prompt import TextPrompts
 
 IGNORE = 255
 BACKGROUND = 0
@@ -123,9 +124,8 @@ def evaluate_segmentation(
     asked, left_out = known_classes(segmenter, labels, prompts or {})
     names = evaluated_views(stream, masks, views)
     alignment = splat_from_map or segmenter.field.provenance.splat_from_map
-    limit = check_threshold(threshold, segmenter.extractor.text_rule)
-    values, texts = list(asked), [asked[value] for value in asked]
-    other = segmenter.extractor.text_rule.other
+    values = list(asked)
+    question = TextPrompts.of(segmenter.extractor.text_rule, [asked[value] for value in asked], threshold=threshold)
     confusion = Confusion(len(values) + 1)
     for frame in stream.frames(names):
         true = relabelled(true_labels(frame, masks), values)
@@ -135,8 +135,8 @@ def evaluate_segmentation(
             alignment.camera_from_splat(frame.camera_from_world),
             backend,
         )
-        similarities, _ = segment_view(segmenter, view, [*texts, other] if other else texts)
-        confusion.add(mask_labels(similarities, limit, len(texts)).numpy(), true)
+        similarities, _ = segment_view(segmenter, view, question.texts)
+        confusion.add(mask_labels(similarities, question.threshold, len(values)).numpy(), true)
     return summary(confusion, [labels[value] for value in values], len(names), left_out)
 
 

@@ -16,11 +16,11 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.base import Extractor, ScoringRule
+from feature_gs_ros.query.prompt import TextPrompts, check_threshold
 from feature_gs_ros.query.smoothing import GaussianGraph
 
 MIN_SUMMED_OPACITY = 5.0  # summed opacity of the Gaussians that must pass
 OBSERVED = 0.5  # coverage under which "nothing passes" says nothing
-MAX_PROMPT_CHARACTERS = 1000  # characters
 CHUNK = 16384  # Gaussians scored at once
 LARGE_CHUNK = 1 << 19  # the same where features are read as they are: every chunk costs a meeting of all threads
 SAMPLE = 1000  # Gaussians on which a prompt is held against its competitors
@@ -90,14 +90,9 @@ class Segmenter:
             PromptError: an empty or overlong prompt, or a threshold that is not a number.
         """
         start = time.perf_counter()
-        rule = self.extractor.text_rule
-        texts = [check_prompt(text) for text in (*prompts, *negatives)]
-        if not prompts:
-            raise PromptError("no prompt given; ask for something, e.g. 'coffee mug'")
-        if rule.other and rule.other not in texts:
-            texts.append(rule.other)
-        similarities = self.similarities_of_text(texts)
-        return self._answers(list(prompts), similarities, check_threshold(threshold, rule), among, start)
+        question = TextPrompts.of(self.extractor.text_rule, prompts, negatives, threshold)
+        similarities = self.similarities_of_text(question.texts)
+        return self._answers(question.asked, similarities, question.threshold, among, start)
 
     def ask_example(
         self,
@@ -216,35 +211,6 @@ def decide(opacity: float, coverage: float) -> State:
     if opacity >= MIN_SUMMED_OPACITY:
         return State.FOUND
     return State.NOT_OBSERVED if coverage < OBSERVED else State.NOT_FOUND
-
-
-def check_prompt(text: str) -> str:
-    """A prompt fit to be asked.
-
-    Raises:
-        PromptError: empty, too long, or not printable.
-    """
-    stripped = text.strip()
-    if not stripped:
-        raise PromptError("the prompt is empty; ask for something, e.g. 'coffee mug'")
-    if len(stripped) > MAX_PROMPT_CHARACTERS:
-        raise PromptError(f"the prompt has {len(stripped)} characters, at most {MAX_PROMPT_CHARACTERS} are taken")
-    if any(not character.isprintable() for character in stripped):
-        raise PromptError(f"the prompt {stripped[:40]!r} holds characters that can't be printed")
-    return stripped
-
-
-def check_threshold(threshold: float | None, rule: ScoringRule) -> float:
-    """The threshold asked for, or the rule's.
-
-    Raises:
-        PromptError: NaN or infinite.
-    """
-    if threshold is None:
-        return rule.threshold
-    if not abs(threshold) < float("inf"):
-        raise PromptError(f"threshold {threshold} is not a number; the default is {rule.threshold}")
-    return threshold
 
 
 def _message(prompt: str, state: State, count: int, best: float, threshold: float, coverage: float) -> str:

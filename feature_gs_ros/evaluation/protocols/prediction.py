@@ -16,7 +16,8 @@ from feature_gs_ros.core.errors import EvaluationError, ImageError, UnknownPromp
 from feature_gs_ros.io.images import decode_grey, read_image
 from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.query.masks_2d import segment_view
-from feature_gs_ros.query.masks_3d import Segmenter, check_threshold
+from feature_gs_ros.query.masks_3d import Segmenter
+from feature_gs_ros.query.prompt import TextPrompts
 
 Mask = NDArray[np.bool_]
 
@@ -46,13 +47,11 @@ def predict(
     segmenter: Segmenter, frame: Frame, prompts: Sequence[str], backend: rasterizer.BackendChoice = "auto"
 ) -> FramePrediction:
     """Segment one frame's view (Eq. 7)."""
-    rule = segmenter.extractor.text_rule
+    question = TextPrompts.of(segmenter.extractor.text_rule, prompts)
     pose = segmenter.field.provenance.splat_from_map.camera_from_splat(frame.camera_from_world)
     view = rasterizer.view(segmenter.gaussians, replace(frame.camera, distortion=None), pose, backend)
-    texts = [*prompts, rule.other] if rule.other and rule.other not in prompts else list(prompts)
-    similarities, _ = segment_view(segmenter, view, texts)
-    threshold = check_threshold(None, rule)
-    return FramePrediction(tuple(prompts), similarities[:, :, : len(prompts)], threshold)
+    similarities, _ = segment_view(segmenter, view, question.texts)
+    return FramePrediction(tuple(prompts), similarities[:, :, : len(prompts)], question.threshold)
 
 
 def known_prompts(segmenter: Segmenter, prompts: Sequence[str], skipped: dict[str, str]) -> list[str]:

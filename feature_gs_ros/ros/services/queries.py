@@ -17,6 +17,7 @@ from feature_gs_ros.msg import Answer
 from feature_gs_ros.query import masks_3d as segmentation
 from feature_gs_ros.query.clicks import feature_of, picture_example
 from feature_gs_ros.query.objects import find_objects
+from feature_gs_ros.query.prompt import check_prompt
 from feature_gs_ros.ros.convert.answers import STATES, StepTimes, detections_message, identities_message, point_message
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import answering
@@ -178,7 +179,7 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     for text in texts:
         if REPLACEMENT in text:
             raise PromptError("the prompt is not text in UTF-8")
-    return [segmentation.check_prompt(text) for text in texts]
+    return [check_prompt(text) for text in texts]
 
 
 def threshold_of(requested: float) -> float | None:

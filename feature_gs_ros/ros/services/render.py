@@ -22,7 +22,7 @@ from feature_gs_ros.io.messages.transform import pose_from_transform, stamp_ns
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.pictures import principal_colors, to_image
 from feature_gs_ros.query.masks_2d import mask_labels, render_similarities, segment_view
-from feature_gs_ros.query.masks_3d import check_threshold
+from feature_gs_ros.query.prompt import TextPrompts
 from feature_gs_ros.rasterizer import View
 from feature_gs_ros.ros.convert.answers import StepTimes, header_message
 from feature_gs_ros.ros.nodes.session import Session
@@ -135,15 +135,12 @@ def _picture(session: Session, view: View, request: Any) -> tuple[str, Pixels, f
     if request.content not in (RenderView.Request.SIMILARITY, RenderView.Request.MASK):
         raise PromptError(f"content {request.content} is unknown; choose 0 to 4")
     segmenter = session.field.snapshot().segmenter
-    rule = segmenter.extractor.text_rule
     texts = check_texts([request.text, *request.negatives])
-    threshold = check_threshold(threshold_of(request.threshold), rule)
-    if rule.other and rule.other not in texts:
-        texts.append(rule.other)
-    similarities, coverage = segment_view(segmenter, view, texts)
+    question = TextPrompts.of(segmenter.extractor.text_rule, texts[:1], texts[1:], threshold_of(request.threshold))
+    similarities, coverage = segment_view(segmenter, view, question.texts)
     if request.content == RenderView.Request.SIMILARITY:
         return "32FC1", similarities[:, :, 0].contiguous().numpy(), _mean(coverage)
-    mask = mask_labels(similarities, threshold, 1) == 1
+    mask = mask_labels(similarities, question.threshold, 1) == 1
     return "mono8", (mask.to(torch.uint8) * 255).numpy(), _mean(coverage)
 
 

@@ -1,0 +1,74 @@
+"""TextPrompts: what is asked for in words, with its negatives and threshold; checked in one place for every asker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from feature_gs_ros.core.errors import PromptError
+from feature_gs_ros.extractors.base import ScoringRule
+
+MAX_PROMPT_CHARACTERS = 1000
+
+
+@dataclass(frozen=True)
+class TextPrompts:
+    """Prompts and negatives; a Gaussian or pixel goes to the likeliest of `texts`, if that is over the threshold."""
+
+    asked: tuple[str, ...]
+    negatives: tuple[str, ...]  # what else there is, the rule's own ("other") last
+    threshold: float  # on the similarity
+
+    @staticmethod
+    def of(
+        rule: ScoringRule, prompts: Sequence[str], negatives: Sequence[str] = (), threshold: float | None = None
+    ) -> TextPrompts:
+        """Checked prompts, asked by an extractor's rule.
+
+        Args:
+            rule: its negative is added, unless it is asked for or named already; its threshold is the default.
+
+        Raises:
+            PromptError: no prompt, an empty, overlong or unprintable one, or a threshold that is not a number.
+        """
+        if not prompts:
+            raise PromptError("no prompt given; ask for something, e.g. 'coffee mug'")
+        asked = tuple(check_prompt(text) for text in prompts)
+        others = tuple(check_prompt(text) for text in negatives)
+        if rule.other and rule.other not in (*asked, *others):
+            others = (*others, rule.other)
+        return TextPrompts(asked, others, check_threshold(threshold, rule))
+
+    @property
+    def texts(self) -> list[str]:
+        """Prompts, then negatives: the order of similarities' columns."""
+        return [*self.asked, *self.negatives]
+
+
+def check_prompt(text: str) -> str:
+    """A prompt fit to be asked.
+
+    Raises:
+        PromptError: empty, too long, or not printable.
+    """
+    stripped = text.strip()
+    if not stripped:
+        raise PromptError("the prompt is empty; ask for something, e.g. 'coffee mug'")
+    if len(stripped) > MAX_PROMPT_CHARACTERS:
+        raise PromptError(f"the prompt has {len(stripped)} characters, at most {MAX_PROMPT_CHARACTERS} are taken")
+    if any(not character.isprintable() for character in stripped):
+        raise PromptError(f"the prompt {stripped[:40]!r} holds characters that can't be printed")
+    return stripped
+
+
+def check_threshold(threshold: float | None, rule: ScoringRule) -> float:
+    """The threshold asked for, or the rule's.
+
+    Raises:
+        PromptError: NaN or infinite.
+    """
+    if threshold is None:
+        return rule.threshold
+    if not abs(threshold) < float("inf"):
+        raise PromptError(f"threshold {threshold} is not a number; the default is {rule.threshold}")
+    return threshold
