@@ -140,7 +140,7 @@ def transfer(
     probability[rows] = count_votes(similar, index, shares, settings.vote)
     probability[abstained] = _nothing(len(affordances))
     if settings.smoothing_rate > 0 and len(rows):
-        graph_ = graph() if graph is not None else GaussianGraph(gaussians)
+        graph_ = graph() if graph is not None else GaussianGraph.of(gaussians)
         probability = graph_.smooth(probability, settings.smoothing_rate, asked, agreement(probability)).clamp_min(0)
         probability /= probability.sum(dim=1, keepdim=True).clamp_min(1e-12)
         probability[~asked] = _nothing(len(affordances))

@@ -112,7 +112,7 @@ def encode_identities(
     seconds["back-projection"] = time.perf_counter() - start
     if refine:
         start = time.perf_counter()
-        graph = graph or GaussianGraph(gaussians)
+        graph = graph or GaussianGraph.of(gaussians)
         trust = (weight / unoccluded.clamp_min(1e-6)).clamp(0.0, 1.0)
         codes = graph.smooth(codes, SMOOTHING_RATE, views > 0, trust)
         seconds["spreading"] = time.perf_counter() - start

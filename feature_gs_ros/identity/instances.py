@@ -85,7 +85,7 @@ def find_instances(
     generator = torch.Generator().manual_seed(seed)
     if len(rows) > samples:
         rows = rows[torch.multinomial(gaussians.opacities[rows].double(), samples, generator=generator)]
-    coordinates = _coordinates(gaussians, field, rows, place, graph or GaussianGraph(gaussians)).numpy()
+    coordinates = _coordinates(gaussians, field, rows, place, graph or GaussianGraph.of(gaussians)).numpy()
     found = HDBSCAN(
         min_cluster_size=smallest,
         min_samples=DENSITY,

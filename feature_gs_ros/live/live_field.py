@@ -90,7 +90,7 @@ class LiveField:
         self._snapshot: Snapshot | None = None
         self._holds_identities = live_map.extractor.identity.name == "identity"
         rule = live_map.extractor.text_rule
-        self._graph = GaussianGraph(live_map.gaussians) if rule.smoothing_rate > 0 else None
+        self._graph = GaussianGraph.of(live_map.gaussians) if rule.smoothing_rate > 0 else None
 
     @property
     def provenance(self) -> Provenance:

@@ -153,7 +153,7 @@ class Segmenter:
         """Neighbouring Gaussians, found on first use."""
         with self._building:
             if self._graph is None:
-                self._graph = GaussianGraph(self.gaussians)
+                self._graph = GaussianGraph.of(self.gaussians)
             return self._graph
 
     @cached_property
