@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-numpy1 test-ros lint bench clean
+.PHONY: demo test test-fast test-numpy1 test-ros lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m feature_gs_ros.demo $(DEMO)
 
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest
+
+# An answer in about a minute, for the person who edits: all but the tests that are marked slow.
+test-fast: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
 import numpy as np
 import tyro
 
+from feature_gs_ros.backprojection.build import field_with_views
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import (
     Report,
     choose_frames,
     counted,
-    evenly_spaced,
     ingest,
-    known_views,
     sample_cells,
 )
 from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
@@ -111,7 +108,7 @@ def backproject(
         report = ingest(source, names, model, projector, progress=progress)
     if report.doubt:
         note(report.doubt)
-    field = _field_with_views(projector, source, report.used)
+    field = field_with_views(projector, source, report.used)
     if not field.provenance.frames:
         raise StreamError(f"no image of '{stream}' could be used: {counted(report.skipped) or 'cancelled'}")
     with report.stage("save"):
@@ -181,13 +178,6 @@ def _fit_codec(text: str | None, stream: Stream, names: list[str], extractor: Ex
     if kind == "random":
         return random_projection(extractor.dimension, dimension)
     return fit_pca(sample_cells(stream, names, extractor), dimension)
-
-
-def _field_with_views(projector: BackProjector, stream: Stream, used: Sequence[str]) -> FeatureField:
-    """The field, remembering some of the cameras, so that pictures need no stream."""
-    field = projector.field()
-    added = known_views(stream, used, field.provenance.splat_from_map)
-    return replace(field, provenance=replace(field.provenance, views=evenly_spaced((*field.provenance.views, *added))))
 
 
 def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path, json: bool) -> None:

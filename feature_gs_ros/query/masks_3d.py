@@ -15,6 +15,7 @@ from torch import Tensor
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor, ScoringRule
 from feature_gs_ros.query.prompt import TextPrompts, check_threshold
 from feature_gs_ros.query.smoothing import GaussianGraph
@@ -52,16 +53,23 @@ class Segmenter:
     """Answers queries on one snapshot of a field; what all queries share is made once, on first use."""
 
     def __init__(
-        self, gaussians: GaussianMap, field: FeatureField, extractor: Extractor, graph: GaussianGraph | None = None
+        self,
+        gaussians: GaussianMap,
+        field: FeatureField,
+        extractor: Extractor | None = None,
+        graph: GaussianGraph | None = None,
     ) -> None:
         """
         Args:
+            extractor: the field's; made again from what the field says of it by default.
             graph: of this map, if there is one already; it doesn't depend on the field.
 
         Raises:
             FieldError: the field belongs to another map or extractor.
+            ExtractorError: the field's extractor can't be made here.
         """
         field.check_map(gaussians)
+        extractor = extractor_of(field.extractor) if extractor is None else extractor
         field.check_extractor(extractor.identity)
         if graph is not None and len(graph) != len(gaussians):
             raise FieldError(f"the graph is of {len(graph)} Gaussians, the map has {len(gaussians)}")
