@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_gs_ros.core.geometry import weighted_quantiles
 from feature_gs_ros.query.masks_3d import MIN_SUMMED_OPACITY
 
 Array = NDArray[np.float64]
@@ -60,21 +61,12 @@ def obstruction(grasp: Grasp, points: Array, weights: Array, around: Surrounding
     """Summed opacity of what is where the fingers would be, beside the region [M, 3] and on their way to it."""
     major = np.cross(grasp.closing, grasp.approach)
     frame = np.stack([major, grasp.closing, grasp.approach], axis=1)
-    bounds = np.array([trimmed(points @ axis, weights) for axis in frame.T])
+    bounds = np.array([weighted_quantiles(points @ axis, weights, [TRIM, 1 - TRIM]) for axis in frame.T])
     x, y, z = (around.points @ frame).T
     gap = np.maximum(bounds[1, 0] - y, y - bounds[1, 1])
     beside = (gap > 0) & (gap < FINGER_THICKNESS) & (np.abs(x - bounds[0].mean()) < FINGER_WIDTH / 2)
     in_the_way = beside & (z < bounds[2, 1]) & (z > bounds[2, 0] - FINGER_LENGTH)
     return float(around.opacities[in_the_way].sum())
-
-
-def trimmed(values: Array, weights: Array) -> tuple[float, float]:
-    """Weighted quantiles `TRIM` and 1 − `TRIM`; ``weights`` sum to 1."""
-    order = np.argsort(values)
-    share = np.cumsum(weights[order])
-    low, high = np.searchsorted(share, [TRIM, 1 - TRIM])
-    last = len(values) - 1
-    return float(values[order[min(int(low), last)]]), float(values[order[min(int(high), last)]])
 
 
 def unit(vector: Array, otherwise: Array) -> Array:
@@ -94,5 +86,5 @@ def _principal_grasps(points: Array, weights: Array, axes: Array, normal: Array)
 def _grasp(points: Array, weights: Array, major: Array, approach: Array, otherwise: Array) -> Grasp:
     approach = unit(approach, otherwise)
     closing = np.cross(approach, major)
-    low, high = trimmed(points @ closing, weights)
+    low, high = weighted_quantiles(points @ closing, weights, [TRIM, 1 - TRIM])
     return Grasp(approach, closing, high - low)

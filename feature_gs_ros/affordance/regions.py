@@ -8,12 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feature_gs_ros.affordance.grasps import Surroundings, choose_grasp, trimmed, unit
+from feature_gs_ros.affordance.grasps import TRIM, Surroundings, choose_grasp, unit
 from feature_gs_ros.affordance.transfer import Transfer
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.core.geometry import quat_wxyz_from_rotation
+from feature_gs_ros.core.geometry import (
+    camera_centre,
+    quat_wxyz_from_rotation,
+    rotations_from_quats_wxyz,
+    weighted_quantiles,
+)
 from feature_gs_ros.query.masks_3d import MIN_SUMMED_OPACITY
 from feature_gs_ros.query.objects import cluster
 
@@ -97,7 +102,7 @@ def camera_centers(field: FeatureField) -> Array:
     """Centres [V, 3] m, in the map frame, of the cameras that the field remembers."""
     map_from_splat = field.provenance.splat_from_map.inverse()
     poses = [view.camera_from_splat for view in field.provenance.views]
-    centers = np.array([-pose[:3, :3].T @ pose[:3, 3] for pose in poses]).reshape(-1, 3)
+    centers = np.array([camera_centre(pose) for pose in poses]).reshape(-1, 3)
     return map_from_splat.apply(centers)
 
 
@@ -105,15 +110,7 @@ def gaussian_normals(gaussians: GaussianMap, rows: NDArray[np.int64]) -> tuple[A
     """Direction [M, 3] of each Gaussian's shortest axis, splat frame, either way; and how flat it is, [M] in 0..1."""
     quats = gaussians.quats_wxyz[rows].double()
     scales = gaussians.scales[rows].double()
-    w, x, y, z = quats.unbind(1)
-    columns = torch.stack(
-        [
-            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], dim=1),
-            torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], dim=1),
-            torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=1),
-        ],
-        dim=1,
-    )  # [M, axis, 3]
+    columns = rotations_from_quats_wxyz(quats).transpose(1, 2)  # [M, axis, 3]
     ordered, order = scales.sort(dim=1)
     normals = columns[torch.arange(len(quats)), order[:, 0]]
     flatness = 1 - ordered[:, 0] / ordered[:, 1].clamp_min(1e-300)
@@ -138,7 +135,7 @@ def _region(
     normals = normals @ field.provenance.splat_from_map.inverse().rotation.T
     normal = mean_outward_normal(normals, weights * flatness, centroid, cameras)
     axes = principal_axes(points - centroid, weights, normal)
-    bounds = np.array([trimmed(points @ axis, weights) for axis in axes.T])
+    bounds = np.array([weighted_quantiles(points @ axis, weights, [TRIM, 1 - TRIM]) for axis in axes.T])
     grasp = choose_grasp(points, opacities, axes, normal, _surroundings(gaussians, everything, rows))
     center = axes @ bounds.mean(axis=1)
     extent = bounds[:, 1] - bounds[:, 0]

@@ -1,11 +1,13 @@
-"""Similarities, rotations and quaternions: frames and how they lie to each other."""
+"""Similarities, rigid poses, rotations and quaternions: frames and how they lie to each other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from feature_gs_ros.core.errors import AlignmentError
 
@@ -129,3 +131,76 @@ def quat_wxyz_from_rotation(rotation: ArrayLike) -> Array:
     row = products[int(squares.argmax())]
     quat: Array = row / np.linalg.norm(row)
     return quat if quat[0] >= 0 else -quat
+
+
+def rigid_pose(xyz: ArrayLike, quat_wxyz: ArrayLike) -> Array:
+    """Matrix [4, 4] of a translation [3] and a quaternion [4] of any length but zero."""
+    pose = np.eye(4)
+    pose[:3, :3] = rotation_from_quat_wxyz(quat_wxyz)
+    pose[:3, 3] = xyz
+    return pose
+
+
+def rigid_inverse(pose: Array) -> Array:
+    """Inverse [4, 4] of a rigid pose [4, 4]: ``Rᵀ, −Rᵀ t``."""
+    inverse = np.eye(4)
+    inverse[:3, :3] = pose[:3, :3].T
+    inverse[:3, 3] = camera_centre(pose)
+    return inverse
+
+
+def camera_centre(camera_from_world: Array) -> Array:
+    """Where a camera is, [3] in its world's frame, from its rigid pose [4, 4] or [3, 4]: ``−Rᵀ t``."""
+    centre: Array = -camera_from_world[:3, :3].T @ camera_from_world[:3, 3]
+    return centre
+
+
+def slerp(start: Array, end: Array, fraction: float) -> Array:
+    """Unit quaternion [4] on the shorter arc from start (fraction 0) to end (fraction 1); both [4] and unit."""
+    cosine = float(start @ end)
+    if cosine < 0:
+        end, cosine = -end, -cosine
+    angle = np.arccos(min(1.0, cosine))
+    if angle < 1e-6:  # the sines vanish, and the chord is the arc
+        between = (1 - fraction) * start + fraction * end
+    else:
+        between = (np.sin((1 - fraction) * angle) * start + np.sin(fraction * angle) * end) / np.sin(angle)
+    quat: Array = between / np.linalg.norm(between)
+    return quat
+
+
+def rotations_from_quats_wxyz(quats_wxyz: Tensor) -> Tensor:
+    """Rotation matrices [N, 3, 3] of unit quaternions [N, 4], differentiable."""
+    w, x, y, z = quats_wxyz.unbind(1)
+    return torch.stack(
+        [
+            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], 1),
+            torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], 1),
+            torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1),
+        ],
+        1,
+    )
+
+
+def rotated(quats_wxyz: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors [N, 3] turned by quaternions [N, 4] of any length but zero, one each."""
+    unit = torch.nn.functional.normalize(quats_wxyz, dim=1)
+    w, axis = unit[:, :1], unit[:, 1:]
+    twice = 2 * torch.linalg.cross(axis, vectors)
+    turned: Tensor = vectors + w * twice + torch.linalg.cross(axis, twice)
+    return turned
+
+
+def quats_after(quat_wxyz: ArrayLike, quats_wxyz: Tensor) -> Tensor:
+    """The rotation ``quat_wxyz`` [4] after each of ``quats_wxyz`` [N, 4]: Hamilton products, unit, [N, 4] float32."""
+    w, x, y, z = (float(value) for value in np.asarray(quat_wxyz))
+    left = torch.tensor([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]], dtype=torch.float64)
+    return torch.nn.functional.normalize(quats_wxyz.double() @ left.T, dim=1).float()
+
+
+def weighted_quantiles(values: Array, weights: Array, fractions: ArrayLike) -> Array:
+    """The smallest values [Q] up to which at least these fractions [Q] of the weights [M] of values [M] lie."""
+    order = np.argsort(values)
+    cumulated = np.cumsum(weights[order]) / weights.sum()
+    found: Array = values[order[np.minimum(np.searchsorted(cumulated, fractions), len(values) - 1)]]
+    return found

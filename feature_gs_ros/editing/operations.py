@@ -9,12 +9,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.core.errors import EditError
 from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
-from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.geometry import Sim3, quats_after
 from feature_gs_ros.core.sh import sh_rotation
 from feature_gs_ros.editing.selection import Selection
 from feature_gs_ros.rasterizer.conventions import ALPHA_MIN
@@ -154,7 +153,7 @@ def transformed(gaussians: GaussianMap, b_from_a: Sim3) -> GaussianMap:
     return replace(
         gaussians,
         means=torch.from_numpy(b_from_a.apply(gaussians.means.double().numpy())).float(),
-        quats_wxyz=_turned(b_from_a.quat_wxyz, gaussians.quats_wxyz),
+        quats_wxyz=quats_after(b_from_a.quat_wxyz, gaussians.quats_wxyz),
         scales=gaussians.scales * b_from_a.scale,
         sh=torch.einsum("kj,njc->nkc", mixing, gaussians.sh),
     )
@@ -182,10 +181,3 @@ def _with(edited: EditedMap, rows: Tensor, **values: Tensor) -> EditedMap:
 
 def _luminance(color: Sequence[float]) -> float:
     return sum(weight * value for weight, value in zip(LUMINANCE, color, strict=True))
-
-
-def _turned(quat: NDArray[np.float64], quats: Tensor) -> Tensor:
-    """The rotation ``quat`` [4] after each of ``quats`` [M, 4]: Hamilton products, unit."""
-    w, x, y, z = (float(value) for value in quat)
-    left = torch.tensor([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]], dtype=torch.float64)
-    return torch.nn.functional.normalize(quats.double() @ left.T, dim=1).float()

@@ -14,6 +14,7 @@ from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import efficientnet_lite as lite
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
+from feature_gs_ros.extractors.network import input_size
 from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
 
@@ -69,7 +70,9 @@ class ImageNetExtractor(Extractor):
 
     def extract(self, image: Image, name: str = "") -> FeatureGrid:  # noqa: ARG002
         """[H, W, 3] uint8 to logits [rows, columns, 1000] on 32-px cells of the resized image, float32."""
-        height, width = input_size(image.shape[0], image.shape[1], self._input_pixels)
+        height, width = input_size(
+            image.shape[0], image.shape[1], self._input_pixels, lite.STRIDE, lite.MAX_INPUT_PIXELS
+        )
         with torch.inference_mode():
             head = self._pretrained.network(lite.network_input(image, width, height)).head[0]
             values = head.permute(1, 2, 0) @ self._weight.T + self._bias
@@ -99,13 +102,6 @@ class ImageNetExtractor(Extractor):
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
         """Cosine of centred logits, [M, P]."""
         return cosine(features.float(), examples.float())
-
-
-def input_size(height: int, width: int, pixels: int, multiple: int = lite.STRIDE) -> tuple[int, int]:
-    """Height and width of about ``pixels`` in area at the image's aspect, multiples of ``multiple``."""
-    scale = (pixels / (height * width)) ** 0.5
-    rows, columns = (max(1, round(side * scale / multiple)) for side in (height, width))
-    return rows * multiple, columns * multiple
 
 
 def check_pixels(pixels: int) -> int:

@@ -98,14 +98,14 @@ class NetworkExtractor(Extractor, ABC):
         return cosine(features.float(), examples.float())
 
 
-def input_size(height: int, width: int, pixels: int, multiple: int) -> tuple[int, int]:
+def input_size(height: int, width: int, pixels: int, multiple: int, most: int = MAX_PIXELS) -> tuple[int, int]:
     """Height and width of about ``pixels`` in area at the image's aspect, multiples of ``multiple``.
 
     Raises:
         ExtractorError: ``pixels`` is out of range.
     """
-    if not multiple**2 <= pixels <= MAX_PIXELS:
-        raise ExtractorError(f"pixels={pixels} is out of range; choose {multiple**2} to {MAX_PIXELS}")
+    if not multiple**2 <= pixels <= most:
+        raise ExtractorError(f"pixels={pixels} is out of range; choose {multiple**2} to {most}")
     scale = (pixels / (height * width)) ** 0.5
     rows, columns = (max(1, round(side * scale / multiple)) for side in (height, width))
     return rows * multiple, columns * multiple

@@ -12,7 +12,7 @@ import numpy as np
 
 from feature_gs_ros.core.camera import Camera, Frame, Image, rectified
 from feature_gs_ros.core.errors import AlignmentError, ImageError
-from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.geometry import Sim3, camera_centre
 from feature_gs_ros.frames.report import AlignmentReport, ViewResidual
 from feature_gs_ros.frames.umeyama import INLIER_LIMIT, Array, covariance_of, fit_points, refine_similarity, robust_rms
 from feature_gs_ros.io.alignment import sim3_from_mapping
@@ -187,7 +187,7 @@ def _triangulated(observations: Sequence[Observation]) -> tuple[Array, Array]:
         x = (seen.pixels - [camera.cx, camera.cy]) / [camera.fx, camera.fy]
         directions = np.column_stack([x, np.ones(len(x))]) @ pose[:3, :3]
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        centre = -pose[:3, :3].T @ pose[:3, 3]
+        centre = camera_centre(pose)
         for point, direction in zip(seen.map_points, directions, strict=True):
             rays.setdefault(tuple(point), []).append((centre, direction))
     in_map, in_splat = [], []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation
+from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation, weighted_quantiles
 
 Array = NDArray[np.float64]
 
@@ -148,18 +148,10 @@ def _box_on(points: Array, weights: Array, up: Array) -> OrientedBox:
     # The footprint's direction comes from the hull of what is left after trimming, its extent from trimming along it.
     inside = np.ones(len(points), np.bool_)
     for column in flat.T:
-        low, high = _trimmed(column, weights)
+        low, high = weighted_quantiles(column, weights, [TRIM, 1 - TRIM])
         inside &= (column >= low) & (column <= high)
     angle = np.deg2rad(cv2.minAreaRect(flat[inside].astype(np.float32))[2]) if inside.sum() >= 3 else 0.0
     x = np.cos(angle) * first + np.sin(angle) * second
     rotation = np.stack([x, np.cross(up, x), up], axis=1)
-    bounds = np.array([_trimmed(points @ rotation[:, k], weights) for k in range(3)])
+    bounds = np.array([weighted_quantiles(points @ rotation[:, k], weights, [TRIM, 1 - TRIM]) for k in range(3)])
     return OrientedBox(rotation @ bounds.mean(axis=1), quat_wxyz_from_rotation(rotation), bounds[:, 1] - bounds[:, 0])
-
-
-def _trimmed(values: Array, weights: Array) -> tuple[float, float]:
-    """Weighted quantiles `TRIM` and 1 − `TRIM`."""
-    order = np.argsort(values)
-    share = np.cumsum(weights[order]) / weights.sum()
-    low, high = np.searchsorted(share, [TRIM, 1 - TRIM])
-    return float(values[order[low]]), float(values[order[min(int(high), len(values) - 1)]])

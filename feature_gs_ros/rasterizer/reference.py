@@ -20,6 +20,7 @@ from feature_gs_ros.core.camera import Camera, check_pose
 from feature_gs_ros.core.errors import BackendError, GridError, MapError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import rotations_from_quats_wxyz
 from feature_gs_ros.core.sh import sh_basis
 from feature_gs_ros.rasterizer.base import AccumulatorState, Backend, Rendering, View
 from feature_gs_ros.rasterizer.conventions import (
@@ -46,19 +47,6 @@ def dense_u(grid: FeatureGrid, width: int, height: int) -> Tensor:
     x = _axis(width, grid.columns, grid.left, grid.right, grid.interpolation)
     y = _axis(height, grid.rows, grid.top, grid.bottom, grid.interpolation)
     return torch.einsum("yr,xc->yxrc", y, x).reshape(height * width, grid.rows * grid.columns)
-
-
-def rotations(quats_wxyz: Tensor) -> Tensor:
-    """Rotation matrices [N, 3, 3] of unit quaternions [N, 4]."""
-    w, x, y, z = quats_wxyz.unbind(1)
-    return torch.stack(
-        [
-            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], 1),
-            torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], 1),
-            torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1),
-        ],
-        1,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +90,7 @@ def _blend(
         ],
         1,
     )
-    half = jacobian @ rotation @ rotations(quats_wxyz) * scales[:, None, :]
+    half = jacobian @ rotation @ rotations_from_quats_wxyz(quats_wxyz) * scales[:, None, :]
     covariance = half @ half.transpose(1, 2) + float(EPS2D) * torch.eye(2, dtype=torch.float64)
     mean = torch.stack([camera.fx * x / safe + camera.cx, camera.fy * y / safe + camera.cy], 1)
     mean = mean if means2d is None else mean + means2d.cpu().double()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from feature_gs_ros.core.geometry import rotated
 from feature_gs_ros.rasterizer import Rendering
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 
@@ -98,7 +99,7 @@ def _split(parameters: SplatParameters, mask: Tensor, generator: torch.Generator
     """Two Gaussians for one, drawn from it."""
     halves = {name: torch.cat([tensor[mask]] * 2) for name, tensor in parameters.items()}
     along = torch.randn(halves["means"].shape, generator=generator) * halves["log_scales"].exp()
-    halves["means"] = halves["means"] + _rotated(halves["quats_wxyz"], along)
+    halves["means"] = halves["means"] + rotated(halves["quats_wxyz"], along)
     halves["log_scales"] = halves["log_scales"] - math.log(SPLIT_SHRINK)
     return SplatParameters(**halves)
 
@@ -110,12 +111,3 @@ def _joined(one: SplatParameters, other: SplatParameters) -> SplatParameters:
             for (name, tensor), (_, more) in zip(one.items(), other.items(), strict=True)
         }
     )
-
-
-def _rotated(quats_wxyz: Tensor, vectors: Tensor) -> Tensor:
-    """Vectors [N, 3] turned by quaternions [N, 4] of any length."""
-    unit = torch.nn.functional.normalize(quats_wxyz, dim=1)
-    w, axis = unit[:, :1], unit[:, 1:]
-    twice = 2 * torch.linalg.cross(axis, vectors)
-    turned: Tensor = vectors + w * twice + torch.linalg.cross(axis, twice)
-    return turned

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.geometry import camera_centre
 from feature_gs_ros.numerics.runtime import parallel_for
 
 Floats = NDArray[np.float32]
@@ -35,8 +36,7 @@ class StereoView:
     @property
     def centre(self) -> NDArray[np.float64]:
         """The camera's place, splat frame [3]."""
-        place: NDArray[np.float64] = -self.camera_from_splat[:3, :3].T @ self.camera_from_splat[:3, 3]
-        return place
+        return camera_centre(self.camera_from_splat)
 
 
 @dataclass(frozen=True)

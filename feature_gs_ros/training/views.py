@@ -13,7 +13,7 @@ from torch import Tensor
 
 from feature_gs_ros.backprojection.ingest import pinhole_view
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.geometry import Sim3, camera_centre
 from feature_gs_ros.io.streams.registry import Stream
 
 
@@ -30,8 +30,7 @@ class TrainingView:
     @property
     def centre(self) -> Tensor:
         """The camera's place in the splat's frame [3]."""
-        pose = self.camera_from_splat
-        return torch.from_numpy(-pose[:3, :3].T @ pose[:3, 3]).float()
+        return torch.from_numpy(camera_centre(self.camera_from_splat)).float()
 
     def resized(self, width: int, height: int) -> TrainingView:
         """The same view in another resolution; a pixel counts where all that it is made of does."""

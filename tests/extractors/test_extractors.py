@@ -18,7 +18,7 @@ from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
 from feature_gs_ros.extractors import efficientnet_lite as lite
 from feature_gs_ros.extractors import extractor_names, extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
-from feature_gs_ros.extractors.imagenet import input_size
+from feature_gs_ros.extractors.network import input_size
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +137,8 @@ def test_any_image_size_works(imagenet: Extractor, height: int, width: int) -> N
 
 
 def test_input_keeps_area_and_aspect() -> None:
-    assert input_size(720, 1280, 1920 * 1088) == (1088, 1920)
-    height, width = input_size(480, 640, 1920 * 1088)
+    assert input_size(720, 1280, 1920 * 1088, 32) == (1088, 1920)
+    height, width = input_size(480, 640, 1920 * 1088, 32)
     assert height % 32 == width % 32 == 0
     assert width / height == pytest.approx(4 / 3, rel=0.03)
     assert height * width == pytest.approx(1920 * 1088, rel=0.05)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 from feature_gs_ros.core.errors import NoTransformError
+from feature_gs_ros.core.geometry import slerp
 from feature_gs_ros.io.messages.transform import matrix_from_transform, stamp_ns
-from feature_gs_ros.io.streams.tf_tree import TfTree, slerp
+from feature_gs_ros.io.streams.tf_tree import TfTree
 
 unit = st.floats(-1, 1)
 quaternions = (

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import rotations_from_quats_wxyz
 from feature_gs_ros.numerics import runtime as kernels
 from feature_gs_ros.numerics.simd.types import SIZE
 from feature_gs_ros.rasterizer.cpu.order import spatial_order
 from feature_gs_ros.rasterizer.cpu.projection import Projection, blocks_in_view, project, project_arrays
-from feature_gs_ros.rasterizer.reference import rotations
 
 Doubles = NDArray[np.float64]
 
@@ -37,7 +37,9 @@ def footprints(gaussians: GaussianMap, camera: Camera, pose: Doubles) -> tuple[D
     jacobian = np.zeros((len(z), 2, 3))
     jacobian[:, [0, 1], [0, 1]] = focal / z[:, None]
     jacobian[:, :, 2] = -focal * clamped / z[:, None]
-    axes = rotations(gaussians.quats_wxyz.double()).numpy() * gaussians.scales.double().numpy()[:, None, :]
+    axes = (
+        rotations_from_quats_wxyz(gaussians.quats_wxyz.double()).numpy() * gaussians.scales.double().numpy()[:, None, :]
+    )
     half = jacobian @ pose[:3, :3] @ axes
     covariance = half @ half.transpose(0, 2, 1) + 0.3 * np.eye(2)
     extent = np.sqrt(2 * np.log(np.maximum(255 * gaussians.opacities.double().numpy(), 1)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import AlignmentError, CameraError, ImageError, StreamError
-from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.geometry import Sim3, rigid_inverse
 from feature_gs_ros.io.images import image_file_size
 from feature_gs_ros.io.streams.frame_names import unique_names
 from feature_gs_ros.io.streams.posed_images import PosedImage, PosedImageStream
@@ -98,10 +98,7 @@ def _camera_from_world(entry: Values, file: Path) -> NDArray[np.float64]:
     if not np.isfinite(world_from_camera).all():
         return np.full((4, 4), np.nan)
     rotation = world_from_camera[:3, :3] @ _OPENGL_FROM_OPENCV
-    pose = np.eye(4)
-    pose[:3, :3] = rotation.T
-    pose[:3, 3] = -rotation.T @ world_from_camera[:3, 3]
-    return pose
+    return rigid_inverse(np.column_stack([rotation, world_from_camera[:3, 3]]))
 
 
 def _camera(values: Values, source: str, image: Path) -> Camera | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.errors import NoTransformError
-from feature_gs_ros.core.geometry import rotation_from_quat_wxyz
+from feature_gs_ros.core.geometry import rigid_inverse, rigid_pose, slerp
 
 Matrix = NDArray[np.float64]  # [4, 4]
 
@@ -27,7 +27,7 @@ class TfTree:
     def add_static(self, parent: str, child: str, xyz: NDArray[np.float64], quat_wxyz: NDArray[np.float64]) -> None:
         """A transform that holds at every stamp; the last one of a child counts. xyz [3] metres, quat [4] unit."""
         parent, child = self._note(parent, child)
-        self._static[child] = (parent, _matrix(xyz, quat_wxyz))
+        self._static[child] = (parent, rigid_pose(xyz, quat_wxyz))
 
     def add_moving(
         self, parent: str, child: str, stamp_ns: int, xyz: NDArray[np.float64], quat_wxyz: NDArray[np.float64]
@@ -64,7 +64,7 @@ class TfTree:
             raise NoTransformError(f"tf doesn't connect '{source}' with '{target}'")
         common_from_target = self._climb(above_target, common, stamp_ns)
         common_from_source = self._climb(above_source, common, stamp_ns)
-        target_from_source: Matrix = _rigid_inverse(common_from_target) @ common_from_source
+        target_from_source: Matrix = rigid_inverse(common_from_target) @ common_from_source
         return target_from_source
 
     def _note(self, parent: str, child: str) -> tuple[str, str]:
@@ -129,10 +129,10 @@ class _Edge:
             raise NoTransformError(f"no tf of '{self.child}' at its stamp")
         here = values[before]
         if stamps[before] == stamp_ns or parents[before + 1] != parents[before]:
-            return _matrix(here[:3], here[3:])
+            return rigid_pose(here[:3], here[3:])
         after = values[before + 1]
         share = (stamp_ns - int(stamps[before])) / (int(stamps[before + 1]) - int(stamps[before]))
-        return _matrix((1 - share) * here[:3] + share * after[:3], slerp(here[3:], after[3:], share))
+        return rigid_pose((1 - share) * here[:3] + share * after[:3], slerp(here[3:], after[3:], share))
 
     def _samples(self) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float64]]:
         """Stamps [S] ascending and unique, parents [S], values [S, 7]."""
@@ -145,31 +145,3 @@ class _Edge:
                 parents, values = parents[first], values[first]
             self._sorted = stamps, parents, values
         return self._sorted
-
-
-def slerp(start: NDArray[np.float64], end: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """Unit quaternion [4] on the shorter arc from start (share 0) to end (share 1); both [4] and unit."""
-    cosine = float(start @ end)
-    if cosine < 0:
-        end, cosine = -end, -cosine
-    angle = np.arccos(min(1.0, cosine))
-    if angle < 1e-6:  # the sines vanish, and the chord is the arc
-        between = (1 - share) * start + share * end
-    else:
-        between = (np.sin((1 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
-    quat: NDArray[np.float64] = between / np.linalg.norm(between)
-    return quat
-
-
-def _matrix(xyz: NDArray[np.float64], quat_wxyz: NDArray[np.float64]) -> Matrix:
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation_from_quat_wxyz(quat_wxyz)
-    matrix[:3, 3] = xyz
-    return matrix
-
-
-def _rigid_inverse(matrix: Matrix) -> Matrix:
-    inverse = np.eye(4)
-    inverse[:3, :3] = matrix[:3, :3].T
-    inverse[:3, 3] = -matrix[:3, :3].T @ matrix[:3, 3]
-    return inverse

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.camera import Camera, check_pose
 from feature_gs_ros.core.errors import GridError, MapError
+from feature_gs_ros.core.geometry import camera_centre
 from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.rasterizer.base import Rendering
 from feature_gs_ros.rasterizer.cpu.constants import COLORED, RADIUS_X, RADIUS_Y, SPLAT_GRADIENTS, WIDE
@@ -82,7 +83,7 @@ class _Drawn:
     @property
     def eye(self) -> Floats:
         """The camera's centre in the splat's frame, [3]."""
-        centre: Floats = (-self.pose[:3, :3].T @ self.pose[:3, 3]).astype(np.float32)
+        centre: Floats = camera_centre(self.pose).astype(np.float32)
         return centre
 
 
@@ -106,7 +107,7 @@ class _Rasterise(torch.autograd.Function):
         projection = project_arrays(*arrays[:3], _floats(opacities), camera, pose)
         layout = pixel_layout(camera.width, camera.height)
         bins = bin_pairs(projection, layout)
-        eye = (-pose[:3, :3].T @ pose[:3, 3]).astype(np.float32)
+        eye = camera_centre(pose).astype(np.float32)
         rows = projection.rows
         colors = np.ones((len(rows), COLOR), np.float32)
         colors[:, :3] = colors_from_sh(arrays[3], arrays[0], eye, rows)

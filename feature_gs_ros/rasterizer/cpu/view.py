@@ -16,6 +16,7 @@ from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import camera_centre
 from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.rasterizer.conventions import ALPHA_MIN
 from feature_gs_ros.rasterizer.cpu.cell_operator import CpuCellOperator
@@ -71,7 +72,7 @@ class CpuView:
     def render_color(self) -> Tensor:
         """Colour from the spherical harmonics, [H, W, 3], not clipped at 1."""
         pose = self.camera_from_splat
-        eye = (-pose[:3, :3].T @ pose[:3, 3]).astype(np.float32)
+        eye = camera_centre(pose).astype(np.float32)
         colors = colors_from_sh(self.gaussians.sh.numpy(), self.gaussians.means.numpy(), eye, self.projection.rows)
         return self._render_visible(colors)
 
