@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from feature_gs_ros.affordance.source import Source, check_name
-from feature_gs_ros.backprojection.field import describe_extractor
+from feature_gs_ros.backprojection.field import describe_extractor, identity_from_table
 from feature_gs_ros.core.errors import AffordanceError, ImageError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
-from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.io.structured import Table
+from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
 
 __all__ = ["FLOOR", "FORMAT", "Library", "check_name"]
 
@@ -189,39 +185,33 @@ def _save_file(library: Library, path: Path) -> None:
         ],
     }
     tensors = {
-        f"{index}.{key}": getattr(source, key).contiguous()
-        for index, source in enumerate(library.sources)
-        for key in _TENSORS
+        f"{index}.{key}": getattr(source, key) for index, source in enumerate(library.sources) for key in _TENSORS
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": FORMAT, "content": json.dumps(content)})
+    write_tensor_file(path, FORMAT, tensors, content)
 
 
 def _load_file(path: Path) -> Library:
+    tensors, content = read_tensor_file(path, FORMAT, AffordanceError, "restore it, or add its sources anew")
+    library = Library(identity_from_table(content.table("teacher")), content.number("floor", least=-1, most=1))
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise AffordanceError(f"'{path}' holds format '{metadata.get('format')}', expected '{FORMAT}'")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise AffordanceError(f"'{path}' is no library: {error}") from error
-    try:
-        content = json.loads(metadata["content"])
-        library = Library(ExtractorIdentity(**content["teacher"]), float(content["floor"]))
-        for index, entry in enumerate(content["sources"]):
+        for index, entry in enumerate(content.tables("sources")):
             library = library.add(_source_of(entry, *(tensors[f"{index}.{key}"] for key in _TENSORS)))
-    except (KeyError, TypeError, ValueError, ImageError) as error:
-        raise AffordanceError(f"'{path}' is damaged: {error!r}; restore it, or add its sources anew") from error
+    except (KeyError, ValueError, ImageError) as error:
+        raise AffordanceError(
+            f"'{path}' is damaged: {error!r}; restore it, or add its sources anew", code="affordance.value"
+        ) from error
     return library
 
 
-def _source_of(entry: Mapping[str, Any], image: Tensor, labels: Tensor, features: Tensor, shares: Tensor) -> Source:
-    affordances = tuple(check_name(str(word), "affordance") for word in entry["affordances"])
+def _source_of(entry: Table, image: Tensor, labels: Tensor, features: Tensor, shares: Tensor) -> Source:
+    affordances = tuple(check_name(word, "affordance") for word in entry.texts("affordances"))
     if features.dim() != 2 or shares.shape != (len(features), len(affordances)) or not len(features):
         raise ValueError(f"features {tuple(features.shape)} and shares {tuple(shares.shape)} don't fit together")
-    if not bool(torch.isfinite(features).all() & torch.isfinite(shares).all()):
-        raise ValueError("features or shares are not finite")
-    return Source(
-        check_name(str(entry["name"]), "source"), affordances, str(entry["object"]), image, labels, features, shares
-    )
+    if not (features.is_floating_point() and shares.is_floating_point()):
+        raise ValueError(f"features and shares hold {features.dtype} and {shares.dtype}")
+    if not bool(torch.isfinite(features).all() & torch.isfinite(shares).all() & (shares >= 0).all()):
+        raise ValueError("features or shares are not finite, or shares negative")
+    if image.dtype != torch.uint8 or labels.dtype != torch.uint8:
+        raise ValueError("image and labels are not bytes")
+    name = check_name(entry.text("name"), "source")
+    return Source(name, affordances, entry.text("object"), image, labels, features, shares)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from feature_gs_ros.backprojection.provenance import KnownView, Provenance
 from feature_gs_ros.core.codec import PRESERVES, Codec
 from feature_gs_ros.core.errors import AlignmentError, CameraError, FieldError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.text import shown
 from feature_gs_ros.extractors.base import ExtractorIdentity
-from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.io.structured import Table
+from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
 
 __all__ = [
     "FORMAT",
@@ -141,13 +140,12 @@ class FeatureField:
         if shared:
             del tensors["decoder"]
         try:
-            with atomic_path(path) as temporary:
-                save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, metadata=self._metadata())
+            write_tensor_file(path, FORMAT, tensors, self._content())
         except OSError as error:
             raise FieldError(f"can't write the field '{path}': {error.strerror or error}") from error
 
-    def _metadata(self) -> dict[str, str]:
-        content = {
+    def _content(self) -> dict[str, object]:
+        return {
             "teacher": {
                 "name": self.extractor.name,
                 "weights": self.extractor.weights,
@@ -156,7 +154,6 @@ class FeatureField:
             "provenance": self.provenance.as_json(),
             "codec": self.codec.kind if self.codec else None,
         }
-        return {"format": FORMAT, "content": json.dumps(content)}
 
     @staticmethod
     def load(path: str | Path) -> FeatureField:
@@ -172,20 +169,11 @@ class FeatureField:
             raise FieldError(
                 f"there is no field '{path}'; make one with: feature-gs backproject MAP STREAM --out {path}"
             )
+        tensors, content = read_tensor_file(path, FORMAT, FieldError, "give a file that feature-gs backproject wrote")
         try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError) as error:
-            raise FieldError(
-                f"'{path}' is no field, or a damaged one ({error}); give a file that feature-gs backproject wrote"
-            ) from error
-        if metadata.get("format") != FORMAT:
-            raise FieldError(f"'{path}' holds format '{metadata.get('format')}', expected '{FORMAT}'")
-        try:
-            return _from_file(tensors, json.loads(metadata["content"]))
-        except (KeyError, TypeError, ValueError, OverflowError, AlignmentError, CameraError) as error:
-            raise FieldError(f"'{path}' is damaged: {error!r}; make it anew") from error
+            return _from_file(tensors, content)
+        except (KeyError, TypeError, ValueError, AlignmentError, CameraError) as error:
+            raise FieldError(f"'{path}' is damaged: {error!r}; make it anew", code="field.value") from error
 
 
 def expected_features(numerator: Tensor, weight: Tensor) -> Tensor:
@@ -208,7 +196,7 @@ def describe_extractor(identity: ExtractorIdentity) -> str:
     return f"'{identity.name}' ({', '.join(details)})" if details else f"'{identity.name}'"
 
 
-def _from_file(tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> FeatureField:
+def _from_file(tensors: Mapping[str, Tensor], content: Table) -> FeatureField:
     features, weight, view_count = tensors["features"], tensors["weight"], tensors["view_count"]
     shapes = tuple(features.shape), tuple(weight.shape), tuple(view_count.shape)
     if len(shapes[0]) != 2 or 0 in shapes[0] or shapes[1:] != (shapes[0][:1],) * 2:
@@ -216,30 +204,35 @@ def _from_file(tensors: Mapping[str, Tensor], content: Mapping[str, object]) -> 
     _check_finite(features=features, weight=weight)
     if view_count.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"view_count holds {view_count.dtype}")
-    extractor, provenance = content["teacher"], content["provenance"]
-    if not isinstance(extractor, dict) or not isinstance(provenance, dict):
-        raise TypeError("extractor and provenance must be tables")
+    if bool((weight < 0).any()) or bool((view_count < 0).any()):
+        raise ValueError("weights or view counts are negative")
     return FeatureField(
         features=features,
         weight=weight,
         view_count=view_count,
-        extractor=_identity_from_file(**extractor),
-        provenance=Provenance.from_json(provenance),
+        extractor=identity_from_table(content.table("teacher")),
+        provenance=Provenance.from_table(content.table("provenance")),
         codec=_codec_from_file(content.get("codec"), tensors, shapes[0][1]),
     )
 
 
-def _identity_from_file(name: object, weights: object, preprocessing: object) -> ExtractorIdentity:
-    if not (isinstance(name, str) and isinstance(weights, str) and isinstance(preprocessing, dict)):
-        raise TypeError(f"the extractor is {name!r}, {weights!r}, {preprocessing!r}")
-    return ExtractorIdentity(name, weights, preprocessing)
+def identity_from_table(table: Table) -> ExtractorIdentity:
+    """What a file says about the model that its features are of.
+
+    Raises:
+        FeatureGsError: the table's error.
+    """
+    preprocessing = table.get("preprocessing")
+    if not isinstance(preprocessing, dict):
+        raise table.error(f"'preprocessing' of {table.source} is no table", code=f"{table.error.code}.value")
+    return ExtractorIdentity(table.text("name"), table.text("weights"), preprocessing)
 
 
 def _codec_from_file(kind: object, tensors: Mapping[str, Tensor], stored: int) -> Codec | None:
     if kind is None:
         return None
-    if kind not in PRESERVES:
-        raise ValueError(f"codec {kind!r} is unknown")
+    if not isinstance(kind, str) or kind not in PRESERVES:
+        raise ValueError(f"codec {shown(kind)} is unknown")
     encoder, mean = tensors["encoder"], tensors["mean"]
     decoder = tensors.get("decoder", encoder)
     shape = tuple(encoder.shape)

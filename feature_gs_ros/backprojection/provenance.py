@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, check_pose
+from feature_gs_ros.core.errors import CameraError
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.io.alignment import sim3_from_mapping
 from feature_gs_ros.io.images import MAX_PIXELS
+from feature_gs_ros.io.structured import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,37 +95,34 @@ class Provenance:
         }
 
     @staticmethod
-    def from_json(content: Mapping[str, Any]) -> Provenance:
+    def from_table(content: Table) -> Provenance:
         """What `as_json` gave.
 
         Raises:
-            KeyError, TypeError, ValueError, OverflowError: it didn't.
+            FeatureGsError: the table's error: it didn't.
             AlignmentError: the transform is none.
             CameraError: a view's camera or pose is none.
         """
         return Provenance(
-            map_checksum=str(content["map_checksum"]),
-            map_path=str(content["map_path"]),
-            stream=str(content["stream"]),
-            splat_from_map=sim3_from_mapping(content["splat_from_map"], "the field"),
-            frames=tuple(str(name) for name in content["frames"]),
-            views=tuple(
-                KnownView(
-                    str(view["name"]),
-                    _pinhole(view["size"], view["intrinsics"]),
-                    check_pose(np.array(view["camera_from_splat"], np.float64), f"view '{view['name']}' of the field"),
-                )
-                for view in content["views"]
-            ),
+            map_checksum=content.text("map_checksum"),
+            map_path=content.text("map_path"),
+            stream=content.text("stream"),
+            splat_from_map=sim3_from_mapping(content.get("splat_from_map"), "the field"),
+            frames=content.texts("frames"),
+            views=tuple(_view(view) for view in content.tables("views")),
             earlier=tuple(
-                Recording(str(recording["stream"]), tuple(str(name) for name in recording["frames"]))
-                for recording in content.get("earlier", ())  # fields of one recording don't need it
+                Recording(recording.text("stream"), recording.texts("frames"))
+                for recording in (content.tables("earlier") if "earlier" in content else ())  # of one there is none
             ),
         )
 
 
-def _pinhole(size: Sequence[int], intrinsics: Sequence[float]) -> Camera:
-    (width, height), (fx, fy, cx, cy) = size, intrinsics
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"a view of {width}×{height} pixels; there are none of more than {MAX_PIXELS}")
-    return Camera(int(width), int(height), float(fx), float(fy), float(cx), float(cy))
+def _view(view: Table) -> KnownView:
+    name = view.text("name")
+    width, height = (int(side) for side in view.numbers("size", 2))
+    if not 0 < width * height <= MAX_PIXELS:
+        raise CameraError(f"view '{name}' of the field has {width}×{height} pixels; 1 to {MAX_PIXELS} are possible")
+    fx, fy, cx, cy = view.numbers("intrinsics", 4)
+    camera = Camera(width, height, fx, fy, cx, cy)
+    pose = view.array("camera_from_splat", (4, 4))
+    return KnownView(name, camera, check_pose(pose, f"view '{name}' of the field"))

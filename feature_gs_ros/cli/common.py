@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-import yaml
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.pose_check import fitting_alignment
@@ -24,6 +23,7 @@ from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.io.streams.rosbag_topics import BagOptions
+from feature_gs_ros.io.structured import parse_yaml
 from feature_gs_ros.query.masks_3d import Segmenter
 
 # Every command that reads a stream takes the options of a recording, each by its own name: --map-frame, ….
@@ -91,11 +91,9 @@ def extractor_options(texts: Sequence[str]) -> dict[str, object]:
         if key in options:
             raise ExtractorError(f"--option {key} is given twice; give it once")
         try:
-            options[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that there isn't is a ValueError
-            raise ExtractorError(
-                f"--option '{text}': the value is no YAML; quote it, e.g. {key}='\"{value}\"'"
-            ) from error
+            options[key] = parse_yaml(value, f"--option '{text}'", ExtractorError)
+        except ExtractorError as error:
+            raise ExtractorError(f"{error}; quote it, e.g. {key}='\"…\"'", code="extractor.option") from error
     return options
 
 

@@ -18,6 +18,8 @@ Image = NDArray[np.uint8]  # [H, W, 3] RGB
 DistortionModel = Literal["plumb_bob", "rational_polynomial", "equidistant"]
 MAX_INTRINSIC = 1e9  # pixels: beyond it single precision tells nothing apart
 MIN_FOCAL = 1e-9  # pixels: of less, single precision may leave nothing
+NEGLIGIBLE = 1e-200  # of a polynomial: a leading coefficient below it is none, and would be divided by
+MAX_COEFFICIENT = 1e6  # of a lens: real ones are below 1000, and a few powers more overflow what is made of them
 COEFFICIENT_COUNTS: dict[DistortionModel, tuple[int, ...]] = {
     "plumb_bob": (4, 5),
     "rational_polynomial": (8,),
@@ -33,7 +35,7 @@ class Distortion:
     ``equidistant``: k1 k2 k3 k4 (a fisheye lens even where all four are zero).
 
     Raises:
-        CameraError: the model is unknown, or its coefficients are too few, too many or not finite.
+        CameraError: the model is unknown, or its coefficients are too few, too many, not finite or beyond 1e6.
     """
 
     model: DistortionModel
@@ -48,6 +50,10 @@ class Distortion:
             raise CameraError(f"'{self.model}' takes {wanted} coefficients, got {len(self.coefficients)}")
         if not np.isfinite(self.coefficients).all():
             raise CameraError(f"coefficients of '{self.model}' are not finite: {self.coefficients}; calibrate again")
+        if np.abs(self.coefficients).max(initial=0.0) > MAX_COEFFICIENT:
+            raise CameraError(
+                f"coefficients of '{self.model}' are beyond {MAX_COEFFICIENT:g}: {self.coefficients}; calibrate again"
+            )
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,6 @@ def turning_radius(lens: Distortion) -> float:
 
 def _smallest_root(polynomial: Polynomial) -> float:
     """Smallest positive real root, infinite where there is none."""
-    roots = polynomial.trim().roots()
+    roots = polynomial.trim(NEGLIGIBLE).roots()
     real = roots.real[(np.abs(roots.imag) < 1e-9 * (1 + np.abs(roots))) & (roots.real > 0)]
     return float(real.min()) if len(real) else np.inf

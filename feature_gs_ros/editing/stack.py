@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import Field, asdict, dataclass, field, fields
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from feature_gs_ros.core.errors import EditError
@@ -19,8 +16,9 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.editing.operations import Delete, EditedMap, Extract, Move, Operation, Recolor
 from feature_gs_ros.editing.selection import Selection
-from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.splats.registry import copy_ply_rows, save_ply
+from feature_gs_ros.io.structured import Table
+from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
 
 FORMAT = "feature_gs_ros edits 1"
 OPERATIONS: dict[str, type[Any]] = {"delete": Delete, "extract": Extract, "recolor": Recolor, "move": Move}
@@ -131,8 +129,7 @@ class EditStack:
             tensors[f"{index}.rows"], tensors[f"{index}.amounts"] = edit.selection.rows, edit.selection.amounts
         content = {"map": self.gaussians.checksum, "done": len(self.edits), "records": records}
         try:
-            with atomic_path(path) as temporary:
-                save_file(tensors, temporary, metadata={"format": FORMAT, "content": json.dumps(content)})
+            write_tensor_file(path, FORMAT, tensors, content)
         except OSError as error:
             raise EditError(f"can't write the edits '{path}': {error.strerror or error}") from error
 
@@ -143,20 +140,9 @@ class EditStack:
         Raises:
             EditError: the file is missing, damaged, or belongs to another map.
         """
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError) as error:
-            raise EditError(f"'{path}' can't be read as edits: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise EditError(f"'{path}' holds format '{metadata.get('format')}', expected '{FORMAT}'")
-        try:
-            content = json.loads(metadata["content"])
-            done, checksum = int(content["done"]), str(content["map"])
-            edits = [_from_record(record, index, tensors) for index, record in enumerate(content["records"])]
-        except (KeyError, TypeError, ValueError) as error:
-            raise EditError(f"'{path}' is damaged: {error!r}; edit anew") from error
+        tensors, content = read_tensor_file(path, FORMAT, EditError, "edit anew")
+        done, checksum = content.whole("done"), content.text("map")
+        edits = [_from_record(record, index, tensors) for index, record in enumerate(content.tables("records"))]
         if checksum != gaussians.checksum:
             raise EditError(
                 f"'{path}' holds edits of another map (checksum {checksum[:12]}, this one is {gaussians.checksum[:12]})"
@@ -171,15 +157,27 @@ class EditStack:
         return edit.operation.apply(edited, edit.selection, self.map_from_splat)
 
 
-def _from_record(record: Mapping[str, Any], index: int, tensors: Mapping[str, Tensor]) -> Edit:
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in record["values"].items()}
-    operation: Operation = OPERATIONS[record["operation"]](**values)
-    return Edit(operation, str(record["prompt"]), Selection(tensors[f"{index}.rows"], tensors[f"{index}.amounts"]))
+def _from_record(record: Table, index: int, tensors: Mapping[str, Tensor]) -> Edit:
+    kind = OPERATIONS[record.choice("operation", tuple(OPERATIONS))]
+    values = record.table("values")
+    rows, amounts = tensors.get(f"{index}.rows"), tensors.get(f"{index}.amounts")
+    if rows is None or amounts is None:
+        raise EditError(f"{record.source} has no selection: the file is damaged; edit anew")
+    operation: Operation = kind(**{one.name: _value(values, one) for one in fields(kind) if one.name in values})
+    return Edit(operation, record.text("prompt"), Selection(rows, amounts))
+
+
+def _value(values: Table, of: Field[Any]) -> object:
+    """An operation's value, of the kind that its default or type says."""
+    if of.name == "paint":
+        return values.text(of.name)
+    return values.number(of.name) if isinstance(of.default, float) else values.numbers(of.name)
 
 
 def _check_rows(selection: Selection, count: int, source: str) -> None:
     rows, amounts = selection.rows, selection.amounts
     fits = rows.dim() == 1 and rows.shape == amounts.shape and rows.dtype == torch.int64
+    fits = fits and amounts.dtype == torch.float32
     if not fits or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count):
         raise EditError(f"'{source}' is damaged: a selection's rows don't fit the map's {count} Gaussians")
     if not bool(((amounts > 0) & (amounts <= 1)).all()):

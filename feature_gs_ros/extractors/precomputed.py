@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -12,19 +14,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
 from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.text import shown
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
 from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
+from feature_gs_ros.io.files import open_regular
 from feature_gs_ros.io.streams.frame_names import listed_names
+from feature_gs_ros.io.tensors import load_tensors
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 MAX_BYTES = 1 << 32  # of one array
+# What numpy's header parser, which evaluates Python literals, and the zip reader raise at bytes that make no sense.
+_DAMAGED = (
+    ValueError, TypeError, EOFError, SyntaxError, LookupError, AttributeError, OverflowError, RecursionError,
+    MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 FEATURES, RECTANGLE = "features", "rectangle"  # names of the arrays in .npz and .safetensors
 
 
@@ -166,16 +175,17 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            arrays: dict[str, Tensor] = load_file(path)
+            arrays, _ = load_tensors(path)
         elif path.suffix == ".npz":
             arrays = _read_npz(path)
         else:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 arrays = {FEATURES: torch.from_numpy(_read_npy(file, path.stat().st_size))}
     except OSError as error:
         raise ExtractorError(f"can't read '{path}': {error.strerror or error}") from error
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
-        raise ExtractorError(f"'{path}' is damaged or no array file: {str(error).splitlines()[0]}") from error
+    except (*_DAMAGED, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExtractorError(f"'{path}' is damaged or no array file: {reason}", code="extractor.damaged") from error
     if not arrays:
         raise ExtractorError(f"'{path}' holds no arrays")
     return arrays
@@ -183,7 +193,9 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     arrays = {}
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+            raise ValueError(f"its arrays take more than {MAX_BYTES} bytes")
         for member in archive.infolist():
             with archive.open(member) as file:
                 arrays[member.filename.removesuffix(".npy")] = torch.from_numpy(_read_npy(file, member.file_size))
@@ -200,8 +212,10 @@ def _read_npy(file: IO[bytes], size: int) -> NDArray[np.generic]:
     if read_header is None:
         raise ValueError(f"format version {version} is unknown")
     shape, fortran, dtype = read_header(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are not read")
+    if dtype.kind not in "biuf":
+        raise ValueError(f"it holds {dtype}, which is not read; save numbers")
+    if not all(isinstance(side, int) and side >= 0 for side in shape):
+        raise ValueError(f"its header names the shape {shown(shape)}")
     bytes_needed = math.prod(shape) * dtype.itemsize
     if bytes_needed > min(size, MAX_BYTES):
         raise ValueError(f"its header names {bytes_needed} bytes, there are {size}")

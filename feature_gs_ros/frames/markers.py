@@ -16,7 +16,7 @@ from feature_gs_ros.core.geometry import Sim3, camera_centre
 from feature_gs_ros.frames.report import AlignmentReport, ViewResidual
 from feature_gs_ros.frames.umeyama import INLIER_LIMIT, Array, covariance_of, fit_points, refine_similarity, robust_rms
 from feature_gs_ros.io.alignment import sim3_from_mapping
-from feature_gs_ros.io.structured import number, read_mapping
+from feature_gs_ros.io.structured import read_table
 
 MIN_PIXELS = 0.05  # of residuals: corners are found no better
 MIN_PARALLAX = np.radians(3.0)  # between two rays to a corner: of less its distance is noise
@@ -49,21 +49,17 @@ def load_markers(path: str | Path) -> MarkerSet:
     Raises:
         AlignmentError: the file says something else.
     """
-    content = read_mapping(Path(path), AlignmentError)
-    listed = content.get("markers")
-    if not isinstance(listed, Mapping) or not listed:
-        raise AlignmentError(f"'{path}' holds no markers; expected markers: {{ID: {{translation, rotation_wxyz}}}}")
+    content = read_table(Path(path), AlignmentError)
     corners = {}
-    for key, entry in listed.items():
-        named = f"marker {key} in '{path}'"
-        if not isinstance(entry, Mapping) or not str(key).isdigit():
-            raise AlignmentError(f"{named}: expected a number and {{translation, rotation_wxyz}}")
-        values = {str(name): value for name, value in entry.items()}
-        size = number({"size": values.pop("size", content.get("size"))}, "size", named, AlignmentError)
-        if size <= 0:
-            raise AlignmentError(f"size of {named} is {size}, expected metres, more than 0")
-        corners[int(str(key))] = sim3_from_mapping(values, named).apply(marker_corners(size))
-    return MarkerSet(str(content.get("dictionary", "DICT_4X4_50")), corners)
+    for key, entry in content.named_tables("markers").items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10):
+            raise AlignmentError(f"{entry.source}: a marker's name is its number, 0 or more", code="alignment.value")
+        size = entry.over(content).number("size", least=0)
+        if size == 0:
+            raise AlignmentError(f"'size' of {entry.source} is 0, expected metres", code="alignment.value")
+        pose = {name: entry.get(name) for name in ("rotation_wxyz", "translation", "scale") if name in entry}
+        corners[int(key)] = sim3_from_mapping(pose, f"marker {key} of {path}").apply(marker_corners(size))
+    return MarkerSet(content.text("dictionary", "DICT_4X4_50"), corners)
 
 
 def marker_corners(size: float) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from feature_gs_ros.core.errors import AlignmentError
 from feature_gs_ros.frames.report import AlignmentReport, ViewResidual
 from feature_gs_ros.frames.umeyama import Array, fit_points
-from feature_gs_ros.io.structured import numbers, read_mapping
+from feature_gs_ros.io.structured import Table, read_mapping
 
 
 def align_points(names: tuple[str, ...], in_map: Array, in_splat: Array) -> AlignmentReport:
@@ -45,22 +44,10 @@ def load_point_pairs(path: str | Path) -> tuple[tuple[str, ...], Array, Array]:
     """
     path = Path(path)
     content = read_mapping(path, AlignmentError)
-    points = content.get("points", content)
-    if isinstance(points, list):
-        points = {str(_of(entry).get("name", index)): entry for index, entry in enumerate(points, start=1)}
-    if not isinstance(points, Mapping) or not points:
-        raise AlignmentError(
-            f"'{path}' holds no points; expected points: {{NAME: {{map: [x, y, z], splat: [x, y, z]}}}}"
-        )
-    sides: dict[str, list[tuple[float, ...]]] = {"map": [], "splat": []}
-    for name, entry in points.items():
-        for side, values in sides.items():
-            value = numbers(_of(entry).get(side), f"'{side}' of point '{name}' in '{path}'", AlignmentError)
-            if len(value) != 3:
-                raise AlignmentError(f"'{side}' of point '{name}' in '{path}' has {len(value)} numbers, expected 3")
-            values.append(value)
-    return tuple(str(name) for name in points), np.array(sides["map"]), np.array(sides["splat"])
-
-
-def _of(entry: object) -> Mapping[str, object]:
-    return entry if isinstance(entry, Mapping) else {}
+    table = Table(content if "points" in content else {"points": content}, f"'{path}'", AlignmentError)
+    if isinstance(table.get("points"), list):
+        points = {entry.text("name", str(k)): entry for k, entry in enumerate(table.tables("points"), start=1)}
+    else:
+        points = table.named_tables("points")
+    sides = {side: [entry.numbers(side, 3) for entry in points.values()] for side in ("map", "splat")}
+    return tuple(points), np.array(sides["map"]), np.array(sides["splat"])

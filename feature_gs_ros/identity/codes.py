@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # comes with scikit-learn
 from torch import Tensor
 
 from feature_gs_ros.core.codec import Codec
 from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.io.tensors import load_tensors
 from feature_gs_ros.numerics.runtime import cache_folder
 
 CodeKind = Literal["orthogonal", "contrastive"]
@@ -220,8 +221,8 @@ def _check_counts(classes: int, dimension: int) -> None:
 def _cached(path: Path, classes: int, dimension: int) -> CodeBook | None:
     """Codes of an earlier run; None where there are none, or a file that isn't what its name says."""
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError):
+        tensors, _ = load_tensors(path)
+    except (OSError, SafetensorError, ValueError):
         return None
     codes, classifier = tensors.get("codes"), tensors.get("classifier")
     for tensor in (codes, classifier):

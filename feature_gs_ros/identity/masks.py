@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.core.text import shown
 from feature_gs_ros.identity.encoding import IGNORE
 from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.masks import MaskFolder
-from feature_gs_ros.io.structured import read_structured
+from feature_gs_ros.io.structured import Table, read_structured, read_table
 
 MAX_MASKS = 65000  # of one image: labels are 16 bit and 255 is taken
+
+
+MAX_LABEL = 65535  # labels are 16 bit
 
 
 class Masks(Protocol):
@@ -40,32 +44,25 @@ class CocoMasks:
         """``instances``: number each image's annotations from 1, instead of labels by category."""
         self.path = Path(path)
         self._instances = instances
-        content = read_structured(self.path, EvaluationError)
-        if not isinstance(content, Mapping) or not all(
-            isinstance(content.get(key), list) for key in ("images", "annotations")
-        ):
-            raise EvaluationError(f"'{path}' is no COCO file: it lacks the lists 'images' and 'annotations'")
-        self._images: dict[str, Mapping[str, object]] = {}
-        by_id: dict[object, str] = {}
-        for image in content["images"]:
-            if not isinstance(image, Mapping) or "id" not in image or "file_name" not in image:
-                raise EvaluationError(f"an image of '{path}' lacks 'id' or 'file_name'")
-            name = Path(str(image["file_name"])).stem
-            by_id[image["id"]], self._images[name] = name, image
-        self._annotations: dict[str, list[Mapping[str, object]]] = {name: [] for name in self._images}
-        for annotation in content["annotations"]:
-            if not isinstance(annotation, Mapping) or annotation.get("image_id") not in by_id:
-                raise EvaluationError(f"an annotation of '{path}' belongs to no image")
+        content = read_table(self.path, EvaluationError)
+        self._images: dict[str, Table] = {}
+        by_id: dict[int | str, str] = {}
+        for image in content.tables("images"):
+            name = Path(image.text("file_name")).stem
+            by_id[_id(image, "id")], self._images[name] = name, image
+        self._annotations: dict[str, list[Table]] = {name: [] for name in self._images}
+        for annotation in content.tables("annotations"):
+            name_of_image = by_id.get(_id(annotation, "image_id"))
+            if name_of_image is None:
+                raise EvaluationError(f"{annotation.source} belongs to no image", code="evaluation.value")
             if not instances and annotation.get("category_id") == IGNORE:
                 raise EvaluationError(
                     f"'{path}' uses the category {IGNORE}, which stands for pixels that don't count; renumber it"
                 )
-            self._annotations[by_id[annotation["image_id"]]].append(annotation)
-        categories = content.get("categories", [])
+            self._annotations[name_of_image].append(annotation)
         self.labels = {
-            int(category["id"]): str(category["name"])
-            for category in (categories if isinstance(categories, list) else [])
-            if isinstance(category, Mapping) and isinstance(category.get("id"), int) and "name" in category
+            category.whole("id", least=0, most=MAX_LABEL): category.text("name")
+            for category in (content.tables("categories") if "categories" in content else ())
         }
         if not any(self._annotations.values()):
             raise EvaluationError(f"'{path}' annotates nothing")
@@ -88,15 +85,9 @@ class CocoMasks:
         masks, values = [], []
         for number, annotation in zip(mask_numbers(), self._annotations[name], strict=False):
             masks.append(_decoded(annotation.get("segmentation"), size, f"image '{name}' of '{self.path}'"))
-            values.append(number if self._instances else self._category(annotation, name))
+            label = number if self._instances else annotation.whole("category_id", least=0, most=MAX_LABEL)
+            values.append(label)
         return stacked(masks, values, size)
-
-    def _category(self, annotation: Mapping[str, object], name: str) -> int:
-        """An annotation's label, of 16 bits."""
-        category = annotation.get("category_id")
-        if isinstance(category, int) and 0 <= category < 65536:
-            return category
-        raise EvaluationError(f"an annotation of '{name}' in '{self.path}' has the category {category!r}")
 
 
 class SamMasks:
@@ -149,6 +140,11 @@ def open_masks(path: str | Path, instances: bool = False) -> Masks:
     return MaskFolder(path)
 
 
+def _id(table: Table, key: str) -> int | str:
+    """COCO's ids are whole numbers; some tools write texts."""
+    return table.text(key) if isinstance(table.get(key), str) else table.whole(key)
+
+
 def mask_numbers() -> Iterator[int]:
     """1, 2, … without 255, which stands for pixels that don't count."""
     return (number + (number >= IGNORE) for number in itertools.count(1))
@@ -170,12 +166,20 @@ def decode_rle(counts: str | Sequence[int], size: tuple[int, int], source: str) 
     Raises:
         EvaluationError: they don't add up to the size.
     """
-    runs = _from_string(counts, source) if isinstance(counts, str) else [int(run) for run in counts]
     height, width = size
+    if len(counts) > 16 * (height * width + 1):
+        raise EvaluationError(f"a mask of {source} has more run lengths than pixels")
+    runs = _from_string(counts, source) if isinstance(counts, str) else [_run(run, source) for run in counts]
     if any(run < 0 for run in runs) or sum(runs) != height * width:
         raise EvaluationError(f"a mask's run lengths of {source} don't add up to {width}×{height} pixels")
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return np.ascontiguousarray(flat.reshape(width, height).T)
+
+
+def _run(value: object, source: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:  # NaN, too
+        raise EvaluationError(f"a mask's run lengths of {source} hold {shown(value)}, expected whole numbers")
+    return int(min(max(value, -1), MAX_PIXELS + 1))  # beyond that it can't be right anyway
 
 
 def _from_string(text: str, source: str) -> list[int]:
@@ -202,13 +206,12 @@ def _decoded(segmentation: object, size: tuple[int, int], source: str) -> NDArra
     if isinstance(segmentation, Mapping) and isinstance(segmentation.get("counts"), (str, list)):
         if "size" in segmentation and _size(segmentation["size"], source) != size:
             raise EvaluationError(f"a mask of {source} has another size than {size[1]}×{size[0]}")
-        with contextlib.suppress(TypeError, ValueError):
-            return decode_rle(segmentation["counts"], size, source)
-    elif isinstance(segmentation, list) and segmentation:
+        return decode_rle(segmentation["counts"], size, source)
+    if isinstance(segmentation, list) and segmentation:
         mask = np.zeros(size, np.uint8)
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             polygons = [np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
-            if all(np.isfinite(polygon).all() and np.abs(polygon).max() < 1e6 for polygon in polygons):
+            if all(len(p) and np.isfinite(p).all() and np.abs(p).max() < 1e6 for p in polygons):
                 cv2.fillPoly(mask, [np.rint(polygon).astype(np.int32) for polygon in polygons], 1)
                 return mask.astype(np.bool_)
     raise EvaluationError(f"a mask of {source} is neither RLE nor polygons")
@@ -216,11 +219,11 @@ def _decoded(segmentation: object, size: tuple[int, int], source: str) -> NDArra
 
 def _size(given: object, source: str) -> tuple[int, int]:
     """(height, width)."""
-    if isinstance(given, Sequence) and len(given) == 2 and all(isinstance(side, int) for side in given):
+    if isinstance(given, list | tuple) and len(given) == 2 and all(type(side) is int for side in given):
         height, width = int(given[0]), int(given[1])
         if 0 < height * width <= MAX_PIXELS and height > 0:
             return height, width
-    raise EvaluationError(f"the size {given} of {source} is not [height, width] of at most {MAX_PIXELS} pixels")
+    raise EvaluationError(f"the size {shown(given)} of {source} is not [height, width] of at most {MAX_PIXELS} pixels")
 
 
 def _check_size(size: tuple[int, int], camera: Camera | None, source: str) -> None:

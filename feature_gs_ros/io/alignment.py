@@ -11,7 +11,7 @@ import yaml
 from feature_gs_ros.core.errors import AlignmentError
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.io.atomic import atomic_path
-from feature_gs_ros.io.structured import number, numbers, read_structured
+from feature_gs_ros.io.structured import Table, read_structured
 
 MIN_SCALE, MAX_SCALE = 1e-9, 1e9  # of a file or parameters: what is beyond can't be meant
 _KEYS = ("scale", "rotation_wxyz", "translation")
@@ -29,8 +29,8 @@ def load_alignment(path: str | Path) -> Sim3:
     path = Path(path)
     content = read_structured(path, AlignmentError)
     if isinstance(content, Mapping) and "transform" in content and "scale" in content:
-        return _from_dataparser(content, path)
-    if isinstance(content, Mapping) and isinstance(content.get("splat_from_map"), Mapping):
+        return _from_dataparser(Table(content, f"'{path}'", AlignmentError))
+    if isinstance(content, Mapping) and "splat_from_map" in content:
         return sim3_from_mapping(content["splat_from_map"], str(path))
     raise AlignmentError(
         f"'{path}' holds no alignment; expected splat_from_map: {{scale, rotation_wxyz, translation}} "
@@ -67,23 +67,17 @@ def sim3_as_mapping(transform: Sim3) -> dict[str, object]:
     }
 
 
-def sim3_from_mapping(values: Mapping[str, object], source: str) -> Sim3:
+def sim3_from_mapping(values: object, source: str) -> Sim3:
     """``{scale, rotation_wxyz, translation}`` as a Sim3; the scale is 1 by default.
 
     Raises:
         AlignmentError: a value is missing, not a number, or out of range, or a key is unknown.
     """
     named = f"splat_from_map in '{source}'"
-    unknown = [str(key) for key in values if key not in _KEYS]
-    if unknown:
-        raise AlignmentError(f"{named} holds {', '.join(unknown)}; it takes {', '.join(_KEYS)}")
-    scale = number(values, "scale", named, AlignmentError) if "scale" in values else 1.0
-    quat = np.array(numbers(values.get("rotation_wxyz"), f"rotation_wxyz of {named}", AlignmentError))
-    translation = np.array(numbers(values.get("translation"), f"translation of {named}", AlignmentError))
-    if quat.shape != (4,) or translation.shape != (3,):
-        raise AlignmentError(
-            f"{named} needs 4 numbers in rotation_wxyz and 3 in translation, got {len(quat)} and {len(translation)}"
-        )
+    table = Table(values, named, AlignmentError).only(_KEYS)
+    scale = table.number("scale", 1.0)
+    quat = np.array(table.numbers("rotation_wxyz", 4))
+    translation = np.array(table.numbers("translation", 3))
     _check_scale(scale, named)
     norm = float(np.linalg.norm(quat))
     if abs(norm - 1) > 1e-2:
@@ -91,16 +85,14 @@ def sim3_from_mapping(values: Mapping[str, object], source: str) -> Sim3:
     return Sim3(scale, quat / norm, translation)
 
 
-def _from_dataparser(content: Mapping[str, object], path: Path) -> Sim3:
-    transform = numbers(content["transform"], f"transform of '{path}'", AlignmentError)
-    if len(transform) not in (12, 16):
-        raise AlignmentError(f"transform of '{path}' has {len(transform)} numbers, expected 3×4")
-    scale = number(content, "scale", f"'{path}'", AlignmentError)
-    _check_scale(scale, f"'{path}'")
+def _from_dataparser(content: Table) -> Sim3:
+    transform = content.numbers("transform", 12, 16)
+    scale = content.number("scale")
+    _check_scale(scale, content.source)
     try:
         rigid = Sim3.from_matrix(np.reshape(transform, (-1, 4)))
     except AlignmentError as error:
-        raise AlignmentError(f"'{path}': {error}") from error
+        raise AlignmentError(f"{content.source}: {error}") from error
     return Sim3(scale * rigid.scale, rigid.quat_wxyz, scale * rigid.translation)
 
 
@@ -109,5 +101,5 @@ def _check_scale(scale: float, source: str) -> None:
         raise AlignmentError(f"scale of {source} is {scale}, expected a positive number")
     if not MIN_SCALE <= scale <= MAX_SCALE:
         raise AlignmentError(
-            f"scale of {source} is {scale:g}, expected {MIN_SCALE:g} to {MAX_SCALE:g} splat units a metre"
+            f"scale of {source} is {scale:g}, expected {MIN_SCALE:g} to {MAX_SCALE:g} splat units per metre"
         )

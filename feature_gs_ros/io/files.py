@@ -33,6 +33,14 @@ def open_regular(path: str | Path) -> BinaryIO:
         raise
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file of this name; not, for names that no file can have or folders closed to us."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, a null byte
+        return False
+
+
 def read_regular(path: str | Path, limit: int | None = None) -> bytes:
     """The bytes of a regular file.
 

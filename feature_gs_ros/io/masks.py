@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import EvaluationError, ImageError
+from feature_gs_ros.core.text import shown
 from feature_gs_ros.io.images import MAX_PIXELS, decode_stored, read_image
 from feature_gs_ros.io.streams.frame_names import listed_names
 from feature_gs_ros.io.structured import read_mapping
@@ -75,15 +76,17 @@ def load_labels(path: str | Path) -> dict[int, str]:
     """
     path = Path(path)
     labels: dict[int, str] = {}
+    names: set[str] = set()
     for key, value in read_mapping(path, EvaluationError).items():
         label, name = (key, value) if isinstance(key, int) else (value, key)
         if isinstance(label, bool) or not isinstance(label, int) or not isinstance(name, str):
-            raise EvaluationError(f"'{path}' holds '{key}: {value}', expected a number and a name")
+            raise EvaluationError(f"'{path}' holds {shown({key: value})}, expected a number and a name")
         if not 0 <= label <= 65535:
-            raise EvaluationError(f"'{path}' gives '{name}' the value {label}, masks hold 0 to 65535")
-        if label in labels or name in labels.values():
-            raise EvaluationError(f"'{path}' holds '{key}: {value}' beside another line with that name or value")
+            raise EvaluationError(f"'{path}' gives {shown(name)} the value {shown(label)}, masks hold 0 to 65535")
+        if label in labels or name in names:
+            raise EvaluationError(f"'{path}' holds {shown({key: value})} beside another line with that name or value")
         labels[label] = name
+        names.add(name)
     if not labels:
         raise EvaluationError(f"'{path}' names no classes")
     return labels

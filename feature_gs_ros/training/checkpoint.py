@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from feature_gs_ros.core.errors import TrainingError
-from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.io.structured import Table
+from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
 from feature_gs_ros.training.exposure import seen_exposed
 from feature_gs_ros.training.parameters import SplatParameters
 from feature_gs_ros.training.trainer import Trainer
@@ -31,28 +31,19 @@ def save_training(trainer: Trainer, path: str | Path) -> None:
         raise TrainingError(f"parameters are not finite at iteration {trainer.iteration}")
     content = {"iteration": trainer.iteration, "options": asdict(trainer.options), "views": trainer.names}
     try:
-        with atomic_path(path) as temporary:
-            tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
-            save_file(tensors, temporary, metadata={"format": FORMAT, "content": json.dumps(content)})
+        tensors = {name: tensor.detach().clone() for name, tensor in state.items()}
+        write_tensor_file(path, FORMAT, tensors, content)
     except OSError as error:
         raise TrainingError(f"can't write the checkpoint '{path}': {error.strerror or error}") from error
 
 
-def read_training(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+def read_training(path: str | Path) -> tuple[dict[str, Tensor], Table]:
     """Tensors, and iteration, options and views of a saved run.
 
     Raises:
         TrainingError: missing, damaged, or something else.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise TrainingError(f"'{path}' is no checkpoint of training: {error}; start anew without --resume") from error
-    if metadata.get("format") != FORMAT:
-        raise TrainingError(f"'{path}' holds format '{metadata.get('format')}', expected '{FORMAT}'")
-    return tensors, json.loads(metadata["content"])
+    return read_tensor_file(path, FORMAT, TrainingError, "start anew without --resume")
 
 
 def resume_training(trainer: Trainer, path: str | Path) -> None:
@@ -67,9 +58,42 @@ def resume_training(trainer: Trainer, path: str | Path) -> None:
         if content.get(name) != value:
             raise TrainingError(f"'{path}' is of a run with other {name}; give the same ones, or leave out --resume")
     try:
-        trainer.restore(tensors, int(str(content["iteration"])))
-    except (KeyError, RuntimeError) as error:
+        _check_tensors(tensors, trainer, path)
+        trainer.restore(tensors, content.whole("iteration", least=0))
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise TrainingError(f"'{path}' is damaged: {error}; start anew without --resume") from error
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], trainer: Trainer, path: str | Path) -> None:
+    """What belongs to the Gaussians has a row for each, of the shape that the trainer's own has, and is finite.
+
+    Raises:
+        TrainingError: something hasn't.
+    """
+    count = len(tensors["parameters.means"])
+    for name, parameter in trainer.parameters.items():
+        wanted = (count, *parameter.shape[1:])
+        for kind in ("parameters", "first", "second", *(["average"] if "average.means" in tensors else [])):
+            tensor = tensors[f"{kind}.{name}"]
+            if tuple(tensor.shape) != wanted or tensor.dtype != parameter.dtype:
+                raise TrainingError(
+                    f"'{kind}.{name}' of '{path}' has shape {tuple(tensor.shape)} and type {tensor.dtype}, expected "
+                    f"{wanted} and {parameter.dtype}; start anew without --resume"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise TrainingError(f"'{kind}.{name}' of '{path}' is not finite; start anew without --resume")
+    for name, own in trainer.state().items():
+        if name.partition(".")[0] in ("parameters", "first", "second", "average", "queue"):
+            continue
+        wanted = (count, *own.shape[1:]) if name.startswith("density.") else tuple(own.shape)
+        if tuple(tensors[name].shape) != wanted or tensors[name].dtype != own.dtype:
+            raise TrainingError(
+                f"'{name}' of '{path}' has shape {tuple(tensors[name].shape)}, expected {wanted}; "
+                "start anew without --resume"
+            )
+    queue = tensors["queue"]
+    if queue.dim() != 1 or queue.dtype != torch.int64 or bool(((queue < 0) | (queue >= len(trainer.names))).any()):
+        raise TrainingError(f"'queue' of '{path}' names views that there aren't; start anew without --resume")
 
 
 def saved_parameters(path: str | Path) -> SplatParameters:

@@ -10,6 +10,8 @@ import torch
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.provenance import Provenance, Recording
+from feature_gs_ros.core.errors import FieldError
+from feature_gs_ros.io.structured import Table
 from tests.command_line import run
 from tests.little_scene import FRAMES, write_scene, write_stream
 
@@ -87,4 +89,7 @@ def test_frames_are_known_by_recording_and_name() -> None:
     joined = first.joined(Provenance("map", stream="two", frames=("1", "2")))
     assert joined.frames == ("0", "1", "1", "2")
     assert (joined.taken_from("one"), joined.taken_from("two")) == (("0", "1"), ("1", "2"))
-    assert Provenance.from_json(json.loads(json.dumps(joined.as_json()))).earlier == joined.earlier
+    assert (
+        Provenance.from_table(Table(json.loads(json.dumps(joined.as_json())), "it", FieldError)).earlier
+        == joined.earlier
+    )

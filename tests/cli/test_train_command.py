@@ -131,7 +131,7 @@ def test_control_c_ends_in_a_map_and_a_run_to_go_on_with(scene_views: list[Train
     assert training.returncode == 130, noted
     assert "Traceback" not in noted
     assert "stopped early; go on with --resume" in told
-    reached = int(str(read_training(checkpoint)[1]["iteration"]))
+    reached = read_training(checkpoint)[1].whole("iteration")
     assert 250 <= reached < 500
     assert f"after {reached} iterations" in told
     stopped = load_map(out)

@@ -138,13 +138,13 @@ GOOD = "scale: 1, rotation_wxyz: [1, 0, 0, 0], translation: [0, 0, 0]"
         ("a.yaml", "other: 1", "holds no alignment"),
         ("a.json", "{", "is not JSON"),
         ("a.json", "[" * 100_000, "is not JSON"),
-        ("a.json", '{"transform": [[1, 2], [3, 4]], "scale": 1}', "has 4 numbers, expected 3×4"),
+        ("a.json", '{"transform": [[1, 2], [3, 4]], "scale": 1}', "transform.* 4 numbers"),
         ("a.json", '{"transform": "x", "scale": 1}', "expected a list of numbers"),
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,1,0]], "scale": 0}', "scale .* is 0.0"),
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,1,0]], "scale": 1e-12}', "scale .* is 1e-12"),
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,1,NaN]], "scale": 1}', "holds nan"),
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,-1,0]], "scale": 1}', "a.json.*mirrored"),
-        ("a.yaml", "splat_from_map: {scale: 1}", "rotation_wxyz .* missing"),
+        ("a.yaml", "splat_from_map: {scale: 1}", "rotation_wxyz"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scale: -1"), "expected a positive number"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scale: 1e-10"), "scale .* is 1e-10, .* 1e-09 to"),
         (
@@ -160,7 +160,7 @@ GOOD = "scale: 1, rotation_wxyz: [1, 0, 0, 0], translation: [0, 0, 0]"
         ("a.yaml", f"splat_from_map: {{{GOOD},\n scale: 2}}", "key 'scale' is there twice, the second time in line 2"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}\nsplat_from_map: {{{GOOD}}}", "key 'splat_from_map' is there twice"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scale: .inf"), "expected a finite number"),
-        ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("[1, 0, 0, 0]", "[1, 0, 0]"), "needs 4 numbers"),
+        ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("[1, 0, 0, 0]", "[1, 0, 0]"), "rotation_wxyz.* 3 numbers"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("[1, 0, 0, 0]", "[0, 0, 0, 0]"), "length 0"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("[0, 0, 0]", "[0, .nan, 0]"), "holds nan"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("[0, 0, 0]", "[0, north, 0]"), "holds 'north'"),
@@ -173,10 +173,12 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: str,
         load_alignment(file)
 
 
-def test_yaml_s_merged_keys_may_be_said_again(tmp_path: Path) -> None:
+def test_aliases_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "alignment.yaml"
     file.write_text(f"usual: &usual {{{GOOD}}}\nsplat_from_map: {{<<: *usual, scale: 2}}")
-    assert load_alignment(file).scale == 2
+    with pytest.raises(AlignmentError, match=r"alias '\*usual' in line 2") as caught:
+        load_alignment(file)
+    assert caught.value.code == "alignment.syntax"
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, Distortion, check_pose, rectified, rectified_labels, turning_radius
@@ -195,3 +197,24 @@ def test_a_rigid_pose_passes() -> None:
 def test_a_pose_that_is_none_is_refused(pose: NDArray[np.float64], message: str) -> None:
     with pytest.raises(CameraError, match=message):
         check_pose(pose, "it")
+
+
+@given(
+    st.sampled_from(("plumb_bob", "rational_polynomial", "equidistant")),
+    st.lists(
+        st.sampled_from([0.0, 0.1, -0.3, 5e-324, 1e-300, 1e6, -1e6, 1e9, 1e155, 1e308]) | st.floats(),
+        min_size=4,
+        max_size=8,
+    ),
+    st.sampled_from([1e-9, 20.0, 1e9]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_lens_straightens_an_image_or_is_refused(model: str, coefficients: list[float], focal: float) -> None:
+    """Whatever a calibration file says: polynomials without roots, and coefficients that overflow."""
+    try:
+        camera = Camera(16, 12, focal, focal, 8.0, 6.0, Distortion(model, tuple(coefficients)))  # type: ignore[arg-type]
+    except CameraError:
+        return
+    image, _, valid = rectified(np.zeros((12, 16, 3), np.uint8), camera)
+    assert image.shape == (12, 16, 3)
+    assert valid.shape == (12, 16)

@@ -159,7 +159,7 @@ def test_a_calibration_file(tmp_path: Path) -> None:
     [
         ("image_width: 640", "", "lacks 'image_width'"),
         ("image_width: 640", "image_width: 640.5", "whole number"),
-        ("camera_matrix:", "other_matrix:", "lacks camera_matrix"),
+        ("camera_matrix:", "other_matrix:", "lacks 'camera_matrix'"),
         ("[500.0, 0., 319.5", "[wide, 0., 319.5", "holds 'wide'"),
         ("1e-05", ".nan", "holds nan"),
         ("image_width: 640", "image_width: [", "is not YAML"),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import lz4.frame as lz4_frame
 import numpy as np
 import pytest
+import yaml
 from recordings import (
     HEIGHT,
     START,
@@ -25,13 +29,17 @@ from recordings import (
     tf_message,
     write_tf,
 )
+from rosbags.rosbag2 import ReaderError, storage_mcap
+from rosbags.typesys import Stores, get_typestore
 
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import CameraError, ImageError, StreamError
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.io.streams.rosbag import RosbagStream
+from feature_gs_ros.io.streams.rosbag_limits import MAX_UNPACKED, limit_rosbags
 from feature_gs_ros.io.streams.rosbag_topics import BagOptions
+from tests.memory_use import peak_megabytes
 
 CAMERA = Camera(WIDTH, HEIGHT, 30.0, 31.0, 16.0, 12.0)
 
@@ -158,7 +166,7 @@ def test_one_topic_of_each_colour_camera_is_read(tmp_path: Path) -> None:
     assert stream.ignored_topics == {
         "/camera/color/image_raw/compressed": "it is the camera of /camera/color/image_raw",
         "/camera/color/image_rect_color": "it is the camera of /camera/color/image_raw",
-        "/camera/depth/image_rect_raw": "encoding '16UC1' is no picture that can be read",
+        "/camera/depth/image_rect_raw": "encoding '16UC1' is no image that can be read",
         "/camera/aligned/image_raw/compressedDepth": (
             "it has no camera_info (/camera/aligned/image_raw/camera_info or "
             "/camera/aligned/image_raw/compressedDepth/camera_info)"
@@ -456,3 +464,67 @@ def test_the_recorded_tabletop_agrees_with_its_colmap_model(tabletop: Path) -> N
         assert (frame.camera.cx, frame.camera.cy) == (640.0, 360.0)
         assert (frame.image == twin.image).all()
     assert not bag.skipped
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_messages_that_unpack_to_gigabytes_are_refused_within_a_limit(storage: str, tmp_path: Path) -> None:
+    from rosbags.rosbag2 import StoragePlugin, Writer
+
+    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    with Writer(tmp_path / "bag", version=8, storage_plugin=plugin) as writer:
+        connection = writer.add_connection("/tf", "tf2_msgs/msg/TFMessage", typestore=get_typestore(Stores.ROS2_HUMBLE))
+        bomb = b"".join(_zstd().compress(bytes(1 << 26)) for _ in range(48))  # 3 GB in a few hundred kilobytes
+        writer.write(connection, 1, bomb)
+    metadata = tmp_path / "bag" / "metadata.yaml"
+    content = yaml.safe_load(metadata.read_text())
+    content["rosbag2_bagfile_information"] |= {"compression_mode": "message", "compression_format": "zstd"}
+    metadata.write_text(yaml.safe_dump(content))
+    grown, outcome = peak_megabytes(
+        "from feature_gs_ros.io.streams.rosbag_file import Bag",
+        f"list(Bag({str(tmp_path / 'bag')!r}).messages(['/tf']))",
+    )
+    assert outcome.startswith("stream")
+    assert grown < 1.5 * (MAX_UNPACKED >> 20)
+
+
+def test_chunks_are_unpacked_only_as_far_as_they_say() -> None:
+    limit_rosbags()
+    zstd, lz4 = storage_mcap.DECOMPRESSORS["zstd"], storage_mcap.DECOMPRESSORS["lz4"]
+    for unpack, packed in ((zstd, _zstd().compress(bytes(1000))), (lz4, lz4_frame.compress(bytes(1000)))):
+        assert unpack(packed, 1000) == bytes(1000)
+        with pytest.raises(ReaderError, match="more than 999"):
+            unpack(packed, 999)
+        with pytest.raises(ReaderError, match="in the middle"):
+            unpack(packed[:-6], 1000)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("files", "''"),
+        ("relative_file_paths", "7"),
+        ("version", "[8]"),
+        ("version", "1.0e+400"),
+        ("version", "[" * 5000),
+        ("message_count", "-1"),
+        ("custom_data", "&a [x]\n  more: [*a, *a]"),
+        ("compression_mode", "{a: 1}"),
+        ("topics_with_message_count", "[3]"),
+    ],
+)
+def test_metadata_of_another_kind_is_a_stream_error(tmp_path: Path, key: str, value: str) -> None:
+    record(tmp_path / "bag")
+    file = tmp_path / "bag" / "metadata.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["rosbag2_bagfile_information"][key] = "HERE"
+    file.write_text(yaml.safe_dump(content).replace("HERE", value))
+    with pytest.raises(StreamError) as caught:
+        open_stream(tmp_path / "bag")
+    assert len(str(caught.value)) < 1000
+
+
+def _zstd() -> Any:
+    try:
+        return import_module("compression.zstd")
+    except ImportError:
+        return import_module("backports.zstd")

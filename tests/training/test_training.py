@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from feature_gs_ros.core.camera import Camera
@@ -16,6 +17,7 @@ from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.io.tensors import load_tensors
 from feature_gs_ros.training.checkpoint import resume_training, save_training, saved_parameters
 from feature_gs_ros.training.densification import Density, DensityOptions
 from feature_gs_ros.training.parameters import Adam, SplatParameters
@@ -253,7 +255,35 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(scene_views: list[TrainingVie
 def test_damaged_checkpoints_are_errors(scene_views: list[TrainingView], tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(TrainingError, match="no checkpoint"):
+    with pytest.raises(TrainingError) as caught:
+        resume_training(small_trainer(scene_views), path)
+    assert caught.value.code == "training.unreadable"
+
+
+@pytest.mark.parametrize("damage", ["shape", "missing", "type", "nan", "queue", "iteration", "generator"])
+def test_checkpoints_that_do_not_fit_are_errors(damage: str, scene_views: list[TrainingView], tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    trainer = small_trainer(scene_views)
+    trainer.step()
+    save_training(trainer, path)
+    tensors, metadata = load_tensors(path)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    if damage == "shape":
+        tensors["first.sh_dc"] = tensors["first.sh_dc"][:-1].clone()
+    elif damage == "missing":
+        del tensors["second.means"]
+    elif damage == "type":
+        tensors["parameters.means"] = tensors["parameters.means"].double()
+    elif damage == "nan":
+        tensors["parameters.logits"][0] = float("nan")
+    elif damage == "queue":
+        tensors["queue"] = torch.tensor([10**6])
+    elif damage == "generator":
+        tensors["generator"] = tensors["generator"][:8].clone()
+    else:
+        metadata["content"] = metadata["content"].replace('"iteration": 1', '"iteration": [1e400]')
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(TrainingError):
         resume_training(small_trainer(scene_views), path)
 
 

@@ -6,7 +6,6 @@ LangSplat's release has ``info`` and ``objects``; files saved by LabelMe have ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -20,7 +19,7 @@ from feature_gs_ros.evaluation.protocols.prediction import Mask, scene_stream
 from feature_gs_ros.evaluation.protocols.scoring import ProtocolResult, summarised
 from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.streams.registry import Stream
-from feature_gs_ros.io.structured import read_structured
+from feature_gs_ros.io.structured import read_table
 from feature_gs_ros.query.masks_3d import Segmenter
 
 
@@ -81,28 +80,25 @@ def read_polygons(path: Path) -> dict[str, Mask]:
     Raises:
         EvaluationError: damaged, or without a polygon.
     """
-    content = read_structured(path, EvaluationError)
-    if not isinstance(content, Mapping):
-        raise EvaluationError(f"'{path}' holds no table")
-    info = content.get("info")
-    if isinstance(info, Mapping):
-        size, entries = (info.get("height"), info.get("width")), content.get("objects")
-        names, polygons = "category", "segmentation"
+    content = read_table(path, EvaluationError)
+    if "info" in content:
+        info = content.table("info")
+        height, width = (info.whole(key, least=1, most=MAX_PIXELS) for key in ("height", "width"))
+        names, polygons, entries = "category", "segmentation", content.tables("objects")
     else:
-        size, entries = (content.get("imageHeight"), content.get("imageWidth")), content.get("shapes")
-        names, polygons = "label", "points"
-    height, width = size
-    if not (isinstance(height, int) and isinstance(width, int) and 0 < height * width <= MAX_PIXELS and height > 0):
-        raise EvaluationError(f"'{path}' gives the image size {size}, expected whole numbers up to {MAX_PIXELS} pixels")
+        height, width = (content.whole(key, least=1, most=MAX_PIXELS) for key in ("imageHeight", "imageWidth"))
+        names, polygons, entries = "label", "points", content.tables("shapes")
+    if height * width > MAX_PIXELS:
+        raise EvaluationError(f"'{path}' gives the image size {width}×{height}, at most {MAX_PIXELS} pixels are read")
     masks: dict[str, Mask] = {}
-    for entry in entries if isinstance(entries, list) else []:
-        outline = _outline(entry.get(polygons)) if isinstance(entry, Mapping) else None
-        if outline is None or not isinstance(entry.get(names), str):
-            raise EvaluationError(f"'{path}' holds an object without {names} or a polygon of three points")
+    for entry in entries:
+        outline, name = _outline(entry.get(polygons)), entry.text(names)
+        if outline is None:
+            raise EvaluationError(f"'{polygons}' of {entry.source} is no polygon of three points or more")
         filled = np.zeros((height, width), np.uint8)
         cv2.fillPoly(filled, [outline], 1)
-        before = masks.get(entry[names])
-        masks[entry[names]] = filled.astype(np.bool_) if before is None else before | filled.astype(np.bool_)
+        before = masks.get(name)
+        masks[name] = filled.astype(np.bool_) if before is None else before | filled.astype(np.bool_)
     if not masks:
         raise EvaluationError(f"'{path}' holds no polygon")
     return masks
@@ -111,7 +107,7 @@ def read_polygons(path: Path) -> dict[str, Mask]:
 def _outline(points: object) -> NDArray[np.int32] | None:
     try:
         outline = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if len(outline) < 3 or not np.isfinite(outline).all() or np.abs(outline).max() > 1e6:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import CameraError
-from feature_gs_ros.io.structured import numbers, read_mapping, whole_number
+from feature_gs_ros.io.structured import Table, read_table
 
 Numbers = Sequence[float] | NDArray[np.float64]
+MAX_SIDE = 1 << 20  # pixels
 
 
 class RegionOfInterest(Protocol):
@@ -141,14 +142,14 @@ def load_calibration(path: str | Path) -> Calibration:
         CameraError: the file is missing or says something else.
     """
     path = Path(path)
-    content = {str(key): value for key, value in read_mapping(path, CameraError).items()}
+    content = read_table(path, CameraError)
     return Calibration(
-        height=whole_number(content, "image_height", f"'{path}'", CameraError),
-        width=whole_number(content, "image_width", f"'{path}'", CameraError),
-        distortion_model=str(content.get("distortion_model", "")),
-        d=_matrix(content, "distortion_coefficients", path) if "distortion_coefficients" in content else (),
-        k=_matrix(content, "camera_matrix", path),
-        p=_matrix(content, "projection_matrix", path) if "projection_matrix" in content else (),
+        height=content.whole("image_height", least=1, most=MAX_SIDE),
+        width=content.whole("image_width", least=1, most=MAX_SIDE),
+        distortion_model=content.text("distortion_model", ""),
+        d=_matrix(content, "distortion_coefficients") if "distortion_coefficients" in content else (),
+        k=_matrix(content, "camera_matrix", 9),
+        p=_matrix(content, "projection_matrix", 12) if "projection_matrix" in content else (),
     )
 
 
@@ -164,9 +165,6 @@ def _intrinsics(matrix: Numbers, name: str) -> tuple[float, float, float, float]
     return float(rows[0, 0]), float(rows[0, 2]), float(rows[1, 1]), float(rows[1, 2])
 
 
-def _matrix(content: Mapping[str, object], key: str, path: Path) -> tuple[float, ...]:
-    """The numbers under ``key: {rows, cols, data}``."""
-    matrix = content.get(key)
-    if not isinstance(matrix, Mapping) or "data" not in matrix:
-        raise CameraError(f"'{path}' lacks {key}: {{rows, cols, data}}, as camera_calibration writes it")
-    return numbers(matrix["data"], f"{key} of '{path}'", CameraError)
+def _matrix(content: Table, key: str, *counts: int) -> tuple[float, ...]:
+    """The numbers under ``key: {rows, cols, data}``, as camera_calibration writes it."""
+    return content.table(key).numbers("data", *counts)

@@ -84,8 +84,7 @@ def image_kind(message: RawImage | CompressedImage) -> ImageKind:
         encoding, is_image = message.encoding, message.encoding in _LAYOUTS
     if not is_image:
         raise ImageError(
-            f"encoding {shown(encoding)} is no image that can be read; publish 8 or 16 bit colours or greys, "
-            "raw or compressed as JPEG or PNG",
+            f"encoding {shown(encoding)} is no image that can be read",  # short, to count by
             code="image.encoding",
         )
     return "mono" if encoding in _LAYOUTS and _LAYOUTS[encoding].to_rgb == cv2.COLOR_GRAY2RGB else "colour"

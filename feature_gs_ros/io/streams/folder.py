@@ -18,15 +18,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from feature_gs_ros.core.camera import Camera, Distortion
+from feature_gs_ros.core.camera import COEFFICIENT_COUNTS, Camera, Distortion
 from feature_gs_ros.core.errors import CameraError, StreamError
+from feature_gs_ros.io.messages.camera_info import MAX_SIDE
 from feature_gs_ros.io.streams.frame_names import unique_names
 from feature_gs_ros.io.streams.posed_images import PosedImage, PosedImageStream
-from feature_gs_ros.io.structured import number, numbers, read_structured, whole_number
-
-Values = Mapping[str, object]
+from feature_gs_ros.io.structured import Table, read_structured
 
 
 def open_folder(path: str | Path, images: str | Path | None = None) -> PosedImageStream:
@@ -42,49 +39,26 @@ def open_folder(path: str | Path, images: str | Path | None = None) -> PosedImag
     """
     path = Path(path)
     file = path / "cameras.json" if path.is_dir() else path
-    entries = _entries(read_structured(file, StreamError), file)
-    listed = [str(entry.get("image", "")) for entry in entries]
-    if "" in listed:
-        raise StreamError(f"frame {listed.index('')} in '{file}' has no image")
+    content = read_structured(file, StreamError)
+    frames = content if isinstance(content, Mapping) else {"frames": content}
+    entries = Table(frames, f"'{file}'", StreamError).tables("frames")
+    listed = [entry.text("image", empty=False) for entry in entries]
     posed = []
     for stem, image, entry in zip(unique_names(listed), listed, entries, strict=True):
-        source = f"'{image}' in '{file}'"
+        named = entry.raising(StreamError, f"'{image}' in '{file}'")
         file_path = file.parent / image if images is None else file.parent / images / Path(image).name
-        name = str(entry.get("name", stem))
-        posed.append(PosedImage(name, file_path, _camera(entry, source), _pose(entry, source)))
+        pose = named.array("camera_from_world", (4, 4))
+        posed.append(PosedImage(entry.text("name", stem), file_path, _camera(named.raising(CameraError)), pose))
     return PosedImageStream(str(path), posed)
 
 
-def _entries(content: object, file: Path) -> list[Values]:
-    listed = content.get("frames") if isinstance(content, Mapping) else content
-    if not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
-        raise StreamError(f"'{file}' has no list of frames")
-    return listed
-
-
-def _camera(entry: Values, source: str) -> Camera:
-    width, height = (whole_number(entry, key, source, CameraError) for key in ("width", "height"))
-    fx, fy, cx, cy = (number(entry, key, source, CameraError) for key in ("fx", "fy", "cx", "cy"))
+def _camera(entry: Table) -> Camera:
+    width, height = (entry.whole(key, least=1, most=MAX_SIDE) for key in ("width", "height"))
+    fx, fy, cx, cy = (entry.number(key) for key in ("fx", "fy", "cx", "cy"))
+    lens = None if entry.get("distortion") is None else entry.table("distortion")
+    model = None if lens is None else lens.choice("model", tuple(COEFFICIENT_COUNTS))
+    coefficients = () if lens is None else lens.numbers("coefficients")
     try:
-        return Camera(width, height, fx, fy, cx, cy, _distortion(entry.get("distortion"), source))
+        return Camera(width, height, fx, fy, cx, cy, None if model is None else Distortion(model, coefficients))
     except CameraError as error:
-        raise CameraError(f"{source}: {error}") from error
-
-
-def _distortion(values: object, source: str) -> Distortion | None:
-    if values is None:
-        return None
-    if not isinstance(values, Mapping) or "model" not in values:
-        raise CameraError(f"distortion of {source} needs a model and coefficients")
-    coefficients = numbers(values.get("coefficients"), f"distortion of {source}", CameraError)
-    return Distortion(values["model"], coefficients)
-
-
-def _pose(entry: Values, source: str) -> np.ndarray:
-    try:
-        pose = np.asarray(entry.get("camera_from_world"), dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise StreamError(f"camera_from_world of {source} is not numbers: {error}") from error
-    if pose.shape != (4, 4):
-        raise StreamError(f"camera_from_world of {source} has shape {pose.shape}, expected (4, 4)")
-    return pose
+        raise CameraError(f"{entry.source}: {error}", code=error.code) from error

@@ -18,6 +18,8 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from feature_gs_ros.core.errors import StreamError
+from feature_gs_ros.io.streams.rosbag_limits import limit_rosbags
+from feature_gs_ros.io.structured import read_table
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -46,8 +48,11 @@ class Bag:
     """
 
     def __init__(self, path: str | Path) -> None:
+        limit_rosbags()
         with _reading(Path(path)):
             self.path = _storage(Path(path))
+        if self.path.is_dir():
+            _check_metadata(self.path)
         with _reading(self.path), Reader(self.path) as reader:
             counts = {(connection.topic, connection.msgtype): connection.msgcount for connection in reader.connections}
             self.all_topics = sorted({topic for topic, _ in counts})
@@ -128,6 +133,30 @@ def _storage(path: Path) -> Path:
     return path
 
 
+def _check_metadata(folder: Path) -> None:
+    """Raise a StreamError unless metadata.yaml holds what `rosbags` takes from it, which looks at the kinds of few."""
+    try:
+        content = read_table(folder / "metadata.yaml", StreamError).table("rosbag2_bagfile_information")
+        content.whole("version", least=1)
+        content.text("storage_identifier")
+        content.texts("relative_file_paths")
+        content.whole("message_count", least=0)
+        for key in ("compression_format", "compression_mode"):
+            if content.get(key) is not None:
+                content.text(key)
+        if content.get("files") is not None:
+            content.tables("files")
+        for entry in content.tables("topics_with_message_count"):
+            entry.whole("message_count", least=0)
+            topic = entry.table("topic_metadata")
+            for key in ("name", "type", "serialization_format"):
+                topic.text(key)
+    except StreamError as error:
+        raise StreamError(
+            f"can't read the recording '{folder}': {error}; run ros2 bag reindex on the folder", code=error.code
+        ) from error
+
+
 def _start(file: Path) -> bytes:
     with file.open("rb") as opened:
         return opened.read(16)
@@ -173,7 +202,7 @@ def _reading(path: Path) -> Iterator[None]:
 def _damage() -> tuple[type[Exception], ...]:
     """What `rosbags` and the decoders below it raise on damaged bytes: they share no base class."""
     kinds: list[type[Exception]] = [ReaderError, OSError, EOFError, LookupError, ValueError, TypeError]
-    kinds += [AssertionError, RuntimeError, MemoryError, OverflowError, struct.error]
+    kinds += [AssertionError, AttributeError, RuntimeError, MemoryError, OverflowError, struct.error]
     for module, name in (
         ("apsw", "Error"),
         ("sqlite3", "Error"),

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from feature_gs_ros.backprojection.field import FORMAT as FIELD
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import FieldError, ParameterError
 from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.text import shown
 from feature_gs_ros.editing.stack import FORMAT as STACK
 from feature_gs_ros.extractors import extractor_names, extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.alignment import load_alignment, sim3_from_mapping
 from feature_gs_ros.io.data_folder import DataFolder
 from feature_gs_ros.io.formats import format_of
+from feature_gs_ros.io.structured import parse_yaml
 from feature_gs_ros.live.keyframes import KeyframeLimits
 from feature_gs_ros.live.live_field import edits_beside
 from feature_gs_ros.rasterizer import get_backend
@@ -112,12 +112,9 @@ def extractor_options(node: Any) -> dict[str, object]:
         ParameterError: it is no YAML mapping.
     """
     text = str(value(node, "extractor_options"))
-    try:
-        options = yaml.safe_load(text or "{}")
-    except yaml.YAMLError as error:
-        raise ParameterError(f"parameter extractor_options is no YAML: {error}") from error
+    options = parse_yaml(text or "{}", "parameter extractor_options", ParameterError)
     if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
-        raise ParameterError(f"parameter extractor_options is '{text}', expected a mapping such as {{space: rgb}}")
+        raise ParameterError(f"parameter extractor_options is {shown(text)}, expected a mapping such as {{space: rgb}}")
     return options
 
 

@@ -1,0 +1,70 @@
+"""This package's own files: safetensors with the name of their format and a JSON of what isn't tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from feature_gs_ros.core.errors import FeatureGsError
+from feature_gs_ros.core.text import shown
+from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.io.files import open_regular
+from feature_gs_ros.io.structured import Table, parse_json
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of any safetensors file.
+
+    Raises:
+        OSError: it can't be read, or is a pipe or device.
+        SafetensorError: it is damaged or none.
+    """
+    open_regular(path).close()
+    with safe_open(str(path), framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
+
+
+def read_tensor_file(
+    path: str | Path, format_name: str, error: type[FeatureGsError], remedy: str
+) -> tuple[dict[str, Tensor], Table]:
+    """Tensors and content of a file of one of this package's formats.
+
+    Args:
+        format_name: of the format, with its version.
+        error: the class to raise.
+        remedy: ends the messages: what to do instead.
+
+    Raises:
+        error: missing, damaged, or of another format.
+    """
+    try:
+        tensors, metadata = load_tensors(path)
+    except (SafetensorError, OSError, ValueError, UnicodeError) as cause:
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+        raise error(
+            f"'{path}' can't be read as '{format_name}': {reason}; {remedy}", code=f"{error.code}.unreadable"
+        ) from cause
+    if metadata.get("format") != format_name:
+        raise error(
+            f"'{path}' holds format {shown(metadata.get('format'))}, expected '{format_name}'; {remedy}",
+            code=f"{error.code}.format",
+        )
+    return tensors, Table(parse_json(metadata.get("content", ""), f"'{path}'", error), f"'{path}'", error)
+
+
+def write_tensor_file(
+    path: str | Path, format_name: str, tensors: Mapping[str, Tensor], content: Mapping[str, object]
+) -> None:
+    """Write such a file; it appears whole or not at all.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    metadata = {"format": format_name, "content": json.dumps(content)}
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
