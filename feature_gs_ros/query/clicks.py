@@ -10,16 +10,15 @@ from torch import Tensor
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.camera import Camera, Image, turning_radius
-from feature_gs_ros.core.errors import PromptError
+from feature_gs_ros.core.errors import CameraError, PromptError
 from feature_gs_ros.core.feature_grid import FeatureGrid, pool
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.lens import undistorted
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.rasterizer import View
 
 COVERED = 0.5  # Σ w of a pixel under which it shows no map
 OBSERVED = 0.5  # of the weight that must have been seen
-STEPS, CLOSE = 50, 1e-6  # of Newton's method; pixels
-TRANSLATION, TRANSLATION_FISHEYE = 3, 11  # first column of the point's translation in OpenCV's derivatives
 NEIGHBOURS = 8  # Gaussians around a point that speak for it
 FILLS = 0.5  # of a picture's width or height: a thing as large fills it
 CANVAS = 6.0  # times as wide or high as the thing is what it is shown on then
@@ -37,44 +36,15 @@ def straight_pixel(camera: Camera, u: float, v: float) -> tuple[float, float]:
         raise PromptError(f"pixel ({u:g}, {v:g}) is outside the image of {camera.width}×{camera.height}")
     if camera.distortion is None:
         return u, v
-    x, y = _ray(camera, u, v)
+    seen = np.array([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy])
+    nothing = f"the lens shows nothing of the scene at pixel ({u:g}, {v:g}): click nearer to the middle"
+    try:
+        x, y = (float(value) for value in undistorted(seen, camera.distortion))
+    except CameraError as error:
+        raise PromptError(nothing) from error
+    if not np.hypot(x, y) < turning_radius(camera.distortion):
+        raise PromptError(nothing)
     return camera.fx * x + camera.cx, camera.fy * y + camera.cy
-
-
-def _ray(camera: Camera, u: float, v: float) -> tuple[float, float]:
-    """The point (x, y, 1) that a lens images at a pixel, by Newton's method.
-
-    OpenCV's own inverse stops after five fixed-point steps, pixels away from the answer near a strong lens's corners.
-
-    Raises:
-        PromptError: the lens images nothing there.
-    """
-    lens = camera.distortion
-    assert lens is not None
-    ray = np.array([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, 1.0])
-    for _ in range(STEPS):
-        shown, slope = _imaged(camera, ray)
-        off = np.array([u, v]) - shown
-        if np.abs(off).max() < CLOSE and np.hypot(*ray[:2]) < turning_radius(lens):
-            return float(ray[0]), float(ray[1])
-        if not np.isfinite(off).all() or abs(np.linalg.det(slope)) < 1e-9:
-            break
-        ray[:2] += np.linalg.solve(slope, off)
-    raise PromptError(f"the lens shows nothing of the scene at pixel ({u:g}, {v:g}): click nearer to the middle")
-
-
-def _imaged(camera: Camera, ray: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where a point [3] is imaged, [2] pixels, and how that moves with the point's x and y, [2, 2]."""
-    assert camera.distortion is not None
-    fisheye = camera.distortion.model == "equidistant"
-    place, still = ray.reshape(1, 1, 3), np.zeros(3)
-    coefficients = np.array(camera.distortion.coefficients)
-    if fisheye:
-        shown, slopes = cv2.fisheye.projectPoints(place, still, still, camera.matrix, coefficients)
-    else:
-        shown, slopes = cv2.projectPoints(place, still, still, camera.matrix, coefficients)
-    first = TRANSLATION_FISHEYE if fisheye else TRANSLATION
-    return np.asarray(shown, np.float64).reshape(2), np.asarray(slopes, np.float64)[:, first : first + 2]
 
 
 def weights_of_pixel(view: View, u: float, v: float) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, Image, check_pose
+from feature_gs_ros.core.lens import pixel_rays
 from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.synthetic.distance import (
     Floats,
@@ -23,7 +24,6 @@ from feature_gs_ros.synthetic.distance import (
     object_distance,
     turned_into,
 )
-from feature_gs_ros.synthetic.lens import pixel_rays
 from feature_gs_ros.synthetic.paint import room_light
 from feature_gs_ros.synthetic.scene import Labels, Scene
 from feature_gs_ros.synthetic.shading import box_span, displayed, lit_surface, outgoing

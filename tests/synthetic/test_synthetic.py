@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import CameraError
+from feature_gs_ros.core.lens import distorted, pixel_rays
 from feature_gs_ros.numerics import runtime as kernels
 from feature_gs_ros.synthetic import (
     BARREL,
@@ -28,7 +29,6 @@ from feature_gs_ros.synthetic import (
     tabletop_camera,
     turned,
 )
-from feature_gs_ros.synthetic.lens import distorted, pixel_rays
 
 GREY = Material((0.4, 0.4, 0.4))
 TABLETOP = tabletop()
