@@ -10,7 +10,18 @@ import pytest
 import torch
 
 from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.rasterizer import Backend, get_backend
+
+
+@pytest.fixture(scope="session", params=["cpu", "reference", "warp-cpu", "cuda"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend that can run here, one after the other."""
+    try:
+        return get_backend(request.param)
+    except BackendError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

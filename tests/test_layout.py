@@ -52,6 +52,17 @@ def test_every_folder_is_listed_and_imports_from_those_above_it() -> None:
     assert down == set()
 
 
+def test_nobody_outside_a_backends_folder_imports_from_inside_it() -> None:
+    guilty = {
+        (file.relative_to(PACKAGE).as_posix(), name)
+        for file in files()
+        for backend in BACKENDS
+        for name in imported_modules(file)
+        if not file.is_relative_to(PACKAGE / "rasterizer" / backend) and name.startswith(f"rasterizer.{backend}.")
+    }
+    assert guilty == {("rasterizer/__init__.py", "rasterizer.cpu.CpuBackend")}
+
+
 def test_only_ros_imports_rclpy() -> None:
     guilty = [
         file.relative_to(PACKAGE).as_posix()

@@ -31,37 +31,9 @@ from feature_gs_ros.distillation import (
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.rasterizer import CellOperator, view
-from feature_gs_ros.rasterizer.reference import dense_u, dense_w
 from feature_gs_ros.training.views import TrainingView
 
 GRIDS = {"coarse": (3, 5, {}), "fine": (22, 35, {}), "a pixel a cell": (45, 70, {}), "padded": (4, 4, {"bottom": 1.5})}
-
-
-def dense_a(seed: int, grid: FeatureGrid, valid: Tensor) -> Tensor:
-    """diag(Uᵀ m)⁻¹ Uᵀ M W [cells, N] float64; zero rows where no pixel counts."""
-    gaussians, (camera, pose) = random_map(seed), random_camera(seed)
-    u = dense_u(grid, camera.width, camera.height) * valid.double().reshape(-1, 1)
-    total = u.sum(0)
-    return (u.T @ dense_w(gaussians, camera, pose)) / total.clamp_min(1e-9)[:, None]
-
-
-@pytest.mark.parametrize("name", GRIDS)
-def test_the_cell_operator_is_the_dense_one_and_its_transpose(name: str) -> None:
-    rows, columns, covers = GRIDS[name]
-    gaussians, (camera, pose) = random_map(3), random_camera(3)
-    generator = torch.Generator().manual_seed(0)
-    grid = FeatureGrid(torch.randn(rows, columns, 4, generator=generator), **covers)  # type: ignore[arg-type]
-    valid = torch.rand(camera.height, camera.width, generator=generator) > 0.3
-    operator = view(gaussians, camera, pose).cell_operator(grid, valid)
-    dense = dense_a(3, grid, valid)[operator.cells]
-    features = torch.randn(len(gaussians), 5, generator=generator)
-    values = torch.randn(len(operator.cells), 5, generator=generator)
-    assert (operator.forward(features) - dense @ features.double()).norm() < 2e-3 * (dense @ features.double()).norm()
-    assert (operator.adjoint(values) - dense.T @ values.double()).norm() < 2e-3 * (dense.T @ values.double()).norm()
-    assert operator.products == 2
-    assert torch.equal(operator.target(grid), grid.values.reshape(-1, 4)[operator.cells])
-    weight = view(gaussians, camera, pose).backproject(grid, valid)[1]
-    assert torch.allclose(operator.weight, weight, rtol=1e-3, atol=1e-3)
 
 
 def some_targets(dimension: int = 3) -> list[tuple[CellOperator, Tensor]]:

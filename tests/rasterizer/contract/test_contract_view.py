@@ -1,8 +1,6 @@
-"""W against the dense oracle, Wᵀ against W: render and backproject are one operator and its transpose."""
+"""Views of every backend: W against the dense oracle, Wᵀ against W, the cell operator, labels, masks and bands."""
 
 from __future__ import annotations
-
-import threading
 
 import numpy as np
 import pytest
@@ -17,8 +15,7 @@ from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import BackendError, CameraError, GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.numerics import runtime as kernels
-from feature_gs_ros.rasterizer.cpu.view import NARROW
+from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.rasterizer.reference import dense_u, dense_w
 
 GRIDS = {
@@ -42,10 +39,10 @@ def make_grid(name: str, dimension: int, seed: int = 0) -> FeatureGrid:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_render_is_the_dense_w(seed: int) -> None:
+def test_render_is_the_dense_w(backend: Backend, seed: int) -> None:
     gaussians, (camera, pose) = random_map(seed), random_camera(seed)
     values = torch.randn(len(gaussians), 5)
-    ours = rasterizer.view(gaussians, camera, pose).render(values)
+    ours = rasterizer.view(gaussians, camera, pose, backend).render(values)
     dense = (dense_w(gaussians, camera, pose) @ values.double()).reshape(camera.height, camera.width, 5)
     # A pixel may flip over 1/255 or 1e-4 in float32; the rest agree to float accuracy.
     off = (ours - dense).abs().amax(dim=2) > 1e-4 * values.abs().max()
@@ -55,11 +52,11 @@ def test_render_is_the_dense_w(seed: int) -> None:
 
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_backprojection_is_the_dense_transpose(name: str, seed: int) -> None:
+def test_backprojection_is_the_dense_transpose(backend: Backend, name: str, seed: int) -> None:
     gaussians, (camera, pose) = random_map(seed), random_camera(seed)
     grid = make_grid(name, 6, seed)
     valid = (torch.rand(camera.height, camera.width, generator=torch.Generator().manual_seed(seed)) > 0.3).double()
-    numerator, weight = rasterizer.view(gaussians, camera, pose).backproject(grid, valid)
+    numerator, weight = rasterizer.view(gaussians, camera, pose, backend).backproject(grid, valid)
     w_transposed = dense_w(gaussians, camera, pose).T * valid.reshape(-1)
     features = dense_u(grid, camera.width, camera.height) @ grid.values.reshape(-1, 6).double()
     assert (numerator - w_transposed @ features).norm() < 1e-3 * (w_transposed @ features).norm()
@@ -77,7 +74,7 @@ def test_backprojection_is_the_dense_transpose(name: str, seed: int) -> None:
 )
 @example(seed=0, rows=45, columns=70, right=1.0, bottom=1.5, nearest=True)  # as many cells as pixels, but elsewhere
 def test_adjoint_to_float_accuracy(
-    seed: int, rows: int, columns: int, right: float, bottom: float, nearest: bool
+    backend: Backend, seed: int, rows: int, columns: int, right: float, bottom: float, nearest: bool
 ) -> None:
     gaussians, (camera, pose) = random_map(seed, 120), random_camera(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -89,7 +86,7 @@ def test_adjoint_to_float_accuracy(
     )
     values = torch.randn(len(gaussians), 3, generator=generator)
     valid = torch.rand(camera.height, camera.width, generator=generator)
-    view = rasterizer.view(gaussians, camera, pose)
+    view = rasterizer.view(gaussians, camera, pose, backend)
     numerator, _ = view.backproject(grid, valid)
     resampling = dense_u(grid, camera.width, camera.height)
     cells = grid.values.reshape(-1, 3).double()
@@ -100,33 +97,20 @@ def test_adjoint_to_float_accuracy(
     assert abs(left - right_side) <= 1e-5 * bound + 1e-12
 
 
-def test_few_and_many_channels_a_pixel_give_the_same() -> None:
-    """Up to some channels a feature a pixel goes without cells; a masked pixel counts for nothing in both ways."""
-    gaussians, (camera, pose) = random_map(3), random_camera(3)
-    view = rasterizer.view(gaussians, camera, pose)
-    values = torch.randn(camera.height, camera.width, NARROW + 6, generator=torch.Generator().manual_seed(5))
-    valid = torch.rand(camera.height, camera.width, generator=torch.Generator().manual_seed(6))
-    many, weight = view.backproject(FeatureGrid(values), valid)
-    few, narrow_weight = view.backproject(FeatureGrid(values[:, :, :7].contiguous()), valid)
-    assert (few - many[:, :7]).norm() < 1e-5 * few.norm()
-    assert torch.allclose(weight, narrow_weight, rtol=1e-4, atol=1e-5)
-    assert float(weight.sum()) > 100
-
-
 @pytest.mark.parametrize("name", ["14-pixel cells", "2-pixel cells", "a padded square, as SAM"])
-def test_cells_and_upsampled_pixels_give_the_same(name: str) -> None:
+def test_cells_and_upsampled_pixels_give_the_same(backend: Backend, name: str) -> None:
     """Wᵀ(U F) = (WᵀU) F: the map upsampled to every pixel and the cells themselves."""
     gaussians, (camera, pose) = random_map(3), random_camera(3)
     grid = make_grid(name, 4)
     pixels = dense_u(grid, camera.width, camera.height) @ grid.values.reshape(-1, 4).double()
-    view = rasterizer.view(gaussians, camera, pose)
+    view = rasterizer.view(gaussians, camera, pose, backend)
     by_cells, weight = view.backproject(grid)
     by_pixels, pixel_weight = view.backproject(FeatureGrid(pixels.reshape(camera.height, camera.width, 4).float()))
     assert (by_cells - by_pixels).norm() < 1e-5 * by_pixels.norm()
     assert torch.allclose(weight, pixel_weight, rtol=1e-4, atol=1e-5)
 
 
-def test_known_answer_of_two_gaussians() -> None:
+def test_known_answer_of_two_gaussians(backend: Backend) -> None:
     """Two round Gaussians on the optical axis: at the centre pixel w = α₁ and (1 − α₁) α₂."""
     gaussians = GaussianMap.from_tensors(
         torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, 4.0]]),
@@ -136,7 +120,7 @@ def test_known_answer_of_two_gaussians() -> None:
         torch.zeros(2, 1, 3),
     )
     camera = Camera(21, 21, 50, 50, 10.5, 10.5)
-    image = rasterizer.view(gaussians, camera, np.eye(4)).render(torch.eye(2))
+    image = rasterizer.view(gaussians, camera, np.eye(4), backend).render(torch.eye(2))
     assert image[10, 10].tolist() == pytest.approx([0.6, 0.4 * 0.8], rel=1e-5)
     # Three pixels aside: variance (50 · 0.2 / z)² + 0.3 px².
     near = 0.6 * np.exp(-0.5 * 9 / (25 + 0.3))
@@ -144,7 +128,7 @@ def test_known_answer_of_two_gaussians() -> None:
     assert image[10, 13].tolist() == pytest.approx([near, (1 - near) * far], rel=1e-4)
 
 
-def test_rays_end_before_their_last_gaussian() -> None:
+def test_rays_end_before_their_last_gaussian(backend: Backend) -> None:
     """Opaque layers, alpha 0.99 each: the second would bring T to 1e-4, so it isn't drawn."""
     layers = 4
     gaussians = GaussianMap.from_tensors(
@@ -154,115 +138,47 @@ def test_rays_end_before_their_last_gaussian() -> None:
         torch.tensor([0.9, 0.99, 0.99, 0.5]),
         torch.zeros(layers, 1, 3),
     )
-    image = rasterizer.view(gaussians, Camera(9, 9, 20, 20, 4.5, 4.5), np.eye(4)).render(torch.eye(layers))
+    image = rasterizer.view(gaussians, Camera(9, 9, 20, 20, 4.5, 4.5), np.eye(4), backend).render(torch.eye(layers))
     assert image[4, 4].tolist() == pytest.approx([0.9, 0.1 * 0.99, 0.0, 0.0], rel=1e-4)
 
 
-def test_color_and_depth() -> None:
+def test_color_and_depth(backend: Backend) -> None:
     gaussians, (camera, pose) = random_map(5, degree=3), random_camera(5)
-    view = rasterizer.view(gaussians, camera, pose)
+    view = rasterizer.view(gaussians, camera, pose, backend)
     z = (gaussians.means.double() @ torch.from_numpy(pose[:3, :3]).T)[:, 2] + pose[2, 3]
     expected = view.render(torch.stack([z.float(), torch.ones(len(z))], 1))
     assert torch.allclose(view.render_depth(), expected, atol=1e-4)
     rotated = GaussianMap.from_tensors(
         gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities, gaussians.sh[:, :1]
     )
-    flat = rasterizer.view(rotated, camera, pose).render_color()
+    flat = rasterizer.view(rotated, camera, pose, backend).render_color()
     colors = (gaussians.sh[:, 0] * 0.28209479177387814 + 0.5).clamp_min(0)
     assert torch.allclose(flat, view.render(colors), atol=1e-5)
     assert not torch.allclose(flat, view.render_color(), atol=1e-2)
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3])
-def test_colour_depends_on_direction_as_the_definition_says(degree: int) -> None:
+def test_colour_depends_on_direction_as_the_definition_says(backend: Backend, degree: int) -> None:
     gaussians, (camera, pose) = random_map(5, degree=degree), random_camera(5)
-    view = rasterizer.view(gaussians, camera, pose)
+    view = rasterizer.view(gaussians, camera, pose, backend)
     expected = view.render(dense_colors(gaussians.sh, gaussians.means, pose).float())
     assert torch.allclose(view.render_color(), expected, atol=1e-4)
 
 
-def test_spherical_harmonics_are_orthonormal() -> None:
-    """Each basis function of degrees 0–3, integrated over the sphere against every other: the identity."""
-    from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
-
-    count = 20_000
-    k = np.arange(count) + 0.5
-    z, turn = 1 - 2 * k / count, np.pi * (1 + 5**0.5) * k
-    directions = np.stack([np.sqrt(1 - z * z) * np.cos(turn), np.sqrt(1 - z * z) * np.sin(turn), z], 1).astype(
-        np.float32
-    )
-    basis = []
-    for index in range(16):
-        sh = np.zeros((count, 16, 3), np.float32)
-        sh[:, index] = 0.1  # small, so that nothing is cut at 0
-        color = colors_from_sh(sh, directions, np.zeros(3, np.float32), np.arange(count, dtype=np.int32))
-        basis.append((color[:, 0].astype(np.float64) - 0.5) / 0.1)
-    gram = np.array(basis) @ np.array(basis).T * 4 * np.pi / count
-    assert np.abs(gram - np.eye(16)).max() < 2e-3
-
-
-def test_threads_do_not_change_a_bit() -> None:
-    gaussians, (camera, pose) = random_map(7, 3000), random_camera(7, 200, 150)
-    grids = [make_grid(name, 8) for name in ("14-pixel cells", "2-pixel cells")]
-    before = kernels.thread_count()
-    results = []
-    try:
-        for threads in (1, 2, 5):
-            kernels.set_thread_count(threads)
-            view = rasterizer.view(gaussians, camera, pose)
-            results.append([view.render_color(), *(view.backproject(grid)[0] for grid in grids)])
-    finally:
-        kernels.set_thread_count(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-def test_two_python_threads_in_the_kernels() -> None:
-    gaussians, (camera, pose) = random_map(8, 2000), random_camera(8, 160, 120)
-    grid = make_grid("14-pixel cells", 16)
-    view = rasterizer.view(gaussians, camera, pose)
-    expected = view.render_color(), view.backproject(grid)[0]
-    wrong: list[str] = []
-
-    def work() -> None:
-        for _ in range(20):
-            fresh = rasterizer.view(gaussians, camera, pose)
-            if not torch.equal(fresh.render_color(), expected[0]):
-                wrong.append("render")
-            if not torch.equal(fresh.backproject(grid)[0], expected[1]):
-                wrong.append("backproject")
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-
-
-def test_an_error_in_a_range_reaches_the_caller() -> None:
-    def body(start: int, _stop: int) -> None:
-        if start == 30:
-            raise ValueError("range 30")
-
-    with pytest.raises(ValueError, match="range 30"):
-        kernels.parallel_for(100, 10, body)
-
-
-def test_nothing_in_view_is_no_error() -> None:
+def test_nothing_in_view_is_no_error(backend: Backend) -> None:
     gaussians, (camera, pose) = random_map(1), random_camera(1)
     pose = pose.copy()
     pose[2, 3] = -100
-    view = rasterizer.view(gaussians, camera, pose)
+    view = rasterizer.view(gaussians, camera, pose, backend)
     numerator, weight = view.backproject(make_grid("2-pixel cells", 2))
     assert view.render_color().abs().sum() == 0
     assert numerator.abs().sum() == 0
     assert weight.sum() == 0
 
 
-def test_bad_input_is_named() -> None:
+def test_bad_input_is_named(backend: Backend) -> None:
     gaussians, (camera, pose) = random_map(1), random_camera(1)
-    view = rasterizer.view(gaussians, camera, pose)
+    view = rasterizer.view(gaussians, camera, pose, backend)
     with pytest.raises(GridError, match=r"expected \(200, C\)"):
         view.render(torch.zeros(3, 3))
     with pytest.raises(GridError, match="mask of pixels that count"):
@@ -273,47 +189,119 @@ def test_bad_input_is_named() -> None:
         rasterizer.view(gaussians, camera, np.full((4, 4), np.nan))
     distorted = Camera(9, 9, 9, 9, 4, 4, Distortion("plumb_bob", (0.1, 0, 0, 0, 0)))
     with pytest.raises(CameraError, match="rectify first"):
-        rasterizer.view(gaussians, distorted, pose)
+        rasterizer.view(gaussians, distorted, pose, backend)
     with pytest.raises(BackendError, match="backend 'metal' is unknown"):
         rasterizer.view(gaussians, camera, pose, backend="metal")  # type: ignore[arg-type]
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.booleans())
-def test_labels_give_what_their_one_hot_images_give(seed: int, classes: int, masked: bool) -> None:
+def test_labels_give_what_their_one_hot_images_give(backend: Backend, seed: int, classes: int, masked: bool) -> None:
     gaussians, (camera, pose) = random_map(seed, 150), random_camera(seed)
     rng = np.random.default_rng(seed)
     labels = np.kron(
         rng.integers(-1, classes, (camera.height // 6 + 1, camera.width // 6 + 1)), np.ones((6, 6), np.int64)
     )[: camera.height, : camera.width]
     valid = torch.from_numpy(rng.random(labels.shape, np.float32)) if masked else None
-    view = rasterizer.view(gaussians, camera, pose)
+    view = rasterizer.view(gaussians, camera, pose, backend)
     found = view.backproject_labels(labels, classes, valid).toarray()
     one_hot = torch.from_numpy(labels[:, :, None] == np.arange(classes)).float()
     expected, _ = view.backproject(FeatureGrid(one_hot, interpolation="nearest"), valid)
     assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4 * float(expected.max().clamp_min(1e-3)))
 
 
-def test_labels_in_bands_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_do_not_fit_are_refused(backend: Backend) -> None:
     gaussians, (camera, pose) = random_map(5), random_camera(5)
-    labels = np.random.default_rng(0).integers(0, 9, (camera.height, camera.width))
-    view = rasterizer.view(gaussians, camera, pose)
-    whole = view.backproject_labels(labels, 9)
-    monkeypatch.setattr("feature_gs_ros.rasterizer.cpu.labels.MAX_SUMS", 200)
-    assert abs(view.backproject_labels(labels, 9) - whole).max() <= 1e-5 * whole.max()
-
-
-def test_labels_that_do_not_fit_are_refused() -> None:
-    gaussians, (camera, pose) = random_map(5), random_camera(5)
-    view = rasterizer.view(gaussians, camera, pose)
+    view = rasterizer.view(gaussians, camera, pose, backend)
     with pytest.raises(GridError, match="9 classes"):
         view.backproject_labels(np.full((camera.height, camera.width), 9), 9)
     with pytest.raises(GridError, match="don't fit"):
         view.backproject_labels(np.zeros((3, 3), np.int64), 9)
 
 
-def test_an_image_beyond_all_measure_is_refused() -> None:
-    gaussians, (_, pose) = random_map(5), random_camera(5)
-    wide = Camera(600_000, 1, 100.0, 100.0, 300_000.0, 0.5)
-    with pytest.raises(CameraError, match="600000×1"):
-        rasterizer.view(gaussians, wide, pose).render_color()
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_cell_operator_is_the_dense_one_and_its_transpose(backend: Backend, name: str) -> None:
+    """A = diag(Uᵀ m)⁻¹ Uᵀ M W at the cells with enough pixels that count."""
+    gaussians, (camera, pose) = random_map(3), random_camera(3)
+    generator = torch.Generator().manual_seed(0)
+    grid = make_grid(name, 4)
+    valid = torch.rand(camera.height, camera.width, generator=generator) > 0.3
+    view = rasterizer.view(gaussians, camera, pose, backend)
+    operator = view.cell_operator(grid, valid)
+    u = dense_u(grid, camera.width, camera.height)
+    masked = u * valid.double().reshape(-1, 1)
+    full = u.sum(0).max()
+    assert torch.equal(operator.cells, (masked.sum(0) > 0.05 * full).nonzero()[:, 0])
+    dense = ((masked.T @ dense_w(gaussians, camera, pose)) / masked.sum(0).clamp_min(1e-9)[:, None])[operator.cells]
+    features = torch.randn(len(gaussians), 5, generator=generator)
+    values = torch.randn(len(operator.cells), 5, generator=generator)
+    shown, spread = operator.forward(features), operator.adjoint(values)
+    assert (shown - dense @ features.double()).norm() < 2e-3 * (dense @ features.double()).norm()
+    assert (spread - dense.T @ values.double()).norm() < 2e-3 * (dense.T @ values.double()).norm()
+    assert float((shown.double() * values).sum()) == pytest.approx(float((spread.double() * features).sum()), rel=1e-3)
+    assert operator.products == 2
+    assert operator.gaussians == len(gaussians)
+    assert torch.equal(operator.target(grid), grid.values.reshape(-1, 4)[operator.cells])
+    assert torch.allclose(operator.weight, view.backproject(grid, valid)[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 5, 40])
+def test_bands_of_an_image_are_its_rows(backend: Backend, channels: int) -> None:
+    gaussians, (camera, pose) = random_map(2), random_camera(2)
+    view = rasterizer.view(gaussians, camera, pose, backend)
+    values = torch.randn(len(gaussians), channels, generator=torch.Generator().manual_seed(0))
+    whole = view.render(values)
+    bands = [view.render(values, rows) for rows in ((0, 7), (7, 32), (32, camera.height))]
+    assert [len(band) for band in bands] == [7, 25, camera.height - 32]
+    assert torch.allclose(torch.cat(bands), whole, atol=1e-5)
+    visible = view.render_visible(values[view.visible], (7, 32))
+    assert torch.allclose(visible, bands[1], atol=1e-5)
+    with pytest.raises(GridError, match="expected"):
+        view.render_visible(torch.zeros(len(view.visible) + 1, 2))
+
+
+def test_what_is_not_visible_has_no_weight(backend: Backend) -> None:
+    gaussians, (camera, pose) = random_map(2), random_camera(2)
+    view = rasterizer.view(gaussians, camera, pose, backend)
+    weight = dense_w(gaussians, camera, pose).sum(0)
+    assert view.visible.dtype == torch.int64
+    hidden = torch.ones(len(gaussians), dtype=torch.bool)
+    hidden[view.visible] = False
+    assert bool(hidden.any())
+    assert float(weight[hidden].sum()) < 1e-3 * float(weight.sum())
+
+
+def test_unoccluded_weight_is_the_alpha_over_all_pixels(backend: Backend) -> None:
+    """Two Gaussians, one behind the other, well inside the image: each has its alpha's sum as if alone."""
+    gaussians = GaussianMap.from_tensors(
+        torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, 4.0]]),
+        torch.tensor([[1.0, 0, 0, 0]]).expand(2, 4),
+        torch.full((2, 3), 0.2),
+        torch.tensor([0.6, 0.8]),
+        torch.zeros(2, 1, 3),
+    )
+    camera = Camera(61, 61, 50, 50, 30.5, 30.5)
+    found = rasterizer.view(gaussians, camera, np.eye(4), backend).unoccluded_weight()
+    for index in range(2):
+        alone = dense_w(gaussians.select(torch.tensor([index])), camera, np.eye(4)).sum()
+        assert float(found[index]) == pytest.approx(float(alone), rel=0.03)
+
+
+def test_answers_are_float32_on_the_host(backend: Backend) -> None:
+    gaussians, (camera, pose) = random_map(2), random_camera(2)
+    view = rasterizer.view(gaussians, camera, pose, backend)
+    assert view.backend is backend
+    operator = view.cell_operator(make_grid("14-pixel cells", 3))
+    tensors = [
+        view.render(torch.ones(len(gaussians), 2, dtype=torch.float64)),
+        view.render_color(),
+        view.render_depth(),
+        *view.backproject(make_grid("14-pixel cells", 3)),
+        view.unoccluded_weight(),
+        operator.weight,
+        operator.forward(torch.ones(len(gaussians), 2)),
+        operator.adjoint(torch.ones(len(operator.cells), 2)),
+    ]
+    assert all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+    labels = np.zeros((camera.height, camera.width), np.int64)
+    assert view.backproject_labels(labels, 1).dtype == np.float32

@@ -1,4 +1,4 @@
-"""Gradients of the rasteriser against autograd through the dense oracle, and its images against `CpuView`."""
+"""Gradients of every backend against autograd through the dense oracle, and its images against its views."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from torch import Tensor
 
 from feature_gs_ros.core.errors import GridError, MapError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.numerics.runtime import set_thread_count, thread_count
-from feature_gs_ros.rasterizer import Rendering, get_backend, view
+from feature_gs_ros.rasterizer import Backend, Rendering
 from feature_gs_ros.rasterizer.reference import dense_w
 
 NAMES = ("means", "quats_wxyz", "scales", "opacities", "sh", "extra")
-
-render_with_gradients = get_backend("cpu").render_with_gradients
 
 
 def smooth_scene(seed: int, channels: int, degree: int = 3, count: int = 60) -> dict[str, Tensor]:
@@ -34,9 +31,9 @@ def smooth_scene(seed: int, channels: int, degree: int = 3, count: int = 60) -> 
     return {name: torch.from_numpy(value.astype(np.float32)).requires_grad_() for name, value in values.items()}
 
 
-def rendered(scene: dict[str, Tensor], seed: int, means2d: Tensor | None = None) -> Rendering:
+def rendered(backend: Backend, scene: dict[str, Tensor], seed: int, means2d: Tensor | None = None) -> Rendering:
     camera, pose = random_camera(seed)
-    return render_with_gradients(*list(scene.values())[:5], camera, pose, scene["extra"], means2d)
+    return backend.render_with_gradients(*list(scene.values())[:5], camera, pose, scene["extra"], means2d)
 
 
 def dense(scene: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,9 +47,9 @@ def dense(scene: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("seed", "channels", "degree"), [(0, 3, 3), (1, 70, 1), (2, 1, 0), (3, 5, 2)])
-def test_gradients_are_the_dense_oracle_s(seed: int, channels: int, degree: int) -> None:
+def test_gradients_are_the_dense_oracle_s(backend: Backend, seed: int, channels: int, degree: int) -> None:
     scene = smooth_scene(seed, channels, degree)
-    ours = rendered(scene, seed)
+    ours = rendered(backend, scene, seed)
     assert ours.extra is not None
     generator = torch.Generator().manual_seed(seed)
     wanted = [torch.randn(image.shape, generator=generator) for image in (ours.color, ours.opacity, ours.extra)]
@@ -70,11 +67,11 @@ def test_gradients_are_the_dense_oracle_s(seed: int, channels: int, degree: int)
         assert (found - expected).norm() < 2e-3 * expected.norm(), name
 
 
-def test_gradients_of_opaque_gaussians_that_end_rays() -> None:
+def test_gradients_of_opaque_gaussians_that_end_rays(backend: Backend) -> None:
     scene = smooth_scene(4, 2, count=120)
     with torch.no_grad():
         scene["opacities"][::2] = 1.0  # clipped at 0.999 around their middles
-    ours = rendered(scene, 4)
+    ours = rendered(backend, scene, 4)
     (ours.color.square().sum() + ours.opacity.sum()).backward()
     double = {name: tensor.detach().double().requires_grad_() for name, tensor in scene.items()}
     color, opacity, _ = dense(double, 4)
@@ -86,32 +83,32 @@ def test_gradients_of_opaque_gaussians_that_end_rays() -> None:
         assert (found - expected).norm() < 1e-2 * expected.norm(), name
 
 
-def test_a_extra_may_leave_the_geometry_alone() -> None:
+def test_extra_signals_may_leave_the_geometry_alone(backend: Backend) -> None:
     camera, pose = random_camera(3)
     scene = smooth_scene(3, 4)
-    ours = render_with_gradients(*list(scene.values())[:5], camera, pose, scene["extra"], extra_shapes=False)
+    ours = backend.render_with_gradients(*list(scene.values())[:5], camera, pose, scene["extra"], extra_shapes=False)
     assert ours.extra is not None
     ours.extra.square().sum().backward()
     assert all(float(scene[name].grad.abs().sum()) == 0 for name in NAMES[:5])  # type: ignore[union-attr]
     assert float(scene["extra"].grad.abs().sum()) > 0  # type: ignore[union-attr]
 
 
-def test_images_are_the_view_s() -> None:
+def test_images_are_the_view_s(backend: Backend) -> None:
     camera, pose = random_camera(5)
     scene = {name: tensor.detach() for name, tensor in smooth_scene(5, 6).items()}
     gaussians = GaussianMap.from_tensors(*list(scene.values())[:5])
-    ours, plain = rendered(scene, 5), view(gaussians, camera, pose)
+    ours, plain = rendered(backend, scene, 5), backend.view(gaussians, camera, pose)
     assert ours.extra is not None
     assert torch.allclose(ours.color, plain.render_color(), atol=1e-5)
     assert torch.allclose(ours.opacity, plain.render_depth()[:, :, 1], atol=1e-5)
     assert torch.allclose(ours.extra, plain.render(scene["extra"]), atol=1e-5)
 
 
-def test_screen_gradient_moves_the_image_as_the_principal_point_does() -> None:
+def test_gradient_of_means2d_moves_the_image_as_the_principal_point_does(backend: Backend) -> None:
     scene = {name: tensor.detach() for name, tensor in smooth_scene(6, 1).items()}
     scene["means"] *= 0.3  # the clamp of the Jacobian's tangents moves with cx too: none must be clamped
     means2d = torch.zeros(len(scene["means"]), 2, requires_grad=True)
-    ours = rendered(scene, 6, means2d)
+    ours = rendered(backend, scene, 6, means2d)
     ours.color.square().sum().backward()
     assert means2d.grad is not None
     camera, pose = random_camera(6)
@@ -134,38 +131,22 @@ def test_screen_gradient_moves_the_image_as_the_principal_point_does() -> None:
     assert torch.allclose(means2d.grad.sum(0).double(), centre.grad, rtol=5e-3)  # type: ignore[arg-type]
 
 
-def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
-    before = thread_count()
-    found = []
-    try:
-        for threads in (1, 3):
-            set_thread_count(threads)
-            scene = smooth_scene(7, 9, count=200)
-            ours = rendered(scene, 7)
-            assert ours.extra is not None
-            (ours.color.square().sum() + ours.extra.square().sum()).backward()
-            found.append([scene[name].grad for name in NAMES])
-    finally:
-        set_thread_count(before)
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))  # type: ignore[arg-type]
-
-
-def test_gradients_need_fitting_shapes() -> None:
+def test_gradients_need_fitting_shapes(backend: Backend) -> None:
     scene = smooth_scene(8, 2)
     camera, pose = random_camera(8)
     arrays = list(scene.values())
     with pytest.raises(GridError, match="extra"):
-        render_with_gradients(*arrays[:5], camera, pose, extra_signals=torch.zeros(3, 2))
+        backend.render_with_gradients(*arrays[:5], camera, pose, extra_signals=torch.zeros(3, 2))
     with pytest.raises(MapError, match="shapes"):
-        render_with_gradients(arrays[0], arrays[1], arrays[2][:-1], arrays[3], arrays[4], camera, pose)
+        backend.render_with_gradients(arrays[0], arrays[1], arrays[2][:-1], arrays[3], arrays[4], camera, pose)
 
 
-def test_an_empty_view_has_zero_gradients() -> None:
+def test_an_empty_view_has_zero_gradients(backend: Backend) -> None:
     scene = smooth_scene(9, 2)
     camera, pose = random_camera(9)
     away = pose.copy()
     away[2, 3] = -50.0  # everything is behind the camera
-    ours = render_with_gradients(*list(scene.values())[:5], camera, away, scene["extra"])
+    ours = backend.render_with_gradients(*list(scene.values())[:5], camera, away, scene["extra"])
     assert ours.extra is not None
     (ours.color.sum() + ours.extra.sum()).backward()
     assert len(ours.rows) == 0
