@@ -11,7 +11,9 @@ from feature_gs_ros.cli.checks import check_number, check_outputs
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, print_json
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation
-from feature_gs_ros.core.progress import note
+from feature_gs_ros.core.progress import ProgressBar, note
+from feature_gs_ros.frames.comparison import comparison_picture
+from feature_gs_ros.frames.features import spread_frames
 from feature_gs_ros.frames.hand_eye import align_hand_eye
 from feature_gs_ros.frames.markers import align_markers, find_markers, load_markers
 from feature_gs_ros.frames.matching import MatchBy
@@ -19,10 +21,14 @@ from feature_gs_ros.frames.plane import align_plane
 from feature_gs_ros.frames.points import align_points, load_point_pairs
 from feature_gs_ros.frames.pose_alignment import align_poses
 from feature_gs_ros.frames.poses import load_poses
+from feature_gs_ros.frames.relocalise import align_images
 from feature_gs_ros.frames.report import AlignmentReport
 from feature_gs_ros.io.alignment import load_alignment, save_alignment, sim3_as_mapping
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.pictures import save_png
+
+PICTURED = 4  # frames in a picture
 
 
 def poses(
@@ -72,6 +78,38 @@ def hand_eye(
     """
     check_outputs({"--out": out}, [flange, reference])
     return _finish(align_hand_eye(load_poses(flange, bag), load_poses(reference), by), out, json)
+
+
+def images(
+    map: Path,  # noqa: A002 - the word of the command line
+    stream: Path,
+    /,
+    *,
+    out: Path,
+    start: Path | None = None,
+    picture: Path | None = None,
+    json: bool = False,
+    bag: RecordingOptions = NO_OPTIONS,
+) -> int:
+    """Align by the images alone: where they show the map, found anywhere in it or refined from a start near by.
+
+    Args:
+        map: splat map.
+        stream: posed images in the map frame.
+        out: the alignment file to write.
+        start: alignment within some 20 cm and 20 degrees; without it the whole map is searched.
+        picture: PNG of live and rendered images side by side and blended.
+        json: print one JSON object.
+        bag: how a rosbag2 recording is read.
+    """
+    check_outputs({"--out": out, "--picture": picture}, [map, stream, start])
+    gaussians, frames = load_map(map), list(open_stream(stream, bag=bag).frames())
+    with ProgressBar("aligning", "step", quiet=json, keep_partial=False).running() as progress:
+        report = align_images(gaussians, frames, None if start is None else load_alignment(start), progress)
+    if picture is not None:
+        chosen = [frames[index] for index in spread_frames(frames, PICTURED)]
+        save_png(comparison_picture(gaussians, chosen, report.splat_from_map), picture)
+    return _finish(report, out, json)
 
 
 def points(pairs: Path, /, *, out: Path, json: bool = False) -> int:

@@ -55,6 +55,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "align": {
         "poses": align.poses,
         "hand-eye": align.hand_eye,
+        "images": align.images,
         "points": align.points,
         "markers": align.markers,
         "plane": align.plane,

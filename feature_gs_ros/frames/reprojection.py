@@ -1,0 +1,149 @@
+"""Where points of the map fall in images by a hypothesis about cameras and poses, and fits of such hypotheses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from feature_gs_ros.core.camera import Camera, Frame
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.lens import distorted
+from feature_gs_ros.frames.features import MATCHING_SIZE, Matches2D3D
+from feature_gs_ros.frames.umeyama import Array, moved
+
+TOLERANCE = 4.0  # px of an image of MATCHING_SIZE: how far right matches lie off, with poses a little off
+ANNEALING = (40.0, 15.0, 5.0, 2.0)  # px: scales of the robust loss, one after another
+BEHIND = 1e4  # px: residual of a point behind its camera
+MIN_PNP = 7  # inliers of a pose from matches
+
+
+@dataclass(frozen=True, eq=False)
+class PosedCamera:
+    """One frame's camera and pose in the splat, as some hypothesis has them."""
+
+    camera: Camera  # as the image was taken, with its lens
+    camera_from_splat: Array  # [4, 4]
+
+
+def posed_cameras(frames: Sequence[Frame], splat_from_map: Sim3) -> list[PosedCamera]:
+    """As the stream and the alignment say."""
+    return [PosedCamera(frame.camera, splat_from_map.camera_from_splat(frame.camera_from_world)) for frame in frames]
+
+
+def matching_scale(camera: Camera) -> float:
+    """Pixels of the image per pixel of the reduced image that is matched."""
+    return max(1.0, max(camera.width, camera.height) / MATCHING_SIZE)
+
+
+def project(camera: Camera, points: Array) -> Array:
+    """Pixels [M, 2] of points [M, 3] in the camera's frame, through its lens; far outside where they are behind it."""
+    depth = points[:, 2:]
+    in_front = depth[:, 0] > 1e-6
+    plane = points[:, :2] / np.where(in_front[:, None], depth, 1.0)
+    if camera.distortion is not None:
+        # Beyond the field of view a lens's polynomial means nothing.
+        plane = distorted(np.clip(plane, -2.5, 2.5), camera.distortion)
+    pixels = plane * [camera.fx, camera.fy] + [camera.cx, camera.cy]
+    return np.where(in_front[:, None], pixels, -BEHIND * matching_scale(camera))
+
+
+def residuals(cameras: Sequence[PosedCamera], matches: Matches2D3D) -> Array:
+    """Projected minus seen [M, 2], in pixels of the matched image."""
+    off = np.empty((len(matches), 2))
+    for index in np.unique(matches.frames):
+        rows, posed = matches.frames == index, cameras[index]
+        pose = posed.camera_from_splat
+        seen = matches.points[rows] @ pose[:3, :3].T + pose[:3, 3]
+        off[rows] = (project(posed.camera, seen) - matches.pixels[rows]) / matching_scale(posed.camera)
+    return off
+
+
+def support(cameras: Sequence[PosedCamera], matches: Matches2D3D, tolerance: float = TOLERANCE) -> Array:
+    """How well each match is explained [M]: 1 exactly, falling to 0 at the tolerance (MSAC)."""
+    distances = np.linalg.norm(residuals(cameras, matches), axis=1)
+    return np.asarray(np.maximum(0.0, 1.0 - (distances / tolerance) ** 2))
+
+
+def fit_parameters(
+    cameras_of: Callable[[Array], Sequence[PosedCamera]],
+    start: Array,
+    matches: Matches2D3D,
+    scales: Sequence[float] = ANNEALING,
+) -> tuple[Array, Array]:
+    """Parameters of least robust reprojection error (Cauchy's loss, from wide to narrow), and their covariance.
+
+    Args:
+        cameras_of: all frames' cameras by parameters [P].
+        start: [P].
+    """
+    parameters = np.asarray(start, np.float64)
+    covariance = np.eye(len(parameters))
+    for scale in scales:
+
+        def off(x: Array) -> Array:
+            return residuals(cameras_of(x), matches).ravel()
+
+        try:
+            solved = least_squares(off, parameters, loss="cauchy", f_scale=scale, x_scale="jac", max_nfev=15)
+        except ValueError:  # not finite somewhere
+            return parameters, covariance
+        parameters = solved.x
+        distances = np.linalg.norm(solved.fun.reshape(-1, 2), axis=1)
+        near = distances < TOLERANCE
+        variance = float((distances[near] ** 2).mean() / 2) if near.any() else np.inf
+        covariance = np.linalg.pinv(solved.jac.T @ solved.jac) * variance
+    return parameters, covariance
+
+
+def fit_alignment(
+    frames: Sequence[Frame], matches: Matches2D3D, start: Sim3, scales: Sequence[float] = ANNEALING
+) -> tuple[Sim3, Array]:
+    """The alignment by which the frames see the matched points where they are, and its covariance [7, 7]."""
+    solution, covariance = fit_parameters(
+        lambda x: posed_cameras(frames, moved(start, x)), np.zeros(7), matches, scales
+    )
+    return moved(start, solution), covariance
+
+
+def pose_from_matches(camera: Camera, matches: Matches2D3D, tolerance: float = TOLERANCE) -> tuple[Array, int] | None:
+    """``camera_from_splat`` [4, 4] that explains most of one frame's matches, and how many; None if too few."""
+    if len(matches) < MIN_PNP:
+        return None
+    rays = undistorted_pixels(camera, matches.pixels)
+    limit = tolerance * matching_scale(camera) / camera.fx
+    found, turn, shift, inliers = cv2.solvePnPRansac(
+        matches.points, rays, np.eye(3), None, iterationsCount=1000, reprojectionError=limit, flags=cv2.SOLVEPNP_SQPNP
+    )
+    if not found or inliers is None or len(inliers) < MIN_PNP:
+        return None
+    rows = inliers.ravel()
+    turn, shift = cv2.solvePnPRefineLM(matches.points[rows], rays[rows], np.eye(3), None, turn, shift)
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = cv2.Rodrigues(turn)[0], shift.ravel()
+    return pose, len(rows)
+
+
+def undistorted_pixels(camera: Camera, pixels: Array) -> Array:
+    """Points (x, y) [M, 2] of the rays (x, y, 1) through pixels [M, 2] of the image as it was taken."""
+    plane = (pixels - [camera.cx, camera.cy]) / [camera.fx, camera.fy]
+    lens = camera.distortion
+    if lens is None or len(plane) == 0:
+        return np.asarray(plane)
+    coefficients = np.array(lens.coefficients)
+    undistort: Callable[..., Any] = cv2.fisheye.undistortPoints if lens.model == "equidistant" else cv2.undistortPoints
+    return np.asarray(undistort(plane[:, None], np.eye(3), coefficients)[:, 0], dtype=np.float64)
+
+
+def without_lens(camera: Camera) -> Camera:
+    return replace(camera, distortion=None)
+
+
+def frames_seen(matches: Matches2D3D, count: int) -> NDArray[np.int64]:
+    """Matches per frame [count]."""
+    return np.bincount(matches.frames, minlength=count)
