@@ -16,9 +16,10 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics import runtime as kernels
 from feature_gs_ros.rasterizer.cpu import CpuBackend
 from feature_gs_ros.rasterizer.cpu.masks import NO_MASK
-from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs, grid_layout, pixel_layout
+from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs
 from feature_gs_ros.rasterizer.cpu.view import CpuView, backproject_views
 from feature_gs_ros.rasterizer.cpu.weights import coarse_weights, fine_weights
+from feature_gs_ros.rasterizer.tiling import grid_layout, pixel_layout
 
 
 def main() -> dict[str, float]:

@@ -103,6 +103,12 @@ class BudgetError(FeatureGsError):
     code = "budget"
 
 
+class OutOfMemoryError(FeatureGsError):
+    """A device had no room for the work; what was accumulated before is intact."""
+
+    code = "memory"
+
+
 class PromptError(FeatureGsError):
     """A prompt, threshold or point can't be asked for."""
 

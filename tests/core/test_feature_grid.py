@@ -17,7 +17,7 @@ from feature_gs_ros.affordance.transfer import Settings
 from feature_gs_ros.core.feature_grid import FeatureGrid, pixel_centres, pixel_weights, pool, sample, upsample
 from feature_gs_ros.live.ignored_pixels import counted_pixels
 from feature_gs_ros.query.clicks import feature_under_mask
-from feature_gs_ros.rasterizer.cpu.tiles import grid_layout
+from feature_gs_ros.rasterizer.tiling import grid_layout
 
 SIDES = st.integers(1, 9)
 # Eighths of the image: pixels fall onto cells' centres and half-way between them often.

@@ -13,8 +13,8 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.rasterizer.base import AccumulatorState, View
 from feature_gs_ros.rasterizer.cpu.masks import check_valid
 from feature_gs_ros.rasterizer.cpu.order import spatial_order
-from feature_gs_ros.rasterizer.cpu.tiles import grid_layout
 from feature_gs_ros.rasterizer.cpu.view import CpuView, backproject_views
+from feature_gs_ros.rasterizer.tiling import grid_layout
 
 
 class CpuAccumulator:

@@ -22,8 +22,8 @@ from feature_gs_ros.rasterizer.conventions import CELL_WEIGHT_MIN
 from feature_gs_ros.rasterizer.cpu.kernels import entries as kernels
 from feature_gs_ros.rasterizer.cpu.masks import NO_MASK, check_valid
 from feature_gs_ros.rasterizer.cpu.projection import Projection
-from feature_gs_ros.rasterizer.cpu.tiles import Layout, grid_layout
 from feature_gs_ros.rasterizer.cpu.weights import coarse_weights, fine_weights
+from feature_gs_ros.rasterizer.tiling import Layout, grid_layout
 
 Floats = NDArray[np.float32]
 

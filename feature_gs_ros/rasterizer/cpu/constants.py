@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from feature_gs_ros.numerics.simd.types import SIZE
+from feature_gs_ros.rasterizer import tiling
 
 # Columns of Projection.splats.
 MEAN_X, MEAN_Y, CONIC_A, CONIC_B, CONIC_C, OPACITY, RADIUS_X, RADIUS_Y = range(8)
@@ -12,7 +12,7 @@ SPLAT_GRADIENTS = 6  # of a splat's mean x, y, conic a, b, c and opacity, before
 COLORED = SPLAT_GRADIENTS + 3  # and of its red, green and blue
 
 MAX_SIGMAS = np.float32(3.34)  # standard deviations at which an opacity of 1 has fallen under ALPHA_MIN
-TILE = SIZE  # pixels per side at most: a row of them is one vector
+TILE = tiling.TILE  # which is SIZE: a row of pixels is one vector
 LANES = TILE * TILE
 WIDE = 4 * TILE  # channels of extra signals that one walk of the backward pass takes
 

@@ -25,7 +25,8 @@ from feature_gs_ros.rasterizer.cpu.kernels import chain
 from feature_gs_ros.rasterizer.cpu.projection import Projection, kernel_camera, project_arrays
 from feature_gs_ros.rasterizer.cpu.render import render_with_extra, whole_vectors
 from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
-from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout, bin_pairs, pixel_layout
+from feature_gs_ros.rasterizer.cpu.tiles import Bins, bin_pairs
+from feature_gs_ros.rasterizer.tiling import Layout, pixel_layout
 
 Floats = NDArray[np.float32]
 COLOR = 4  # red, green, blue, opacity

@@ -13,8 +13,9 @@ from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.rasterizer.cpu.kernels import coarse, pixels
 from feature_gs_ros.rasterizer.cpu.kernels import product as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
-from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout
+from feature_gs_ros.rasterizer.cpu.tiles import Bins
 from feature_gs_ros.rasterizer.cpu.weights import CoarseWeights, FineWeights
+from feature_gs_ros.rasterizer.tiling import Layout
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]

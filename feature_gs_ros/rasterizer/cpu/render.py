@@ -9,7 +9,8 @@ from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.rasterizer.cpu.constants import TILE
 from feature_gs_ros.rasterizer.cpu.kernels import blending as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
-from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout
+from feature_gs_ros.rasterizer.cpu.tiles import Bins
+from feature_gs_ros.rasterizer.tiling import Layout
 
 Floats = NDArray[np.float32]
 NARROW = 24  # channels up to which the lanes of a tile are blended channel by channel

@@ -28,8 +28,9 @@ from feature_gs_ros.rasterizer.cpu.product import add_coarse, add_fine, add_pixe
 from feature_gs_ros.rasterizer.cpu.projection import Projection, project
 from feature_gs_ros.rasterizer.cpu.render import render_values
 from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
-from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout, bin_pairs, grid_layout, pixel_layout
+from feature_gs_ros.rasterizer.cpu.tiles import Bins, bin_pairs
 from feature_gs_ros.rasterizer.cpu.weights import CoarseWeights, FineWeights, coarse_weights, fine_weights
+from feature_gs_ros.rasterizer.tiling import Layout, grid_layout, pixel_layout
 
 if TYPE_CHECKING:
     from feature_gs_ros.rasterizer.base import Backend

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.rasterizer.cpu.kernels import cells as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
-from feature_gs_ros.rasterizer.cpu.tiles import Bins, Layout, bin_pairs
+from feature_gs_ros.rasterizer.cpu.tiles import Bins, bin_pairs
+from feature_gs_ros.rasterizer.tiling import Layout
 
 Floats = NDArray[np.float32]
 

@@ -11,8 +11,9 @@ from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.rasterizer.cpu.constants import SLOTS_AT_ONCE, TILE
-from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs, grid_layout
+from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs
 from feature_gs_ros.rasterizer.reference import dense_u, dense_w
+from feature_gs_ros.rasterizer.tiling import grid_layout
 
 CAMERA = Camera(112, 96, 100.0, 100.0, 56.0, 48.0)
 

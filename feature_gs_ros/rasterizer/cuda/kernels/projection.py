@@ -1,0 +1,99 @@
+"""EWA projection of Gaussians onto an image, as gsplat 1.5.3 does it in classic mode; a thread per Gaussian."""
+
+import warp as wp
+
+from feature_gs_ros.rasterizer import conventions
+
+wp.set_module_options({"enable_backward": False})
+
+NEAR_PLANE = wp.constant(float(conventions.NEAR_PLANE))
+EPS2D = wp.constant(float(conventions.EPS2D))
+ALPHA_MIN = wp.constant(float(conventions.ALPHA_MIN))
+TANGENT_MARGIN = wp.constant(float(conventions.TANGENT_MARGIN))
+MAX_DETERMINANT = wp.constant(wp.float64(1e37))  # whose inverse float32 holds
+
+
+@wp.struct
+class Lens:
+    """Pose and intrinsics: x_camera = rotation · x + shift; cx, cy from the image's corner."""
+
+    rotation: wp.mat33
+    shift: wp.vec3
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: float
+    height: float
+
+
+@wp.func
+def rotation_of(quat: wp.vec4) -> wp.mat33:
+    """Rotation matrix of a unit quaternion wxyz."""
+    w, p, q, r = quat[0], quat[1], quat[2], quat[3]
+    return wp.mat33(
+        1.0 - 2.0 * (q * q + r * r), 2.0 * (p * q - w * r), 2.0 * (p * r + w * q),
+        2.0 * (p * q + w * r), 1.0 - 2.0 * (p * p + r * r), 2.0 * (q * r - w * p),
+        2.0 * (p * r - w * q), 2.0 * (q * r + w * p), 1.0 - 2.0 * (p * p + q * q),
+    )  # fmt: skip
+
+
+@wp.func
+def tangents_of(point: wp.vec3, lens: Lens) -> wp.vec2:
+    """x / z and y / z, clamped to the image's bounds widened by a margin: those of the Jacobian."""
+    margin_x = TANGENT_MARGIN * lens.width
+    margin_y = TANGENT_MARGIN * lens.height
+    return wp.vec2(
+        wp.clamp(point[0] / point[2], -(lens.cx + margin_x) / lens.fx, (lens.width - lens.cx + margin_x) / lens.fx),
+        wp.clamp(point[1] / point[2], -(lens.cy + margin_y) / lens.fy, (lens.height - lens.cy + margin_y) / lens.fy),
+    )
+
+
+@wp.kernel
+def project(
+    means: wp.array(dtype=wp.vec3),
+    quats: wp.array(dtype=wp.vec4),
+    scales: wp.array(dtype=wp.vec3),
+    opacities: wp.array(dtype=float),
+    lens: Lens,
+    splats: wp.array2d(dtype=float),
+    depths: wp.array(dtype=float),
+):
+    """Splats and camera z of the Gaussians that can touch the image; depth 0 of the others."""
+    i = wp.tid()
+    depths[i] = 0.0
+    opacity = opacities[i]
+    point = lens.rotation * means[i] + lens.shift
+    if opacity < ALPHA_MIN or point[2] < NEAR_PLANE:
+        return
+    x = lens.fx * (point[0] / point[2]) + lens.cx
+    y = lens.fy * (point[1] / point[2]) + lens.cy
+    tangents = tangents_of(point, lens)
+    # Rows of J · R_camera, turned into the Gaussian's axes and scaled: u and v, of which the covariance is
+    # [[u·u, u·v], [u·v, v·v]].
+    turned = wp.transpose(lens.rotation * rotation_of(quats[i]))
+    u = wp.cw_mul(turned * wp.vec3(lens.fx / point[2], 0.0, -lens.fx / point[2] * tangents[0]), scales[i])
+    v = wp.cw_mul(turned * wp.vec3(0.0, lens.fy / point[2], -lens.fy / point[2] * tangents[1]), scales[i])
+    xx = wp.dot(u, u) + EPS2D
+    xy = wp.dot(u, v)
+    yy = wp.dot(v, v) + EPS2D
+    # In float64: the products cancel for thin, slanted Gaussians.
+    determinant = wp.float64(xx) * wp.float64(yy) - wp.float64(xy) * wp.float64(xy)
+    # alpha >= 1/255 ends at this Mahalanobis distance; a hair wider, so that only the alpha test decides.
+    extent = wp.sqrt(2.0 * wp.log(wp.max(opacity * 255.0, 1.0))) * 1.0001
+    width = extent * wp.sqrt(xx) + 1.0e-3
+    height = extent * wp.sqrt(yy) + 1.0e-3
+    if x + width <= 0.0 or x - width >= lens.width or y + height <= 0.0 or y - height >= lens.height:
+        return
+    if determinant <= wp.float64(0.0):
+        return
+    inverse = 1.0 / float(wp.min(determinant, MAX_DETERMINANT))
+    depths[i] = point[2]
+    splats[i, 0] = x
+    splats[i, 1] = y
+    splats[i, 2] = yy * inverse
+    splats[i, 3] = -xy * inverse
+    splats[i, 4] = xx * inverse
+    splats[i, 5] = opacity
+    splats[i, 6] = width
+    splats[i, 7] = height

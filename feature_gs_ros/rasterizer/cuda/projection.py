@@ -1,0 +1,96 @@
+"""The Gaussians that can touch an image, front to back, on the device."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+import warp as wp
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.numerics.sorting import morton_order
+from feature_gs_ros.rasterizer.cuda.kernels import projection as kernels
+from feature_gs_ros.rasterizer.cuda.runtime import launch, sort_pairs, vectors
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceMap:
+    """A map on the device, its geometry along a Z-curve: neighbours in space are neighbours in memory.
+
+    Equal depths are drawn in this order, as on the CPU.
+    """
+
+    rows: Tensor  # [N] int32, the map's row at each index of the curve
+    means: Tensor  # [N, 3]
+    quats_wxyz: Tensor  # [N, 4]
+    scales: Tensor  # [N, 3]
+    opacities: Tensor  # [N]
+
+
+class MapCache:
+    """Each map's geometry on one device, uploaded once and kept as long as the map."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._maps: WeakKeyDictionary[GaussianMap, DeviceMap] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def __call__(self, gaussians: GaussianMap) -> DeviceMap:
+        with self._lock:
+            found = self._maps.get(gaussians)
+            if found is None:
+                rows = torch.from_numpy(morton_order(gaussians.means.numpy()))
+                columns = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
+                found = DeviceMap(rows.to(self._device), *(column[rows].to(self._device) for column in columns))
+                self._maps[gaussians] = found
+            return found
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The V Gaussians that can touch the image, front to back."""
+
+    rows: Tensor  # [V] int32 rows of the map
+    splats: Tensor  # [V, 8] mean x, y (px); conic a, b, c (1/px²); opacity; half width and height of the footprint (px)
+    depths: Tensor  # [V] camera z, splat units
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def project(geometry: DeviceMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
+    """Project, cull and sort; waits once for the device, for how many there are."""
+    device, count = geometry.means.device, len(geometry.means)
+    splats, depths = torch.empty(count, 8, device=device), torch.empty(count, device=device)
+    arrays = (vectors(geometry.means), vectors(geometry.quats_wxyz), vectors(geometry.scales), geometry.opacities)
+    launch(kernels.project, count, device, *arrays, lens_of(camera, camera_from_splat), splats, depths)
+    visible = depths.nonzero()[:, 0]
+    count = len(visible)
+    keys, order = torch.empty(2, 2 * count, dtype=torch.int32, device=device)
+    keys[:count] = depths[visible].view(torch.int32)  # positive floats sort like their bits
+    order[:count] = torch.arange(count, dtype=torch.int32, device=device)
+    sort_pairs(keys, order, count)
+    visible = visible.index_select(0, order[:count])
+    return Projection(geometry.rows[visible], splats[visible], depths[visible])
+
+
+def lens_of(camera: Camera, camera_from_splat: NDArray[np.float64]) -> Any:
+    """Pose and intrinsics as kernels take them, by value."""
+    lens = kernels.Lens()
+    lens.rotation = wp.mat33(*camera_from_splat[:3, :3].reshape(-1).tolist())
+    lens.shift = wp.vec3(*camera_from_splat[:3, 3].tolist())
+    lens.fx, lens.fy, lens.cx, lens.cy = camera.fx, camera.fy, camera.cx, camera.cy
+    lens.width, lens.height = float(camera.width), float(camera.height)
+    return lens
+
+
+def eye_of(camera_from_splat: NDArray[np.float64]) -> Any:
+    """The camera's centre in the splat's frame."""
+    return wp.vec3(*(-camera_from_splat[:3, :3].T @ camera_from_splat[:3, 3]).tolist())
