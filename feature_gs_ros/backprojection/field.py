@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from feature_gs_ros.core.errors import AlignmentError, CameraError, FieldError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.text import shown
 from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.io.atomic import finish_interrupted
 from feature_gs_ros.io.structured import Table
 from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
 
@@ -163,6 +165,8 @@ class FeatureField:
             FieldError: missing, truncated, or not a field.
         """
         path = Path(path)
+        with contextlib.suppress(OSError, ValueError):  # a folder that can't be written: what is there is read
+            finish_interrupted(path)
         if path.is_dir():
             raise FieldError(f"'{path}' is a folder; name the field in it")
         if not path.is_file():

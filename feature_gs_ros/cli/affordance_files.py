@@ -22,6 +22,7 @@ from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.io.files import file_name_of
 from feature_gs_ros.io.splats.registry import save_ply
 from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.pictures import save_png
@@ -145,8 +146,8 @@ def write_files(
     if photographed is not None:
         pictures["overlay"] = _overlay(found, photographed, marked, backend)
     for name, image in pictures.items():
-        save_png(image, out / f"{name}.png")
-        written.append(f"{name}.png")
+        save_png(image, out / f"{file_name_of(name)}.png")
+        written.append(f"{file_name_of(name)}.png")
     return written
 
 

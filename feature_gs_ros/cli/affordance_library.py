@@ -16,6 +16,7 @@ from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.extractors import extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.images import load_image
+from feature_gs_ros.io.locks import locked
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.pictures import save_png
 
@@ -76,8 +77,12 @@ def add(
         frame=mask.stem if mask is not None and model.identity.name == "labels" else image.stem,
         turns=turns,
     )
-    sources = sources.add(source, replace_existing=force)
-    sources.save(library)
+    with locked(library):
+        if library.exists():  # as others may have changed it since
+            sources = Library.load(library)
+            sources.check_extractor(model.identity)
+        sources = sources.add(source, replace_existing=force)
+        sources.save(library)
     if picture is not None:
         save_png(source_picture(source), picture)
     if json:
@@ -138,8 +143,9 @@ def remove(name: str, /, *, library: Path) -> int:
         name: of the source.
         library: written by feature-gs affordance add.
     """
-    sources = Library.load(library).remove(name)
-    sources.save(library)
+    with locked(library):
+        sources = Library.load(library).remove(name)
+        sources.save(library)
     print(f"removed '{name}' from {library}, which has {len(sources)} sources")
     return 0
 
@@ -152,8 +158,9 @@ def merge(first: Path, second: Path, /, *, out: Path) -> int:
         second: another; no source may have a name of the first.
         out: the library to write.
     """
-    sources = Library.load(first).merge(Library.load(second))
-    sources.save(out)
+    with locked(out):
+        sources = Library.load(first).merge(Library.load(second))
+        sources.save(out)
     print(f"wrote {out} with {len(sources)} sources")
     return 0
 

@@ -20,6 +20,7 @@ from feature_gs_ros.core.progress import ProgressBar
 from feature_gs_ros.distillation import Decoder, JointOptions, Lesson, field_of, lessons_of, rendered_cosine
 from feature_gs_ros.distillation.methods import DistillJob, DistillResult, solve, train, train_jointly
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
+from feature_gs_ros.io.atomic import atomic_files
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
@@ -142,13 +143,17 @@ def _save(outcome: DistillResult, work: DistillJob, lessons: Sequence[Lesson], o
     provenance = work.provenance
     if outcome.gaussians is not work.gaussians:
         beside = _map_beside(out)
-        save_ply(outcome.gaussians, beside)
-        # Read back: the file's logarithms and logits decide the last bits that a field is checked by.
-        written = load_map(beside)
-        provenance = Provenance(
-            written.checksum, str(beside.resolve()), work.provenance.stream, work.provenance.splat_from_map
-        )
-        lessons = lessons_of(work.stream, [lesson.name for lesson in lessons], work.teacher, written, provenance)
+        with atomic_files(out, beside) as (field_file, map_file):
+            save_ply(outcome.gaussians, map_file)
+            # Read back: the file's logarithms and logits decide the last bits that a field is checked by.
+            written = load_map(map_file)
+            provenance = Provenance(
+                written.checksum, str(beside.resolve()), work.provenance.stream, work.provenance.splat_from_map
+            )
+            lessons = lessons_of(work.stream, [lesson.name for lesson in lessons], work.teacher, written, provenance)
+            field = field_of(outcome.features, lessons, work.teacher, work.stream, provenance, outcome.codec)
+            field.save(field_file)
+        return field
     field = field_of(outcome.features, lessons, work.teacher, work.stream, provenance, outcome.codec)
     field.save(out)
     return field

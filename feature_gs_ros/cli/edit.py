@@ -17,7 +17,9 @@ from feature_gs_ros.core.errors import EditError, MapError
 from feature_gs_ros.editing import Delete, Edit, EditStack, Extract, Move, Operation, Recolor, Selection
 from feature_gs_ros.editing.operations import EditedMap, Paint
 from feature_gs_ros.editing.selection import select_example, select_text
+from feature_gs_ros.io.atomic import atomic_files, finish_interrupted
 from feature_gs_ros.io.images import load_image
+from feature_gs_ros.io.locks import locked
 from feature_gs_ros.io.splats.compressed import is_compressed_ply
 from feature_gs_ros.io.splats.ply import open_ply
 from feature_gs_ros.pictures import save_png, side_by_side, to_image
@@ -94,17 +96,20 @@ def edit(
     check_outputs(outputs, [own])
     check_kind("--out", out, ".ply")
     check_kind("--picture", picture, ".png")
-    stack = _stack(remembered, segmenter)
-    before = stack.edited()
-    if asked is not None:
-        operation, prompt = asked
-        selection = _select(segmenter, before, prompt, negative, threshold, soft_edge)
-        done = Edit(operation, prompt, selection)
-        stack.push(done)
-    else:
-        done = stack.undo() if undo else stack.redo()
-    left = stack.export(out, _plain_ply(own))
-    stack.save(remembered)
+    with locked(out):
+        finish_interrupted(out)
+        stack = _stack(remembered, segmenter)
+        before = stack.edited()
+        if asked is not None:
+            operation, prompt = asked
+            selection = _select(segmenter, before, prompt, negative, threshold, soft_edge)
+            done = Edit(operation, prompt, selection)
+            stack.push(done)
+        else:
+            done = stack.undo() if undo else stack.redo()
+        with atomic_files(out, remembered) as (map_file, edits_file):
+            left = stack.export(map_file, _plain_ply(own))
+            stack.save(edits_file)
     if picture is not None:
         save_png(_picture(segmenter, before, stack.edited(), done.selection), picture)
     what = f"{'undid' if undo else 'did'} {done.summary}"

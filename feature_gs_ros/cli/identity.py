@@ -19,6 +19,7 @@ from feature_gs_ros.identity.association import MERGE_THRESHOLD, Association, as
 from feature_gs_ros.identity.codes import CodeBook, make_codes
 from feature_gs_ros.identity.encoding import Encoding, class_names, encode_identities, numbered_names
 from feature_gs_ros.identity.masks import CocoMasks, open_masks
+from feature_gs_ros.io.files import file_name_of
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
@@ -93,7 +94,7 @@ def identity(
     objects = identities.objects()
     if extract is not None:
         for found in objects:
-            file = extract / f"{found.value} {found.name}.ply".replace("/", "-")
+            file = extract / f"{file_name_of(f'{found.value} {found.name}')}.ply"
             check_outputs({"--extract": file}, [map])
             identities.extract(found.value, file)
     _tell(encoding, read, association, book, objects, out, json)

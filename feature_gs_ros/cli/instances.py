@@ -11,6 +11,7 @@ from feature_gs_ros.cli.common import find_map, length_unit, open_field, print_j
 from feature_gs_ros.cli.identity import object_as_json, object_line
 from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.identity.instances import MAX_FRACTION, MIN_SAMPLES, PLACE, SAMPLES, find_instances, instance_field
+from feature_gs_ros.io.files import file_name_of
 
 
 def instances(
@@ -65,7 +66,7 @@ def instances(
     objects = identities.objects()
     if extract is not None:
         for entry in objects:
-            file = extract / f"{entry.name}.ply"
+            file = extract / f"{file_name_of(entry.name)}.ply"
             check_outputs({"--extract": file}, [own])
             identities.extract(entry.value, file)
     if json:

@@ -151,6 +151,12 @@ class OptionError(FeatureGsError):
     code = "option"
 
 
+class BusyError(FeatureGsError):
+    """Another process is changing the same file."""
+
+    code = "busy"
+
+
 class StoppedError(FeatureGsError):
     """Long work was asked to stop by its progress before there was anything worth keeping."""
 

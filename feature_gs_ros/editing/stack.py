@@ -47,10 +47,21 @@ class EditStack:
     map_from_splat: Sim3 = field(default_factory=Sim3.identity)
     edits: list[Edit] = field(default_factory=list)  # those that count, oldest first
     undone: list[Edit] = field(default_factory=list)  # those that `redo` brings back, last undone last
+    # Of the last `edited`: the edits and what they gave, so that one more edit isn't all of them again.
+    _applied_last: tuple[list[Edit], EditedMap | None] = field(default=([], None), init=False, repr=False)
 
     def edited(self) -> EditedMap:
         """The map with all edits applied."""
-        return reduce(self._applied, self.edits, EditedMap.of(self.gaussians))
+        done, shown = self._applied_last
+        if (
+            shown is None
+            or len(done) > len(self.edits)
+            or any(a is not b for a, b in zip(done, self.edits, strict=False))
+        ):
+            done, shown = [], EditedMap.of(self.gaussians)
+        shown = reduce(self._applied, self.edits[len(done) :], shown)
+        self._applied_last = list(self.edits), shown
+        return shown
 
     def push(self, edit: Edit) -> EditedMap:
         """Add an edit and apply it; what was undone is forgotten.
@@ -72,6 +83,7 @@ class EditStack:
             raise EditError(f"{edit.summary} would leave no Gaussian; select less")
         self.edits.append(edit)
         self.undone.clear()
+        self._applied_last = list(self.edits), after
         return after
 
     def undo(self) -> Edit:

@@ -109,6 +109,8 @@ class SamMasks:
         Raises:
             EvaluationError: no such file, another size than the camera's, or a damaged mask.
         """
+        if name not in self._names:
+            raise EvaluationError(f"'{self.folder}' holds no masks of '{name}'")
         path = self.folder / f"{name}.json"
         content = read_structured(path, EvaluationError)
         entries = content.get("annotations") if isinstance(content, Mapping) else content

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 MAX_NAME = 200  # bytes of a file name that was made here: suffixes and the names of temporary files still fit
 
-_KEPT = re.compile(r"[^\w.+@=-]")  # in the words of any language
+_OTHERS = re.compile(r"[^\w .+@=-]")  # than letters and digits of any language, and a few signs
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -61,10 +61,10 @@ def file_name_of(name: str) -> str:
     """A file name (no folder) for a name that comes from a file or message: a frame's, a topic's, an object's.
 
     Whatever the name holds, the result names a file in the folder that it is joined to, is neither hidden nor an
-    option, and is no longer than file systems take. A name made of letters, digits and ``_ . + @ = -`` is kept.
+    option, and is no longer than file systems take. One made of letters, digits, spaces and ``_ . + @ = -`` is kept.
     Different names may become one: callers that write several files check that.
     """
-    plain = _KEPT.sub("_", name)
+    plain = _OTHERS.sub("_", name).strip()
     if plain[:1] in ("", ".", "-"):
         plain = f"_{plain}"
     return plain.encode("utf-8", "replace")[:MAX_NAME].decode("utf-8", "ignore")

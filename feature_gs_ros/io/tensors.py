@@ -67,4 +67,16 @@ def write_tensor_file(
     """
     metadata = {"format": format_name, "content": json.dumps(content)}
     with atomic_path(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+        save_file(_apart(tensors), temporary, metadata=metadata)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors of which no two share memory, as safetensors wants them."""
+    apart: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.contiguous()
+        storage = own.untyped_storage().data_ptr()
+        apart[name] = own.clone() if storage in taken else own
+        taken.add(storage)
+    return apart

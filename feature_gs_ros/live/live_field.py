@@ -14,12 +14,14 @@ from torch import Tensor
 from feature_gs_ros.backprojection.field import FeatureField, KnownView, Provenance
 from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.editing import EditStack
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.identity.answers import Identities
+from feature_gs_ros.io.atomic import atomic_files
 from feature_gs_ros.live.shown_map import ShownMap
 from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.query.smoothing import GaussianGraph
@@ -146,8 +148,12 @@ class LiveField:
             FieldError, EditError: a file can't be written.
         """
         field = self.snapshot().segmenter.field
-        field.save(path)
-        self.edits.save(edits_beside(path))
+        try:
+            with atomic_files(path, edits_beside(path)) as (field_file, edits_file):
+                field.save(field_file)
+                self.edits.save(edits_file)
+        except OSError as error:
+            raise FieldError(f"can't write the field '{path}': {error.strerror or error}") from error
         return field
 
     def load(self, path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.io.files import file_name_of
 from feature_gs_ros.pictures import save_png, side_by_side, to_image
 from feature_gs_ros.training.checkpoint import save_training, saved_parameters
 from feature_gs_ros.training.trainer import Progress, Trainer, TrainingMetrics, render
@@ -102,4 +103,4 @@ def save_pictures(trainer: Trainer, views: Sequence[TrainingView], folder: Path)
         rendered = render(trainer.result(), view, degree).color.detach()
         images = [np.asarray(to_image(view.image)), to_image(rendered)]
         picture = side_by_side(images, [f"{view.name}", f"iteration {trainer.iteration}"])
-        save_png(picture, folder / f"{view.name}_{trainer.iteration:06d}.png")
+        save_png(picture, folder / f"{file_name_of(view.name)}_{trainer.iteration:06d}.png")

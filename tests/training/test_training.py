@@ -22,7 +22,7 @@ from feature_gs_ros.training.checkpoint import resume_training, save_training, s
 from feature_gs_ros.training.densification import Density, DensityOptions
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.photometry import rgb_loss, ssim
-from feature_gs_ros.training.session import SessionOptions, set_aside, train_map
+from feature_gs_ros.training.session import SessionOptions, save_pictures, set_aside, train_map
 from feature_gs_ros.training.start import StartOptions, start_from_points
 from feature_gs_ros.training.stereo import StereoView, sweep_points
 from feature_gs_ros.training.trainer import Trainer, TrainingOptions, measure, render
@@ -214,6 +214,15 @@ def test_a_cancelled_run_keeps_what_is_done(scene_views: list[TrainingView], tmp
     assert not finished
     assert trainer.iteration == 7
     assert kept.checksum == saved_parameters(tmp_path / "run").to_map().checksum
+
+
+def test_pictures_of_views_with_hostile_names_stay_in_their_folder(
+    scene_views: list[TrainingView], tmp_path: Path
+) -> None:
+    views = [replace(scene_views[0], name=name) for name in ("../../outside", "/tmp/outside", "plain")]
+    save_pictures(small_trainer(scene_views), views, tmp_path / "deep" / "pictures")
+    assert len(list((tmp_path / "deep" / "pictures").iterdir())) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
 
 
 def test_divergence_before_any_checkpoint_is_an_error(scene_views: list[TrainingView], tmp_path: Path) -> None:

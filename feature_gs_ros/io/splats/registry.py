@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
 from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.io.atomic import finish_interrupted
+from feature_gs_ros.io.files import open_regular
 from feature_gs_ros.io.splats.antimatter import load_antimatter_splat
 from feature_gs_ros.io.splats.checkpoints import load_checkpoint
 from feature_gs_ros.io.splats.compressed import is_compressed_ply, load_compressed_ply
@@ -37,6 +40,8 @@ def load_map(path: str | Path) -> GaussianMap:
     try:
         if path.is_dir():
             raise MapError(f"'{path}' is a folder; name the file of the map in it ({FORMATS})")
+        with contextlib.suppress(OSError):  # a folder that can't be written: what is there is read
+            finish_interrupted(path)
         gaussians = _load(path)
     except OSError as error:
         raise MapError(f"can't read the map '{path}': {error.strerror or error}") from error
@@ -46,7 +51,7 @@ def load_map(path: str | Path) -> GaussianMap:
 
 
 def _load(path: Path) -> GaussianMap:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(4)
     if start in (b"ply\n", b"ply\r"):
         ply = open_ply(path)

@@ -12,6 +12,7 @@ from feature_gs_ros.affordance import Library, Region, Settings, find_regions, m
 from feature_gs_ros.affordance.library import check_name
 from feature_gs_ros.affordance.transfer import Transfer, only
 from feature_gs_ros.core.errors import AffordanceError, PromptError
+from feature_gs_ros.io.locks import locked
 from feature_gs_ros.live.live_field import Snapshot
 from feature_gs_ros.msg import AffordanceRegion, Answer
 from feature_gs_ros.query.masks_3d import State, decide
@@ -33,6 +34,7 @@ from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.srv import AddAffordance, TransferAffordance
 
 MAX_NEIGHBOURS = 100
+LOCK_TIMEOUT = 10.0  # s to wait for a command that changes the library
 ARROW = 0.08  # m, of a marker
 
 
@@ -57,20 +59,21 @@ class Affordances:
             with times.step("picture"):
                 picture = marked_picture(session, request)
             extractor = session.field.map.extractor
-            library = _library(session)
-            with times.step("embed"):
-                source = make_source(
-                    picture.image,
-                    picture.labels,
-                    {MARK: affordance},
-                    extractor,
-                    name=_free_name(library, thing, affordance),
-                    object_word=thing,
-                    frame=picture.name,
-                )
-            library = library.add(source)
-            with times.step("save"):
-                library.save(session.settings.library)
+            with locked(session.settings.library, LOCK_TIMEOUT):
+                library = _library(session)
+                with times.step("embed"):
+                    source = make_source(
+                        picture.image,
+                        picture.labels,
+                        {MARK: affordance},
+                        extractor,
+                        name=_free_name(library, thing, affordance),
+                        object_word=thing,
+                        frame=picture.name,
+                    )
+                library = library.add(source)
+                with times.step("save"):
+                    library.save(session.settings.library)
             response.sources = len(library)
             answer = response.answer
             answer.state, answer.timing, answer.views = Answer.FOUND, times.messages, session.field.views
