@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_gs_ros.core.geometry import weighted_quantiles
+from feature_gs_ros.numerics.point_grid import weighted_quantiles
 from feature_gs_ros.query.masks_3d import MIN_SUMMED_OPACITY
 
 Array = NDArray[np.float64]

@@ -17,8 +17,8 @@ from feature_gs_ros.core.geometry import (
     camera_centre,
     quat_wxyz_from_rotation,
     rotations_from_quats_wxyz,
-    weighted_quantiles,
 )
+from feature_gs_ros.numerics.point_grid import weighted_quantiles
 from feature_gs_ros.query.masks_3d import MIN_SUMMED_OPACITY
 from feature_gs_ros.query.objects import cluster
 

@@ -196,11 +196,3 @@ def quats_after(quat_wxyz: ArrayLike, quats_wxyz: Tensor) -> Tensor:
     w, x, y, z = (float(value) for value in np.asarray(quat_wxyz))
     left = torch.tensor([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]], dtype=torch.float64)
     return torch.nn.functional.normalize(quats_wxyz.double() @ left.T, dim=1).float()
-
-
-def weighted_quantiles(values: Array, weights: Array, fractions: ArrayLike) -> Array:
-    """The smallest values [Q] up to which at least these fractions [Q] of the weights [M] of values [M] lie."""
-    order = np.argsort(values)
-    cumulated = np.cumsum(weights[order]) / weights.sum()
-    found: Array = values[order[np.minimum(np.searchsorted(cumulated, fractions), len(values) - 1)]]
-    return found

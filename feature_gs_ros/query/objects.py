@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
-from sklearn.cluster import DBSCAN
 from torch import Tensor
 
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation, weighted_quantiles
+from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation
+from feature_gs_ros.numerics.point_grid import (
+    PointGrid,
+    dbscan,
+    hull_candidates,
+    median_neighbour_distance,
+    weighted_quantiles,
+)
 
 Array = NDArray[np.float64]
 
+MAX_SAMPLE = 10_000  # points whose neighbours tell the spacing
 NEIGHBOURS = 8  # the median distance to this neighbour is the map's own spacing
 RADIUS = 3.0  # spacings within which two Gaussians belong to one cluster
 FINE = 1 / 6  # of the radius: a map much denser than that is clustered by cubes of this side
@@ -50,11 +57,13 @@ def find_objects(
     similarity: Tensor,  # [N]
     map_from_splat: Sim3,
     radius: float | None = None,
+    limit: int | None = None,
 ) -> list[FoundObject]:
     """Cluster the selected Gaussians by DBSCAN, weighted by opacity; the most opaque object first.
 
     Args:
         radius: metres within which Gaussians belong together; three times the selection's own spacing by default.
+        limit: objects to return, at most; all by default.
 
     Raises:
         PromptError: ``radius`` is not positive.
@@ -68,26 +77,26 @@ def find_objects(
     opacities = gaussians.opacities[mask].numpy().astype(np.float64)
     labels = cluster(points, opacities, radius)
     scores = similarity[mask].numpy().astype(np.float64)
-    found = []
-    for label in range(labels.max() + 1):
-        members = labels == label
-        weights = opacities[members]
-        found.append(
-            FoundObject(
-                box=oriented_box(points[members], weights),
-                rows=rows[members],
-                score=float(np.average(scores[members], weights=weights)),
-                opacity=float(weights.sum()),
-            )
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], np.arange(labels.max() + 2))
+    parts = [order[first:last] for first, last in pairwise(starts)]
+    parts.sort(key=lambda members: -float(opacities[members].sum()))
+    return [
+        FoundObject(
+            box=oriented_box(points[members], opacities[members]),
+            rows=rows[members],
+            score=float(np.average(scores[members], weights=opacities[members])),
+            opacity=float(opacities[members].sum()),
         )
-    return sorted(found, key=lambda item: -item.opacity)
+        for members in parts[:limit]
+    ]
 
 
 def cluster(points: Array, weights: Array, radius: float | None = None) -> NDArray[np.int64]:
     """DBSCAN labels [M] of points [M, 3] with weights [M]; −1 belongs to no cluster.
 
-    DBSCAN holds all pairs of neighbours: within a radius of many spacings that would be all pairs of points. There the
-    points of a cube count as one, at their mean.
+    Within a radius of many spacings all pairs of points would be neighbours. There the points of a cube count as one,
+    at their mean.
     """
     if len(points) == 1:
         return np.zeros(1, np.int64)
@@ -96,32 +105,27 @@ def cluster(points: Array, weights: Array, radius: float | None = None) -> NDArr
     if radius <= 0:
         return np.zeros(len(points), np.int64)
     smallest = max(1, min(MIN_CORE_OPACITY, int(weights.sum() / 2)))
-    owner = np.arange(len(points))
-    if FINE * radius > apart:
-        owner, points, weights = _thinned(points, weights, FINE * radius)
-    labels: NDArray[np.int64] = DBSCAN(eps=radius, min_samples=smallest).fit_predict(points, sample_weight=weights)
-    return labels[owner]
+    if FINE * radius <= apart:
+        return dbscan(points, weights, radius, smallest)
+    owner, points, weights = _thinned(points, weights, FINE * radius)
+    return dbscan(points, weights, radius, smallest)[owner]
 
 
-def _thinned(points: Array, weights: Array, side: float) -> tuple[NDArray[np.int64], Array, Array]:
+def _thinned(points: Array, weights: Array, side: float) -> tuple[NDArray[np.int32], Array, Array]:
     """One point for each cube of this side that holds any: whose [M], weighted means [K, 3], summed weights [K]."""
-    cubes = np.floor((points - points.min(axis=0)) / side).astype(np.int64)
-    _, inverse = np.unique(cubes, axis=0, return_inverse=True)
-    owner: NDArray[np.int64] = inverse.reshape(-1).astype(np.int64)  # numpy 2.0 gives it another shape
+    owner = PointGrid.of(points, side).cell
     total: Array = np.bincount(owner, weights).astype(np.float64)
-    shares = weights / np.maximum(total[owner], np.finfo(np.float64).tiny)
-    means: Array = np.stack([np.bincount(owner, shares * points[:, k]) for k in range(3)], axis=1).astype(np.float64)
+    fractions = weights / np.maximum(total[owner], np.finfo(np.float64).tiny)
+    means: Array = np.stack([np.bincount(owner, fractions * points[:, k]) for k in range(3)], axis=1)
     return owner, means, total
 
 
 def spacing(points: Array) -> float:
     """Median distance [m] of points [M, 3] to their eighth neighbour: how dense this part of the map is."""
-    neighbours = min(NEIGHBOURS + 1, len(points))
-    if neighbours < 2:
+    if len(points) < 2:
         return 0.0
-    sample = points if len(points) <= 20_000 else points[:: -(-len(points) // 20_000)]
-    distances, _ = cKDTree(points).query(sample, k=neighbours)
-    return float(np.median(distances[:, -1]))
+    sample = np.arange(0, len(points), -(-len(points) // MAX_SAMPLE))
+    return median_neighbour_distance(points, sample, min(NEIGHBOURS, len(points) - 1))
 
 
 def oriented_box(points: Array, weights: Array) -> OrientedBox:
@@ -150,7 +154,10 @@ def _box_on(points: Array, weights: Array, up: Array) -> OrientedBox:
     for column in flat.T:
         low, high = weighted_quantiles(column, weights, [TRIM, 1 - TRIM])
         inside &= (column >= low) & (column <= high)
-    angle = np.deg2rad(cv2.minAreaRect(flat[inside].astype(np.float32))[2]) if inside.sum() >= 3 else 0.0
+    angle = 0.0
+    if inside.sum() >= 3:
+        footprint = flat[inside]
+        angle = np.deg2rad(cv2.minAreaRect(footprint[hull_candidates(footprint)].astype(np.float32))[2])
     x = np.cos(angle) * first + np.sin(angle) * second
     rotation = np.stack([x, np.cross(up, x), up], axis=1)
     bounds = np.array([weighted_quantiles(points @ rotation[:, k], weights, [TRIM, 1 - TRIM]) for k in range(3)])

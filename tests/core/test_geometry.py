@@ -18,8 +18,8 @@ from feature_gs_ros.core.geometry import (
     rotated,
     rotation_from_quat_wxyz,
     rotations_from_quats_wxyz,
-    weighted_quantiles,
 )
+from feature_gs_ros.numerics.point_grid import weighted_quantiles
 
 SEEDS = st.integers(0, 10_000)
 QUARTER_ABOUT_Z = [np.sqrt(0.5), 0, 0, np.sqrt(0.5)]

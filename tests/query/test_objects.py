@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
+from sklearn.cluster import DBSCAN
 
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3, rotation_from_quat_wxyz
-from feature_gs_ros.query.objects import cluster, find_objects, oriented_box
+from feature_gs_ros.numerics.point_grid import dbscan, hull_candidates, weighted_quantiles
+from feature_gs_ros.query.objects import cluster, find_objects, oriented_box, spacing
 
 SPLAT_FROM_MAP = Sim3(10.0, np.array([0.5, 0.5, -0.5, 0.5]), np.array([1.0, 2.0, -3.0]))
 
@@ -150,3 +154,47 @@ def test_nothing_one_point_and_a_bad_reach() -> None:
     assert found.box.size == pytest.approx([0, 0, 0])
     with pytest.raises(PromptError, match="radius is -1"):
         find_objects(gaussians, one, torch.ones(2), SPLAT_FROM_MAP.inverse(), radius=-1)
+
+
+def clouds(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Balls, a wall, a line, floaters and points that coincide, with weights."""
+    rng = np.random.default_rng(seed)
+    ball = rng.normal(size=(count, 3)) * 0.05 + rng.uniform(-0.5, 0.5, (3, 3))[rng.integers(0, 3, count)]
+    wall = rng.random((count, 3)) * [1.0, 1.0, 0.0] + [2.0, 0, 0]
+    line = rng.random((count // 4 + 1, 1)) * [0.3, 0.2, 0.1] + [0.0, 1.0, 0]
+    points = np.concatenate([ball, wall, line, line[:2], rng.uniform(-3, 3, (5, 3))])
+    return rng.permutation(points), rng.beta(2, 1, len(points))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 400), stretch=st.floats(0.3, 8), least=st.integers(1, 6))
+def test_clusters_are_those_of_scikit_learn(seed: int, count: int, stretch: float, least: int) -> None:
+    points, weights = clouds(seed, count)
+    radius = stretch * spacing(points)
+    expected = DBSCAN(eps=radius, min_samples=least).fit_predict(points, sample_weight=weights)
+    np.testing.assert_array_equal(dbscan(points, weights, radius, least), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 400))
+def test_the_spacing_is_the_median_distance_to_the_eighth_neighbour(seed: int, count: int) -> None:
+    points, _ = clouds(seed, count)
+    distances, _ = cKDTree(points).query(points, min(9, len(points)))
+    assert spacing(points) == pytest.approx(np.median(distances[:, -1]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(3, 3000))
+def test_quantiles_and_hulls_are_those_of_sorting_and_of_all_points(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, weights = rng.normal(size=count) * rng.integers(0, 2, count), rng.random(count)
+    fractions = np.array([0.01, 0.5, 0.99, 1.0])
+    found = weighted_quantiles(values, weights, fractions)
+    order = np.argsort(values)
+    reached = np.searchsorted(np.cumsum(weights[order]), fractions * weights.sum() * (1 - 1e-12))
+    np.testing.assert_array_equal(found, values[order[np.minimum(reached, count - 1)]])
+    points = rng.normal(size=(count, 2)) * [1.0, 0.1] @ np.array([[0.8, 0.6], [-0.6, 0.8]])
+    hull = cv2.convexHull(points.astype(np.float32))[:, 0]
+    kept = points[hull_candidates(points)].astype(np.float32)
+    assert {tuple(vertex) for vertex in hull} <= {tuple(point) for point in kept}
+    assert count < 1000 or len(kept) < count / 2
