@@ -19,7 +19,7 @@ from feature_gs_ros.backprojection.least_squares import solve_cells
 from feature_gs_ros.core.codec import Codec, fit_pca
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.distillation import Decoder, FeatureTrainer, FrozenOptions, Lesson, rendered_cosine
+from feature_gs_ros.distillation import Decoder, DistillationTarget, FeatureTrainer, FrozenOptions, rendered_cosine
 from feature_gs_ros.evaluation.metrics import Confusion
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.masks import MaskFolder, load_labels
@@ -43,8 +43,8 @@ class _Scene:
 
     gaussians: GaussianMap
     embeddings: Tensor  # [classes, D] unit
-    lessons: list[Lesson]
-    held: list[Lesson]
+    targets: list[DistillationTarget]
+    held: list[DistillationTarget]
     held_views: list[View]
     truth: list[NDArray[np.uint16]]
 
@@ -53,11 +53,11 @@ def main() -> dict[str, float]:
     """Print and return the ratios."""
     with tempfile.TemporaryDirectory() as folder:
         scene = _scene(Path(folder))
-    nonzeros = sum(lesson.operator.nonzeros for lesson in scene.lessons)
+    nonzeros = sum(target.operator.nonzeros for target in scene.targets)
     print(
-        f"{len(scene.gaussians)} Gaussians, {len(scene.lessons)} views of {WIDTH}×{HEIGHT}, {CELL}-px cells, ", end=""
+        f"{len(scene.gaussians)} Gaussians, {len(scene.targets)} views of {WIDTH}×{HEIGHT}, {CELL}-px cells, ", end=""
     )
-    print(f"{DIMENSION}-d; {nonzeros / len(scene.lessons) / 1e6:.2f} million entries a view")
+    print(f"{DIMENSION}-d; {nonzeros / len(scene.targets) / 1e6:.2f} million entries a view")
     solved, results = _solving_against_training(scene)
     return results | _decoder(scene, solved)
 
@@ -69,7 +69,7 @@ def _scene(folder: Path) -> _Scene:
     generator = torch.Generator().manual_seed(0)
     classes = len(load_labels(folder / "labels.yaml"))
     embeddings = torch.nn.functional.normalize(torch.randn(classes, DIMENSION, generator=generator), dim=1)
-    lessons, views, truth = [], [], []
+    targets, views, truth = [], [], []
     for frame in stream.frames():
         pinhole = pinhole_view(frame, alignment)
         labels = masks.load(frame.name, frame.camera)
@@ -79,15 +79,15 @@ def _scene(folder: Path) -> _Scene:
         grid = FeatureGrid(cells @ embeddings + noise)
         drawn = view(gaussians, pinhole.camera, pinhole.camera_from_splat)
         operator = drawn.cell_operator(grid)
-        lessons.append(Lesson(frame.name, operator, operator.target(grid)))
+        targets.append(DistillationTarget(frame.name, operator, operator.target(grid)))
         views.append(drawn)
         truth.append(labels)
     left_out = range(2, VIEWS, 4)
     return _Scene(
         gaussians,
         embeddings,
-        [lesson for k, lesson in enumerate(lessons) if k not in left_out],
-        [lessons[k] for k in left_out],
+        [target for k, target in enumerate(targets) if k not in left_out],
+        [targets[k] for k in left_out],
         [views[k] for k in left_out],
         [truth[k] for k in left_out],
     )
@@ -95,24 +95,24 @@ def _scene(folder: Path) -> _Scene:
 
 def _solving_against_training(scene: _Scene) -> tuple[Tensor, dict[str, float]]:
     """Products with A or Aᵀ of one view until Adam's first plateau, and until solving is as good."""
-    trainer = FeatureTrainer(scene.lessons, FrozenOptions(iterations=10**9))
+    trainer = FeatureTrainer(scene.targets, FrozenOptions(iterations=10**9))
     start, epochs = time.perf_counter(), [0.0]
     while len(epochs) <= PATIENCE or epochs[-1] - epochs[-1 - PATIENCE] > PLATEAU:
-        for _ in scene.lessons:
+        for _ in scene.targets:
             trainer.step()
         epochs.append(rendered_cosine(trainer.features, scene.held))
     adam_seconds, adam = time.perf_counter() - start, max(epochs)
-    adam_products = _products(scene.lessons)
+    adam_products = _products(scene.targets)
     print(f"  training: cosine {adam:.4f} on views left out at the first plateau, {adam_products} products, ", end="")
     print(f"{adam_seconds:.1f} s ({len(epochs) - 1} epochs)")
     reached: tuple[int, float, float] | None = None  # products, seconds, cosine
     for passes in range(PASSES + 1):
-        before, start = _products(scene.lessons), time.perf_counter()
+        before, start = _products(scene.targets), time.perf_counter()
         features = solve_cells(
-            [(lesson.operator, lesson.wanted) for lesson in scene.lessons], iterations=passes
+            [(target.operator, target.wanted) for target in scene.targets], iterations=passes
         ).features
         seconds = time.perf_counter() - start
-        products, cosine = _products(scene.lessons) - before, rendered_cosine(features, scene.held)
+        products, cosine = _products(scene.targets) - before, rendered_cosine(features, scene.held)
         print(f"  solving, {passes} passes: cosine {cosine:.4f}, {products} products, {seconds:.1f} s")
         if reached is None and cosine >= adam - WITHIN:
             reached = products, seconds, cosine
@@ -130,12 +130,12 @@ def _solving_against_training(scene: _Scene) -> tuple[Tensor, dict[str, float]]:
 
 def _decoder(scene: _Scene, solved: Tensor) -> dict[str, float]:
     """Rendering 64 numbers and lifting them to 512 against rendering 512: seconds, and mIoU on views left out."""
-    cells = torch.cat([lesson.wanted for lesson in scene.lessons])
+    cells = torch.cat([target.wanted for target in scene.targets])
     codec = fit_pca(cells[:: max(1, len(cells) // 20_000)], FEW)
-    encoded = [(lesson.operator, codec.encode(lesson.wanted)) for lesson in scene.lessons]
+    encoded = [(target.operator, codec.encode(target.wanted)) for target in scene.targets]
     decoder = Decoder.of_codec(codec)
     trainer = FeatureTrainer(
-        scene.lessons, FrozenOptions(iterations=4 * len(scene.lessons)), decoder, solve_cells(encoded).features
+        scene.targets, FrozenOptions(iterations=4 * len(scene.targets)), decoder, solve_cells(encoded).features
     )
     trainer.run()
     codes, trained = trainer.features.detach(), decoder.codec()
@@ -168,8 +168,8 @@ def _miou(scene: _Scene, features: Tensor, codec: Codec | None) -> float:
     return float(np.nanmean(confusion.iou()[1:]))
 
 
-def _products(lessons: Sequence[Lesson]) -> int:
-    return sum(lesson.operator.products for lesson in lessons)
+def _products(targets: Sequence[DistillationTarget]) -> int:
+    return sum(target.operator.products for target in targets)
 
 
 def _seconds(work: Callable[[], object], repeats: int = 3) -> float:

@@ -27,7 +27,7 @@ from feature_gs_ros.evaluation.metrics import psnr
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.training.photometry import ssim
+from feature_gs_ros.training.losses import ssim
 
 VIEWS, HELD_OUT = 16, 4
 ENTRY = "import sys; from feature_gs_ros.cli import main; main(sys.argv[1:])"

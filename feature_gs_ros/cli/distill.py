@@ -17,7 +17,14 @@ from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or
 from feature_gs_ros.core.codec import Codec, fit_pca
 from feature_gs_ros.core.errors import FieldError, TrainingError
 from feature_gs_ros.core.progress import ProgressBar
-from feature_gs_ros.distillation import Decoder, JointOptions, Lesson, field_of, lessons_of, rendered_cosine
+from feature_gs_ros.distillation import (
+    Decoder,
+    DistillationTarget,
+    JointOptions,
+    distillation_targets,
+    field_of,
+    rendered_cosine,
+)
 from feature_gs_ros.distillation.methods import DistillJob, DistillResult, solve, train, train_jointly
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.io.atomic import atomic_files
@@ -99,22 +106,22 @@ def distill(
     began = time.perf_counter()
     encoded = codec if method == "solve" else None
     with ProgressBar("teacher", "view", quiet=json, keep_partial=False).running() as bar:
-        lessons = lessons_of(source, names, teacher, gaussians, provenance, encoded, bar)
+        targets = distillation_targets(source, names, teacher, gaussians, provenance, encoded, bar)
     ready = time.perf_counter()
     if method == "solve":
-        outcome = solve(work, lessons, codec, earlier, iterations)
+        outcome = solve(work, targets, codec, earlier, iterations)
     elif joint:
         chosen = JointOptions(
             iterations=JointOptions.iterations if iterations is None else iterations,
             gamma=gamma,
             shaped_by_features=not frozen_by_features,
         )
-        outcome = train_jointly(work, lessons, codec, earlier, chosen, size)
+        outcome = train_jointly(work, targets, codec, earlier, chosen, size)
     else:
-        outcome = train(work, lessons, codec, earlier, iterations)
+        outcome = train(work, targets, codec, earlier, iterations)
     done = time.perf_counter()
-    field = _save(outcome, work, lessons, out)
-    held = lessons_of(source, hold_out, teacher, outcome.gaussians, field.provenance) if hold_out else []
+    field = _save(outcome, work, targets, out)
+    held = distillation_targets(source, hold_out, teacher, outcome.gaussians, field.provenance) if hold_out else []
     _tell(field, outcome, held, (ready - began, done - ready), out, json)
     return 0 if outcome.finished else 130
 
@@ -139,7 +146,7 @@ def _codec(dims: int | None, work: DistillJob, earlier: FeatureField | None) -> 
     return None if dims is None else fit_pca(sample_cells(work.stream, work.names, work.teacher), dims)
 
 
-def _save(outcome: DistillResult, work: DistillJob, lessons: Sequence[Lesson], out: Path) -> FeatureField:
+def _save(outcome: DistillResult, work: DistillJob, targets: Sequence[DistillationTarget], out: Path) -> FeatureField:
     provenance = work.provenance
     if outcome.gaussians is not work.gaussians:
         beside = _map_beside(out)
@@ -150,11 +157,12 @@ def _save(outcome: DistillResult, work: DistillJob, lessons: Sequence[Lesson], o
             provenance = Provenance(
                 written.checksum, str(beside.resolve()), work.provenance.stream, work.provenance.splat_from_map
             )
-            lessons = lessons_of(work.stream, [lesson.name for lesson in lessons], work.teacher, written, provenance)
-            field = field_of(outcome.features, lessons, work.teacher, work.stream, provenance, outcome.codec)
+            names = [target.name for target in targets]
+            targets = distillation_targets(work.stream, names, work.teacher, written, provenance)
+            field = field_of(outcome.features, targets, work.teacher, work.stream, provenance, outcome.codec)
             field.save(field_file)
         return field
-    field = field_of(outcome.features, lessons, work.teacher, work.stream, provenance, outcome.codec)
+    field = field_of(outcome.features, targets, work.teacher, work.stream, provenance, outcome.codec)
     field.save(out)
     return field
 
@@ -167,7 +175,7 @@ def _map_beside(out: Path) -> Path:
 def _tell(
     field: FeatureField,
     outcome: DistillResult,
-    held: Sequence[Lesson],
+    held: Sequence[DistillationTarget],
     seconds: tuple[float, float],
     out: Path,
     json: bool,
@@ -198,9 +206,9 @@ def _tell(
     print(f"wrote {out}" + ("" if outcome.finished else " (stopped early; go on with --start)"))
 
 
-def _cost_of_decoder(field: FeatureField, held: Sequence[Lesson]) -> float:
+def _cost_of_decoder(field: FeatureField, held: Sequence[DistillationTarget]) -> float:
     """Cosine of the teacher's features with themselves after the codec: what the shortcut loses at best."""
     assert field.codec is not None
-    wanted = torch.cat([lesson.wanted for lesson in held])
+    wanted = torch.cat([target.wanted for target in held])
     back = field.codec.decode(field.codec.encode(wanted))
     return float(torch.nn.functional.cosine_similarity(back, wanted, dim=1).mean())

@@ -9,17 +9,23 @@ from __future__ import annotations
 from feature_gs_ros.distillation.decoder import Decoder
 from feature_gs_ros.distillation.frozen import FeatureTrainer, FrozenOptions
 from feature_gs_ros.distillation.joint import JointOptions, JointTrainer
-from feature_gs_ros.distillation.lessons import Lesson, field_of, lessons_of, rendered_cosine, useful_passes
+from feature_gs_ros.distillation.targets import (
+    DistillationTarget,
+    distillation_targets,
+    field_of,
+    rendered_cosine,
+    useful_passes,
+)
 
 __all__ = [
     "Decoder",
+    "DistillationTarget",
     "FeatureTrainer",
     "FrozenOptions",
     "JointOptions",
     "JointTrainer",
-    "Lesson",
+    "distillation_targets",
     "field_of",
-    "lessons_of",
     "rendered_cosine",
     "useful_passes",
 ]

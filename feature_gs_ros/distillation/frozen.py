@@ -12,7 +12,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.errors import GridError, TrainingError
 from feature_gs_ros.distillation.decoder import Decoder
-from feature_gs_ros.distillation.lessons import Lesson
+from feature_gs_ros.distillation.targets import DistillationTarget
 from feature_gs_ros.rasterizer import CellOperator
 
 KEEP_EVERY = 50  # steps between two copies of what is good
@@ -35,7 +35,7 @@ class FeatureTrainer:
 
     def __init__(
         self,
-        lessons: Sequence[Lesson],
+        targets: Sequence[DistillationTarget],
         options: FrozenOptions,
         decoder: Decoder | None = None,
         start: Tensor | None = None,  # [N, K]; zeros by default
@@ -43,19 +43,19 @@ class FeatureTrainer:
         """
         Raises:
             FieldError: the decoder is for another teacher's dimension.
-            GridError: no lesson, or a start of another shape.
+            GridError: no target, or a start of another shape.
         """
-        if not lessons:
+        if not targets:
             raise GridError("no view to distil from")
-        dimension, count = lessons[0].wanted.shape[1], lessons[0].operator.gaussians
+        dimension, count = targets[0].wanted.shape[1], targets[0].operator.gaussians
         if decoder is not None:
             decoder.check(dimension)
             dimension = decoder.dimension
         if start is not None and tuple(start.shape) != (count, dimension):
             raise GridError(f"the start has shape {tuple(start.shape)}, expected ({count}, {dimension})")
-        self.lessons, self.options, self.decoder = lessons, options, decoder
+        self.targets, self.options, self.decoder = targets, options, decoder
         self.features = (torch.zeros(count, dimension) if start is None else start.clone()).requires_grad_()
-        spread = float(torch.cat([lesson.wanted.flatten()[:100_000] for lesson in lessons]).std().clamp_min(1e-12))
+        spread = float(torch.cat([target.wanted.flatten()[:100_000] for target in targets]).std().clamp_min(1e-12))
         groups: list[dict[str, Any]] = [{"params": [self.features], "lr": options.rate * spread}]
         if decoder is not None:
             groups.append({"params": [decoder.basis, decoder.bias], "lr": options.decoder_rate})
@@ -73,10 +73,10 @@ class FeatureTrainer:
             TrainingError: the loss is not finite; features and decoder are put back to the last good ones.
         """
         if not self._queue:
-            self._queue = torch.randperm(len(self.lessons), generator=self._generator).tolist()
-        lesson = self.lessons[self._queue.pop()]
-        shown: Tensor = _Show.apply(self.features, lesson.operator)  # type: ignore[no-untyped-call]
-        loss = ((self.decoder(shown) if self.decoder else shown) - lesson.wanted).abs().mean()
+            self._queue = torch.randperm(len(self.targets), generator=self._generator).tolist()
+        target = self.targets[self._queue.pop()]
+        shown: Tensor = _Show.apply(self.features, target.operator)  # type: ignore[no-untyped-call]
+        loss = ((self.decoder(shown) if self.decoder else shown) - target.wanted).abs().mean()
         value = float(loss.detach())
         if not math.isfinite(value):
             self._restore()

@@ -15,8 +15,8 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.distillation.decoder import Decoder
 from feature_gs_ros.evaluation.metrics import psnr
 from feature_gs_ros.rasterizer import BackendChoice, get_backend
+from feature_gs_ros.training.losses import rgb_loss
 from feature_gs_ros.training.parameters import Adam, SplatParameters
-from feature_gs_ros.training.photometry import rgb_loss
 from feature_gs_ros.training.trainer import MEANS_RATE_END, RATES
 from feature_gs_ros.training.views import TrainingView
 

@@ -16,11 +16,11 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.progress import ProgressBar, note
 from feature_gs_ros.distillation import (
     Decoder,
+    DistillationTarget,
     FeatureTrainer,
     FrozenOptions,
     JointOptions,
     JointTrainer,
-    Lesson,
     useful_passes,
 )
 from feature_gs_ros.extractors.base import Extractor
@@ -55,25 +55,25 @@ class DistillResult:
 
 def solve(
     work: DistillJob,
-    lessons: Sequence[Lesson],
+    targets: Sequence[DistillationTarget],
     codec: Codec | None,
     earlier: FeatureField | None,
     iterations: int | None,
 ) -> DistillResult:
-    targets = [(lesson.operator, lesson.wanted) for lesson in lessons]
     begin = None if earlier is None else earlier.features.float()
     if iterations is None:
-        iterations = useful_passes(lessons, MAX_PASSES)
+        iterations = useful_passes(targets, MAX_PASSES)
         note(f"{iterations} passes gain on views left out for this")
+    pairs = [(target.operator, target.wanted) for target in targets]
     with ProgressBar("solving", "pass", quiet=work.quiet).running() as bar:
-        solution = solve_cells(targets, start=begin, iterations=iterations, progress=bar)
+        solution = solve_cells(pairs, start=begin, iterations=iterations, progress=bar)
         finished = not bar.interrupted
-    return DistillResult(solution.features, codec, products(lessons), finished, work.gaussians)
+    return DistillResult(solution.features, codec, products(targets), finished, work.gaussians)
 
 
 def train(
     work: DistillJob,
-    lessons: Sequence[Lesson],
+    targets: Sequence[DistillationTarget],
     codec: Codec | None,
     earlier: FeatureField | None,
     iterations: int | None,
@@ -81,7 +81,7 @@ def train(
     decoder = None if codec is None else Decoder.of_codec(codec)
     begin = None if earlier is None else earlier.features.float()
     options = FrozenOptions(iterations=FrozenOptions.iterations if iterations is None else iterations)
-    trainer = FeatureTrainer(lessons, options, decoder, begin)
+    trainer = FeatureTrainer(targets, options, decoder, begin)
     with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
         try:
             finished = trainer.run(bar)
@@ -89,25 +89,25 @@ def train(
             note(str(error))
             finished = False
     return DistillResult(
-        trainer.features.detach(), decoder.codec() if decoder else None, products(lessons), finished, work.gaussians
+        trainer.features.detach(), decoder.codec() if decoder else None, products(targets), finished, work.gaussians
     )
 
 
 def train_jointly(
     work: DistillJob,
-    lessons: Sequence[Lesson],
+    targets: Sequence[DistillationTarget],
     codec: Codec | None,
     earlier: FeatureField | None,
     options: JointOptions,
     size: int,
 ) -> DistillResult:
-    used = [lesson.name for lesson in lessons]
+    used = [target.name for target in targets]
     # The start: what frozen geometry says, so that the geometry isn't pulled by features that are nowhere near.
     if earlier is not None:
         begin = earlier.features.float()
     else:
-        wanted = [codec.encode(lesson.wanted) if codec else lesson.wanted for lesson in lessons]
-        pairs = [(lesson.operator, values) for lesson, values in zip(lessons, wanted, strict=True)]
+        wanted = [codec.encode(target.wanted) if codec else target.wanted for target in targets]
+        pairs = [(target.operator, values) for target, values in zip(targets, wanted, strict=True)]
         begin = solve_cells(pairs, iterations=0).features
     views = load_views(work.stream, used, work.provenance.splat_from_map, size)
     grids = [
@@ -124,8 +124,8 @@ def train_jointly(
             finished = False
     trained = trainer.parameters.to_map()
     features = trainer.features.detach()[trained.file_rows]
-    return DistillResult(features, decoder.codec() if decoder else None, products(lessons), finished, trained)
+    return DistillResult(features, decoder.codec() if decoder else None, products(targets), finished, trained)
 
 
-def products(lessons: Sequence[Lesson]) -> int:
-    return sum(lesson.operator.products for lesson in lessons)
+def products(targets: Sequence[DistillationTarget]) -> int:
+    return sum(target.operator.products for target in targets)

@@ -45,25 +45,25 @@ class Density:
         self._clear(count)
 
     def _clear(self, count: int) -> None:
-        self.pull, self.seen = torch.zeros(count), torch.zeros(count)
+        self.grad2d, self.seen = torch.zeros(count), torch.zeros(count)
 
     def note(self, rendering: Rendering, means2d_gradient: Tensor, width: int, height: int) -> None:
         """Take in one view's gradient [N, 2] of the means on the image, in pixels."""
         rows = rendering.rows
-        pull = (means2d_gradient[rows] * torch.tensor([width / 2, height / 2])).norm(dim=1)
-        self.pull[rows] += pull
-        self.seen[rows] += pull > 0
+        norms = (means2d_gradient[rows] * torch.tensor([width / 2, height / 2])).norm(dim=1)
+        self.grad2d[rows] += norms
+        self.seen[rows] += norms > 0
 
     @torch.no_grad()
     def densify(self, parameters: SplatParameters, adam: Adam, generator: torch.Generator) -> None:
         """Clone, split and prune by what was noted since the last time."""
         options = self.options
-        pull = self.pull / self.seen.clamp_min(1)
+        grad2d = self.grad2d / self.seen.clamp_min(1)
         largest = parameters.log_scales.exp().amax(dim=1)
-        wanted = (pull > options.gradient) & options.grow
+        wanted = (grad2d > options.gradient) & options.grow
         room = options.most - len(parameters)
         if int(wanted.sum()) > room:
-            wanted &= pull >= (pull.topk(room).values[-1] if room > 0 else math.inf)
+            wanted &= grad2d >= (grad2d.topk(room).values[-1] if room > 0 else math.inf)
         split = wanted & (largest > options.small * self.extent)
         new = _joined(_cloned(parameters, wanted & ~split), _split(parameters, split, generator))
         kept = ~split & ~self._superfluous(parameters, largest)

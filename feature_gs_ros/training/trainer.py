@@ -14,8 +14,8 @@ from feature_gs_ros.evaluation.metrics import psnr
 from feature_gs_ros.rasterizer import BackendChoice, Rendering, get_backend
 from feature_gs_ros.training.densification import Density, DensityOptions
 from feature_gs_ros.training.exposure import Exposures, seen_exposed
+from feature_gs_ros.training.losses import rgb_loss
 from feature_gs_ros.training.parameters import Adam, SplatParameters
-from feature_gs_ros.training.photometry import rgb_loss
 from feature_gs_ros.training.views import TrainingView
 
 RATES = {"quats_wxyz": 1e-3, "log_scales": 1e-2, "logits": 0.05, "sh_dc": 2.5e-3, "sh_rest": 2.5e-3 / 20}
@@ -207,7 +207,7 @@ class Trainer:
         return {
             **state,
             **self.exposures.state(),
-            "density.pull": self.density.pull,
+            "density.pull": self.density.grad2d,
             "density.seen": self.density.seen,
             "generator": self.generator.get_state(),
             "queue": torch.tensor(self._queue, dtype=torch.int64),
@@ -225,7 +225,7 @@ class Trainer:
         self._average = {name: state[f"average.{name}"] for name in names} if averaged else None
         self.adam.steps, self._averaged = state["counts"].tolist()
         self.exposures.restore(state, iteration)
-        self.density.pull, self.density.seen = state["density.pull"], state["density.seen"]
+        self.density.grad2d, self.density.seen = state["density.pull"], state["density.seen"]
         self.generator.set_state(state["generator"])
         self._queue = state["queue"].tolist()
         self.iteration = iteration

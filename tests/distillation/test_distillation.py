@@ -20,11 +20,11 @@ from feature_gs_ros.core.errors import FieldError, GridError, TrainingError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.distillation import (
     Decoder,
+    DistillationTarget,
     FeatureTrainer,
     FrozenOptions,
     JointOptions,
     JointTrainer,
-    Lesson,
     rendered_cosine,
     useful_passes,
 )
@@ -85,58 +85,60 @@ def test_solving_cells_refuses_what_does_not_fit() -> None:
         solve_cells(targets, start=torch.zeros(60, 2))
 
 
-def some_lessons(dimension: int = 12) -> list[Lesson]:
+def some_distillation_targets(dimension: int = 12) -> list[DistillationTarget]:
     """Features of rank 3 that the map can render, so that a decoder of three numbers is enough."""
     generator = torch.Generator().manual_seed(2)
     truth = torch.randn(60, 3, generator=generator) @ torch.randn(3, dimension, generator=generator)
-    return [Lesson(str(k), operator, operator.forward(truth)) for k, (operator, _) in enumerate(some_targets())]
+    return [
+        DistillationTarget(str(k), operator, operator.forward(truth)) for k, (operator, _) in enumerate(some_targets())
+    ]
 
 
 def test_passes_that_only_fit_noise_are_not_taken() -> None:
-    lessons = [*some_lessons(), *some_lessons(), *some_lessons()]
-    assert useful_passes(lessons, 4) == 4  # the map can render the truth: every pass gains
+    targets = [*some_distillation_targets(), *some_distillation_targets(), *some_distillation_targets()]
+    assert useful_passes(targets, 4) == 4  # the map can render the truth: every pass gains
     generator = torch.Generator().manual_seed(4)
-    noisy = [replace(one, wanted=torch.randn(one.wanted.shape, generator=generator)) for one in lessons]
+    noisy = [replace(one, wanted=torch.randn(one.wanted.shape, generator=generator)) for one in targets]
     assert useful_passes(noisy, 4) < 4
-    assert useful_passes(lessons[:1], 4) == 0
+    assert useful_passes(targets[:1], 4) == 0
 
 
 def test_training_approaches_what_solving_finds() -> None:
-    lessons = some_lessons()
-    solved = solve_cells([(lesson.operator, lesson.wanted) for lesson in lessons], iterations=30)
-    trainer = FeatureTrainer(lessons, FrozenOptions(iterations=300, rate=2e-2))
+    targets = some_distillation_targets()
+    solved = solve_cells([(target.operator, target.wanted) for target in targets], iterations=30)
+    trainer = FeatureTrainer(targets, FrozenOptions(iterations=300, rate=2e-2))
     first = trainer.step()
     assert trainer.run()
     assert trainer.step() < 0.3 * first
-    trained, best = (rendered_cosine(features, lessons) for features in (trainer.features, solved.features))
+    trained, best = (rendered_cosine(features, targets) for features in (trainer.features, solved.features))
     assert 0.9 < trained <= best + 0.01
 
 
 def test_a_decoder_is_trained_with_the_codes_and_stored_as_a_codec() -> None:
-    lessons = some_lessons()
-    cells = torch.cat([lesson.wanted for lesson in lessons])
+    targets = some_distillation_targets()
+    cells = torch.cat([target.wanted for target in targets])
     decoder = Decoder.of_codec(fit_pca(cells, 3))
     before = decoder.basis.detach().clone()
-    trainer = FeatureTrainer(lessons, FrozenOptions(iterations=300, rate=2e-2), decoder)
+    trainer = FeatureTrainer(targets, FrozenOptions(iterations=300, rate=2e-2), decoder)
     assert trainer.run()
     assert not torch.equal(decoder.basis.detach(), before)
     codec = decoder.codec()
     assert codec.kind == "decoder"
-    assert rendered_cosine(trainer.features, lessons, codec.decode) > 0.9
+    assert rendered_cosine(trainer.features, targets, codec.decode) > 0.9
     codes = torch.randn(7, 3)
     assert torch.allclose(codec.encode(codec.decode(codes)), codes, atol=1e-4)
 
 
 def test_a_decoder_of_another_dimension_is_refused() -> None:
-    lessons = some_lessons(12)
+    targets = some_distillation_targets(12)
     decoder = Decoder(torch.randn(3, 11), torch.zeros(11))
     with pytest.raises(FieldError, match="lifts to 11 dimensions, the teacher has 12"):
-        FeatureTrainer(lessons, FrozenOptions(), decoder)
+        FeatureTrainer(targets, FrozenOptions(), decoder)
 
 
 def test_diverging_features_are_put_back() -> None:
-    lessons = some_lessons()
-    trainer = FeatureTrainer(lessons, FrozenOptions(iterations=200))
+    targets = some_distillation_targets()
+    trainer = FeatureTrainer(targets, FrozenOptions(iterations=200))
     for _ in range(60):
         trainer.step()
     with torch.no_grad():

@@ -20,8 +20,8 @@ from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.io.tensors import load_tensors
 from feature_gs_ros.training.checkpoint import resume_training, save_training, saved_parameters
 from feature_gs_ros.training.densification import Density, DensityOptions
+from feature_gs_ros.training.losses import rgb_loss, ssim
 from feature_gs_ros.training.parameters import Adam, SplatParameters
-from feature_gs_ros.training.photometry import rgb_loss, ssim
 from feature_gs_ros.training.session import SessionOptions, save_pictures, set_aside, train_map
 from feature_gs_ros.training.start import StartOptions, start_from_points
 from feature_gs_ros.training.stereo import StereoView, sweep_points
@@ -105,7 +105,7 @@ def test_density_clones_the_small_splits_the_large_and_prunes_the_faint() -> Non
         parameters.logits[2] = -20.0
     options = DensityOptions(gradient=0.1, small=0.02, large=10.0, most=1000)
     density = Density(50, options, extent=10.0, centres=torch.tensor([[0.0, 0, -5]]), near=0.5)
-    density.pull[0:2], density.seen[:] = 1.0, 1.0
+    density.grad2d[0:2], density.seen[:] = 1.0, 1.0
     adam = Adam(parameters)
     adam.first["means"][0] = 7.0
     density.densify(parameters, adam, torch.Generator().manual_seed(0))
@@ -124,7 +124,7 @@ def test_density_clones_the_small_splits_the_large_and_prunes_the_faint() -> Non
 def test_density_keeps_to_its_limit_and_resets_opacities() -> None:
     parameters = some_parameters()
     density = Density(50, DensityOptions(gradient=0.1, small=1.0, most=55), 10.0, torch.zeros(1, 3), near=0.0)
-    density.pull[:], density.seen[:] = torch.arange(50.0) + 1, 1.0
+    density.grad2d[:], density.seen[:] = torch.arange(50.0) + 1, 1.0
     adam = Adam(parameters)
     density.densify(parameters, adam, torch.Generator())
     assert len(parameters) == 55

@@ -15,8 +15,8 @@ from feature_gs_ros.core.geometry import rotation_from_quat_wxyz
 from feature_gs_ros.training import stereo
 from feature_gs_ros.training.checkpoint import resume_training, save_training
 from feature_gs_ros.training.densification import DensityOptions, _rotated, _split
+from feature_gs_ros.training.losses import rgb_loss, ssim
 from feature_gs_ros.training.parameters import Adam, SplatParameters
-from feature_gs_ros.training.photometry import rgb_loss, ssim
 from feature_gs_ros.training.stereo import StereoView
 from feature_gs_ros.training.trainer import RATES, Trainer, TrainingOptions
 from feature_gs_ros.training.views import TrainingView

@@ -23,13 +23,13 @@ from feature_gs_ros.rasterizer import CellOperator
 
 COVERED = 0.5  # of a cell that the map must cover for it to be compared
 CHECKED = 8  # every so many views one is left out to see how many passes are useful
-BYTES_A_PAIR = 20  # of a cell and a Gaussian, in A and in its transpose
+BYTES_PER_PAIR = 20  # of a cell and a Gaussian, in A and in its transpose
 
 Progress = Callable[[int, int, str], bool | None]  # views done, views in all, name; True stops
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class DistillationTarget:
     """One view at the teacher's cells."""
 
     name: str
@@ -37,7 +37,7 @@ class Lesson:
     wanted: Tensor  # [C, D] the teacher's features, or a codec's codes of them
 
 
-def lessons_of(
+def distillation_targets(
     stream: Stream,
     names: Sequence[str],
     extractor: Extractor,
@@ -45,7 +45,7 @@ def lessons_of(
     provenance: Provenance,
     codec: Codec | None = None,
     progress: Progress | None = None,
-) -> list[Lesson]:
+) -> list[DistillationTarget]:
     """Operators and targets of the named frames. Frames that can't be used are left out.
 
     Raises:
@@ -54,7 +54,7 @@ def lessons_of(
         BudgetError: they won't fit into memory.
         CameraError: a lens can't be rectified, or the views see almost nothing of the map.
     """
-    lessons: list[Lesson] = []
+    targets: list[DistillationTarget] = []
     sight = PoseSanityCheck(stream.source)
     reason = "none was read"
     for done, frame in enumerate(stream.frames(names), start=1):
@@ -65,32 +65,32 @@ def lessons_of(
             sight.check(view)
             operator = view.cell_operator(grid, pinhole.valid)
             wanted = operator.target(grid)
-            lessons.append(Lesson(frame.name, operator, codec.encode(wanted) if codec else wanted))
+            targets.append(DistillationTarget(frame.name, operator, codec.encode(wanted) if codec else wanted))
         except UNUSABLE as error:
             reason = str(error)
         else:
-            if len(lessons) == 1:
-                size = (BYTES_A_PAIR * operator.nonzeros + 4 * lessons[0].wanted.numel()) * len(names)
+            if len(targets) == 1:
+                size = (BYTES_PER_PAIR * operator.nonzeros + 4 * targets[0].wanted.numel()) * len(names)
                 check_budget(size, None, f"{len(names)} views", "take fewer (--every), or a coarser teacher")
         if progress is not None and progress(done, len(names), frame.name):
             raise StoppedError(f"stopped after {done} of {len(names)} views")
     sight.finish()
-    if not lessons:
+    if not targets:
         raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
-    return lessons
+    return targets
 
 
 def field_of(
     features: Tensor,  # [N, K]
-    lessons: Sequence[Lesson],
+    targets: Sequence[DistillationTarget],
     teacher: Extractor,
     stream: Stream,
     provenance: Provenance,
     codec: Codec | None = None,
 ) -> FeatureField:
     """The field of distilled features, with the weights and counts of the views that they came through."""
-    weight = torch.stack([lesson.operator.weight for lesson in lessons])
-    names = tuple(lesson.name for lesson in lessons)
+    weight = torch.stack([target.operator.weight for target in targets])
+    names = tuple(target.name for target in targets)
     views = known_views(stream, names, provenance.splat_from_map)
     return FeatureField(
         features.detach().float(),
@@ -103,7 +103,7 @@ def field_of(
 
 
 def rendered_cosine(
-    features: Tensor, lessons: Sequence[Lesson], decode: Callable[[Tensor], Tensor] | None = None
+    features: Tensor, targets: Sequence[DistillationTarget], decode: Callable[[Tensor], Tensor] | None = None
 ) -> float:
     """Mean cosine of what is rendered at the covered cells with what the teacher says there.
 
@@ -112,25 +112,27 @@ def rendered_cosine(
         decode: [C, K] to [C, D], where K numbers stand for the teacher's.
     """
     cosines = []
-    for lesson in lessons:
-        before = lesson.operator.products
-        shown = lesson.operator.forward(torch.cat([features.detach(), torch.ones(len(features), 1)], dim=1))
-        lesson.operator.products = before  # looking on is no part of the work
+    for target in targets:
+        before = target.operator.products
+        shown = target.operator.forward(torch.cat([features.detach(), torch.ones(len(features), 1)], dim=1))
+        target.operator.products = before  # products spent on evaluation are not counted
         coverage = shown[:, -1:]
         values = shown[:, :-1] / coverage.clamp_min(1e-6)
         values = decode(values) if decode is not None else values
         covered = coverage[:, 0] > COVERED
-        cosines.append(torch.nn.functional.cosine_similarity(values[covered], lesson.wanted[covered], dim=1))
+        cosines.append(torch.nn.functional.cosine_similarity(values[covered], target.wanted[covered], dim=1))
     return float(torch.cat(cosines).detach().mean())
 
 
-def useful_passes(lessons: Sequence[Lesson], most: int, decode: Callable[[Tensor], Tensor] | None = None) -> int:
+def useful_passes(
+    targets: Sequence[DistillationTarget], most: int, decode: Callable[[Tensor], Tensor] | None = None
+) -> int:
     """How many passes of `solve_cells` gain on views that it isn't shown: every eighth, left out for this.
 
     The views agree only so far: what the map can't render alike in all of them is soon fitted at the others' cost.
     """
-    checked = [lesson for k, lesson in enumerate(lessons) if k % CHECKED == CHECKED // 2]
-    shown = [lesson for k, lesson in enumerate(lessons) if k % CHECKED != CHECKED // 2]
+    checked = [target for k, target in enumerate(targets) if k % CHECKED == CHECKED // 2]
+    shown = [target for k, target in enumerate(targets) if k % CHECKED != CHECKED // 2]
     if not checked or not shown:
         return 0
     cosines: list[float] = []
@@ -139,5 +141,5 @@ def useful_passes(lessons: Sequence[Lesson], most: int, decode: Callable[[Tensor
         cosines.append(rendered_cosine(features, checked, decode))
         return len(cosines) > 1 and cosines[-1] <= cosines[-2]
 
-    solve_cells([(lesson.operator, lesson.wanted) for lesson in shown], iterations=most, watch=watch)
+    solve_cells([(target.operator, target.wanted) for target in shown], iterations=most, watch=watch)
     return max(range(len(cosines)), key=cosines.__getitem__)
