@@ -121,4 +121,5 @@ def open_rows(transmittance, y0, top, bottom):
 
 @inline
 def row_ended(transmittance, lane):
+    """Whether every ray of the row of pixels from ``lane`` on has ended."""
     return bits(load(transmittance, lane) > np.float32(0)) == 0

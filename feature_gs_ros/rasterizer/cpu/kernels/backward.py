@@ -85,6 +85,7 @@ def add_colors(sums, weight, looks):
 
 @inline
 def store_colors(row, sums):
+    """Sums of `add_colors` as the gradients of red, green and blue."""
     row[6], row[7], row[8] = total(sums[0]), total(sums[1]), total(sums[2])
 
 
@@ -158,6 +159,7 @@ def four(array, first):
 
 @inline
 def dot(a, b):
+    """Σ a · b over four vectors each, a number."""
     return total((a[0] * b[0] + a[1] * b[1]) + (a[2] * b[2] + a[3] * b[3]))
 
 

@@ -26,6 +26,7 @@ def next_tile(tile, x, across, tile_columns):
 
 @kernel
 def tile_rects(start, stop, splats, tile_of_x, tile_of_y, first_row, last_row, rects, sizes):
+    """Rectangle of tiles that each of the Gaussians ``start <= i < stop`` may touch, and how many tiles that is."""
     width, height = tile_of_x.shape[0], tile_of_y.shape[0]
     for i in range(start, stop):
         x0, x1 = pixel_span(splats[i, MEAN_X], splats[i, RADIUS_X], 0, width)
@@ -71,6 +72,7 @@ def count_pairs(start, stop, order, rects, slots, tile_columns, counts, walks):
 
 @kernel
 def fill_pairs(start, stop, order, walks, tile_columns, starts, gaussians, pair_slots):
+    """Write what `count_pairs` counted into the tiles' lists, front to back: the Gaussian and the pair's slot."""
     for k in range(start, stop):
         i = order[k]
         tile, across, size, slot = walks[k, 0], walks[k, 1], walks[k, 2], walks[k, 3]

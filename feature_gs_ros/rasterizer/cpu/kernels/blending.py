@@ -31,6 +31,7 @@ def blend_row(weight, values, i, channels, lane, sums):
 
 @kernel
 def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, first_row, image):
+    """W v of the tiles ``start <= t < stop`` into the image, channel by channel: Eq. (3)."""
     channels = values.shape[1]
     transmittance, sums = np.empty(LANES, np.float32), np.empty(channels * LANES, np.float32)
     columns = edges_x.shape[0] - 1

@@ -74,6 +74,7 @@ def two_row_sums(splat, x0, column, y0, first, end, transmittance, counts, fract
 def corner_sums(
     start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y, fraction_x, fraction_y, valid, corners
 ):
+    """Σ_p w(p) m(p) times the bilinear weight of each of a tile's 2×2 cells, for every pair of a range of tiles."""
     # A row more than a tile has, in which no ray is left.
     transmittance, counts = np.zeros(LANES + TILE, np.float32), np.zeros(LANES + TILE, np.float32)
     fractions, shares = np.zeros(LANES + TILE, np.float32), np.empty(TILE, np.float32)
@@ -125,6 +126,7 @@ def block_of(mean, radius, first, end, lower, reach):
 
 @kernel
 def block_sizes(start, stop, splats, rects, slots, reach, edges_x, edges_y, lower_x, lower_y, offsets):
+    """Cells under each Gaussian's box in each of its tiles, into ``offsets`` [slot + 1]; summed up by the caller."""
     for i in range(start, stop):
         slot = slots[i]
         for row in range(rects[i, 1], rects[i, 1] + rects[i, 3]):
@@ -208,6 +210,7 @@ def cell_blocks(
     blocks,
     filled,
 ):
+    """Σ_p w(p) m(p) U(p, cell) of every cell of a pair's block, for the pairs of the tiles ``start <= t < stop``."""
     transmittance, counts = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     weights = np.empty(LANES, np.float32)
     width = mixing_width(edges_x, lower_x)

@@ -244,6 +244,7 @@ def list_gaussians(
 def add_coarse(
     start, stop, places, rects, slots, corners, cell_of_column, cell_of_row, columns, lines, cells, numerator, totals
 ):
+    """Add the coarse cells' features to the rows of a range of Gaussians, and their Wᵀ m to ``totals``."""
     dimension = cells.shape[1]
     values, rows = cells.reshape(-1), numerator.reshape(-1)
     tiles = cell_of_column.shape[0] * cell_of_row.shape[0]

@@ -56,6 +56,7 @@ def add_fine(
     numerator,
     totals,
 ):
+    """Add the blocks' features to the rows of a range of Gaussians, and their Wᵀ m to ``totals``."""
     indices, shares = np.empty(BUFFER, np.int64), np.empty(BUFFER, np.float32)
     dimension = cells.shape[1]
     values, rows = cells.reshape(-1), numerator.reshape(-1)
