@@ -183,7 +183,7 @@ def test_a_library_of_another_extractor_is_refused_and_kept(robot, gaussians, st
         ({"box": RegionOfInterest(x_offset=500, width=9, height=9)}, "no pixel"),
         ({"mask": image_message(np.ones((5, 6), np.uint8), 0, encoding="mono8")}, "6×5"),
         ({"mask": image_message(np.zeros((20, 30), np.uint8), 0, encoding="mono8")}, "marks nothing"),
-        ({"mask": image_message(np.ones((20, 30), np.uint8), 0, encoding="of my own")}, "no picture"),
+        ({"mask": image_message(np.ones((20, 30), np.uint8), 0, encoding="of my own")}, "of my own"),
         ({"image": image_message(np.zeros((0, 0, 3), np.uint8), 0)}, "0×0"),
     ],
 )

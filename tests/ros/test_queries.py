@@ -263,7 +263,7 @@ def test_an_example_that_cannot_be_used_is_answered_invalid(robot):
     picture = image_message(np.zeros((20, 30, 3), np.uint8), 0)
     for image, mask, complaint in (
         (image_message(np.zeros((0, 0, 3), np.uint8), 0), None, "0×0"),
-        (image_message(np.zeros((20, 30, 3), np.uint8), 0, encoding="32FC1"), None, "no picture"),
+        (image_message(np.zeros((20, 30, 3), np.uint8), 0, encoding="32FC1"), None, "32FC1"),
         (picture, image_message(np.ones((5, 6), np.uint8), 0, encoding="mono8"), "6×5"),
         (picture, image_message(np.zeros((20, 30), np.uint8), 0, encoding="mono8"), "marks nothing"),
     ):

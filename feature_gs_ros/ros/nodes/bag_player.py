@@ -19,7 +19,8 @@ from feature_gs_ros.io.messages.transform import stamp_ns
 from feature_gs_ros.io.streams import rosbag_file
 from feature_gs_ros.io.streams.rosbag_file import Bag, Topic
 from feature_gs_ros.ros.runtime.guard import explain
-from feature_gs_ros.ros.runtime.parameters import BAG_PLAYER, declare, value
+from feature_gs_ros.ros.runtime.parameter_table import BAG_PLAYER
+from feature_gs_ros.ros.runtime.parameters import declare, value
 from feature_gs_ros.ros.runtime.run import run
 
 TYPES = {

@@ -22,7 +22,8 @@ from feature_gs_ros.msg import FeatureGrid
 from feature_gs_ros.ros.convert.answers import header_message
 from feature_gs_ros.ros.ingest.camera_input import Arrival, CameraInput, CameraSettings
 from feature_gs_ros.ros.runtime.lifecycle import RefusingLifecycleNode, transition
-from feature_gs_ros.ros.runtime.parameters import FEATURE_EXTRACTOR, chosen, declare, value
+from feature_gs_ros.ros.runtime.parameter_table import FEATURE_EXTRACTOR
+from feature_gs_ros.ros.runtime.parameters import chosen, declare, value
 from feature_gs_ros.ros.runtime.qos import GRIDS, STATUS
 from feature_gs_ros.ros.runtime.run import run
 from feature_gs_ros.ros.runtime.settings import extractor_options

@@ -12,7 +12,8 @@ from feature_gs_ros.ros.convert.status import diagnostics_message, status_messag
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import UnavailableError, explain
 from feature_gs_ros.ros.runtime.lifecycle import RefusingLifecycleNode, transition
-from feature_gs_ros.ros.runtime.parameters import FEATURE_MAP, camera_parameters, declare, value
+from feature_gs_ros.ros.runtime.parameter_table import FEATURE_MAP, camera_parameters
+from feature_gs_ros.ros.runtime.parameters import declare, value
 from feature_gs_ros.ros.runtime.publishers import Publishers
 from feature_gs_ros.ros.runtime.run import run
 from feature_gs_ros.ros.runtime.settings import Settings

@@ -1,112 +1,15 @@
-"""Every parameter of the nodes: default, description, range, unit, and whether it may change while they run."""
+"""Parameters on a node: declared from the table, read by name."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import ParameterUninitializedException
 
 from feature_gs_ros.core.errors import ParameterError
-
-Value = bool | int | float | str | list[str] | list[float]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter. A range is inclusive; a read-only parameter is changed by starting the node again."""
-
-    name: str
-    default: Value
-    description: str  # with the unit
-    low: float | None = None
-    high: float | None = None
-    read_only: bool = True
-
-
-MAP = (
-    Parameter("map", "", "Path of the pretrained splat map."),
-    Parameter("map_frame", "map", "tf frame that poses are taken from and answers are given in."),
-    Parameter("alignment", "", "Path of a file with splat_from_map; empty: the three parameters below."),
-    Parameter("splat_from_map.scale", 1.0, "Splat units a metre.", 1e-6, 1e6),
-    Parameter("splat_from_map.rotation_wxyz", [1.0, 0.0, 0.0, 0.0], "Unit quaternion w x y z."),
-    Parameter("splat_from_map.translation", [0.0, 0.0, 0.0], "Splat units."),
-    Parameter("backend", "auto", "Rasteriser: auto, cpu, cuda, cuda:N, warp-cpu or reference."),
-    Parameter("threads", 0, "Threads of the kernels; 0: all cores.", 0, 1024),
-    Parameter("memory_budget", 0.0, "GB that the field may take; 0: most of what is free.", 0.0, 1e5),
-    Parameter("data_dir", "~/.ros/feature_gs_ros", "Folder below which services read and write files."),
-    Parameter("field", "field.safetensors", "File of the learned field, relative to data_dir."),
-    Parameter("affordances", "affordances.safetensors", "File of the marked pictures, relative to data_dir."),
-    Parameter("load_on_activate", False, "Go on with the learned field of an earlier run, where there is one."),
-    Parameter("save_on_deactivate", False, "Save the learned field when the node is deactivated, stopped or killed."),
-)
-EXTRACTOR = (
-    Parameter("extractor", "imagenet", "Name of the 2D extractor; saved (feature_map only): the loaded field's."),
-    Parameter("extractor_options", "{}", "Options of the extractor, as a YAML mapping."),
-)
-CAMERAS = (
-    Parameter("cameras", ["camera"], "Names of the cameras; each has the parameters <camera>.image and so on."),
-    Parameter(
-        "image_reliability", "best_effort", "Of the images' subscriptions: best_effort or reliable (as grids are)."
-    ),
-    Parameter("queue_size", 10, "Frames a camera that may wait for tf and for the extractor.", 1, 1000),
-    Parameter("tf_timeout", 1.0, "s that a frame waits for tf, camera_info and its mask.", 0.0, 60.0, read_only=False),
-    Parameter("mask_tolerance", 0.02, "s between an image's stamp and its mask's.", 0.0, 1.0, read_only=False),
-    Parameter("keyframe.translation", 0.02, "m that a camera moves before its next frame.", 0.0, 100.0, False),
-    Parameter("keyframe.rotation", 2.0, "Degrees that a camera turns before its next frame.", 0.0, 180.0, False),
-    Parameter("keyframe.min_interval", 0.0, "s between a camera's frames at least.", 0.0, 3600.0, False),
-    Parameter(
-        "keyframe.max_interval", 0.0, "s after which a still camera's frame is taken; 0: never.", 0.0, 3600.0, False
-    ),
-)
-ANSWERS = (
-    Parameter(
-        "objects.reach", 0.0, "m within which Gaussians are one object; 0: by the map's density.", 0.0, 100.0, False
-    ),
-    Parameter("objects.max_count", 20, "Objects an answer holds at most.", 1, 10000, read_only=False),
-    Parameter("publish_map_cloud", True, "Publish the whole map once, on activation and by ~/republish."),
-    Parameter("status_rate", 1.0, "Hz of ~/status and /diagnostics.", 0.01, 100.0),
-)
-START = (Parameter("autostart", False, "Configure and activate by itself when the program starts."),)
-FEATURE_MAP = (*START, *MAP, *EXTRACTOR, *CAMERAS, *ANSWERS)
-FEATURE_EXTRACTOR = (
-    *START,
-    *EXTRACTOR,
-    Parameter("image", "image", "Topic of the images."),
-    Parameter("camera_info", "camera_info", "Topic of their calibration."),
-    Parameter("queue_size", 100, "Images that may wait; of those that do, the newest is taken.", 1, 1000),
-    Parameter("rectified", False, "The images need no undistortion: P of camera_info counts."),
-    Parameter("input", "raw", "raw, or compressed: then <image>/compressed is subscribed."),
-    Parameter("image_reliability", "best_effort", "Of the image's subscription: best_effort or reliable."),
-    Parameter("min_interval", 0.0, "s between grids at least.", 0.0, 3600.0, read_only=False),
-)
-BAG_PLAYER = (
-    Parameter("bag", "", "Path of a rosbag2 recording, MCAP or sqlite3."),
-    Parameter("rate", 1.0, "Speed: 1 is real time.", 0.01, 100.0),
-    Parameter("loop", False, "Begin again at the end."),
-    Parameter("clock", False, "Publish /clock from the recording's stamps, for use_sim_time."),
-    Parameter("restamp", True, "Shift stamps to the time of playing; not with clock."),
-    Parameter("delay", 1.0, "s before the first message, for subscribers to connect.", 0.0, 3600.0),
-)
-
-
-def camera_parameters(camera: str) -> tuple[Parameter, ...]:
-    """The parameters of one camera."""
-    return (
-        Parameter(f"{camera}.image", "image", "Topic of the images or grids."),
-        Parameter(f"{camera}.camera_info", "camera_info", "Topic of their calibration."),
-        Parameter(f"{camera}.input", "raw", "raw, compressed (<image>/compressed is subscribed) or grid."),
-        Parameter(f"{camera}.rectified", False, "The images need no undistortion: P of camera_info counts."),
-        Parameter(
-            f"{camera}.mask_image", "", "Path of a grey PNG of the image's size: what isn't black doesn't count."
-        ),
-        Parameter(
-            f"{camera}.mask_topic", "", "Topic of mono8 masks with the images' stamps: what isn't 0 doesn't count."
-        ),
-    )
+from feature_gs_ros.ros.runtime.parameter_table import Parameter
 
 
 def declare(node: Any, parameters: Sequence[Parameter]) -> None:
@@ -138,20 +41,6 @@ def chosen(node: Any, name: str, choices: Sequence[str]) -> str:
     if word not in choices:
         raise ParameterError(f"parameter {name} is '{word}'; choose {', '.join(choices)}")
     return word
-
-
-def config_text(node: str, parameters: Sequence[Parameter]) -> str:
-    """The file config/<node>.yaml: every parameter with its default, what it means, its range, and if it may change."""
-    lines = [f"# Every parameter of the node {node} with its default. Read-only ones are changed by a restart.", ""]
-    lines += [f"/**/{node}:", "  ros__parameters:"]
-    for parameter in parameters:
-        notes = [parameter.description]
-        if parameter.low is not None and parameter.high is not None:
-            notes.append(f"From {parameter.low:g} to {parameter.high:g}.")
-        if parameter.read_only:
-            notes.append("Read-only.")
-        lines += [f"    # {' '.join(notes)}", f"    {parameter.name}: {json.dumps(parameter.default)}"]
-    return "\n".join(lines) + "\n"
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:

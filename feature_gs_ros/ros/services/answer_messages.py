@@ -27,7 +27,7 @@ class AnswerMessages:
     @property
     def radius(self) -> float | None:
         """Metres within which Gaussians are one object; None: by the map's density."""
-        return float(value(self._node, "objects.radius")) or None
+        return float(value(self._node, "objects.reach")) or None
 
     def most(self, requested: int) -> int:
         """How many objects the answer may hold."""
