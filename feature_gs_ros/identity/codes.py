@@ -23,7 +23,7 @@ from feature_gs_ros.core.codec import Codec
 from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.tensors import load_tensors
-from feature_gs_ros.numerics.runtime import cache_folder
+from feature_gs_ros.numerics.cache import cache_folder
 
 CodeKind = Literal["orthogonal", "contrastive"]
 Array = NDArray[np.float32]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Any
 import numba
 
 from feature_gs_ros.core.errors import OptionError
+from feature_gs_ros.numerics.cache import cache_folder, compiled_in
 
 SIMD = ("types.py", "math.py", "transpose.py")  # pieces of kernels in all folders
 
@@ -30,12 +30,13 @@ _threads: int | None = None  # None: as the environment says
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile for the CPU: no GIL, fused and reassociated float arithmetic, cached where the user can write."""
     settings: Any = numba.config
-    before = settings.CACHE_DIR
-    settings.CACHE_DIR = str(Path(before or cache_folder("numba")) / _room_version(Path(function.__code__.co_filename)))
-    try:
-        compiled: Callable[..., Any] = numba.njit(function, nogil=True, fastmath=True, cache=True)
-    finally:
-        settings.CACHE_DIR = before
+    base = Path(settings.CACHE_DIR or cache_folder("numba"))
+    folder = str(base / _room_version(Path(function.__code__.co_filename)))
+
+    def compile_cached(cached: bool) -> Any:
+        return numba.njit(function, nogil=True, fastmath=True, cache=cached)
+
+    compiled: Callable[..., Any] = compiled_in(folder, compile_cached)
     return compiled
 
 
@@ -122,21 +123,3 @@ def _room_version(source: Path) -> str:
     ]
     stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
     return f"{room.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
-
-
-def cache_folder(name: str) -> Path:
-    """A folder for what can be made again, below ``XDG_CACHE_HOME``; a private one where that is closed."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = base / "feature_gs_ros" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        pass
-    # A read-only home, as in many containers. The folder is ours alone: numba's cache is executable code.
-    folder = Path(tempfile.gettempdir()) / f"feature_gs_ros-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        return Path(tempfile.mkdtemp(prefix="feature_gs_ros-"))
-    return folder

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import feature_gs_ros.cli.commands  # noqa: F401 - all of it, while every file can be read
 from feature_gs_ros.cli import main
 from feature_gs_ros.numerics import runtime as kernels
+from feature_gs_ros.numerics.cache import cache_folder
 from tests.command_line import run
 from tests.little_scene import write_scene
 
@@ -105,6 +107,6 @@ def test_a_user_without_a_home_has_kernels(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(RuntimeError):
         Path.home()
-    folder = kernels.cache_folder("numba")
+    folder = cache_folder("numba")
     assert folder.parent == tmp_path
     assert folder.stat().st_mode & 0o077 == 0

@@ -371,7 +371,7 @@ def npy(array: np.ndarray) -> bytes:
         (b"no array at all", "damaged"),
         (npy(np.ones((2, 2, 3), np.float32))[:-8], "damaged"),
         (huge_header(), "damaged"),
-        (npy(np.array([None, {}])), "objects"),
+        (npy(np.array([None, {}])), "holds object"),
         (npy(np.ones((2, 2), np.float32)), "shape"),
         (npy(np.ones((0, 2, 2), np.float32)), "shape"),
         (npy(np.ones((2, 2, 2), np.int32)), "floating"),

@@ -1,0 +1,159 @@
+"""What can be made again, kept between processes: folders that only we can write, and numba's compiled kernels.
+
+A compiled kernel is machine code that is run as soon as it is read. Entries of numba's cache therefore carry a
+checksum, and are read only from files of ours (or root's); what is damaged is compiled again and replaced. A folder
+that can't be written costs the cache and one line, never the command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import stat
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import IndexDataCacheFile, NullCache
+
+_DIGEST_BYTES = 32
+# What a pickle raises that was whole when it was written, but by another version of its classes.
+_UNREADABLE = (
+    OSError,
+    pickle.UnpicklingError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    EOFError,
+)
+log = logging.getLogger(__name__)
+_said = False
+
+
+def cache_folder(name: str) -> Path:
+    """A folder for what can be made again, below ``XDG_CACHE_HOME``; a private one where that is closed to us."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feature_gs_ros"
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = base.stat()
+        if status.st_uid == os.getuid() and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            base.chmod(0o700)
+        folder = base / name
+        folder.mkdir(exist_ok=True)
+        if status.st_uid == os.getuid() and os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        pass
+    return _private_folder(tempfile.gettempdir())
+
+
+@lru_cache(maxsize=8)
+def _private_folder(parent: str) -> Path:
+    """A folder of ours in one that everybody may write; the same for all our processes unless others were there first.
+
+    A read-only home, as in many containers, leads here.
+    """
+    folder = Path(parent) / f"feature_gs_ros-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        status = folder.lstat()  # of a link, not of where it leads
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            return Path(tempfile.mkdtemp(prefix="feature_gs_ros-", dir=parent))
+    return folder
+
+
+def compiled_in(folder: str, compile_cached: Callable[[bool], Any]) -> Any:
+    """A kernel of numba's whose cache lies in a folder and is checked.
+
+    Args:
+        folder: made if it isn't there.
+        compile_cached: compiles with numba's cache, or without.
+    """
+    settings: Any = numba.config
+    before, settings.CACHE_DIR = settings.CACHE_DIR, folder
+    try:
+        compiled = compile_cached(True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: numba finds no folder that it can write
+        _say_once(f"can't keep compiled kernels in '{folder}' ({error}); each process compiles them anew")
+        return compile_cached(False)
+    finally:
+        settings.CACHE_DIR = before
+    if not _lies_in(compiled, folder):  # else numba took the package's own folder
+        _say_once(f"can't keep compiled kernels in '{folder}'; each process compiles them anew")
+        compiled._cache = NullCache()
+        return compiled
+    own = compiled._cache._cache_file
+    compiled._cache._cache_file = _CheckedFiles(own._cache_path, own._index_name[: -len(".nbi")], own._source_stamp)
+    return compiled
+
+
+def _lies_in(compiled: Any, folder: str) -> bool:
+    return Path(compiled._cache.cache_path).is_relative_to(Path(folder).absolute())
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """numba's index and data files, each behind the SHA-256 of its bytes."""
+
+    def save(self, key: object, data: object) -> None:
+        try:
+            super().save(key, data)
+        except OSError as error:
+            _say_once(f"can't keep compiled kernels in '{self._cache_path}': {error.strerror}; they are compiled anew")
+
+    def load(self, key: object) -> Any:
+        name = self._load_index().get(key)
+        return None if name is None else self._read(Path(self._cache_path, name))
+
+    def _load_index(self) -> dict[object, str]:
+        match self._read(Path(self._index_path)):
+            case (self._version, self._source_stamp, dict() as names):
+                return names
+        return {}
+
+    def _save_index(self, overloads: dict[object, str]) -> None:
+        self._write(Path(self._index_path), (self._version, self._source_stamp, overloads))
+
+    def _save_data(self, name: str, data: object) -> None:
+        self._write(Path(self._cache_path, name), data)
+
+    def _read(self, path: Path) -> Any:
+        """What was written, None where there is nothing, or nothing that can be trusted."""
+        try:
+            with path.open("rb") as file:
+                trusted = os.fstat(file.fileno()).st_uid in (os.getuid(), 0)
+                digest, data = file.read(_DIGEST_BYTES), file.read()
+            if trusted and hashlib.sha256(data).digest() == digest:
+                return pickle.loads(data)
+        except (
+            OSError,
+            pickle.UnpicklingError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            ImportError,
+            EOFError,
+        ):
+            pass
+        return None
+
+    def _write(self, path: Path, content: object) -> None:
+        data = self._dump(content)
+        with self._open_for_write(str(path)) as file:
+            file.write(hashlib.sha256(data).digest() + data)
+
+
+def _say_once(text: str) -> None:
+    """A warning, unless there was one: a command has dozens of kernels."""
+    global _said
+    if not _said:
+        log.warning("%s", text)
+    _said = True
