@@ -1,4 +1,4 @@
-"""``feature-gs evaluate lerf-mask | 3d-ovs | lerf-ovs | replica``: the public protocols of the seeds."""
+"""``feature-gs evaluate lerf-mask | 3d-ovs | lerf-ovs | replica``: the papers' public protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an earlier run wrote into a folder and this one doesn't: it goes, lest it be taken for an answer of this one."""
+"""Stale outputs of earlier runs are deleted, so that they are not taken for answers of this one."""
 
 from __future__ import annotations
 

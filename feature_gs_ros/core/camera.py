@@ -152,8 +152,8 @@ def rectified(image: Image, camera: Camera) -> tuple[Image, Camera, NDArray[np.b
         camera: of that image; without distortion the image comes back as it is.
 
     Returns:
-        The image [H, W, 3]; the camera with the same K and no distortion; valid [H, W], False where
-        the lens brings nothing of the image to that pixel. The array of `valid` is read-only.
+        The image [H, W, 3]; the camera with the same K and no distortion; valid [H, W], False where a
+        pixel is outside the source image after undistortion. The array of `valid` is read-only.
 
     Raises:
         CameraError: the image's size is not the camera's.
@@ -181,7 +181,7 @@ def rectified_labels(
     camera: Camera,
     outside: int,
 ) -> NDArray[np.integer]:
-    """Labels [H, W] as `rectified` moves the image, without mixing them; ``outside`` where the lens brings nothing."""
+    """Labels [H, W] as `rectified` moves the image, without mixing them; ``outside`` outside the source image."""
     if camera.distortion is None:
         return labels
     source_x, source_y, valid = _undistortion_maps(camera)

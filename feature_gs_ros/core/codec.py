@@ -1,4 +1,4 @@
-"""Linear codecs: fewer numbers a Gaussian, encoded before accumulation, which is linear too.
+"""Linear codecs: fewer channels per Gaussian, encoded before accumulation, which is linear too.
 
 A codec stores ``z = (f − mean) Bᵀ`` for the extractor's f [D] with B [K, D]; the mean is carried by the weight,
 so that any sum of encoded features decodes like the features themselves: ``f ≈ z B' + mean``.

@@ -71,7 +71,7 @@ def check_budget(needed: int, budget: int | None, work: str, mend: str, already_
         already_allocated: bytes of the need that this process has taken already: they are no more free.
 
     Raises:
-        BudgetError: with the need, the limit and the mend.
+        BudgetError: names the need, the limit and the fix.
     """
     limit = budget
     if limit is None:

@@ -192,7 +192,7 @@ def evaluated_views(stream: Stream, masks: MaskFolder, views: Sequence[str] | No
 
 
 def true_labels(frame: Frame, masks: MaskFolder) -> Labels:
-    """A frame's mask as the rectified camera sees it; 255 where the lens brings nothing."""
+    """A frame's mask as the rectified camera sees it; 255 outside the source image."""
     mask = masks.load(frame.name, frame.camera)
     return rectified_labels(mask, frame.camera, outside=IGNORE)
 

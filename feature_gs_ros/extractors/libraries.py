@@ -25,7 +25,7 @@ def import_library(module: str, package: str) -> ModuleType:
         package: what pip calls it.
 
     Raises:
-        ExtractorError: it is not installed, or broken; the message says how to mend it.
+        ExtractorError: it is not installed, or broken; the message says how to fix it.
     """
     try:
         _mend_torchvision()

@@ -52,6 +52,6 @@ class ShownMap:
         return replace(learned, view_count=seen, provenance=provenance)
 
     def known_field(self, learned: FeatureField) -> FeatureField:
-        """The same, and nothing is known of what is gone: for who reads features without asking what was seen."""
+        """The same, and nothing is known of what is gone: for consumers that ignore `seen`."""
         field = self.field(learned)
         return field if self.present is None else replace(field, features=field.features * self.present.unsqueeze(1))

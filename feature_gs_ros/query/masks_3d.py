@@ -23,7 +23,7 @@ from feature_gs_ros.query.smoothing import GaussianGraph
 MIN_SUMMED_OPACITY = 5.0  # summed opacity of the Gaussians that must pass
 OBSERVED = 0.5  # coverage under which "nothing passes" says nothing
 CHUNK = 16384  # Gaussians scored at once
-LARGE_CHUNK = 1 << 19  # the same where features are read as they are: every chunk costs a meeting of all threads
+LARGE_CHUNK = 1 << 19  # the same where features are read as they are: each chunk costs one thread barrier
 SAMPLE = 1000  # Gaussians on which a prompt is held against its competitors
 
 
@@ -229,6 +229,7 @@ def _message(prompt: str, state: State, count: int, best: float, threshold: floa
     if best == 0:  # a relative rule gives it to prompts that are absent, whatever the threshold
         why = "it stands out nowhere, or another word is far likelier where it does"
     elif best > threshold:
-        why = f"only {count} Gaussians pass, too little for a thing" if count else "what is like it is likelier another"
+        few = f"only {count} Gaussians pass, too few for an object"
+        why = few if count else "the matching Gaussians fit another prompt better"
     nothing = f"'{prompt}' {state.value}: {why}; {seen}"
     return nothing + (": look around more" if state is State.NOT_OBSERVED else "")

@@ -55,7 +55,7 @@ def test_what_is_not_found_has_no_objects(scene: Path) -> None:
     assert "object" not in said
     assert "'red' not found: only 3 Gaussians pass, too little for a thing; 100%" in said
     likelier = run("query", field, "purple", "--threshold", "0.1", "--negative", "red", "--negative", "blue").stdout
-    assert "'purple' not found: what is like it is likelier another; 100%" in likelier
+    assert "'purple' not found: the matching Gaussians fit another prompt better; 100%" in likelier
     whole = json.loads(run("query", write_field(scene, lambda means: means[:, 0] > 0), "red", "--json").stdout)
     assert whole["state"] == "found"
     assert len(whole["objects"]) == 1

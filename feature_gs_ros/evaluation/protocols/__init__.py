@@ -1,4 +1,4 @@
-"""The public evaluation protocols of the seeds: their layouts read, their numbers computed as their authors do.
+"""The papers' public evaluation protocols: their layouts read, their numbers computed as their authors do.
 
 `scoring` holds the metrics, one file each the layouts; `published` the rows to print beside ours.
 """

@@ -1,6 +1,6 @@
 """Wᵀ M L of one view: how much of each Gaussian's weight lies on pixels of each label.
 
-L [pixels, C] is the one-hot matrix of a label image. Features that are a code a label, F = L E, need no more than
+L [pixels, C] is the one-hot matrix of a label image. Features of one code per label, F = L E, need no more than
 this: Wᵀ M F = (Wᵀ M L) E. The cost doesn't depend on the number of labels or of the codes' numbers.
 """
 
