@@ -1,97 +1,161 @@
-"""The commands of ``feature-gs`` by name, and how one is run. Importing them takes seconds."""
+"""The commands of ``feature-gs`` by name, and how one is run; what a command needs is imported when it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import tyro
 
 import feature_gs_ros.cli
-from feature_gs_ros.cli import (
-    affordance,
-    affordance_library,
-    align,
-    backproject,
-    distill,
-    edit,
-    evaluate,
-    evaluate_affordance,
-    evaluate_protocols,
-    extractors,
-    identity,
-    info,
-    instances,
-    query,
-    render,
-    synth,
-    train,
-)
 
 Command = Callable[..., Any]
 
-COMMANDS: dict[str, Command] = {
-    "synth": synth.synth,
-    "train": train.train,
-    "distill": distill.distill,
-    "backproject": backproject.backproject,
-    "identity": identity.identity,
-    "instances": instances.instances,
-    "query": query.query,
-    "render": render.render,
-    "edit": edit.edit,
-    "info": info.info,
-    "extractors": extractors.extractors,
+
+class Entry(NamedTuple):
+    """Where a command lies, and the first line of its help, so that a list of all imports none."""
+
+    module: str  # below feature_gs_ros.cli
+    function: str
+    summary: str
+
+    def load(self) -> Command:
+        """The command, imported."""
+        command: Command = getattr(import_module(f"{feature_gs_ros.cli.__name__}.{self.module}"), self.function)
+        return command
+
+    def listed(self) -> Command:
+        """A line of a help that lists commands."""
+
+        def line() -> None: ...
+
+        line.__doc__ = self.summary
+        return line
+
+
+COMMANDS: dict[str, Entry] = {
+    "synth": Entry(
+        "synth",
+        "synth",
+        "Make a tabletop with ground truth: a splat map, a rosbag2 recording of it, masks and the alignment.",
+    ),
+    "train": Entry(
+        "train", "train", "Train a 3D Gaussian map from posed images on the CPU, and save it as a 3DGS PLY."
+    ),
+    "distill": Entry("distill", "distill", "Distil a teacher's features into the map, and save them as a field."),
+    "backproject": Entry(
+        "backproject",
+        "backproject",
+        "Back-project an extractor's features of every posed image onto the map, and save them as a field.",
+    ),
+    "identity": Entry(
+        "identity", "identity", "Give every Gaussian the object that it belongs to, from masks of some views."
+    ),
+    "instances": Entry(
+        "instances", "instances", "Part a map into objects without any word or mask: its features and places cluster."
+    ),
+    "query": Entry("query", "query", "Ask where something is: which Gaussians, which objects, where in the map frame."),
+    "render": Entry(
+        "render",
+        "render",
+        "Render a frame's view: image, colour, depth, features as colours; with a query also similarity and mask.",
+    ),
+    "edit": Entry(
+        "edit", "edit", "Edit the map of a field by words and write it as a PLY; the field's own map stays as it is."
+    ),
+    "info": Entry("info", "info", "Say what stands at a path: a splat map or checkpoint, a field, or a stream."),
+    "extractors": Entry(
+        "extractors",
+        "extractors",
+        "List the extractors: what they are for, their dimension, and what is missing before they work here.",
+    ),
 }
-GROUPS: dict[str, dict[str, Command]] = {
+GROUPS: dict[str, dict[str, Entry]] = {
     "evaluate": {
-        "segmentation": evaluate.segmentation,
-        "affordance": evaluate_affordance.affordance,
-        "lerf-mask": evaluate_protocols.lerf_mask,
-        "lerf-ovs": evaluate_protocols.lerf_ovs,
-        "3d-ovs": evaluate_protocols.three_d_ovs,
-        "replica": evaluate_protocols.replica,
+        "segmentation": Entry(
+            "evaluate",
+            "segmentation",
+            "Mean IoU of the masks that the field predicts, against label images of a stream's frames.",
+        ),
+        "affordance": Entry(
+            "evaluate_affordance",
+            "affordance",
+            "Mean IoU and recall of transferred affordances, rendered, against part labels of a stream's frames.",
+        ),
+        "lerf-mask": Entry(
+            "evaluate_protocols",
+            "lerf_mask",
+            "LERF-Mask of Gaussian Grouping: mIoU and boundary IoU of test_mask/<view>/<prompt>.png.",
+        ),
+        "lerf-ovs": Entry(
+            "evaluate_protocols",
+            "lerf_ovs",
+            "LERF-OVS of LangSplat: mIoU of label/<scene>/frame_*.json, polygons by category.",
+        ),
+        "3d-ovs": Entry(
+            "evaluate_protocols",
+            "three_d_ovs",
+            "3D-OVS: mIoU and boundary IoU of segmentations/<view>/<class>.png, each pixel of one class.",
+        ),
+        "replica": Entry(
+            "evaluate_protocols",
+            "replica",
+            "Replica as Feature 3DGS uses it: rendered features' labels against the extractor's on the test images.",
+        ),
     },
     "align": {
-        "poses": align.poses,
-        "hand-eye": align.hand_eye,
-        "images": align.images,
-        "points": align.points,
-        "markers": align.markers,
-        "plane": align.plane,
+        "poses": Entry(
+            "align", "poses", "Align by camera poses of the same images in both frames; a minority may be wrong."
+        ),
+        "hand-eye": Entry(
+            "align", "hand_eye", "Align by poses of the arm's flange, and calibrate where the camera is on it."
+        ),
+        "images": Entry(
+            "align",
+            "images",
+            "Align by the images alone: where they show the map, found anywhere in it or refined from a start near by.",
+        ),
+        "points": Entry("align", "points", "Align by three or more pairs of points."),
+        "markers": Entry(
+            "align", "markers", "Align by ArUco markers or AprilTags whose pose in the map frame is known."
+        ),
+        "plane": Entry(
+            "align", "plane", "Align by a table top or floor at a known height, and known heights of cameras above it."
+        ),
     },
     "affordance": {
-        "add": affordance_library.add,
-        "transfer": affordance.transfer,
-        "list": affordance_library.list_sources,
-        "remove": affordance_library.remove,
-        "merge": affordance_library.merge,
+        "add": Entry("affordance_library", "add", "Add an annotated image to a library of sources."),
+        "transfer": Entry(
+            "affordance",
+            "transfer",
+            "Find a library's affordances on a map: regions with poses in the map frame, a cloud, pictures.",
+        ),
+        "list": Entry("affordance_library", "list_sources", "List a library's sources."),
+        "remove": Entry("affordance_library", "remove", "Remove a source from a library."),
+        "merge": Entry("affordance_library", "merge", "Merge two libraries of one extractor."),
     },
 }
 
 
 def run(words: list[str]) -> int:
     """Parse a command line and run its command; the exit code."""
-    config = (tyro.conf.FlagCreatePairsOff,)
     group = GROUPS.get(words[0]) if words else None
     if group is not None:
-        prog, commands, words = f"feature-gs {words[0]}", group, words[1:]
+        prog, entries, words = f"feature-gs {words[0]}", group, words[1:]
     else:
-        prog, commands = "feature-gs", COMMANDS | {name: _group(name) for name in GROUPS}
+        prog, entries = "feature-gs", COMMANDS | {name: _group(name) for name in GROUPS}
+    asked = words[0] if words else ""
     result = tyro.extras.subcommand_cli_from_dict(
-        commands,
+        {name: entry.load() if name == asked else entry.listed() for name, entry in entries.items()},
         prog=prog,
         description=feature_gs_ros.cli.__doc__ if group is None else None,
         args=words,
-        config=config,
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     return int(result or 0)
 
 
-def _group(name: str) -> Command:
+def _group(name: str) -> Entry:
     """A line of the main help for a group of commands; their own help is one level down."""
-
-    def listed() -> None: ...
-
-    listed.__doc__ = f"{', '.join(GROUPS[name])}: see feature-gs {name} --help"
-    return listed
+    return Entry("", "", f"{', '.join(GROUPS[name])}: see feature-gs {name} --help")

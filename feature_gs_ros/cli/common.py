@@ -6,25 +6,25 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
 
 from feature_gs_ros.backprojection.field import FeatureField
-from feature_gs_ros.backprojection.pose_check import fitting_alignment
 from feature_gs_ros.core.errors import ExtractorError, FieldError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.core.progress import note
-from feature_gs_ros.editing.operations import transformed
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.splats.registry import load_map
-from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 from feature_gs_ros.io.structured import parse_yaml
 from feature_gs_ros.query.masks_3d import Segmenter
+
+if TYPE_CHECKING:
+    from feature_gs_ros.io.streams.registry import Stream
 
 # Every command that reads a stream takes the options of a recording, each by its own name: --map-frame, ….
 RecordingOptions = Annotated[BagOptions, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]
@@ -114,6 +114,8 @@ def alignment_of_view(
     Raises:
         CameraError: no file is given, and the frames see nothing of the map.
     """
+    from feature_gs_ros.backprojection.pose_check import fitting_alignment  # with the rasteriser, for few commands
+
     if path is not None:
         return load_alignment(path)
     own = field.provenance.splat_from_map
@@ -125,6 +127,8 @@ def alignment_of_view(
 
 def in_frame(part: GaussianMap, frame: CloudFrame, splat_from_map: Sim3) -> GaussianMap:
     """Gaussians of a map as a cloud: in the frame of the map's file, or where boxes and regions are."""
+    from feature_gs_ros.editing.operations import transformed
+
     return transformed(part, splat_from_map.inverse()) if frame == "map" else part
 
 

@@ -7,19 +7,16 @@ from typing import Annotated
 
 import tyro
 
-from feature_gs_ros import rasterizer
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_unit, open_segmenter, print_json
-from feature_gs_ros.io.splats.registry import save_ply
-from feature_gs_ros.pictures import save_png
-from feature_gs_ros.query.answer_picture import answer_picture
+from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
 from feature_gs_ros.query.objects import FoundObject, find_objects
 
 
 def query(
     field: Path,
-    text: str,
+    text: tuple[str, ...],
     /,
     *,
     negative: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
@@ -37,7 +34,7 @@ def query(
 
     Args:
         field: written by feature-gs backproject.
-        text: what to look for.
+        text: what to look for; several are answered in one pass, each as if it were asked alone.
         negative: what else there is; a Gaussian goes to the likeliest. May be repeated.
         threshold: on the similarity; the extractor's own by default.
         cloud: write the found Gaussians as a 3DGS PLY, with their similarity.
@@ -48,43 +45,76 @@ def query(
         weights: the extractor's weights, where they are not at their usual place.
         option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
         backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
-        json: print one JSON object.
+        json: print one JSON object; of several texts, {"answers": [...]}.
     """
-    rasterizer.get_backend(backend)
+    _check_backend(backend, picture)
     outputs = {"--cloud": cloud, "--picture": picture}
+    if len(text) != 1 and (not text or cloud is not None or picture is not None):
+        raise OptionError(
+            "no text is given; say what to look for, e.g. 'coffee mug'"
+            if not text
+            else f"--cloud and --picture show one text's answer, {len(text)} are given; ask for one"
+        )
     check_outputs(outputs, [field, map, weights, *files_of(option)])
     segmenter = open_segmenter(field, map, weights, option)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
     check_kind("--cloud", cloud, ".ply")
     check_kind("--picture", picture, ".png")
-    splat_from_map = segmenter.field.provenance.splat_from_map
-    unit = length_unit(splat_from_map)
-    answer = segmenter.ask([text], negative, threshold)[0]
-    objects = _objects(segmenter, answer)
-    if cloud is not None and answer.state is State.FOUND:
-        found_part = in_frame(segmenter.gaussians.select(answer.mask), cloud_frame, splat_from_map)
-        save_ply(found_part, cloud, {"similarity": answer.similarity[answer.mask]})
-    if picture is not None:
-        save_png(answer_picture(segmenter, answer, backend), picture)
+    unit = length_unit(segmenter.field.provenance.splat_from_map)
+    answers = segmenter.ask_many(text, negative, threshold)
+    objects = [_objects(segmenter, answer) for answer in answers]
+    _write(segmenter, answers[0], cloud, cloud_frame, picture, backend)
     if json:
-        print_json({**as_json(answer, objects), "unit": unit})
+        contents = [as_json(answer, found) for answer, found in zip(answers, objects, strict=True)]
+        print_json({**(contents[0] if len(contents) == 1 else {"answers": contents}), "unit": unit})
         return 0
-    print(answer.message)
-    for index, found in enumerate(objects):
-        box = found.box
-        print(
-            f"  object {index + 1}: centre ({_numbers(box.center)}) {unit}, size ({_numbers(box.size)}) {unit}, "
-            f"{len(found.rows)} Gaussians, similarity {found.score:.2f}"
-        )
+    for answer, found in zip(answers, objects, strict=True):
+        print(answer.message)
+        for index, one in enumerate(found):
+            box = one.box
+            print(
+                f"  object {index + 1}: centre ({_numbers(box.center)}) {unit}, size ({_numbers(box.size)}) {unit}, "
+                f"{len(one.rows)} Gaussians, similarity {one.score:.2f}"
+            )
     if cloud is not None:
         print(
             f"wrote {cloud}, in the {cloud_frame} frame"
-            if answer.state is State.FOUND
+            if answers[0].state is State.FOUND
             else f"nothing found, so '{cloud}' was not written"
         )
     if picture is not None:
         print(f"wrote {picture}")
     return 0
+
+
+def _check_backend(backend: str, picture: Path | None) -> None:
+    """Only a picture is rendered; the rasteriser is not loaded for less."""
+    if picture is not None or backend != "auto":
+        from feature_gs_ros import rasterizer
+
+        rasterizer.get_backend(backend)
+
+
+def _write(
+    segmenter: Segmenter,
+    answer: Answer,
+    cloud: Path | None,
+    cloud_frame: CloudFrame,
+    picture: Path | None,
+    backend: str,
+) -> None:
+    """The files that were asked for; nothing is imported for those that weren't."""
+    if cloud is not None and answer.state is State.FOUND:
+        from feature_gs_ros.io.splats.registry import save_ply
+
+        splat_from_map = segmenter.field.provenance.splat_from_map
+        found_part = in_frame(segmenter.gaussians.select(answer.mask), cloud_frame, splat_from_map)
+        save_ply(found_part, cloud, {"similarity": answer.similarity[answer.mask]})
+    if picture is not None:
+        from feature_gs_ros.pictures import save_png
+        from feature_gs_ros.query.answer_picture import answer_picture
+
+        save_png(answer_picture(segmenter, answer, backend), picture)
 
 
 def _objects(segmenter: Segmenter, answer: Answer) -> list[FoundObject]:

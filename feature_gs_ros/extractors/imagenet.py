@@ -38,6 +38,7 @@ class ImageNetExtractor(Extractor):
         competitors=torch.eye(1000), competitor_fraction=0.08,
     )  # fmt: skip
     example_rule = ScoringRule(threshold=0.7)
+    dimension = 1000
 
     def __init__(self, weights: str | Path | None = None, pixels: int = INPUT_PIXELS) -> None:
         """
@@ -49,17 +50,25 @@ class ImageNetExtractor(Extractor):
             ExtractorError: the weights can't be used, or ``pixels`` is out of range.
         """
         self._input_pixels = check_pixels(pixels)
-        self._pretrained = lite.load_pretrained(weights)
-        # The softmax doesn't see a number added to all logits; without their mean, cosines mean more.
-        classifier = self._pretrained.classifier
-        self._weight = classifier.weight - classifier.weight.mean(dim=0)
-        self._bias = classifier.bias - classifier.bias.mean()
-        self.dimension = self._weight.shape[0]
+        self._weights_file = weights
+        if weights is not None:
+            _ = self._pretrained  # whether a file that was given can be used is known at once
         self.identity = ExtractorIdentity(
             name="imagenet",
-            weights=self._pretrained.sha256,
+            weights=lite.weights_digest(weights),
             preprocessing={"pixels": pixels, "stride": lite.STRIDE, "features": "centred logits"},
         )
+
+    @cached_property
+    def _pretrained(self) -> lite.PretrainedLite0:
+        """The network; whoever only asks a field needs none."""
+        return lite.load_pretrained(self._weights_file)
+
+    @cached_property
+    def _classifier(self) -> lite.Classifier:
+        """The softmax doesn't see a number added to all logits; without their mean, cosines mean more."""
+        weight, bias = self._pretrained.classifier
+        return lite.Classifier(weight - weight.mean(dim=0), bias - bias.mean())
 
     @cached_property
     def words(self) -> WordList:
@@ -75,7 +84,7 @@ class ImageNetExtractor(Extractor):
         )
         with torch.inference_mode():
             head = self._pretrained.network(lite.network_input(image, width, height)).head[0]
-            values = head.permute(1, 2, 0) @ self._weight.T + self._bias
+            values = head.permute(1, 2, 0) @ self._classifier.weight.T + self._classifier.bias
         return FeatureGrid(values.clone())
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -96,6 +105,8 @@ class ImageNetExtractor(Extractor):
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
         """Probability of the prompt's classes among all 1,000: [M, 1000] × [P, 1000] -> [M, P]."""
         prepared = self.prepare(features) if prepared is None else prepared
+        if embeddings is self.text_rule.competitors:  # all words, each for itself
+            return (features.float() - prepared.unsqueeze(1)).exp()
         asked = embeddings.any(dim=0)
         return (features[:, asked].float() - prepared.unsqueeze(1)).exp() @ embeddings[:, asked].T
 

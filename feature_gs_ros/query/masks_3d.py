@@ -102,6 +102,26 @@ class Segmenter:
         similarities = self.similarities_of_text(question.texts)
         return self._answers(question.asked, similarities, question.threshold, among, start)
 
+    def ask_many(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str] = (),
+        threshold: float | None = None,
+        among: Tensor | None = None,
+    ) -> list[Answer]:
+        """Answer prompts that have nothing to do with each other, each as if it were asked alone, in one pass.
+
+        Arguments and errors are those of `ask`, in which prompts compete for a Gaussian. `Answer.seconds` is of all.
+        """
+        start = time.perf_counter()
+        question = TextPrompts.of(self.extractor.text_rule, prompts, negatives, threshold)
+        similarities = self.similarities_of_text(question.texts)
+        answers = []
+        for index, prompt in enumerate(question.asked):
+            columns = [index, *question.competitors(index, self.extractor.text_rule.other)]
+            answers += self._answers([prompt], similarities[:, columns], question.threshold, among, start)
+        return answers
+
     def ask_example(
         self,
         examples: Tensor,  # [E, D] features of what is meant

@@ -44,6 +44,11 @@ class TextPrompts:
         """Prompts, then negatives: the order of similarities' columns."""
         return [*self.asked, *self.negatives]
 
+    def competitors(self, index: int, other: str) -> list[int]:
+        """Columns that a prompt competes with where each is asked alone: the negatives, and ``other`` of the rule."""
+        asked = [column for column, text in enumerate(self.asked) if text == other and self.asked[index] != other]
+        return [*asked[:1], *range(len(self.asked), len(self.texts))]
+
 
 def check_prompt(text: str) -> str:
     """A prompt fit to be asked.

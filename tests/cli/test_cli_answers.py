@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ import torch
 from plyfile import PlyData, PlyElement
 
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
+from feature_gs_ros.cli.commands import COMMANDS, GROUPS
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.extractors.base import Extractor
@@ -218,3 +222,39 @@ def test_a_protocols_extractor_takes_options(protocol: str, scene: Path) -> None
     words += ["--classes", scene / "labels.yaml"] if protocol == "replica" else []
     for more in (("--field", field), ("--map", scene / "map.ply", "--extractor", "color")):
         assert "the extractor 'color' has no option colour" in run(*words, *more, code=2).stderr
+
+
+def test_several_texts_are_answered_as_each_alone(scene: Path) -> None:
+    field = write_field(scene, lambda means: means[:, 0] > 0)
+    words = ("red", "purple", "blue")
+    together = json.loads(run("query", field, *words, "--json").stdout)
+    for word, answer in zip(words, together["answers"], strict=True):
+        alone = json.loads(run("query", field, word, "--json").stdout)
+        assert {**answer, "seconds": 0, "unit": together["unit"]} == {**alone, "seconds": 0}
+    assert [line.split("'")[1] for line in run("query", field, *words).stdout.splitlines() if line[0] == "'"] == [
+        *words
+    ]
+    assert (
+        "--picture show one text's answer, 3 are given"
+        in run("query", field, *words, "--picture", scene / "picture.png", code=2).stderr
+    )
+    assert "no text is given" in run("query", field, code=2).stderr
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    entries = [*COMMANDS.values(), *(entry for group in GROUPS.values() for entry in group.values())]
+    for entry in entries:
+        assert (inspect.getdoc(entry.load()) or "").splitlines()[0] == entry.summary
+
+
+def test_help_loads_neither_torch_nor_numba() -> None:
+    code = """
+import sys
+from feature_gs_ros.cli.commands import run
+try:
+    run(["--help"])
+except SystemExit:
+    print(sorted({"torch", "numba", "scipy", "sklearn", "cv2"} & {*sys.modules}))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "[]"

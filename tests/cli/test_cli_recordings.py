@@ -64,6 +64,7 @@ def test_a_calibration_file_takes_the_place_of_camera_info(arm: Path, tmp_path: 
 
 def test_every_command_that_reads_a_stream_takes_them() -> None:
     commands = COMMANDS | {name: command for group in GROUPS.values() for name, command in group.items()}
-    taking = {name for name, command in commands.items() if "bag" in inspect.signature(command).parameters}
-    reading = {name for name, command in commands.items() if "stream" in inspect.signature(command).parameters}
+    parameters = {name: inspect.signature(command.load()).parameters for name, command in commands.items()}
+    taking = {name for name in commands if "bag" in parameters[name]}
+    reading = {name for name in commands if "stream" in parameters[name]}
     assert taking == reading - WITHOUT | {"info"}

@@ -107,6 +107,16 @@ def test_negatives_take_what_fits_them_better(extractor: Extractor) -> None:
     assert int(strict.mask.sum()) < EACH
 
 
+def test_many_prompts_are_answered_as_each_alone(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = segmenter_of(extractor)
+    monkeypatch.setattr(extractor, "text_rule", ScoringRule(threshold=-1.0, other="blue"))
+    for answer in segmenter.ask_many(["red", "blue", "green"], ["green"]):
+        alone = segmenter.ask([answer.prompt], ["green"])[0]
+        assert (answer.prompt, answer.state, answer.message) == (alone.prompt, alone.state, alone.message)
+        torch.testing.assert_close(answer.mask, alone.mask)
+        torch.testing.assert_close(answer.similarity, alone.similarity)
+
+
 def test_what_passes_is_above_the_threshold(extractor: Extractor) -> None:
     segmenter = segmenter_of(extractor)
     similarity = segmenter.ask(["red"])[0].similarity
