@@ -18,10 +18,11 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import KnownView, Provenance
 from feature_gs_ros.backprojection.pose_check import PoseSanityCheck
 from feature_gs_ros.core.camera import Camera, Frame, Image, distorted_pixels, rectified
-from feature_gs_ros.core.errors import ExtractorError, GridError, StreamError
+from feature_gs_ros.core.errors import ExtractorError, GridError, OutOfMemoryError, StreamError
 from feature_gs_ros.core.feature_grid import FeatureGrid, sample
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.memory import memory_error
 from feature_gs_ros.extractors.base import Extractor, reads_files
 from feature_gs_ros.io.streams.registry import Stream
 
@@ -161,15 +162,39 @@ def ingest(
             report.used.append(frame.name)
         except UNUSABLE as error:
             report.skipped[str(error)] += 1
+        except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+            _stop_without_memory(report, projector, error)
+            break
         if progress is not None and progress(done, len(names), frame.name):
             report.cancelled = True
             break
     pose_check.finish()
     report.doubt = pose_check.doubt
-    with report.stage("back-projection"):
-        projector.flush()
+    try:
+        with report.stage("back-projection"):
+            projector.flush()
+    except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+        _stop_without_memory(report, projector, error)
     report.skipped.update(stream.skipped)
     return report
+
+
+def _stop_without_memory(report: Report, projector: Accumulator, error: Exception) -> None:
+    """Keep what was accumulated before an allocation failed: the field is saved, and the run can go on from it.
+
+    Raises:
+        OutOfMemoryError: that is nothing.
+        Exception: the error itself, where it is no failed allocation.
+    """
+    short = memory_error(error)
+    if short is None:
+        raise error
+    kept = set(projector.provenance.frames)
+    report.used = [name for name in report.used if name in kept]
+    if not report.used:
+        raise short from error
+    report.skipped[str(short)] += 1
+    report.cancelled = True
 
 
 def choose_frames(stream: Stream, every: int = 1, skip: Sequence[str] = ()) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from feature_gs_ros.backprojection.field import FeatureField, Provenance, expected_features
 from feature_gs_ros.core.codec import Codec
-from feature_gs_ros.core.errors import FieldError, GridError
+from feature_gs_ros.core.errors import FieldError, GridError, OutOfMemoryError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.memory import check_budget
@@ -169,8 +169,14 @@ class BackProjector:
     def flush(self) -> None:
         """Accumulate what is queued."""
         queue, self._queue = self._queue, []
-        if queue:
+        if not queue:
+            return
+        try:
             self._accumulate(queue, sign=1)
+        except (OutOfMemoryError, MemoryError, RuntimeError):  # the sums are as before, without these views
+            frames = self.provenance.frames
+            self.provenance = replace(self.provenance, frames=frames[: max(0, len(frames) - len(queue))])
+            raise
 
     def coverage(self) -> float:
         """Opacity-weighted share of the map that was seen by the views accumulated so far."""

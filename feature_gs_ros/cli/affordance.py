@@ -27,7 +27,7 @@ from feature_gs_ros.cli.common import (
 from feature_gs_ros.cli.stale_outputs import check_own_files
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.core.progress import ProgressBar, note
+from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.query.masks_3d import Answer, State
 
@@ -119,15 +119,15 @@ def transfer(
     if json:
         print_json(as_json(found))
         return 0
-    print(transferred.message(gaussians))
+    say(transferred.message(gaussians))
     for region in regions:
-        print(
+        say(
             f"  {region.affordance}: centre ({numbers(region.center)}) {unit}, "
             f"extent ({numbers(region.extent)}) {unit}, approach ({numbers(region.approach)}), "
             f"gripper {region.gripper_width:.3f} {unit}, similarity {region.similarity:.2f}, "
             f"{len(region.rows)} Gaussians"
         )
-    print(f"wrote {', '.join(written)} to {out} ({transferred.seconds:.1f} s)")
+    say(f"wrote {', '.join(written)} to {out} ({transferred.seconds:.1f} s)")
     return 0
 
 

@@ -13,6 +13,7 @@ from feature_gs_ros.affordance.umd import UMD_AFFORDANCES, load_umd_labels
 from feature_gs_ros.cli.checks import check_kind, check_outputs
 from feature_gs_ros.cli.common import print_json
 from feature_gs_ros.core.errors import AffordanceError
+from feature_gs_ros.core.progress import say
 from feature_gs_ros.extractors import extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.images import load_image
@@ -97,7 +98,7 @@ def add(
             }
         )
     else:
-        print(
+        say(
             f"added '{source.name}' ({', '.join(source.affordances)}; {len(source.features)} patches) to {library}, "
             f"which has {len(sources)} source{'s' if len(sources) != 1 else ''}"
         )
@@ -129,10 +130,10 @@ def list_sources(library: Path, /, *, json: bool = False) -> int:
             }
         )
         return 0
-    print(f"extractor {sources.extractor.name}, {len(sources)} sources")
+    say(f"extractor {sources.extractor.name}, {len(sources)} sources")
     for source in sources.sources:
         thing = f" of '{source.object}'" if source.object else ""
-        print(f"  {source.name}: {', '.join(source.affordances)}{thing}, {len(source.features)} patches")
+        say(f"  {source.name}: {', '.join(source.affordances)}{thing}, {len(source.features)} patches")
     return 0
 
 
@@ -146,7 +147,7 @@ def remove(name: str, /, *, library: Path) -> int:
     with locked(library):
         sources = Library.load(library).remove(name)
         sources.save(library)
-    print(f"removed '{name}' from {library}, which has {len(sources)} sources")
+    say(f"removed '{name}' from {library}, which has {len(sources)} sources")
     return 0
 
 
@@ -161,7 +162,7 @@ def merge(first: Path, second: Path, /, *, out: Path) -> int:
     with locked(out):
         sources = Library.load(first).merge(Library.load(second))
         sources.save(out)
-    print(f"wrote {out} with {len(sources)} sources")
+    say(f"wrote {out} with {len(sources)} sources")
     return 0
 
 

@@ -11,7 +11,7 @@ from feature_gs_ros.cli.checks import check_number, check_outputs
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, print_json
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation
-from feature_gs_ros.core.progress import ProgressBar, note
+from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.frames.comparison import comparison_picture
 from feature_gs_ros.frames.features import spread_frames
 from feature_gs_ros.frames.hand_eye import align_hand_eye
@@ -197,6 +197,6 @@ def _finish(report: AlignmentReport, out: Path, json: bool) -> int:
     if json:
         print_json({"alignment": str(out), **report.as_json()})
     else:
-        print(report.table())
-        print(f"wrote {out}")
+        say(report.table())
+        say(f"wrote {out}")
     return 0

@@ -25,7 +25,7 @@ from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projec
 from feature_gs_ros.core.errors import ExtractorError, FieldError, StreamError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.memory import gigabytes
-from feature_gs_ros.core.progress import ProgressBar, note
+from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor
@@ -201,8 +201,8 @@ def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path
             }
         )
         return
-    print(report.table())
+    say(report.table())
     if report.skipped:
-        print(f"skipped: {counted(report.skipped)}")
-    print(f"{len(report.used)} views, {seen} of {len(gaussians)} Gaussians seen ({coverage:.0%} of the opacity)")
-    print(f"wrote {out}" + (" (stopped early; go on with --resume)" if report.cancelled else ""))
+        say(f"skipped: {counted(report.skipped)}")
+    say(f"{len(report.used)} views, {seen} of {len(gaussians)} Gaussians seen ({coverage:.0%} of the opacity)")
+    say(f"wrote {out}" + (" (stopped early; go on with --resume)" if report.cancelled else ""))

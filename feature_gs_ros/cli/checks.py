@@ -46,7 +46,7 @@ def check_kind(option: str, path: Path | None, suffix: str) -> None:
     Raises:
         OptionError: the name ends as another kind's does.
     """
-    if path is not None and path.suffix.lower() not in ("", suffix):
+    if path is not None and path.name and path.suffix.lower() not in ("", suffix):
         raise OptionError(f"{option} '{path}': a {suffix} file is written; name it '{path.with_suffix(suffix).name}'")
 
 
@@ -77,12 +77,17 @@ def check_outputs(
     Raises:
         OptionError: one can't be written, or something would be lost by it.
     """
-    read = {path.resolve() for path in inputs if path is not None}
+    read = {_resolved("the input", path) for path in inputs if path is not None}
+    for source in read:
+        if source.exists() and not (source.is_file() or source.is_dir()):
+            raise OptionError(f"'{source}' is a pipe or a device; write it to a file and name that")
     written: dict[Path, str] = {}
     for option, path in {**files, **(folders or {})}.items():
         if path is None:
             continue
-        target = path.resolve()
+        if option in files and not path.name:  # "." or "/"
+            raise OptionError(f"{option} '{path}' is a folder; choose another name, or one in it")
+        target = _resolved(option, path)
         if target in read:
             raise OptionError(f"{option} '{path}' is read by this command and would be lost; choose another name")
         if target in written:
@@ -97,6 +102,18 @@ def check_outputs(
             raise OptionError(f"{option} '{path}' is of a folder that this command reads; choose another name")
         _check_place(option, path, target)
         written[target] = option
+
+
+def _resolved(option: str, path: Path) -> Path:
+    """Where links lead.
+
+    Raises:
+        OptionError: in a circle, or no file can have this name.
+    """
+    try:
+        return path.resolve()
+    except (RuntimeError, ValueError) as error:  # a loop of links; a null byte
+        raise OptionError(f"{option} '{path}' can't name a file: {error}") from error
 
 
 def _check_place(option: str, path: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
 from feature_gs_ros.core.codec import Codec, fit_pca
 from feature_gs_ros.core.errors import FieldError, TrainingError
-from feature_gs_ros.core.progress import ProgressBar
+from feature_gs_ros.core.progress import ProgressBar, say
 from feature_gs_ros.distillation import (
     Decoder,
     DistillationTarget,
@@ -89,6 +89,7 @@ def distill(
     check_number("--iterations", iterations, 0 if method == "solve" else 1)
     check_number("--gamma", gamma, 0, 1e6)
     check_number("--size", size, 16)
+    check_outputs({"--out": out}, [])
     trained_map = {"the map beside --out": _map_beside(out)} if joint else {}
     check_outputs({"--out": out, **trained_map}, [map, stream, weights, alignment, *files_of(option)])
     options = extractor_options(option) | ({} if weights is None else {"weights": weights})
@@ -198,12 +199,12 @@ def _tell(
             }
         )
         return
-    print(f"teacher and operators {seconds[0]:.1f} s, distillation {seconds[1]:.1f} s, {outcome.products} products")
+    say(f"teacher and operators {seconds[0]:.1f} s, distillation {seconds[1]:.1f} s, {outcome.products} products")
     if cosine is not None:
-        print(f"rendered features on the held-out frames: cosine {cosine:.4f} with the teacher")
+        say(f"rendered features on the held-out frames: cosine {cosine:.4f} with the teacher")
     if costs is not None:
-        print(f"the teacher's own features through {field.features.shape[1]} numbers and back: cosine {costs:.4f}")
-    print(f"wrote {out}" + ("" if outcome.finished else " (stopped early; go on with --start)"))
+        say(f"the teacher's own features through {field.features.shape[1]} numbers and back: cosine {costs:.4f}")
+    say(f"wrote {out}" + ("" if outcome.finished else " (stopped early; go on with --start)"))
 
 
 def _cost_of_decoder(field: FeatureField, held: Sequence[DistillationTarget]) -> float:

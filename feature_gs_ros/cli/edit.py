@@ -14,6 +14,7 @@ from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import EditError, MapError
+from feature_gs_ros.core.progress import say
 from feature_gs_ros.editing import Delete, Edit, EditStack, Extract, Move, Operation, Recolor, Selection
 from feature_gs_ros.editing.operations import EditedMap, Paint
 from feature_gs_ros.editing.selection import select_example, select_text
@@ -87,6 +88,7 @@ def edit(
     asked = _operation(delete, extract, recolor, move, Recolor(color, paint), Move(by, turn, scale))
     if (asked is not None) + undo + redo != 1:
         raise EditError("give one of --delete, --extract, --recolor, --move PROMPT, --undo, --redo")
+    check_outputs({"--out": out}, [])
     remembered = out.with_name(out.name + ".edits")
     outputs = {"--out": out, "the file of the edits": remembered, "--picture": picture}
     example = None if asked is None or not asked[1].startswith("@") else Path(asked[1][1:])
@@ -117,8 +119,8 @@ def edit(
         names = [edit.summary for edit in stack.edits]
         print_json({"edit": done.summary, "undone": undo, "gaussians": left, "edits": names, "out": str(out)})
         return 0
-    print(f"{what}; {len(stack.edits)} edits, {left} of {len(stack.gaussians)} Gaussians")
-    print(f"wrote {out}" + (f" and {picture}" if picture else ""))
+    say(f"{what}; {len(stack.edits)} edits, {left} of {len(stack.gaussians)} Gaussians")
+    say(f"wrote {out}" + (f" and {picture}" if picture else ""))
     return 0
 
 

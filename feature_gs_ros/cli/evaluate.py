@@ -9,6 +9,7 @@ import tyro
 
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, open_segmenter, print_json
 from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.core.progress import say
 from feature_gs_ros.evaluation.metrics import evaluate_segmentation, evaluated_views
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.streams.registry import open_stream
@@ -67,7 +68,7 @@ def segmentation(
     if json:
         print_json(result.as_json())
     else:
-        print(result.table())
+        say(result.table())
     return 0
 
 

@@ -20,7 +20,7 @@ from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
-from feature_gs_ros.core.progress import ProgressBar
+from feature_gs_ros.core.progress import ProgressBar, say
 from feature_gs_ros.evaluation.metrics import Evaluation, evaluated_views
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor
@@ -111,10 +111,10 @@ def affordance(
         print_json(_as_json(field.stem, results, seconds))
         return 0
     for method, result in results.items():
-        print(f"scene {field.stem}, {method}, transferred in {seconds[method]:.2f} s:")
-        print(result.table())
+        say(f"scene {field.stem}, {method}, transferred in {seconds[method]:.2f} s:")
+        say(result.table())
     if baseline:
-        print(f"features of {len(report.used)} views, not counted above: {seconds['features']:.2f} s")
+        say(f"features of {len(report.used)} views, not counted above: {seconds['features']:.2f} s")
     return 0
 
 

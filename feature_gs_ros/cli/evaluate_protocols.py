@@ -12,7 +12,7 @@ from feature_gs_ros.backprojection.ingest import counted, ingest
 from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.cli.common import extractor_options, open_segmenter, print_json
 from feature_gs_ros.core.errors import EvaluationError
-from feature_gs_ros.core.progress import ProgressBar
+from feature_gs_ros.core.progress import ProgressBar, say
 from feature_gs_ros.evaluation.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
 from feature_gs_ros.evaluation.protocols.lerf_ovs import evaluate_lerf_ovs, lerf_ovs_views
 from feature_gs_ros.evaluation.protocols.prediction import scene_stream
@@ -202,5 +202,5 @@ def _tell(result: ProtocolResult, published: tuple[PublishedRow, ...], json: boo
     if json:
         print_json(result.as_json())
     else:
-        print(result.table(published))
+        say(result.table(published))
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 from feature_gs_ros.cli.checks import check_outputs
 from feature_gs_ros.cli.common import print_json
 from feature_gs_ros.core.errors import ExtractorError
+from feature_gs_ros.core.progress import say
 from feature_gs_ros.extractors import ENTRY_POINT_GROUP, extractor_names, extractor_requirements
 from feature_gs_ros.extractors.base import Requirements
 from feature_gs_ros.extractors.libraries import installed
@@ -40,9 +41,9 @@ def extractors(*, convert: Path | None = None, out: Path | None = None, json: bo
         state = {True: "ready", False: "not ready", None: "unknown"}[row["ready"]]
         words = "words" if row.get("text") else "no words"
         size = f", {words}, {row['dimension']} numbers" if "dimension" in row else ""
-        print(f"{row['name']:<15}{state:<11}{row['about']}{size}")
+        say(f"{row['name']:<15}{state:<11}{row['about']}{size}")
         for line in row.get("missing", []):
-            print(f"{'':<15}{line}")
+            say(f"{'':<15}{line}")
     return 0
 
 
@@ -69,5 +70,5 @@ def _convert(source: Path, target: Path | None) -> int:
     if target is None or target.suffix != ".safetensors":
         raise ExtractorError("--convert FILE needs --out FILE.safetensors")
     check_outputs({"--out": target}, [source])
-    print(f"wrote {convert_checkpoint(source, target)} tensors to {target}")
+    say(f"wrote {convert_checkpoint(source, target)} tensors to {target}")
     return 0

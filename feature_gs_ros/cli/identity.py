@@ -12,7 +12,7 @@ from feature_gs_ros.backprojection.ingest import counted, known_views
 from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, length_unit, print_json
 from feature_gs_ros.core.errors import IdentityError
-from feature_gs_ros.core.progress import ProgressBar, note
+from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.identity.annotations import Annotated, read_annotations
 from feature_gs_ros.identity.answers import IdentifiedObject, Identities
 from feature_gs_ros.identity.association import MERGE_THRESHOLD, Association, associate
@@ -140,18 +140,18 @@ def _tell(
         )
         return
     if read.skipped:
-        print(f"skipped: {counted(read.skipped)}")
+        say(f"skipped: {counted(read.skipped)}")
     if association:
-        print(association.message())
-    print(encoding.table())
+        say(association.message())
+    say(encoding.table())
     for entry in encoding.objects.values():
         if len(entry.views) == 1:
-            print(f"'{entry.name}' is annotated in view '{entry.views[0]}' only: its back is a guess")
+            say(f"'{entry.name}' is annotated in view '{entry.views[0]}' only: its back is a guess")
         elif not entry.views:
-            print(f"'{entry.name}' is annotated in no view")
+            say(f"'{entry.name}' is annotated in no view")
     for found in objects:
-        print(object_line(found, length_unit(encoding.field.provenance.splat_from_map)))
-    print(f"wrote {out}")
+        say(object_line(found, length_unit(encoding.field.provenance.splat_from_map)))
+    say(f"wrote {out}")
 
 
 def object_line(found: IdentifiedObject, unit: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from feature_gs_ros.backprojection.field import FORMAT, FeatureField
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, print_json
 from feature_gs_ros.core.errors import FeatureGsError
+from feature_gs_ros.core.progress import say
 from feature_gs_ros.io.formats import format_of
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
@@ -29,7 +30,7 @@ def info(path: Path, /, *, json: bool = False, bag: RecordingOptions = NO_OPTION
         return 0
     width = max(len(key) for key in facts)
     for key, value in facts.items():
-        print(f"{key:<{width}}  {value}")
+        say(f"{key:<{width}}  {value}")
     return 0
 
 

@@ -9,6 +9,7 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.cli.checks import check_outputs, check_seed
 from feature_gs_ros.cli.common import find_map, length_unit, open_field, print_json
 from feature_gs_ros.cli.identity import object_as_json, object_line
+from feature_gs_ros.core.progress import say
 from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.identity.instances import MAX_FRACTION, MIN_SAMPLES, PLACE, SAMPLES, find_instances, instance_field
 from feature_gs_ros.io.files import file_name_of
@@ -73,6 +74,6 @@ def instances(
         print_json({"field": str(out), "objects": [object_as_json(entry) for entry in objects]})
         return 0
     for entry in objects:
-        print(object_line(entry, length_unit(found.provenance.splat_from_map)))
-    print(f"{len(objects)} objects; wrote {out}")
+        say(object_line(entry, length_unit(found.provenance.splat_from_map)))
+    say(f"{len(objects)} objects; wrote {out}")
     return 0

@@ -10,6 +10,7 @@ import tyro
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_unit, open_segmenter, print_json
 from feature_gs_ros.core.errors import OptionError
+from feature_gs_ros.core.progress import say
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
 from feature_gs_ros.query.objects import FoundObject, find_objects
 
@@ -69,21 +70,21 @@ def query(
         print_json({**(contents[0] if len(contents) == 1 else {"answers": contents}), "unit": unit})
         return 0
     for answer, found in zip(answers, objects, strict=True):
-        print(answer.message)
+        say(answer.message)
         for index, one in enumerate(found):
             box = one.box
-            print(
+            say(
                 f"  object {index + 1}: centre ({_numbers(box.center)}) {unit}, size ({_numbers(box.size)}) {unit}, "
                 f"{len(one.rows)} Gaussians, similarity {one.score:.2f}"
             )
     if cloud is not None:
-        print(
+        say(
             f"wrote {cloud}, in the {cloud_frame} frame"
             if answers[0].state is State.FOUND
             else f"nothing found, so '{cloud}' was not written"
         )
     if picture is not None:
-        print(f"wrote {picture}")
+        say(f"wrote {picture}")
     return 0
 
 

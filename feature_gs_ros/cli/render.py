@@ -27,6 +27,7 @@ from feature_gs_ros.cli.stale_outputs import check_own_files, remove_stale_outpu
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.progress import say
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.sam import SamExtractor
 from feature_gs_ros.io.streams.registry import open_stream
@@ -109,7 +110,7 @@ def render(
         save_png(image, out / f"{name}.png")
     if used_before:
         remove_stale_outputs(out, [f"{name}.png" for name in ASKED if name not in pictures])
-    print(f"wrote {', '.join(f'{name}.png' for name in pictures)} to {out}")
+    say(f"wrote {', '.join(f'{name}.png' for name in pictures)} to {out}")
     return 0
 
 
@@ -156,7 +157,7 @@ def _sam_answers(
         _pixels(box, 4) if box else None,
     )
     best = (masks.logits[0] > 0).numpy()
-    print(f"SAM's mask: {best.mean():.1%} of the image, expected IoU {float(masks.quality[0]):.2f}")
+    say(f"SAM's mask: {best.mean():.1%} of the image, expected IoU {float(masks.quality[0]):.2f}")
     return {"sam_mask": (best * np.uint8(255)).astype(np.uint8), "sam_overlay": overlay_mask(image, best)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from feature_gs_ros.core.progress import ProgressBar
+from feature_gs_ros.core.progress import ProgressBar, say
 
 
 def synth(
@@ -41,5 +41,5 @@ def synth(
             progress=progress,
         )
     ending = " (stopped early: the streams end with the last view)" if progress.interrupted else ""
-    print(f"wrote map.ply, stream, masks, parts, alignment.yaml and ground_truth.safetensors to {directory}{ending}")
+    say(f"wrote map.ply, stream, masks, parts, alignment.yaml and ground_truth.safetensors to {directory}{ending}")
     return 130 if progress.interrupted else 0

@@ -16,7 +16,7 @@ from feature_gs_ros.cli.checks import check_kind, check_number, check_outputs, c
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, print_json
 from feature_gs_ros.core.errors import MapError, TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.core.progress import ProgressBar, note
+from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.colmap import find_model
@@ -93,6 +93,7 @@ def train(
         raise TrainingError("--alignment leads to the frame of --init; without one the map is in the stream's own")
     if not all(0 < share < 1 for share in reset_opacity):
         raise TrainingError(f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1")
+    check_outputs({"--out": out}, [])
     checkpoint = out.with_name(out.name + ".training")
     files, folders = {"--out": out, "the checkpoint": checkpoint}, {"--pictures": pictures}
     check_outputs(files, [stream, init, alignment], folders=folders)
@@ -181,8 +182,8 @@ def _tell(
         )
         return
     for name, value in quality.items():
-        print(f"held out {name}: PSNR {value:.2f} dB")
+        say(f"held out {name}: PSNR {value:.2f} dB")
     if mean is not None:
-        print(f"mean of the held-out frames: {mean:.2f} dB")
+        say(f"mean of the held-out frames: {mean:.2f} dB")
     ending = "" if finished else " (stopped early; go on with --resume)"
-    print(f"wrote {out}: {len(trained)} Gaussians after {iterations} iterations, {seconds:.0f} s{ending}")
+    say(f"wrote {out}: {len(trained)} Gaussians after {iterations} iterations, {seconds:.0f} s{ending}")

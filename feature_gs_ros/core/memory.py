@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import resource
 from pathlib import Path
 
-from feature_gs_ros.core.errors import BudgetError
+from feature_gs_ros.core.errors import BudgetError, OutOfMemoryError
 
 CGROUP = Path("/sys/fs/cgroup")
+PROCESS = Path("/proc/self")
+# How allocators of torch, OpenCV, LLVM and C++ say that there is no memory left, where it isn't a MemoryError.
+_REFUSALS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "insufficient memory", "bad_alloc")
 SHARE = 0.8  # of the free memory that work may take unless told otherwise
 KEPT = 512 << 20  # bytes that a program of ours keeps of what it has freed
 MAX_KEPT_ARRAY_BYTES = 32 << 20  # bytes of one array; more than that glibc doesn't keep
@@ -28,10 +33,15 @@ def keep_freed_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
-def available_bytes(cgroup: Path = CGROUP) -> int | None:
-    """Memory that this process may still take, by the kernel and the container's limit; None where neither says."""
-    found = [free for free in (_free_of_machine(), _free_of_container(cgroup)) if free is not None]
-    return min(found) if found else None
+def available_bytes(cgroup: Path = CGROUP, process: Path = PROCESS) -> int | None:
+    """Memory that this process may still take, by everything that limits it; None where nothing says.
+
+    The machine's free memory, the limits of the process's control groups (of a container or a systemd service, and of
+    all groups around it), and the process's own limits (``ulimit -v``, ``-d``).
+    """
+    found = [_free_of_machine(), *map(_free_of_group, _groups(cgroup, process)), *_free_of_limits(process)]
+    known = [free for free in found if free is not None]
+    return min(known) if known else None
 
 
 def _free_of_machine() -> int | None:
@@ -44,14 +54,48 @@ def _free_of_machine() -> int | None:
     return None
 
 
-def _free_of_container(cgroup: Path) -> int | None:
-    """Of a folder of cgroup v2. Files that were read count as used, but the kernel gives what isn't active back."""
+def _groups(root: Path, process: Path) -> list[Path]:
+    """Folders of the control groups that the process is in, from its own to the root.
+
+    Within a container's own namespace the path is ``/``; a service without one is told its path on the machine.
+    """
+    folders = [root]
     try:
-        limit = int((cgroup / "memory.max").read_text())  # "max" where there is none
-        used = int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):
-        return None
-    return max(0, limit - used + _inactive_files(cgroup))
+        lines = (process / "cgroup").read_text().splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if number == "0" or "memory" in controllers.split(","):
+            base = root if number == "0" else root / "memory"
+            parts = [part for part in name.split("/") if part not in ("", "..")]
+            folders += [base.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return list(dict.fromkeys(folders))
+
+
+def _free_of_group(folder: Path) -> int | None:
+    """Of cgroup v2 or v1. Files that were read count as used, but the kernel gives what isn't active back."""
+    for limit_name, used_name in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        try:
+            limit = int((folder / limit_name).read_text())  # "max" where there is none
+            used = int((folder / used_name).read_text())
+        except (OSError, ValueError):
+            continue
+        return max(0, limit - used + _inactive_files(folder))
+    return None
+
+
+def _free_of_limits(process: Path) -> list[int]:
+    """Of RLIMIT_AS and RLIMIT_DATA, where they are set: beyond them an allocation fails."""
+    try:
+        pages = [int(word) for word in (process / "statm").read_text().split()]
+        total, data = pages[0] * resource.getpagesize(), pages[5] * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return []
+    limits = ((resource.RLIMIT_AS, total), (resource.RLIMIT_DATA, data))
+    soft = [(resource.getrlimit(which)[0], used) for which, used in limits]
+    return [max(0, limit - used) for limit, used in soft if limit != resource.RLIM_INFINITY]
 
 
 def _inactive_files(cgroup: Path) -> int:
@@ -85,3 +129,18 @@ def check_budget(needed: int, budget: int | None, work: str, mend: str, already_
 
 def gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+def memory_error(error: BaseException) -> OutOfMemoryError | None:
+    """An allocation's failure as an error of ours, whichever library it comes from; None for any other error."""
+    if isinstance(error, OutOfMemoryError):
+        return error
+    words = str(error).lower()
+    refused = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if not refused and not (isinstance(error, Exception) and any(word in words for word in _REFUSALS)):
+        return None
+    first = (str(error).splitlines() or ["an allocation failed"])[0]
+    return OutOfMemoryError(
+        f"there is no more memory ({first}); give the process more, or ask for less: fewer channels (--codec), "
+        "smaller images, a smaller map"
+    )

@@ -11,6 +11,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from feature_gs_ros.core.errors import StoppedError
+from feature_gs_ros.core.text import printable
 
 
 class ProgressBar:
@@ -28,7 +29,7 @@ class ProgressBar:
     def __call__(self, done: int, total: int, name: str = "") -> bool:
         self._bar.total = total
         self._bar.n = done
-        self._bar.set_postfix_str(name, refresh=False)
+        self._bar.set_postfix_str(printable(name), refresh=False)
         self._bar.refresh()
         return self.interrupted
 
@@ -57,5 +58,10 @@ class ProgressBar:
 
 
 def note(text: str) -> None:
-    """A line for a person, on stderr, so that stdout stays the answer's."""
-    print(text, file=sys.stderr)
+    """A line for a person on stderr, so that stdout stays the answer's; what a terminal would act on is written out."""
+    print(printable(text, lines=True), file=sys.stderr)
+
+
+def say(text: str = "") -> None:
+    """Lines of the answer, on stdout; what a terminal would act on is written out."""
+    print(printable(text, lines=True))

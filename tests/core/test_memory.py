@@ -219,3 +219,62 @@ def test_large_tensors_come_in_large_pages() -> None:
     if asked_for > 8000:
         pytest.skip("this kernel has no large pages to give")
     assert of_tensor < 8000
+
+
+def test_groups_around_the_process_count(tmp_path: Path) -> None:
+    """As of a systemd service without a namespace of its own: the limit stands in a folder below the root."""
+    group, process = tmp_path / "sys" / "system.slice" / "robot.service", tmp_path / "proc"
+    group.mkdir(parents=True)
+    process.mkdir()
+    (process / "cgroup").write_text("0::/system.slice/robot.service\n")
+    (tmp_path / "sys" / "system.slice" / "memory.max").write_text("max\n")
+    (tmp_path / "sys" / "system.slice" / "memory.current").write_text("5\n")
+    (group / "memory.max").write_text("5000000\n")
+    (group / "memory.current").write_text("3000000\n")
+    assert available_bytes(tmp_path / "sys", process) == 2_000_000
+    (tmp_path / "sys" / "system.slice" / "memory.max").write_text("1000005\n")
+    assert available_bytes(tmp_path / "sys", process) == 1_000_000
+
+
+def test_groups_of_the_first_version_count(tmp_path: Path) -> None:
+    group, process = tmp_path / "sys" / "memory" / "docker" / "id", tmp_path / "proc"
+    group.mkdir(parents=True)
+    process.mkdir()
+    (process / "cgroup").write_text("7:cpu,cpuacct:/docker/id\n4:memory:/docker/id\n")
+    (group / "memory.limit_in_bytes").write_text("4000000\n")
+    (group / "memory.usage_in_bytes").write_text("1000000\n")
+    assert available_bytes(tmp_path / "sys", process) == 3_000_000
+
+
+@pytest.mark.parametrize("which", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_the_process_s_own_limits_count(which: str) -> None:
+    code = f"""
+import resource
+from feature_gs_ros.core.memory import available_bytes
+resource.setrlimit(resource.{which}, (3 << 30, 3 << 30))
+free = available_bytes()
+assert 0 < free < 3 << 30, free
+held = bytearray(1 << 29)
+assert free - available_bytes() > 1 << 28
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+
+
+def test_an_allocation_that_fails_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = write_scene(tmp_path)
+    whole, calls = BackProjector._accumulate, []
+
+    def failing(self: BackProjector, queue: list[object], sign: int) -> None:
+        calls.append(len(queue))
+        if len(calls) > 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        whole(self, queue, sign)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BackProjector, "_accumulate", failing)
+    defaults = BackProjector.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "batch", 1)
+    told = run("backproject", scene / "map.ply", scene, "--extractor", "color", "--out", tmp_path / "field", code=130)
+    assert "memory" in told.stdout + told.stderr
+    assert len(FeatureField.load(tmp_path / "field").provenance.frames) == 2
