@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -177,6 +178,27 @@ class BackProjector:
             frames = self.provenance.frames
             self.provenance = replace(self.provenance, frames=frames[: max(0, len(frames) - len(queue))])
             raise
+
+    def blocks(self, rows: int) -> Iterator[tuple[Tensor, AccumulatorState]]:
+        """All sums with what was queued, see `Accumulator.blocks`; no copies where they lie on the host."""
+        self.flush()
+        return self._sums.blocks(rows)
+
+    def view_count(self) -> Tensor:
+        """How many views saw each Gaussian, [N] int32, those accumulated so far."""
+        return self._sums.view_count()
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Features [M, D] of a few rows [M] of the map as accumulated so far, decoded."""
+        wanted = torch.zeros(len(self.gaussians), dtype=torch.bool)
+        wanted[rows] = True
+        stored = torch.empty(len(self.gaussians), dtype=torch.int64)
+        stored[rows] = torch.arange(len(rows))
+        found = torch.empty(len(rows), self.stored)
+        for own, sums in self._sums.blocks(CHUNK):
+            here = wanted[own]
+            found[stored[own[here]]] = expected_features(sums.numerator[here], sums.weight[here])
+        return self.codec.decode(found) if self.codec else found
 
     def coverage(self) -> float:
         """Opacity-weighted share of the map that was seen by the views accumulated so far."""

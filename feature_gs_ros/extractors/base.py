@@ -100,6 +100,8 @@ class Extractor(Protocol):
     example_rule: ScoringRule  # turns `similarities` to examples into a selection
     # Optional: whether features are of files by the frame's name, of the image as it was taken, not as it is rectified.
     reads_files: bool = False
+    # Optional: whether scores are of a feature's direction alone, as cosines are; sums need no division then.
+    scale_invariant: bool = False
 
     def __init__(self) -> None:
         """A class's options are the arguments of its own ``__init__``; without one it has none."""

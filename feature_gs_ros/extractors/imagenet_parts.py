@@ -27,6 +27,7 @@ class ImageNetPartsExtractor(Extractor):
     and the two parts count alike. The image is enlarged so that a cell of stride 16 covers ``cell`` of its pixels.
     """
 
+    scale_invariant = True
     text_rule = ScoringRule(threshold=0.5)
     example_rule = ScoringRule(threshold=0.5)
 

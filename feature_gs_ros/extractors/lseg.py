@@ -46,6 +46,7 @@ class LSegExtractor(NetworkExtractor):
     """
 
     # "other" stands for all that wasn't asked for, as in the paper's zero-shot setting.
+    scale_invariant = False  # "linear" features have an offset to come
     text_rule = ScoringRule(threshold=0.0, other="other")
     example_rule = ScoringRule(threshold=0.8)
 

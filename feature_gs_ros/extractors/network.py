@@ -29,6 +29,7 @@ class NetworkExtractor(Extractor, ABC):
 
     identity: ExtractorIdentity
     dimension: int
+    scale_invariant = True
     text_rule = ScoringRule(threshold=0.0)
     example_rule = ScoringRule(threshold=0.6)
 

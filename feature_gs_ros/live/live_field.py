@@ -22,6 +22,7 @@ from feature_gs_ros.editing import EditStack
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.io.atomic import atomic_files
+from feature_gs_ros.live.live_segmenter import Accumulated, LiveSegmenter
 from feature_gs_ros.live.shown_map import ShownMap
 from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.query.smoothing import GaussianGraph
@@ -72,7 +73,8 @@ class Snapshot:
 class LiveField:
     """Accumulators behind a lock, and one snapshot of them for all queries until the next view comes.
 
-    The lock is held while a view is added and while a snapshot is copied, not while a query is answered.
+    The accumulators' lock is held while a view is added, while their sums are scored for a question in words, and while
+    a snapshot is copied for others; not while an answer is made of the scores.
     """
 
     def __init__(self, live_map: LiveMap) -> None:
@@ -87,12 +89,16 @@ class LiveField:
         self.shown = ShownMap.of(self.edits.edited())  # what clouds, boxes and pictures show
         self._lock = threading.Lock()
         self._copying = threading.Lock()
-        self._projector = self._empty()
+        self._accumulated = Accumulated(self._empty(), live_map.extractor, self._lock)
         self._version = 0  # of the accumulators
         self._snapshot: Snapshot | None = None
         self._holds_identities = live_map.extractor.identity.name == "identity"
         rule = live_map.extractor.text_rule
         self._graph = GaussianGraph.of(live_map.gaussians) if rule.smoothing_rate > 0 else None
+
+    @property
+    def _projector(self) -> BackProjector:
+        return self._accumulated.projector
 
     @property
     def provenance(self) -> Provenance:
@@ -111,6 +117,7 @@ class LiveField:
         """Add a view, as `BackProjector.add` does; it counts at the latest from the next `flush`."""
         with self._lock:
             self._version += 1
+            self._accumulated.changed(view.visible)
             self._projector.add(view, grid, valid, name)
             known = KnownView(name, view.camera, view.camera_from_splat)
             self._projector.provenance = remembering(self._projector.provenance, known)
@@ -119,6 +126,20 @@ class LiveField:
         """Accumulate what waits for a full batch."""
         with self._lock:
             self._projector.flush()
+
+    def question(self) -> Snapshot:
+        """What a question in words is asked of: the accumulators themselves, where no snapshot of them is there.
+
+        Nothing is copied. Views go on being added before and after the accumulators are read, never in between, so an
+        answer rests on whole views.
+        """
+        snapshot, shown = self._snapshot, self.shown
+        current = snapshot is not None and (snapshot.version, snapshot.shown) == (self._version, shown)
+        if current or self._holds_identities:
+            return self.snapshot()
+        with self._lock:
+            segmenter = LiveSegmenter(self._accumulated, self.map.extractor, self._graph)
+            return Snapshot(self._version, segmenter, shown, None)
 
     def snapshot(self) -> Snapshot:
         """The field as it is now, to be asked; made once for all questions between two views or edits."""
@@ -225,7 +246,7 @@ class LiveField:
 
     def _replace(self, projector: BackProjector) -> None:
         with self._lock:
-            self._projector = projector
+            self._accumulated = Accumulated(projector, self.map.extractor, self._lock)
             self._version += 1
 
     def _empty(self) -> BackProjector:

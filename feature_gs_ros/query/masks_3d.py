@@ -146,12 +146,7 @@ class Segmenter:
     def similarities_of_text(self, texts: Sequence[str]) -> Tensor:
         """Similarity [N, P] of every Gaussian to every text, by the extractor's rule; 0 where nothing was seen."""
         embeddings = self.extractor.embed(texts)
-        prepared = self._prepared
-        as_stored = self.field.codec is None and self.field.features.dtype == torch.float32
-        scores = self._scored(
-            lambda features, rows: self.extractor.scores(features, embeddings, prepared[rows]),
-            LARGE_CHUNK if as_stored else CHUNK,
-        )
+        scores = self._text_scores(embeddings)
         rule = self.extractor.text_rule
         seen = self.field.seen
         if rule.smoothing_rate > 0 and bool(seen.any()):
@@ -167,13 +162,26 @@ class Segmenter:
                     similarities[:, column] = 0
         return similarities
 
+    def _text_scores(self, embeddings: Tensor) -> Tensor:
+        """The extractor's scores [N, P] of all Gaussians."""
+        prepared = self._prepared
+        as_stored = self.field.codec is None and self.field.features.dtype == torch.float32
+        return self._scored(
+            lambda features, rows: self.extractor.scores(features, embeddings, prepared[rows]),
+            LARGE_CHUNK if as_stored else CHUNK,
+        )
+
+    def _competitors_scores(self, rows: Tensor, competitors: Tensor) -> Tensor:
+        """Scores [M, K] of a few Gaussians' features for all the words there are."""
+        return self.extractor.scores(self.field.decoded(rows), competitors, self._prepared[rows])
+
     def _outdone(self, similarity: Tensor, embedding: Tensor, rule: ScoringRule) -> bool:
         """`ScoringRule.beaten_by_competitor` of a sample of the Gaussians that a prompt selects by default."""
         selected = torch.nonzero(similarity > rule.threshold)[:, 0]
         if rule.competitors is None or len(selected) == 0:
             return False
         rows = selected[:: -(-len(selected) // SAMPLE)]
-        scores = self.extractor.scores(self.field.decoded(rows), rule.competitors, self._prepared[rows])
+        scores = self._competitors_scores(rows, rule.competitors)
         return rule.beaten_by_competitor(embedding, scores, self.gaussians.opacities[rows])
 
     @property

@@ -16,7 +16,7 @@ What every backend promises:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -183,6 +183,13 @@ class Accumulator(Protocol):
 
     def state(self, first: int = 0, end: int | None = None) -> AccumulatorState:
         """A copy of the sums, on the host, or of those of the rows ``first <= row < end``."""
+        ...
+
+    def blocks(self, rows: int) -> Iterator[tuple[Tensor, AccumulatorState]]:
+        """All sums, at most ``rows`` rows at a time in any order, each block with its rows of the map [R] int64.
+
+        Where they lie on the host they are no copies: read them before the next `add`, and write nothing.
+        """
         ...
 
     def view_count(self) -> Tensor:

@@ -6,7 +6,7 @@ culled, tiled or skipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -317,6 +317,12 @@ class ReferenceAccumulator:
         return AccumulatorState(
             self._numerator[rows].float(), self._weight[rows].float(), self._view_count[rows].clone()
         )
+
+    def blocks(self, rows: int) -> Iterator[tuple[Tensor, AccumulatorState]]:
+        """Copies of the sums, see `Accumulator.blocks`."""
+        for first in range(0, len(self.gaussians), rows):
+            end = min(first + rows, len(self.gaussians))
+            yield torch.arange(first, end), self.state(first, end)
 
     def view_count(self) -> Tensor:
         """Views that saw each Gaussian."""

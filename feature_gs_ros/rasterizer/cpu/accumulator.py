@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class CpuAccumulator:
         self.gaussians = gaussians
         self.channels = channels
         self._order = spatial_order(gaussians)
+        self._rows = torch.from_numpy(self._order.rows)
         self._numerator = torch.zeros(len(gaussians), channels)
         self._weight = torch.zeros(len(gaussians))
         self._view_count = torch.zeros(len(gaussians), dtype=torch.int32)
@@ -62,6 +63,12 @@ class CpuAccumulator:
         """A copy of the sums of rows, see `Accumulator.state`."""
         at = self._indices(first, len(self.gaussians) if end is None else end)
         return AccumulatorState(self._numerator[at], self._weight[at], self._view_count[at])
+
+    def blocks(self, rows: int) -> Iterator[tuple[Tensor, AccumulatorState]]:
+        """The sums themselves along the curve, see `Accumulator.blocks`."""
+        sums = (self._numerator, self._weight, self._view_count)
+        for own, *parts in zip(*(torch.split(part, rows) for part in (self._rows, *sums)), strict=True):
+            yield own.long(), AccumulatorState(*parts)
 
     def view_count(self) -> Tensor:
         """Views that saw each Gaussian, [N] int32."""

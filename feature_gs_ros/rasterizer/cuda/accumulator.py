@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,6 +64,12 @@ class CudaAccumulator:
         """A copy of the sums of rows on the host, see `Accumulator.state`."""
         columns = self._columns(first, len(self.gaussians) if end is None else end)
         return AccumulatorState(*(column.to("cpu", copy=True) for column in columns))
+
+    def blocks(self, rows: int) -> Iterator[tuple[Tensor, AccumulatorState]]:
+        """Copies of the sums, see `Accumulator.blocks`."""
+        for first in range(0, len(self.gaussians), rows):
+            end = min(first + rows, len(self.gaussians))
+            yield torch.arange(first, end), self.state(first, end)
 
     def view_count(self) -> Tensor:
         """Views that saw each Gaussian, [N] int32."""

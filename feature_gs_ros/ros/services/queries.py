@@ -53,7 +53,8 @@ class Queries:
         with answering(response.answer, self._node.get_logger()):
             session, times = self._session(), StepTimes()
             texts = check_texts([request.text, *request.negatives])
-            snapshot = _snapshot(session, times)
+            with times.step("snapshot"):
+                snapshot = session.field.question()
             with times.step("similarity"):
                 threshold = threshold_of(request.threshold)
                 found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold, snapshot.shown.present)[0]
@@ -127,8 +128,10 @@ class Queries:
 
         def detections() -> Any:
             gaussians = snapshot.shown.gaussians
-            objects = find_objects(gaussians, mask, found.similarity, outcome.map_from_splat, outcome.radius)
-            return detections_message(objects[: outcome.most(max_objects)], found.prompt, outcome.header)
+            objects = find_objects(
+                gaussians, mask, found.similarity, outcome.map_from_splat, outcome.radius, outcome.most(max_objects)
+            )
+            return detections_message(objects, found.prompt, outcome.header)
 
         rows = mask.nonzero()[:, 0]
         response.cloud, response.detections = outcome.publish(rows, found.similarity, detections, snapshot.cloud_fields)
