@@ -36,3 +36,15 @@ def load_antimatter_splat(path: Path) -> GaussianMap:
         ((rgba[:, :3] - 0.5) / SH_C0)[:, None],
         f"'{path}'",
     )
+
+
+class AntimatterSplat:
+    """See `SplatFormat`."""
+
+    name = ".splat"
+
+    def matches(self, path: Path, start: bytes) -> bool:
+        return path.suffix.lower() == ".splat" and start != b""
+
+    def load(self, path: Path) -> GaussianMap:
+        return load_antimatter_splat(path)

@@ -1,33 +1,34 @@
-"""Splat files of every kind that is read, and the PLY that is written."""
+"""The registry of map formats: which one a file is, and the PLY that is written."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import cast
 
 from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.io.atomic import finish_interrupted
 from feature_gs_ros.io.files import open_regular
-from feature_gs_ros.io.splats.antimatter import load_antimatter_splat
+from feature_gs_ros.io.splats.antimatter import AntimatterSplat
+from feature_gs_ros.io.splats.base import START_BYTES, SplatFormat
 from feature_gs_ros.io.splats.checkpoints import load_checkpoint
 from feature_gs_ros.io.splats.compressed import is_compressed_ply, load_compressed_ply
 from feature_gs_ros.io.splats.gaussian_ply import load_gaussian_ply, save_ply
 from feature_gs_ros.io.splats.ply import open_ply
 from feature_gs_ros.io.splats.ply_rows import copy_ply_rows
 
-__all__ = ["copy_ply_rows", "load_map", "save_ply"]
+__all__ = ["copy_ply_rows", "format_names", "load_map", "save_ply"]
 
-FORMATS = "3DGS PLY, PlayCanvas compressed PLY, .splat, or a checkpoint of gsplat, nerfstudio or Inria"
-
-_OTHER_SPLATS = {".spz", ".sog", ".ksplat", ".lcc"}
+ENTRY_POINT_GROUP = "feature_gs_ros.splat_formats"
 
 log = logging.getLogger(__name__)
 
 
 def load_map(path: str | Path) -> GaussianMap:
-    """Read a pretrained splat map; the format is told by the file's first bytes, for ``.splat`` by its suffix.
+    """Read a pretrained splat map; the format is recognised by the file's first bytes or its suffix.
 
     Gaussians that can't be rasterised are left out, counted in ``dropped`` and logged as a warning.
 
@@ -39,7 +40,7 @@ def load_map(path: str | Path) -> GaussianMap:
         raise MapError(f"{str(path)!r} holds a null byte and can't name a file")
     try:
         if path.is_dir():
-            raise MapError(f"'{path}' is a folder; name the file of the map in it ({FORMATS})")
+            raise MapError(f"'{path}' is a folder; name the file of the map in it ({', '.join(format_names())})")
         with contextlib.suppress(OSError):  # a folder that can't be written: what is there is read
             finish_interrupted(path)
         gaussians = _load(path)
@@ -50,23 +51,75 @@ def load_map(path: str | Path) -> GaussianMap:
     return gaussians
 
 
+def format_names() -> list[str]:
+    """Names of all formats that are read, built in and third-party ones."""
+    return [form.name for form in _formats()]
+
+
 def _load(path: Path) -> GaussianMap:
     with open_regular(path) as file:
-        start = file.read(4)
-    if start in (b"ply\n", b"ply\r"):
+        start = file.read(START_BYTES)
+    for form in _formats():
+        if form.matches(path, start):
+            return form.load(path)
+    raise MapError(
+        f"'{path}' begins with {start[:4]!r} and is no splat file; expected {', '.join(format_names())}",
+        code="map.format",
+    )
+
+
+class _Ply:
+    name = "3DGS PLY"
+
+    def matches(self, path: Path, start: bytes) -> bool:  # noqa: ARG002
+        return start[:4] in (b"ply\n", b"ply\r")
+
+    def load(self, path: Path) -> GaussianMap:
         ply = open_ply(path)
         return load_compressed_ply(ply) if is_compressed_ply(ply) else load_gaussian_ply(ply)
-    if path.suffix.lower() == ".splat" and start:
-        return load_antimatter_splat(path)
-    if path.suffix.lower() in _OTHER_SPLATS:
-        raise MapError(
-            f"'{path}': files '{path.suffix}' aren't read; convert it to PLY, as PlayCanvas' splat-transform does"
-        )
-    if start == b"PK\x03\x04":
+
+
+class _Checkpoint:
+    name = "checkpoints of gsplat, nerfstudio or Inria's code"
+
+    def matches(self, path: Path, start: bytes) -> bool:
+        return start[:4] == b"PK\x03\x04" or path.suffix.lower() in (".pt", ".pth", ".ckpt")
+
+    def load(self, path: Path) -> GaussianMap:
+        with open_regular(path) as file:
+            start = file.read(4)
+        if start != b"PK\x03\x04":
+            raise MapError(
+                f"'{path}' begins with {start!r}, not as torch's zip format: damaged, or saved by torch < 1.6; "
+                "save the checkpoint again, or export the map as PLY"
+            )
         return load_checkpoint(path)
-    if path.suffix.lower() in (".pt", ".pth", ".ckpt"):
+
+
+class _Convertible:
+    """Formats that are named, not read."""
+
+    name = "PlayCanvas compressed PLY"  # which `_Ply` reads
+
+    def matches(self, path: Path, start: bytes) -> bool:  # noqa: ARG002
+        return path.suffix.lower() in (".spz", ".sog", ".ksplat", ".lcc")
+
+    def load(self, path: Path) -> GaussianMap:
         raise MapError(
-            f"'{path}' begins with {start!r}, not as torch's zip format: damaged, or saved by torch < 1.6; "
-            "save the checkpoint again, or export the map as PLY"
+            f"'{path}': files '{path.suffix}' aren't read; convert it to PLY, as PlayCanvas' splat-transform does",
+            code="map.format",
         )
-    raise MapError(f"'{path}' begins with {start!r} and is no splat file; expected {FORMATS}")
+
+
+_BUILT_IN: tuple[SplatFormat, ...] = (_Ply(), _Convertible(), AntimatterSplat(), _Checkpoint())
+
+
+def _formats() -> list[SplatFormat]:
+    """Third-party formats first: whoever installs one means it."""
+    third_party = []
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            third_party.append(cast("SplatFormat", point.load()()))
+        except Exception as error:  # whatever is wrong with it, the other formats are read
+            log.warning("the map format '%s' of another package can't be loaded: %s", point.name, error)
+    return [*third_party, *_BUILT_IN]
