@@ -24,6 +24,8 @@ LABEL_COLORS = np.array(
     np.uint8,
 )  # fmt: skip
 HIGHLIGHT = (40, 230, 60)
+REJECTED = (230, 60, 60)
+THUMBNAIL = 160  # pixels of a cut-out's side
 CHUNK = 16384  # Gaussians projected at once
 
 
@@ -112,6 +114,24 @@ def side_by_side(images: Sequence[Image], titles: Sequence[str]) -> Image:
         np.concatenate([_title_bar(image.shape[1], title), image]) for image, title in zip(images, titles, strict=True)
     ]
     return np.concatenate(columns, axis=1)
+
+
+def thumbnails(images: Sequence[Image], captions: Sequence[str], marked: Sequence[bool], width: int) -> Image:
+    """Images of any size as squares in rows of ``width`` pixels, each over its caption; marked ones in green."""
+    across = max(1, width // (THUMBNAIL + 8))
+    tiles = []
+    for image, caption, mark in zip(images, captions, marked, strict=True):
+        tile = np.full((THUMBNAIL + 36, THUMBNAIL + 8, 3), 255, np.uint8)
+        small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+        tile[4 : 4 + THUMBNAIL, 4 : 4 + THUMBNAIL] = small
+        cv2.rectangle(tile, (1, 1), (THUMBNAIL + 6, THUMBNAIL + 6), HIGHLIGHT if mark else REJECTED, 3)
+        cv2.putText(tile, caption, (6, THUMBNAIL + 26), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
+        tiles.append(tile)
+    rows = []
+    for first in range(0, len(tiles), across):
+        row = np.concatenate(tiles[first : first + across], axis=1)[:, :width]
+        rows.append(np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255))
+    return np.concatenate(rows)
 
 
 def _title_bar(width: int, title: str) -> Image:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from feature_gs_ros.backprojection.looks import Looks
 from feature_gs_ros.backprojection.provenance import KnownView, Provenance
 from feature_gs_ros.core.codec import PRESERVES, Codec
 from feature_gs_ros.core.errors import AlignmentError, CameraError, FieldError
@@ -47,6 +48,7 @@ class FeatureField:
     extractor: ExtractorIdentity
     provenance: Provenance
     codec: Codec | None = None
+    looks: Looks = field(default_factory=Looks)  # images of some of the views
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -111,6 +113,7 @@ class FeatureField:
             weight=weight,
             view_count=self.view_count + other.view_count,
             provenance=self.provenance.joined(other.provenance),
+            looks=self.looks.with_looks(other.looks.kept),
         )
 
     def prune(self, gaussians: GaussianMap) -> tuple[FeatureField, GaussianMap]:
@@ -138,6 +141,7 @@ class FeatureField:
         tensors = {"features": self.features, "weight": self.weight, "view_count": self.view_count}
         if self.codec:
             tensors |= {"encoder": self.codec.encoder, "decoder": self.codec.decoder, "mean": self.codec.mean}
+        tensors |= self.looks.as_tensors()
         shared = self.codec is not None and self.codec.encoder.data_ptr() == self.codec.decoder.data_ptr()
         if shared:
             del tensors["decoder"]
@@ -155,6 +159,7 @@ class FeatureField:
             },
             "provenance": self.provenance.as_json(),
             "codec": self.codec.kind if self.codec else None,
+            "looks": self.looks.as_json(),
         }
 
     @staticmethod
@@ -217,6 +222,7 @@ def _from_file(tensors: Mapping[str, Tensor], content: Table) -> FeatureField:
         extractor=identity_from_table(content.table("teacher")),
         provenance=Provenance.from_table(content.table("provenance")),
         codec=_codec_from_file(content.get("codec"), tensors, shapes[0][1]),
+        looks=Looks.from_file(content.table("looks"), tensors) if "looks" in content else Looks(),
     )
 
 

@@ -23,7 +23,7 @@ from feature_gs_ros.core.feature_grid import FeatureGrid, sample
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.core.memory import memory_error
-from feature_gs_ros.extractors.base import Extractor, reads_files
+from feature_gs_ros.extractors.base import Extractor, image_judge, reads_files
 from feature_gs_ros.io.streams.registry import Stream
 
 KNOWN_VIEWS = 32  # cameras that a field remembers
@@ -39,7 +39,14 @@ class Accumulator(Protocol):
     def provenance(self) -> Provenance: ...
     @property
     def backend(self) -> rasterizer.Backend: ...
-    def add(self, view: rasterizer.View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None: ...
+    def add(
+        self,
+        view: rasterizer.View,
+        grid: FeatureGrid,
+        valid: Tensor | None = None,
+        name: str = "",
+        image: Image | None = None,
+    ) -> None: ...
     def flush(self) -> None: ...
 
 
@@ -147,6 +154,7 @@ def ingest(
         StreamError: the stream is damaged.
     """
     report, pose_check = Report(), PoseSanityCheck(stream.source)
+    keeps_looks = image_judge(extractor) is not None  # others have no use for them
     for done, frame in enumerate(_timed(stream.frames(names), report), start=1):
         try:
             with report.stage("decode"):
@@ -158,7 +166,7 @@ def ingest(
                     projector.gaussians, pinhole.camera, pinhole.camera_from_splat, projector.backend
                 )
                 pose_check.check(view, pinhole.image)
-                projector.add(view, grid, pinhole.valid, frame.name)
+                projector.add(view, grid, pinhole.valid, frame.name, pinhole.image if keeps_looks else None)
             report.used.append(frame.name)
         except UNUSABLE as error:
             report.skipped[str(error)] += 1

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros.backprojection.field import FeatureField, Provenance, expected_features
+from feature_gs_ros.backprojection.looks import Looks
+from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.codec import Codec
 from feature_gs_ros.core.errors import FieldError, GridError, OutOfMemoryError
 from feature_gs_ros.core.feature_grid import FeatureGrid
@@ -39,6 +41,7 @@ class BackProjector:
         provenance: Provenance | None = None,
         already_allocated: int = 0,
         backend: BackendChoice = "auto",
+        looks: Looks | None = None,
     ) -> None:
         """Start empty.
 
@@ -49,6 +52,7 @@ class BackProjector:
             budget: bytes that accumulators and field may take; most of the free memory by default.
             already_allocated: bytes of these that this process holds already: those of a field to go on from.
             backend: what accumulates; the views that are added are this backend's.
+            looks: images to keep, and the limits for more; see `Looks`.
 
         Raises:
             BudgetError: it would take more.
@@ -65,6 +69,7 @@ class BackProjector:
         self.backend: Backend = get_backend(backend)
         self.batch = max(1, batch)
         self.provenance = provenance or Provenance(gaussians.checksum)
+        self.looks = Looks() if looks is None else looks
         stored = codec.dimension if codec else dimension
         check_budget(
             memory_needed(len(gaussians), stored, self.backend),
@@ -108,6 +113,7 @@ class BackProjector:
             provenance=field.provenance,
             already_allocated=field.features.nbytes,
             backend=backend,
+            looks=field.looks,
         )
         for first in range(0, len(field), CHUNK):
             rows = slice(first, first + CHUNK)
@@ -116,13 +122,21 @@ class BackProjector:
             projector._sums.load(AccumulatorState(numerator, weight, field.view_count[rows]), first)
         return projector
 
-    def add(self, view: View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+    def add(
+        self,
+        view: View,
+        grid: FeatureGrid,
+        valid: Tensor | None = None,
+        name: str = "",
+        image: Image | None = None,
+    ) -> None:
         """Add a view's features.
 
         Args:
             grid: [rows, columns, D] of this extractor.
             valid: m(p) [H, W], the share in which each pixel counts; all by default.
             name: the frame's, remembered in the field.
+            image: [H, W, 3] of the view, of which the field keeps a small one if it is worth a look.
 
         Raises:
             GridError: another dimension than the extractor's, values that are not finite, or a mask of another size.
@@ -131,6 +145,8 @@ class BackProjector:
         self._queue.append(self._entry(view, grid, valid))
         if name:
             self.provenance = replace(self.provenance, frames=(*self.provenance.frames, name))
+        if image is not None:
+            self.looks = self.looks.with_view(view, image, name)
         if len(self._queue) >= self.batch:
             self.flush()
 
@@ -150,6 +166,7 @@ class BackProjector:
             frames = list(self.provenance.frames)
             frames.remove(name)
             self.provenance = replace(self.provenance, frames=tuple(frames))
+            self.looks = self.looks.without(name)
 
     def merge(self, other: BackProjector) -> None:
         """Add another projector's accumulators, of the same map, extractor and codec.
@@ -166,6 +183,7 @@ class BackProjector:
         for first in range(0, len(self.gaussians), CHUNK):
             self._sums.merge(other._sums.state(first, min(first + CHUNK, len(self.gaussians))), first)
         self.provenance = self.provenance.joined(other.provenance)
+        self.looks = self.looks.with_looks(other.looks.kept)
 
     def flush(self) -> None:
         """Accumulate what is queued."""
@@ -221,6 +239,7 @@ class BackProjector:
             self.extractor,
             self.provenance,
             self.codec,
+            self.looks,
         )
 
     def _entry(self, view: View, grid: FeatureGrid, valid: Tensor | None) -> tuple[View, FeatureGrid, Tensor | None]:

@@ -24,6 +24,32 @@ class KnownView:
     camera: Camera  # rectified
     camera_from_splat: NDArray[np.float64]  # [4, 4]
 
+    def as_json(self) -> dict[str, object]:
+        camera = self.camera
+        return {
+            "name": self.name,
+            "size": [camera.width, camera.height],
+            "intrinsics": [camera.fx, camera.fy, camera.cx, camera.cy],
+            "camera_from_splat": self.camera_from_splat.tolist(),
+        }
+
+    @staticmethod
+    def from_table(content: Table) -> KnownView:
+        """What `as_json` gave.
+
+        Raises:
+            FeatureGsError: the table's error: it didn't.
+            CameraError: the camera or pose is none.
+        """
+        name = content.text("name")
+        width, height = (int(side) for side in content.numbers("size", 2))
+        if not 0 < width * height <= MAX_PIXELS:
+            raise CameraError(f"view '{name}' of the field has {width}×{height} pixels; 1 to {MAX_PIXELS} are possible")
+        fx, fy, cx, cy = content.numbers("intrinsics", 4)
+        pose = content.array("camera_from_splat", (4, 4))
+        camera = Camera(width, height, fx, fy, cx, cy)
+        return KnownView(name, camera, check_pose(pose, f"view '{name}' of the field"))
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -83,15 +109,7 @@ class Provenance:
                 "rotation_wxyz": np.asarray(alignment.quat_wxyz).tolist(),
                 "translation": np.asarray(alignment.translation).tolist(),
             },
-            "views": [
-                {
-                    "name": view.name,
-                    "size": [view.camera.width, view.camera.height],
-                    "intrinsics": [view.camera.fx, view.camera.fy, view.camera.cx, view.camera.cy],
-                    "camera_from_splat": view.camera_from_splat.tolist(),
-                }
-                for view in self.views
-            ],
+            "views": [view.as_json() for view in self.views],
         }
 
     @staticmethod
@@ -109,20 +127,9 @@ class Provenance:
             stream=content.text("stream"),
             splat_from_map=sim3_from_mapping(content.get("splat_from_map"), "the field"),
             frames=content.texts("frames"),
-            views=tuple(_view(view) for view in content.tables("views")),
+            views=tuple(KnownView.from_table(view) for view in content.tables("views")),
             earlier=tuple(
                 Recording(recording.text("stream"), recording.texts("frames"))
                 for recording in (content.tables("earlier") if "earlier" in content else ())  # of one there is none
             ),
         )
-
-
-def _view(view: Table) -> KnownView:
-    name = view.text("name")
-    width, height = (int(side) for side in view.numbers("size", 2))
-    if not 0 < width * height <= MAX_PIXELS:
-        raise CameraError(f"view '{name}' of the field has {width}×{height} pixels; 1 to {MAX_PIXELS} are possible")
-    fx, fy, cx, cy = view.numbers("intrinsics", 4)
-    camera = Camera(width, height, fx, fy, cx, cy)
-    pose = view.array("camera_from_splat", (4, 4))
-    return KnownView(name, camera, check_pose(pose, f"view '{name}' of the field"))

@@ -18,6 +18,7 @@ from feature_gs_ros.backprojection.ingest import (
     ingest,
     sample_cells,
 )
+from feature_gs_ros.backprojection.looks import MAX_LOOKS, LookLimits
 from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
 from feature_gs_ros.cli.checks import check_outputs, files_of
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
@@ -53,6 +54,7 @@ def backproject(
     resume: bool = False,
     codec: str | None = None,
     cache: Path | None = None,
+    looks: int = MAX_LOOKS,
     backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
@@ -74,6 +76,8 @@ def backproject(
         resume: go on with the field that stands at --out, with this recording or one more.
         codec: store fewer numbers: pca:K or random:K.
         cache: folder that keeps the network's output, so that a second run over a stream needs no network.
+        looks: images at most that the field keeps, small ones of its most informative views, so that what is found can
+            be looked at again; 0 keeps none.
         backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
@@ -102,6 +106,7 @@ def backproject(
         projector = BackProjector(
             gaussians, model.identity, model.dimension, codec=chosen, provenance=provenance, backend=backend
         )
+    projector.looks = projector.looks.within(LookLimits(count=looks))
     needed = gigabytes(memory_needed(len(gaussians), projector.stored, projector.backend))
     note(f"{len(gaussians)} Gaussians × {projector.stored} numbers need {needed}")
     with ProgressBar("back-projecting", "view", quiet=json).running() as progress:
@@ -195,6 +200,8 @@ def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path
                 "stored": field.features.shape[1],
                 "teacher": field.extractor.name,
                 "views": len(report.used),
+                "looks": len(field.looks),
+                "look_bytes": field.looks.nbytes,
                 "skipped": dict(Counter(report.skipped)),
                 "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
                 "cancelled": report.cancelled,
@@ -205,4 +212,6 @@ def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path
     if report.skipped:
         say(f"skipped: {counted(report.skipped)}")
     say(f"{len(report.used)} views, {seen} of {len(gaussians)} Gaussians seen ({coverage:.0%} of the opacity)")
+    if len(field.looks):
+        say(f"{len(field.looks)} images kept for a second look, {field.looks.nbytes / 1e6:.1f} MB (--looks 0: none)")
     say(f"wrote {out}" + (" (stopped early; go on with --resume)" if report.cancelled else ""))

@@ -13,6 +13,7 @@ from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
 from feature_gs_ros.query.objects import FoundObject, find_objects
+from feature_gs_ros.query.verify import SecondLook
 
 
 def query(
@@ -22,6 +23,7 @@ def query(
     *,
     negative: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     threshold: float | None = None,
+    verify: bool = True,
     cloud: Path | None = None,
     cloud_frame: CloudFrame = "splat",
     picture: Path | None = None,
@@ -38,6 +40,7 @@ def query(
         text: what to look for; several are answered in one pass, each as if it were asked alone.
         negative: what else there is; a Gaussian goes to the likeliest. May be repeated.
         threshold: on the similarity; the extractor's own by default.
+        verify: look again at what is found, in the images that the field keeps; what they don't confirm is not found.
         cloud: write the found Gaussians as a 3DGS PLY, with their similarity.
         cloud_frame: splat (as in the map's file, so that the cloud lies on the map) or map (where the boxes are, in
             metres).
@@ -62,7 +65,7 @@ def query(
     check_kind("--cloud", cloud, ".ply")
     check_kind("--picture", picture, ".png")
     unit = length_unit(segmenter.field.provenance.splat_from_map)
-    answers = segmenter.ask_many(text, negative, threshold)
+    answers = segmenter.ask_many(text, negative, threshold, verify=verify)
     objects = [_objects(segmenter, answer) for answer in answers]
     _write(segmenter, answers[0], cloud, cloud_frame, picture, backend)
     if json:
@@ -137,6 +140,8 @@ def as_json(answer: Answer, objects: list[FoundObject]) -> dict[str, object]:
         "threshold": answer.threshold,
         "best_similarity": round(float(answer.similarity.max()), 6),
         "seconds": round(answer.seconds, 4),
+        "verify_seconds": round(sum(look.seconds for look in answer.second_looks), 4),
+        "second_looks": [_second_look_json(look) for look in answer.second_looks],
         "objects": [
             {
                 "center": found.box.center.round(6).tolist(),
@@ -147,6 +152,28 @@ def as_json(answer: Answer, objects: list[FoundObject]) -> dict[str, object]:
             }
             for found in objects
         ],
+    }
+
+
+def _second_look_json(second: SecondLook) -> dict[str, object]:
+    return {
+        "confirmed": second.confirmed,
+        "agreeing": second.agreeing,
+        "looks": [
+            {
+                "view": look.cutout.look,
+                "box": list(look.cutout.box),
+                "word": look.word,
+                "word_probability": round(look.word_probability, 4),
+                "probability": round(look.probability, 4),
+                "agrees": look.agrees,
+            }
+            for look in second.looks
+        ],
+        "probability": round(second.probability, 4),
+        "rival": second.rival,
+        "rival_probability": round(second.rival_probability, 4),
+        "near_synonyms": list(second.kin),
     }
 
 

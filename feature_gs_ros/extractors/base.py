@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,7 +21,17 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 if TYPE_CHECKING:
     from feature_gs_ros.extractors.weights import WeightsFile
 
-__all__ = ["Extractor", "ExtractorIdentity", "FeatureGrid", "Requirements", "ScoringRule", "reads_files"]
+__all__ = [
+    "Extractor",
+    "ExtractorIdentity",
+    "FeatureGrid",
+    "ImageJudge",
+    "Judgement",
+    "Requirements",
+    "ScoringRule",
+    "image_judge",
+    "reads_files",
+]
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,34 @@ class Extractor(Protocol):
     def requirements() -> Requirements | None:
         """What it needs before it works, told without making one; None: nothing to tell."""
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What some images, each seen as a whole, are said to show: a prompt, or one of other words."""
+
+    log_probabilities: Tensor  # [B, 1 + K] of the prompt, then of each other word, in each image
+    words: tuple[str, ...]  # [1 + K], the prompt first
+    kin: Tensor  # [1 + K] bool, the words that the extractor can't well tell from the prompt
+
+
+@runtime_checkable
+class ImageJudge(Protocol):
+    """What an extractor has besides if it can say what a whole image shows; `query.verify` asks it."""
+
+    def judge(self, images: Sequence[Image], prompt: str) -> Judgement:
+        """Hold a prompt against other words in images [H, W, 3] of any size.
+
+        Raises:
+            UnknownPromptError: as `Extractor.embed`.
+        """
+        ...
+
+
+def image_judge(extractor: Extractor) -> ImageJudge | None:
+    """The extractor, or the one that it stands for (``wrapped``), where that can judge whole images."""
+    inner = getattr(extractor, "wrapped", extractor)
+    return inner if isinstance(inner, ImageJudge) else None
 
 
 def reads_files(extractor: Extractor) -> bool:

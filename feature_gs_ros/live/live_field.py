@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.backprojection.field import FeatureField, KnownView, Provenance
+from feature_gs_ros.backprojection.looks import LookLimits, Looks
 from feature_gs_ros.backprojection.projector import BackProjector
-from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.camera import Camera, Image
 from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.editing import EditStack
-from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.extractors.base import Extractor, image_judge
 from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.io.atomic import atomic_files
 from feature_gs_ros.live.live_segmenter import Accumulated, LiveSegmenter
@@ -43,6 +44,7 @@ class LiveMap:
     extractor: Extractor
     backend: Backend
     budget: int | None  # bytes; None: most of what is free
+    looks: LookLimits = field(default_factory=LookLimits)  # images of views that the field keeps
 
     def view(self, camera: Camera, camera_from_map: NDArray[np.float64], gaussians: GaussianMap | None = None) -> View:
         """A pinhole camera's view of the map, or of an edited one, from a pose [4, 4] in the map frame."""
@@ -87,6 +89,7 @@ class LiveField:
         self.gaussians = live_map.gaussians
         self.edits = EditStack(live_map.gaussians, live_map.splat_from_map.inverse())
         self.shown = ShownMap.of(self.edits.edited())  # what clouds, boxes and pictures show
+        self._keeps_looks = image_judge(live_map.extractor) is not None  # others have no use for them
         self._lock = threading.Lock()
         self._copying = threading.Lock()
         self._accumulated = Accumulated(self._empty(), live_map.extractor, self._lock)
@@ -113,12 +116,19 @@ class LiveField:
         """How many views were accumulated, those of a loaded field included."""
         return len(self._projector.provenance.frames)
 
-    def add(self, view: View, grid: FeatureGrid, valid: Tensor | None = None, name: str = "") -> None:
+    def add(
+        self,
+        view: View,
+        grid: FeatureGrid,
+        valid: Tensor | None = None,
+        name: str = "",
+        image: Image | None = None,
+    ) -> None:
         """Add a view, as `BackProjector.add` does; it counts at the latest from the next `flush`."""
         with self._lock:
             self._version += 1
             self._accumulated.changed(view.visible)
-            self._projector.add(view, grid, valid, name)
+            self._projector.add(view, grid, valid, name, image if self._keeps_looks else None)
             known = KnownView(name, view.camera, view.camera_from_splat)
             self._projector.provenance = remembering(self._projector.provenance, known)
 
@@ -215,6 +225,7 @@ class LiveField:
         )
         going_on = projector.provenance.going_on_with(LIVE)
         projector.provenance = replace(going_on, splat_from_map=self.map.splat_from_map)
+        projector.looks = projector.looks.within(self.map.looks)
         self._replace(projector)
 
     def reset(self) -> int:
@@ -261,6 +272,7 @@ class LiveField:
             batch=BATCH,
             budget=self.map.budget,
             provenance=provenance,
+            looks=Looks(self.map.looks),
             backend=self.map.backend,
         )
 

@@ -77,5 +77,11 @@ def _seen_so_far(projector: BackProjector) -> FeatureField:
     projector.flush()
     nowhere = torch.empty(len(projector.gaussians), projector.stored, device="meta")
     return FeatureField(
-        nowhere, nowhere[:, 0], projector.view_count(), projector.extractor, projector.provenance, projector.codec
+        nowhere,
+        nowhere[:, 0],
+        projector.view_count(),
+        projector.extractor,
+        projector.provenance,
+        projector.codec,
+        projector.looks,
     )

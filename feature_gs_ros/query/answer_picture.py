@@ -11,13 +11,15 @@ from feature_gs_ros.backprojection.field import KnownView
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.pictures import heat, overlay_mask, side_by_side, to_image
+from feature_gs_ros.pictures import heat, overlay_mask, side_by_side, thumbnails, to_image
 from feature_gs_ros.query.masks_2d import render_similarities
 from feature_gs_ros.query.masks_3d import Answer, Segmenter
 
 
 def answer_picture(segmenter: Segmenter, answer: Answer, backend: str = "auto") -> Image:
     """The map from the remembered camera that sees most of what was found: the mask, and the similarity.
+
+    Below them, where there was a second look: the cut-outs with the likeliest word, those that agree framed in green.
 
     Raises:
         FieldError: the field remembers no camera.
@@ -29,7 +31,13 @@ def answer_picture(segmenter: Segmenter, answer: Answer, backend: str = "auto") 
     rendered, _ = render_similarities(view, columns, segmenter.field.seen)
     mask = (rendered[:, :, 1] > 0.5).numpy()
     title = f"{answer.prompt}: {answer.state.value} (view {known.name})"
-    return side_by_side([overlay_mask(image, mask), heat(rendered[:, :, 0])], [title, "similarity"])
+    drawn = side_by_side([overlay_mask(image, mask), heat(rendered[:, :, 0])], [title, "similarity"])
+    looks = [look for second in answer.second_looks for look in second.looks]
+    if not looks:
+        return drawn
+    captions = [f"{look.word} {look.word_probability:.0%}" for look in looks]
+    agree = [look.agrees for look in looks]
+    return np.concatenate([drawn, thumbnails([look.cutout.image for look in looks], captions, agree, drawn.shape[1])])
 
 
 def best_view(gaussians: GaussianMap, views: tuple[KnownView, ...], mask: torch.Tensor) -> KnownView:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
@@ -16,9 +16,10 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import extractor_of
-from feature_gs_ros.extractors.base import Extractor, ScoringRule
+from feature_gs_ros.extractors.base import Extractor, ScoringRule, image_judge
 from feature_gs_ros.query.prompt import TextPrompts, check_threshold
 from feature_gs_ros.query.smoothing import GaussianGraph
+from feature_gs_ros.query.verify import SecondLook, verify_mask
 
 MIN_SUMMED_OPACITY = 5.0  # summed opacity of the Gaussians that must pass
 OBSERVED = 0.5  # coverage under which "nothing passes" says nothing
@@ -47,6 +48,7 @@ class Answer:
     threshold: float
     seconds: float
     message: str  # for a person
+    second_looks: tuple[SecondLook, ...] = ()  # at the objects selected, the largest first
 
 
 class Segmenter:
@@ -85,6 +87,7 @@ class Segmenter:
         negatives: Sequence[str] = (),
         threshold: float | None = None,
         among: Tensor | None = None,
+        verify: bool = True,
     ) -> list[Answer]:
         """Answer text prompts. A Gaussian goes to the prompt or negative of highest similarity, and over the threshold.
 
@@ -92,6 +95,7 @@ class Segmenter:
             negatives: what else there is; the extractor's own last negative ("other") is added.
             threshold: on the similarity; the extractor's by default.
             among: [N] bool, the Gaussians asked about; all by default.
+            verify: take a second look at what is found, where the extractor can and the field keeps images.
 
         Raises:
             UnknownPromptError: the extractor doesn't know a word; it names the nearest known ones.
@@ -100,7 +104,22 @@ class Segmenter:
         start = time.perf_counter()
         question = TextPrompts.of(self.extractor.text_rule, prompts, negatives, threshold)
         similarities = self.similarities_of_text(question.texts)
-        return self._answers(question.asked, similarities, question.threshold, among, start)
+        answers = self._answers(question.asked, similarities, question.threshold, among, start)
+        return [self._verified(answer) for answer in answers] if verify else answers
+
+    def _verified(self, answer: Answer) -> Answer:
+        """The answer after a second look, see `verify_mask`."""
+        judge = image_judge(self.extractor)
+        if answer.state is not State.FOUND or judge is None or not len(self.field.looks):
+            return answer
+        start = time.perf_counter()
+        mask, looks = verify_mask(self.gaussians, self.field.looks.kept, judge, answer.prompt, answer.mask)
+        state = State.FOUND if bool(mask.any()) else State.NOT_FOUND
+        message = answer.message if state is State.FOUND else f"'{answer.prompt}' {state.value}"
+        if looks:
+            message += f"; {looks[0].summary}"
+        seconds = answer.seconds + time.perf_counter() - start
+        return replace(answer, state=state, mask=mask, message=message, second_looks=looks, seconds=seconds)
 
     def ask_many(
         self,
@@ -108,6 +127,7 @@ class Segmenter:
         negatives: Sequence[str] = (),
         threshold: float | None = None,
         among: Tensor | None = None,
+        verify: bool = True,
     ) -> list[Answer]:
         """Answer prompts that have nothing to do with each other, each as if it were asked alone, in one pass.
 
@@ -120,7 +140,7 @@ class Segmenter:
         for index, prompt in enumerate(question.asked):
             columns = [index, *question.competitors(index, self.extractor.text_rule.other)]
             answers += self._answers([prompt], similarities[:, columns], question.threshold, among, start)
-        return answers
+        return [self._verified(answer) for answer in answers] if verify else answers
 
     def ask_example(
         self,

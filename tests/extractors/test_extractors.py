@@ -92,12 +92,30 @@ def test_network_equals_convolutions_and_batch_norms_unfolded() -> None:
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_network_strides_and_channels() -> None:
+@pytest.mark.parametrize(("network", "channels"), [("lite0", (112, 320)), ("lite1", (112, 320)), ("lite2", (120, 352))])
+def test_network_strides_and_channels(network: str, channels: tuple[int, int]) -> None:
+    try:
+        pretrained = lite.load_pretrained(network=network)
+    except ExtractorError as error:
+        pytest.skip(str(error))
     with torch.inference_mode():
-        stages = lite.load_pretrained().network(lite.network_input(noise(64, 96), 96, 64))
-    assert stages.stride16.shape == (1, 112, 4, 6)
-    assert stages.stride32.shape == (1, 320, 2, 3)
+        stages = pretrained.network(lite.network_input(noise(64, 96), 96, 64))
+    assert stages.stride16.shape == (1, channels[0], 4, 6)
+    assert stages.stride32.shape == (1, channels[1], 2, 3)
     assert stages.head.shape == (1, 1280, 2, 3)
+    assert (len(pretrained.stride16.mean), len(pretrained.stride32.mean)) == channels
+
+
+def test_the_network_is_part_of_the_identity_unless_it_is_lite0() -> None:
+    pretrained = make_extractor("imagenet", network="lite2")
+    assert pretrained.identity.preprocessing["network"] == "lite2"
+    assert extractor_of(pretrained.identity).identity == pretrained.identity
+    assert "network" not in make_extractor("imagenet", network="lite0").identity.preprocessing
+    assert make_extractor("imagenet", judge_network="lite0").identity == make_extractor("imagenet").identity
+    with pytest.raises(ExtractorError, match="lite0, lite1, lite2"):
+        make_extractor("imagenet", network="lite9")
+    with pytest.raises(ExtractorError, match="Lite2"):  # another network's weights
+        make_extractor("imagenet", network="lite2", weights=lite.installed_weights("lite0"))
 
 
 def write(path: Path, state: object) -> Path:

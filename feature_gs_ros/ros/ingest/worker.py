@@ -210,7 +210,7 @@ class IngestionWorker:
             self._statistics.skip(JUMPED)
             return
         try:
-            self._field.add(view, grid, valid, name)
+            self._field.add(view, grid, valid, name, pinhole.image)
         except FeatureGsError:  # of this frame
             raise
         except Exception as error:  # of the batch that it completed
