@@ -70,6 +70,9 @@ COMMANDS: dict[str, Entry] = {
         "extractors",
         "List the extractors: what they are for, their dimension, and what is missing before they work here.",
     ),
+    "warmup": Entry(
+        "warmup", "warmup", "Compile the rasteriser's kernels, so that the first view doesn't wait for the compiler."
+    ),
 }
 GROUPS: dict[str, dict[str, Entry]] = {
     "evaluate": {

@@ -7,6 +7,7 @@ for users. Warp is imported when a backend is made, not before.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_gs_ros.core.errors import BackendError
@@ -15,7 +16,7 @@ from feature_gs_ros.rasterizer.cuda.probe import why_unusable
 if TYPE_CHECKING:
     from feature_gs_ros.rasterizer.cuda.backend import CudaBackend
 
-__all__ = ["make_backend", "usable", "why_unusable"]
+__all__ = ["compile_ahead", "make_backend", "usable", "why_unusable"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,3 +43,17 @@ def make_backend(name: str) -> CudaBackend:
     from feature_gs_ros.rasterizer.cuda.backend import CudaBackend
 
     return CudaBackend(name, f"cuda:{index}" if card else "cpu")
+
+
+def compile_ahead(architecture: int) -> list[Path]:
+    """Compile every kernel for a card that need not be here, into the cache; gives the binaries.
+
+    Args:
+        architecture: compute capability, 87 for 8.7.
+
+    Raises:
+        BackendError: the installed Warp doesn't compile for it.
+    """
+    from feature_gs_ros.rasterizer.cuda import compile as ahead
+
+    return ahead.compile_ahead(architecture)

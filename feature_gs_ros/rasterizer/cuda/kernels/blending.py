@@ -71,7 +71,7 @@ def blend_by(channels: int) -> Any:
     return wp.kernel(blend, **_HALF_OF_THE_WARPS)
 
 
-FEW, MANY = 4, 16  # channels in registers
+FEW, MANY = 4, 12  # channels in registers
 blend_few = blend_by(FEW)
 blend_many = blend_by(MANY)
 

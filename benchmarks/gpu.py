@@ -1,0 +1,334 @@
+"""``python -m benchmarks gpu``: a card, its parity with the CPU first, then its times; JSON to benchmarks/results/.
+
+``--resources``: what the compiler says of every kernel, for cards that are not here. ``--predict``: bounds on times by
+counts, for cards that are not here. ``--rehearse``: the whole run on Warp's CPU device, small: that it runs, no times.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.scenes import POSE, room
+from feature_gs_ros import rasterizer
+from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.errors import BackendError
+from feature_gs_ros.core.feature_grid import FeatureGrid, upsample
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.rasterizer import get_backend
+from feature_gs_ros.rasterizer.cuda.backend import CudaBackend
+
+RESULTS = Path(__file__).parent / "results"
+ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
+BATCH = 8
+BUDGET = 420  # seconds after which no further measurement begins
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is measured: a million Gaussians at 720p, or something to rehearse on."""
+
+    gaussians: int
+    width: int
+    height: int
+    channels: tuple[int, ...]
+    neighbours: tuple[int, int]  # of so many, among so many
+    repeats: int
+
+    @property
+    def camera(self) -> Camera:
+        return Camera(self.width, self.height, 0.8 * self.width, 0.8 * self.width, self.width / 2, self.height / 2)
+
+    def grid(self, cell: int, channels: int, device: torch.device) -> FeatureGrid:
+        """Random features on square cells of ``cell`` pixels, on the device, as an extractor leaves them."""
+        rows, columns = -(-self.height // cell), -(-self.width // cell)
+        values = torch.randn(rows, columns, channels, device=device)
+        return FeatureGrid(values, right=columns * cell / self.width, bottom=rows * cell / self.height)
+
+
+FULL = Size(1_000_000, 1280, 720, (512, 1024), (1_000_000, 10_000), 20)
+SMALL = Size(3_000, 160, 96, (8,), (500, 200), 1)
+
+
+def command(words: list[str]) -> int:
+    """Run what the words say; the exit code."""
+    unknown = set(words) - {"--resources", "--predict", "--rehearse"}
+    if unknown:
+        print(f"unknown: {' '.join(sorted(unknown))}; choose --resources, --predict or --rehearse", file=sys.stderr)
+        return 2
+    try:
+        if "--resources" in words:
+            resources()
+        elif "--predict" in words:
+            predictions()
+        else:
+            rehearsing = "--rehearse" in words
+            measure("warp-cpu" if rehearsing else "cuda", SMALL if rehearsing else FULL)
+    except BackendError as error:
+        print(f"no measurement: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def resources() -> None:
+    """Registers, spills and occupancy of every kernel, as a table for docs/gpu.md."""
+    from feature_gs_ros.rasterizer.cuda.resources import find_ptxas, kernel_resources
+
+    ptxas = find_ptxas()
+    if ptxas is None:
+        raise BackendError("there is no ptxas: pip install nvidia-cuda-nvcc")
+    table = {arch: {kernel.kernel: kernel for kernel in kernel_resources(arch, ptxas)} for arch in ARCHITECTURES}
+    print("| kernel | " + " | ".join(f"sm_{arch}" for arch in ARCHITECTURES) + " |")
+    print("|---|" + "---|" * len(ARCHITECTURES))
+    for name in table[ARCHITECTURES[0]]:
+        cells = (table[arch][name] for arch in ARCHITECTURES)
+        print(f"| `{name}` | " + " | ".join(f"{cell.registers} · {cell.occupancy:.0%}" for cell in cells) + " |")
+    spills = sum(kernel.spills + kernel.stack for kernels in table.values() for kernel in kernels.values())
+    print(f"\nspilled bytes, all together: {spills}")
+
+
+def predictions() -> None:
+    """Bounds for the sizes of the targets, counted on the CPU."""
+    from benchmarks.gpu_model import CARDS, count, predict
+    from feature_gs_ros.rasterizer.cuda.view import CudaView
+
+    backend, gaussians = get_backend("warp-cpu"), room(FULL.gaussians)
+    print(
+        f"{FULL.gaussians} Gaussians, {FULL.width}x{FULL.height}, of a batch of {BATCH} views; at least, in ms a view:"
+    )
+    for cell in (16, 2):
+        view = rasterizer.view(gaussians, FULL.camera, POSE, backend)
+        assert isinstance(view, CudaView)
+        counts = count(view, gaussians, FULL.grid(cell, 1, backend.device))
+        print(f"\n{cell}-px cells: {counts}")
+        for channels in FULL.channels:
+            for card in CARDS:
+                times = predict(card, counts, channels, cell >= 9, BATCH)
+                ours = sum(times[name] for name in ("project", "pairs", "weights", "product"))
+                parts = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in times.items())
+                ratio = times["paper's way"] / ours
+                print(f"  {card.name}, {channels} channels: {1e3 * ours:.2f} ({parts}); the paper's way {ratio:.0f}x")
+
+
+def measure(name: str, size: Size) -> Results:
+    """Parity, then times; prints and writes them."""
+    backend = get_backend(name)
+    assert isinstance(backend, CudaBackend)
+    began, results = time.monotonic(), _machine(backend.device)
+    print(json.dumps(results))
+    steps: tuple[Callable[[CudaBackend, Size, Results], None], ...] = (
+        parity, backprojection, rendering, gradients, queries, paper,
+    )  # fmt: skip
+    for step in steps:
+        if time.monotonic() - began > BUDGET:
+            print(f"{step.__name__}: left out, {BUDGET} s are over")
+            continue
+        known = set(results)
+        step(backend, size, results)
+        for key in (key for key in results if key not in known):
+            print(f"  {key}: {results[key]}")
+    results["seconds"] = time.monotonic() - began
+    if backend.device.type == "cuda":
+        results["peak_bytes"] = torch.cuda.max_memory_allocated(backend.device)
+        RESULTS.mkdir(exist_ok=True)
+        target = RESULTS / f"gpu-{results['card'].replace(' ', '-')}-{time.strftime('%Y-%m-%d')}.json"
+        target.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"written: {target}")
+    return results
+
+
+def _machine(device: torch.device) -> Results:
+    from feature_gs_ros.rasterizer.cuda.runtime import VERSION
+
+    if device.type == "cpu":
+        return {"card": "Warp's CPU device", "warp": VERSION, "torch": torch.__version__}
+    properties = torch.cuda.get_device_properties(device)
+    source, target = (torch.empty(1 << 28, device=device) for _ in range(2))
+    seconds = timed(lambda: target.copy_(source), device, 20)
+    return {
+        "card": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "memory_bytes": properties.total_memory,
+        "copy_bytes_per_second": 2 * source.nbytes / seconds,
+        "warp": VERSION,
+        "torch": torch.__version__,
+    }
+
+
+def timed(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median seconds of a call after two to warm up, by the card's own clock."""
+    for _ in range(2):
+        work()
+    times = []
+    for _ in range(repeats):
+        if device.type == "cpu":
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+            continue
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        work()
+        last.record()
+        last.synchronize()
+        times.append(first.elapsed_time(last) / 1e3)
+    return statistics.median(times)
+
+
+def parity(backend: CudaBackend, size: Size, results: Results) -> None:
+    """Image, depth, numerator, weight and gradients against the CPU; a card that differs is not worth timing."""
+    gaussians = room(min(100_000, size.gaussians))
+    ours, theirs = (rasterizer.view(gaussians, size.camera, POSE, choice) for choice in (backend, "cpu"))
+    pairs = {
+        "color": (ours.render_color(), theirs.render_color()),
+        "depth": (ours.render_depth(), theirs.render_depth()),
+    }
+    for cell in (16, 2, 1):
+        grid = size.grid(cell, 16, torch.device("cpu"))
+        both = zip(ours.backproject(grid), theirs.backproject(grid), strict=True)
+        pairs |= {f"{kind} of {cell}-px cells": next(both) for kind in ("numerator", "weight")}
+    one, other = (_gradients(choice, gaussians, size.camera, 5)() for choice in (backend, get_backend("cpu")))
+    pairs |= {f"gradient of {name}": (one[name], other[name]) for name in one}
+    for name, (found, expected) in pairs.items():
+        results[f"parity: {name}"] = difference = float((found.cpu() - expected).norm() / expected.norm())
+        if not difference < (5e-3 if name.startswith("gradient") else 1e-3):
+            raise BackendError(f"{backend.name} differs from the CPU: {name} by {difference:.2g}; nothing was timed")
+
+
+def backprojection(backend: CudaBackend, size: Size, results: Results) -> None:
+    """A view of a batch, cells of all sizes, and its parts; the product's bytes over the bandwidth of a copy."""
+    gaussians, device = room(size.gaussians), backend.device
+    views = [rasterizer.view(gaussians, size.camera, POSE, backend) for _ in range(BATCH)]
+    few = max(1, size.repeats // 4)
+    results["view_seconds"] = timed(lambda: rasterizer.view(gaussians, size.camera, POSE, backend), device, few)
+    for channels in size.channels:
+        sums = backend.accumulator(gaussians, channels)
+        for cell, count in ((16, BATCH), (14, BATCH), (2, 1)):
+            batch = (views[:count], [size.grid(cell, channels, device)] * count, [None] * count)
+            key = f"backproject {cell}px {channels}"
+            results[f"{key} seconds_per_view"] = timed(partial(sums.add, *batch), device, few) / count
+            results[f"{key} product_seconds"] = seconds = _product_seconds(views[0], batch[1][0], sums, few)
+            results[f"{key} product_bytes_per_second"] = rate = 2 * 4 * channels * len(views[0].visible) / seconds
+            if "copy_bytes_per_second" in results:
+                results[f"{key} product_fraction_of_bandwidth"] = rate / results["copy_bytes_per_second"]
+    image = np.random.default_rng(0).integers(0, 200, (size.height, size.width))
+    results["labels_seconds"] = timed(lambda: views[0].backproject_labels(image, 200), device, few)
+
+
+def _product_seconds(view: Any, grid: FeatureGrid, sums: Any, repeats: int) -> float:
+    """The product alone: with the weights less the weights."""
+    from feature_gs_ros.rasterizer.cuda.accumulate import blocks_of, cells_of
+    from feature_gs_ros.rasterizer.cuda.product import add_batches, plan_batch
+    from feature_gs_ros.rasterizer.cuda.weights import sum_weights
+
+    device, values = view.device, cells_of(grid, view.device)
+    parts = blocks_of(view, grid, None)
+    batches = [plan_batch([part], [view.projection.rows], [values], len(view.gaussians)) for part in parts]
+    weights = torch.empty(max(part.size for part in parts), device=device)
+
+    def sum_all() -> None:
+        for part in parts:
+            sum_weights(part, weights[: part.size].zero_())
+
+    whole = timed(lambda: add_batches(batches, sums.sums, 1), device, repeats)
+    return max(1e-9, whole - timed(sum_all, device, repeats))
+
+
+def rendering(backend: CudaBackend, size: Size, results: Results) -> None:
+    """Colour, depth, and images of many channels that stay on the card."""
+    gaussians, device = room(size.gaussians), backend.device
+    view = rasterizer.view(gaussians, size.camera, POSE, backend)
+    results["render_color_seconds"] = timed(view.render_color, device, size.repeats)
+    results["render_depth_seconds"] = timed(view.render_depth, device, size.repeats)
+    values = torch.randn(len(view.visible), 64, device=device)
+    results["render_64_seconds"] = timed(lambda: view.render_visible(values), device, max(1, size.repeats // 4))
+
+
+def gradients(backend: CudaBackend, size: Size, results: Results) -> None:
+    """A training step: forward and backward, colour alone and with 32 more channels."""
+    gaussians = room(min(200_000, size.gaussians))
+    for channels in (0, 32):
+        step = _gradients(backend, gaussians, size.camera, channels)
+        results[f"gradients_{channels}_seconds"] = timed(step, backend.device, max(1, size.repeats // 4))
+
+
+def _gradients(backend: Any, gaussians: GaussianMap, camera: Camera, channels: int) -> Callable[[], dict[str, Tensor]]:
+    """A call that renders and goes back; gives the gradients."""
+    names = ("means", "quats_wxyz", "scales", "opacities", "sh")
+    leaves = {name: getattr(gaussians, name).to(backend.device).requires_grad_() for name in names}
+    generator = torch.Generator().manual_seed(0)
+    extra = torch.randn(len(gaussians), channels, generator=generator).to(backend.device) if channels else None
+    if extra is not None:
+        leaves["extra"] = extra.requires_grad_()
+    wanted = torch.randn(camera.height, camera.width, 3 + channels, generator=generator).to(backend.device)
+
+    def step() -> dict[str, Tensor]:
+        drawn = backend.render_with_gradients(*(leaves[name] for name in names), camera, POSE, extra)
+        loss = (drawn.color * wanted[..., :3]).sum()
+        if drawn.extra is not None:
+            loss = loss + (drawn.extra * wanted[..., 3:]).sum()
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+    return step
+
+
+def queries(backend: CudaBackend, size: Size, results: Results) -> None:
+    """What torch does on the card: a text query, and nearest neighbours in blocks."""
+    device = backend.device
+    features = torch.nn.functional.normalize(torch.randn(size.gaussians, 512, device=device), dim=1)
+    prompts = torch.randn(512, 8, device=device)
+    results["text_query_seconds"] = timed(lambda: (features @ prompts).softmax(dim=1), device, size.repeats)
+    many, few = size.neighbours
+    sources, queried = torch.randn(few, 384, device=device), torch.randn(many, 384, device=device)
+
+    def nearest() -> None:
+        for block in queried.split(1 << 16):
+            (block @ sources.T).topk(5, dim=1)
+
+    results["knn_seconds"] = timed(nearest, device, max(1, size.repeats // 4))
+
+
+def paper(backend: CudaBackend, size: Size, results: Results) -> None:
+    """The paper's way through gsplat's autograd: upsample, render D channels, go back; the baseline of the ratios."""
+    try:
+        if backend.device.type == "cpu":
+            raise ImportError("gsplat rasterises on cards only")
+        from gsplat import rasterization
+    except ImportError as error:
+        results["paper's way"] = f"not measured: {error}"
+        return
+    gaussians, camera, device = room(size.gaussians), size.camera, backend.device
+    geometry = [
+        tensor.to(device) for tensor in (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
+    ]
+    view, intrinsics = (torch.from_numpy(matrix).float().to(device)[None] for matrix in (POSE, camera.matrix))
+    for channels in size.channels:
+        features = torch.zeros(len(gaussians), channels, device=device, requires_grad=True)
+        host = size.grid(16, channels, torch.device("cpu"))
+        wanted = upsample(host, camera.height, camera.width).to(device)
+
+        def lift(features: Tensor = features, wanted: Tensor = wanted) -> None:
+            image, _, _ = rasterization(*geometry, features, view, intrinsics, camera.width, camera.height)
+            torch.autograd.grad((image[0] * wanted).sum(), features)
+
+        try:
+            results[f"paper's way {channels} seconds"] = seconds = timed(lift, device, 3)
+        except (RuntimeError, ImportError, OSError) as error:  # no nvcc, or no room for D channels of every pixel
+            results["paper's way"] = f"not measured: {str(error)[:200]}"
+            return
+        for cell in (16, 14, 2):
+            ours = results[f"backproject {cell}px {channels} seconds_per_view"]
+            results[f"paper's way over {cell}px {channels}"] = seconds / ours
