@@ -20,6 +20,7 @@ from feature_gs_ros.backprojection.ingest import (
 )
 from feature_gs_ros.backprojection.looks import MAX_LOOKS, LookLimits
 from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
+from feature_gs_ros.backprojection.shards import Shard
 from feature_gs_ros.cli.checks import check_outputs, files_of
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection
@@ -51,6 +52,7 @@ def backproject(
     labels: Path | None = None,
     every: int = 1,
     skip: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    shard: str | None = None,
     resume: bool = False,
     codec: str | None = None,
     cache: Path | None = None,
@@ -73,6 +75,7 @@ def backproject(
         labels: names of the labels' values, YAML.
         every: take every n-th frame.
         skip: leave out a frame by name; may be repeated.
+        shard: back-project only a part of the views, e.g. 3/16 for the third of sixteen; see feature-gs merge.
         resume: go on with the field that stands at --out, with this recording or one more.
         codec: store fewer numbers: pca:K or random:K.
         cache: folder that keeps the network's output, so that a second run over a stream needs no network.
@@ -93,6 +96,9 @@ def backproject(
     names = choose_frames(source, every, skip)
     if masks is not None:
         names = _with_mask(names, MaskFolder(masks), source)
+    all_names = names
+    if shard is not None:
+        names = _part(shard, names, source)
     if resume and out.exists():
         projector = _resumed(out, gaussians, model, str(stream.resolve()), alignment, codec, backend)
         taken = set(projector.provenance.taken_from(projector.provenance.stream))
@@ -102,7 +108,7 @@ def backproject(
         provenance = Provenance(
             gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
         )
-        chosen = _fit_codec(codec, source, names, model)
+        chosen = _fit_codec(codec, source, all_names, model)  # the same for every shard
         projector = BackProjector(
             gaussians, model.identity, model.dimension, codec=chosen, provenance=provenance, backend=backend
         )
@@ -135,6 +141,16 @@ def _make_extractor(
     elif masks is not None or labels is not None:
         raise ExtractorError(f"--masks and --labels are for the extractor 'labels', not for '{name}'; leave them out")
     return make_extractor(name, **options)
+
+
+def _part(shard: str, names: list[str], stream: Stream) -> list[str]:
+    part = Shard.parse(shard).of(names)
+    if not part:
+        raise StreamError(
+            f"shard {shard} of the {len(names)} frames of '{stream.source}' is empty: use at most {len(names)} shards",
+            code="stream.shard",
+        )
+    return part
 
 
 def _with_mask(names: list[str], masks: MaskFolder, stream: Stream) -> list[str]:

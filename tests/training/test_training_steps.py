@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.geometry import rotation_from_quat_wxyz
+from feature_gs_ros.core.geometry import rotated, rotation_from_quat_wxyz
 from feature_gs_ros.training import stereo
 from feature_gs_ros.training.checkpoint import resume_training, save_training
-from feature_gs_ros.training.densification import DensityOptions, _rotated, _split
+from feature_gs_ros.training.densification import DensityOptions, _split
 from feature_gs_ros.training.losses import rgb_loss, ssim
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.stereo import StereoView
@@ -137,7 +137,7 @@ def test_halves_of_a_split_lie_along_its_own_axes() -> None:
     assert halves[:, 1].std() == pytest.approx(1.0, abs=0.15)
     assert halves[:, [0, 2]].abs().max() < 1e-2
     w, x, y, z = 0.5, 0.5, 0.5, 0.5  # x to y, y to z, z to x
-    turned = _rotated(torch.tensor([[w, x, y, z]]).expand(3, 4) * 3, torch.eye(3))
+    turned = rotated(torch.tensor([[w, x, y, z]]).expand(3, 4) * 3, torch.eye(3))
     assert torch.allclose(turned, torch.eye(3)[[1, 2, 0]], atol=1e-6)
 
 
