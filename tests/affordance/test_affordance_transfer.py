@@ -90,6 +90,23 @@ def test_neighbours_of_nothing() -> None:
     assert torch.equal(similar, torch.zeros(2, 2))  # a zero feature is like nothing
 
 
+@pytest.mark.parametrize("spread", [0.5, 3.0])  # groups that are there, and patches like no others
+def test_neighbours_by_groups_are_almost_all_the_exact_ones(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest_module, "MIN_PRODUCTS", 1)
+    monkeypatch.setattr(nearest_module, "GROUPED_ROWS", 700)
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(40, 24, generator=generator)
+    patches = centres.repeat(60, 1) + spread * torch.randn(2400, 24, generator=generator)
+    features = patches[torch.randint(2400, (3000,), generator=generator)] + 0.2 * torch.randn(3000, 24)
+    similar, index = nearest_patches(lambda rows: features[rows], 3000, patches, 3)
+    expected, wanted = nearest_patches(lambda rows: features[rows], 3000, patches, 3, exact=True)
+    assert (index[:, 0] == wanted[:, 0]).float().mean() > 0.985
+    assert (similar <= expected + 1e-5).all()
+    torch.testing.assert_close(
+        similar, torch.cosine_similarity(features[:, None], patches[index], dim=2), atol=1e-4, rtol=0
+    )
+
+
 def test_k_beyond_the_sources() -> None:
     with pytest.raises(AffordanceError, match=r"k=4 neighbours of 3 patches: choose 1 to 3, or add more sources"):
         nearest_patches(lambda rows: torch.zeros(2, 3)[rows], 2, torch.eye(3), 4)
