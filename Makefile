@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-fast test-numpy1 test-ros lint bench clean
+.PHONY: demo test test-fast test-numpy1 test-ros lint bench fuzz soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m feature_gs_ros.demo $(DEMO)
@@ -20,6 +20,14 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Damaged files of every format through every reader: two minutes, longer by FUZZ="--seconds 3600 --seed 7".
+fuzz: $(VENV)/.dev-installed
+	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# Ten thousand frames, kills and a full disk; SOAK="--frames 1000 --kills 10" is shorter.
+soak: $(VENV)/.dev-installed
+	$(BIN)/python -m tests.soak $(SOAK)
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ MAX_BYTES = 1 << 32  # of one array
 _DAMAGED = (
     ValueError, TypeError, EOFError, SyntaxError, LookupError, AttributeError, OverflowError, RecursionError,
     MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
+    tokenize.TokenError,
 )  # fmt: skip
 FEATURES, RECTANGLE = "features", "rectangle"  # names of the arrays in .npz and .safetensors
 
