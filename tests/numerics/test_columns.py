@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import kernel
-from feature_gs_ros.numerics.simd.math import difference_of_products, float_parts, log_from_one, square_root
+from feature_gs_ros.numerics.simd.math import float_parts, log_from_one, square_root
 from feature_gs_ros.numerics.simd.transpose import (
     count_bits,
     load_numbers,
@@ -109,20 +108,3 @@ def test_roots_logarithms_and_parts(values: Floats) -> None:
     np.testing.assert_allclose(logs, np.log(values.astype(np.float64)), rtol=5e-7, atol=1e-12)
     np.testing.assert_array_equal(mantissas * 2.0**exponents, values)
     assert ((mantissas >= 1) & (mantissas < 2)).all()
-
-
-@kernel
-def _difference(a, b, c, d, results):
-    store(results, 0, difference_of_products(load(a, 0), load(b, 0), load(c, 0), load(d, 0)))
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 10**6), st.floats(0, 1e-3))
-def test_products_that_cancel(seed: int, apart: float) -> None:
-    rng = np.random.default_rng(seed)
-    a, b = rng.normal(size=(2, SIZE)).astype(np.float32)
-    c, d = (a * (1 + apart)).astype(np.float32), (b * rng.normal(1, apart, SIZE)).astype(np.float32)
-    results = np.zeros(SIZE, np.float32)
-    _difference(a, b, c, d, results)
-    exact = [float(x) * float(y) - float(z) * float(w) for x, y, z, w in zip(a, b, c, d, strict=True)]
-    assert results == pytest.approx(np.array(exact), rel=1e-7, abs=1e-37)

@@ -12,7 +12,6 @@ from feature_gs_ros.numerics.runtime import inline
 from feature_gs_ros.numerics.simd.types import FLOATS, INTS, SIZE, VECTOR, intrinsic
 
 ONE, TWO, LOG_2 = np.float32(1), np.float32(2), np.float32(math.log(2))
-DOUBLES = ir.VectorType(ir.DoubleType(), SIZE)
 MANTISSA_BITS, MANTISSA, BIAS = 23, (1 << 23) - 1, 127  # of a float32
 
 
@@ -26,17 +25,6 @@ def square_root(_typing, vector):
         return builder.call(root, args)
 
     return VECTOR(vector), lower
-
-
-@intrinsic
-def difference_of_products(_typing, a, b, c, d):
-    """a b − c d, as if rounded once: float64 holds products of float32 exactly."""
-
-    def lower(_context, builder, _signature, args):
-        a, b, c, d = (builder.fpext(arg, DOUBLES) for arg in args)
-        return builder.fptrunc(builder.fsub(builder.fmul(a, b), builder.fmul(c, d)), FLOATS)
-
-    return VECTOR(a, b, c, d), lower
 
 
 @intrinsic

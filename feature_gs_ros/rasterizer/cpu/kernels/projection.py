@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.numerics.simd.math import difference_of_products, log_from_one, square_root
+from feature_gs_ros.numerics.simd.math import log_from_one, square_root
 from feature_gs_ros.numerics.simd.transpose import (
     count_bits,
     load_numbers,
@@ -74,9 +74,8 @@ def project(start, stop, blocks, means, quats, scales, opacities, pose, intrinsi
             continue
         z = maximum(z, NEAR_PLANE)
         quat = load_quadruples(quats, first)
-        mean_x, mean_y, xx, xy, yy = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens)
-        # In float64: the products cancel for thin, slanted Gaussians.
-        determinant = minimum(difference_of_products(xx, yy, xy, xy), LARGEST)
+        mean_x, mean_y, xx, xy, yy, determinant = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens)
+        determinant = minimum(determinant, LARGEST)
         # alpha >= 1/255 ends at this Mahalanobis distance; a hair wider, so that only the alpha test decides.
         extent = square_root(TWO * log_from_one(maximum(opacity * np.float32(255), ONE))) * np.float32(1.0001)
         radius_x = extent * square_root(xx) + np.float32(1e-3)
@@ -136,7 +135,7 @@ def lens_of(intrinsics):
 
 @inline
 def splats_of(x, y, z, quats, scales, pose, lens):
-    """2D means and covariances xx, xy, yy of Gaussians that lie at x, y, z in the camera's frame."""
+    """2D means, covariances xx, xy, yy and determinants of Gaussians that lie at x, y, z in the camera's frame."""
     fx, fy, cx, cy, (left, right, top, bottom) = lens
     inverse_z = ONE / z
     tan_x, tan_y = x * inverse_z, y * inverse_z
@@ -156,7 +155,11 @@ def splats_of(x, y, z, quats, scales, pose, lens):
     u0, v0 = (a0 * r00 + a1 * r10 + a2 * r20) * s0, (b0 * r00 + b1 * r10 + b2 * r20) * s0
     u1, v1 = (a0 * r01 + a1 * r11 + a2 * r21) * s1, (b0 * r01 + b1 * r11 + b2 * r21) * s1
     u2, v2 = (a0 * r02 + a1 * r12 + a2 * r22) * s2, (b0 * r02 + b1 * r12 + b2 * r22) * s2
-    xx = u0 * u0 + u1 * u1 + u2 * u2 + EPS2D
-    xy = u0 * v0 + u1 * v1 + u2 * v2
-    yy = v0 * v0 + v1 * v1 + v2 * v2 + EPS2D
-    return fx * tan_x + cx, fy * tan_y + cy, xx, xy, yy
+    uu = u0 * u0 + u1 * u1 + u2 * u2
+    uv = u0 * v0 + u1 * v1 + u2 * v2
+    vv = v0 * v0 + v1 * v1 + v2 * v2
+    # xx·yy − xy² cancels for needles: of a covariance of condition 1e7 float32 leaves no digit. By Lagrange's identity
+    # u·u v·v − (u·v)² = |u × v|², and every term is positive.
+    n0, n1, n2 = u1 * v2 - u2 * v1, u2 * v0 - u0 * v2, u0 * v1 - u1 * v0
+    determinant = n0 * n0 + n1 * n1 + n2 * n2 + EPS2D * (uu + vv + EPS2D)
+    return fx * tan_x + cx, fy * tan_y + cy, uu + EPS2D, uv, vv + EPS2D, determinant
