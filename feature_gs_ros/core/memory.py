@@ -13,7 +13,7 @@ CGROUP = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self")
 # How allocators of torch, OpenCV, LLVM and C++ say that there is no memory left, where it isn't a MemoryError.
 _REFUSALS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "insufficient memory", "bad_alloc")
-SHARE = 0.8  # of the free memory that work may take unless told otherwise
+FREE_FRACTION = 0.8  # of the free memory that work may take unless told otherwise
 KEPT = 512 << 20  # bytes that a program of ours keeps of what it has freed
 MAX_KEPT_ARRAY_BYTES = 32 << 20  # bytes of one array; more than that glibc doesn't keep
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -108,8 +108,8 @@ def _inactive_files(cgroup: Path) -> int:
     return 0
 
 
-def check_budget(needed: int, budget: int | None, work: str, mend: str, already_allocated: int = 0) -> None:
-    """Refuse work over its budget (bytes; None: `SHARE` of what is free).
+def check_budget(needed: int, budget: int | None, work: str, remedy: str, already_allocated: int = 0) -> None:
+    """Refuse work over its budget (bytes; None: `FREE_FRACTION` of what is free).
 
     Args:
         already_allocated: bytes of the need that this process has taken already: they are no more free.
@@ -122,9 +122,9 @@ def check_budget(needed: int, budget: int | None, work: str, mend: str, already_
         free = available_bytes()
         if free is None:
             return
-        limit = int((free + already_allocated) * SHARE)
+        limit = int((free + already_allocated) * FREE_FRACTION)
     if needed > limit:
-        raise BudgetError(f"{work} needs {gigabytes(needed)}, the limit is {gigabytes(limit)}: {mend}")
+        raise BudgetError(f"{work} needs {gigabytes(needed)}, the limit is {gigabytes(limit)}: {remedy}")
 
 
 def gigabytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""antimatter15's .splat: 32 bytes a Gaussian and nothing else, so only the size can tell a damaged file."""
+"""antimatter15's .splat: 32 bytes per Gaussian and nothing else, so only the size can tell a damaged file."""
 
 from __future__ import annotations
 

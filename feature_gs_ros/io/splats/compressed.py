@@ -1,4 +1,4 @@
-"""PlayCanvas' compressed PLY (SuperSplat): 16 bytes a Gaussian, quantised within the bounds of chunks of 256."""
+"""PlayCanvas' compressed PLY (SuperSplat): 16 bytes per Gaussian, quantised within the bounds of chunks of 256."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 3DGS PLY: one row a Gaussian with log scales, an opacity logit, a quaternion wxyz, channel-major SH."""
+"""The 3DGS PLY: one row per Gaussian with log scales, an opacity logit, a quaternion wxyz, channel-major SH."""
 
 from __future__ import annotations
 

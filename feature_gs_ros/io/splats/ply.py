@@ -32,7 +32,7 @@ _TYPES = {
 
 _LIST = "list"
 
-Rows = NDArray[np.void]  # [rows] one record a row, packed, in the file's byte order
+Rows = NDArray[np.void]  # [rows] one record per row, packed, in the file's byte order
 
 
 @dataclass(frozen=True)

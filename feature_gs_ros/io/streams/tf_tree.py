@@ -104,7 +104,7 @@ class _Edge:
         self._parents: list[str] = []  # names, by the indices below
         self._parent_indices = array("H")
         self._stamps = array("q")
-        self._values = array("d")  # 7 a sample: xyz, quat_wxyz
+        self._values = array("d")  # 7 per sample: xyz, quat_wxyz
         self._sorted: tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float64]] | None = None
 
     def add(self, parent: str, stamp_ns: int, xyz: NDArray[np.float64], quat_wxyz: NDArray[np.float64]) -> None:
@@ -131,8 +131,8 @@ class _Edge:
         if stamps[before] == stamp_ns or parents[before + 1] != parents[before]:
             return rigid_pose(here[:3], here[3:])
         after = values[before + 1]
-        share = (stamp_ns - int(stamps[before])) / (int(stamps[before + 1]) - int(stamps[before]))
-        return rigid_pose((1 - share) * here[:3] + share * after[:3], slerp(here[3:], after[3:], share))
+        fraction = (stamp_ns - int(stamps[before])) / (int(stamps[before + 1]) - int(stamps[before]))
+        return rigid_pose((1 - fraction) * here[:3] + fraction * after[:3], slerp(here[3:], after[3:], fraction))
 
     def _samples(self) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float64]]:
         """Stamps [S] ascending and unique, parents [S], values [S, 7]."""
