@@ -57,7 +57,8 @@ def load_markers(path: str | Path) -> MarkerSet:
         size = entry.over(content).number("size", least=0)
         if size == 0:
             raise AlignmentError(f"'size' of {entry.source} is 0, expected metres", code="alignment.value")
-        pose = {name: entry.get(name) for name in ("rotation_wxyz", "translation", "scale") if name in entry}
+        keys = ("rotation_xyzw", "rotation_wxyz", "translation", "scale")
+        pose = {name: entry.get(name) for name in keys if name in entry}
         corners[int(key)] = sim3_from_mapping(pose, f"marker {key} of {path}").apply(marker_corners(size))
     return MarkerSet(content.text("dictionary", "DICT_4X4_50"), corners)
 

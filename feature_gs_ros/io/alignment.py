@@ -14,14 +14,14 @@ from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.structured import Table, read_structured
 
 MIN_SCALE, MAX_SCALE = 1e-9, 1e9  # of a file or parameters: what is beyond can't be meant
-_KEYS = ("scale", "rotation_wxyz", "translation")
+_KEYS = ("scale", "rotation_xyzw", "rotation_wxyz", "translation")
 
 
 def load_alignment(path: str | Path) -> Sim3:
     """Read ``splat_from_map`` from a YAML file, or a nerfstudio ``dataparser_transforms.json``.
 
-    The YAML holds ``splat_from_map: {scale, rotation_wxyz, translation}``; nerfstudio's file holds
-    ``transform`` [3, 4] and ``scale`` with ``x_splat = scale · (transform · x)``.
+    The YAML holds ``splat_from_map: {scale, rotation_xyzw, translation}``, or ``rotation_wxyz`` in place of the second.
+    Nerfstudio's file holds ``transform`` [3, 4] and ``scale`` with ``x_splat = scale · (transform · x)``.
 
     Raises:
         AlignmentError: the file is missing or says something else.
@@ -33,7 +33,7 @@ def load_alignment(path: str | Path) -> Sim3:
     if isinstance(content, Mapping) and "splat_from_map" in content:
         return sim3_from_mapping(content["splat_from_map"], str(path))
     raise AlignmentError(
-        f"'{path}' holds no alignment; expected splat_from_map: {{scale, rotation_wxyz, translation}} "
+        f"'{path}' holds no alignment; expected splat_from_map: {{scale, rotation_xyzw, translation}} "
         "or nerfstudio's dataparser_transforms.json"
     )
 
@@ -49,7 +49,7 @@ def save_alignment(splat_from_map: Sim3, path: str | Path, comment: str = "", **
         AlignmentError: the file can't be written.
     """
     content = {"splat_from_map": sim3_as_mapping(splat_from_map), **extra}
-    lines = ["x_splat = scale * R(rotation_wxyz) @ x_map + translation", *comment.splitlines()]
+    lines = ["x_splat = scale * R(rotation_xyzw) @ x_map + translation", *comment.splitlines()]
     text = "".join(f"# {line}\n" for line in lines)
     try:
         with atomic_path(path) as temporary:
@@ -59,16 +59,16 @@ def save_alignment(splat_from_map: Sim3, path: str | Path, comment: str = "", **
 
 
 def sim3_as_mapping(transform: Sim3) -> dict[str, object]:
-    """``{scale, rotation_wxyz, translation}``, as files hold it."""
+    """``{scale, rotation_xyzw, translation}``, as files hold it: quaternions in ROS's order."""
     return {
         "scale": float(transform.scale),
-        "rotation_wxyz": [float(value) for value in transform.quat_wxyz],
+        "rotation_xyzw": [float(value) for value in np.roll(transform.quat_wxyz, -1)],
         "translation": [float(value) for value in transform.translation],
     }
 
 
 def sim3_from_mapping(values: object, source: str) -> Sim3:
-    """``{scale, rotation_wxyz, translation}`` as a Sim3; the scale is 1 by default.
+    """``{scale, rotation_xyzw, translation}``, or ``rotation_wxyz`` in its place, as a Sim3; the scale is 1 by default.
 
     Raises:
         AlignmentError: a value is missing, not a number, or out of range, or a key is unknown.
@@ -76,12 +76,16 @@ def sim3_from_mapping(values: object, source: str) -> Sim3:
     named = f"splat_from_map in '{source}'"
     table = Table(values, named, AlignmentError).only(_KEYS)
     scale = table.number("scale", 1.0)
-    quat = np.array(table.numbers("rotation_wxyz", 4))
+    key = "rotation_wxyz" if "rotation_wxyz" in table else "rotation_xyzw"
+    if key == "rotation_wxyz" and "rotation_xyzw" in table:
+        raise AlignmentError(f"{named} gives rotation_xyzw and rotation_wxyz; leave one of them out")
+    quat = np.roll(table.numbers(key, 4), 0 if key == "rotation_wxyz" else 1)  # w first
     translation = np.array(table.numbers("translation", 3))
     _check_scale(scale, named)
     norm = float(np.linalg.norm(quat))
     if abs(norm - 1) > 1e-2:
-        raise AlignmentError(f"rotation_wxyz in '{source}' has length {norm:.4g}, expected 1; the order is w x y z")
+        order = " ".join(key.removeprefix("rotation_"))
+        raise AlignmentError(f"{key} in '{source}' has length {norm:.4g}, expected 1; the order is {order}")
     return Sim3(scale, quat / norm, translation)
 
 

@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 JUMP_NS = 1_000_000_000  # a stamp that is earlier by more is a recording that began again
+TOO_SOON = "sooner than keyframe.min_interval"
+STILL = "camera moved less than keyframe.translation and keyframe.rotation"
+NOT_A_KEYFRAME = (TOO_SOON, STILL)  # reasons to leave a frame out that are as wished
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class KeyframeLimits:
     """A frame is taken when the camera moved or turned enough, or stood still for long."""
 
     translation: float  # m
-    rotation: float  # degrees
+    rotation: float  # rad
     min_interval: float  # s
     max_interval: float  # s; 0: a still camera gives nothing new
 
@@ -39,14 +42,14 @@ class KeyframeGate:
             return None
         elapsed = (stamp_ns - last_stamp) * 1e-9
         if elapsed < limits.min_interval:
-            return "sooner than keyframe.min_interval"
+            return TOO_SOON
         if 0 < limits.max_interval <= elapsed:
             return None
         motion = camera_from_map @ np.linalg.inv(last_pose)
-        angle = np.degrees(np.arccos(np.clip((np.trace(motion[:3, :3]) - 1) / 2, -1, 1)))
+        angle = np.arccos(np.clip((np.trace(motion[:3, :3]) - 1) / 2, -1, 1))
         if np.linalg.norm(motion[:3, 3]) >= limits.translation or angle >= limits.rotation:
             return None
-        return "camera moved less than keyframe.translation and keyframe.rotation"
+        return STILL
 
     def take(self, stamp_ns: int, camera_from_map: NDArray[np.float64]) -> None:
         """Remember a frame that was taken."""

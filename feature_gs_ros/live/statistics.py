@@ -23,7 +23,7 @@ class Report:
     refused: int
     rate_seen: float  # Hz
     rate_used: float  # Hz
-    latency: float  # s, 95th percentile; NaN before the first frame
+    latency: float  # s, 95th percentile of the last frames used; NaN before the first
 
 
 class Statistics:

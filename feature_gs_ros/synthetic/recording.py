@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import StreamError
+from feature_gs_ros.io.alignment import save_alignment
 from feature_gs_ros.io.splats.registry import save_ply
 from feature_gs_ros.synthetic.bag import BagWriter
 from feature_gs_ros.synthetic.camera_path import (
@@ -114,13 +115,7 @@ def _write_map(folder: Path, scene: Scene, truth: LabelledMap) -> None:
     save_ply(truth.gaussians, folder / "map.ply")
     labels = {"object_labels": truth.object_labels.astype(np.int32), "part_labels": truth.part_labels.astype(np.int32)}
     (folder / "ground_truth.safetensors").write_bytes(save(labels))
-    alignment = {
-        "scale": float(SPLAT_FROM_MAP.scale),
-        "rotation_wxyz": [float(value) for value in SPLAT_FROM_MAP.quat_wxyz],
-        "translation": [float(value) for value in SPLAT_FROM_MAP.translation],
-    }
-    comment = "# x_splat = scale * R(rotation_wxyz) @ x_map + translation; map: metres, z up\n"
-    _write_yaml(folder / "alignment.yaml", {"splat_from_map": alignment}, comment)
+    save_alignment(SPLAT_FROM_MAP, folder / "alignment.yaml", "map: metres, z up")
     _write_yaml(folder / "labels.yaml", scene.labels, "# pixel values of masks/*.png\n")
     _write_yaml(folder / "parts.yaml", scene.parts, "# pixel values of parts/*.png\n")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from feature_gs_ros.core.errors import AlignmentError
 from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation, rotation_from_quat_wxyz
-from feature_gs_ros.io.alignment import load_alignment, sim3_from_mapping
+from feature_gs_ros.io.alignment import load_alignment, save_alignment, sim3_from_mapping
 
 coordinates = st.floats(-100, 100)
 vectors = st.tuples(coordinates, coordinates, coordinates).map(np.array)
@@ -117,6 +118,20 @@ def test_the_yaml_file(tmp_path: Path) -> None:
     assert splat_from_map.apply([1.0, 2.0, 3.0]) == pytest.approx([-1.0, -4.0 + 1e-5, 9.0])
 
 
+def test_quaternions_come_in_either_order_by_name_and_go_in_that_of_ros(tmp_path: Path) -> None:
+    turn = Sim3(1.0, np.array([0.5, 0.5, -0.5, 0.5]), np.array([1.0, 2.0, 3.0]))
+    for name, values in (("rotation_wxyz", [0.5, 0.5, -0.5, 0.5]), ("rotation_xyzw", [0.5, -0.5, 0.5, 0.5])):
+        read = sim3_from_mapping({name: values, "translation": [1, 2, 3]}, "it")
+        np.testing.assert_allclose(read.quat_wxyz, turn.quat_wxyz)
+    both = {"rotation_wxyz": [1, 0, 0, 0], "rotation_xyzw": [0, 0, 0, 1], "translation": [0, 0, 0]}
+    with pytest.raises(AlignmentError, match="leave one of them out"):
+        sim3_from_mapping(both, "it")
+    save_alignment(turn, tmp_path / "alignment.yaml")
+    content = yaml.safe_load((tmp_path / "alignment.yaml").read_text())
+    assert content["splat_from_map"]["rotation_xyzw"] == [0.5, -0.5, 0.5, 0.5]
+    np.testing.assert_allclose(load_alignment(tmp_path / "alignment.yaml").quat_wxyz, turn.quat_wxyz)
+
+
 def test_nerfstudios_file(tmp_path: Path) -> None:
     # nerfstudio multiplies the transformed point by the scale, its translation included.
     file = tmp_path / "dataparser_transforms.json"
@@ -144,7 +159,7 @@ GOOD = "scale: 1, rotation_wxyz: [1, 0, 0, 0], translation: [0, 0, 0]"
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,1,0]], "scale": 1e-12}', "scale .* is 1e-12"),
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,1,NaN]], "scale": 1}', "holds nan"),
         ("a.json", '{"transform": [[1,0,0,0],[0,1,0,0],[0,0,-1,0]], "scale": 1}', "a.json.*mirrored"),
-        ("a.yaml", "splat_from_map: {scale: 1}", "rotation_wxyz"),
+        ("a.yaml", "splat_from_map: {scale: 1}", "rotation_xyzw"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scale: -1"), "expected a positive number"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scale: 1e-10"), "scale .* is 1e-10, .* 1e-09 to"),
         (
@@ -155,7 +170,7 @@ GOOD = "scale: 1, rotation_wxyz: [1, 0, 0, 0], translation: [0, 0, 0]"
         (
             "a.yaml",
             f"splat_from_map: {{{GOOD}}}".replace("scale: 1", "scael: 3.7, 2: x"),
-            "holds scael, 2; it takes scale, rotation_wxyz, translation",
+            "holds scael, 2; it takes scale, rotation_xyzw, rotation_wxyz, translation",
         ),
         ("a.yaml", f"splat_from_map: {{{GOOD},\n scale: 2}}", "key 'scale' is there twice, the second time in line 2"),
         ("a.yaml", f"splat_from_map: {{{GOOD}}}\nsplat_from_map: {{{GOOD}}}", "key 'splat_from_map' is there twice"),

@@ -24,7 +24,7 @@ from feature_gs_ros.live.statistics import MAX_REASONS, Statistics
 from feature_gs_ros.rasterizer.reference import dense_u
 from feature_gs_ros.ros.runtime.sender import Sender
 
-LIMITS = KeyframeLimits(translation=0.1, rotation=5.0, min_interval=0.5, max_interval=10.0)
+LIMITS = KeyframeLimits(translation=0.1, rotation=np.radians(5.0), min_interval=0.5, max_interval=10.0)
 SECOND = 1_000_000_000
 
 

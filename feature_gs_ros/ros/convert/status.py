@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from feature_gs_ros.io.messages.feature_grid import fill_extractor
+from feature_gs_ros.live.health import Health, Sample
 from feature_gs_ros.msg import Count, Status
 from feature_gs_ros.ros.convert.answers import header_message
 from feature_gs_ros.ros.nodes.session import Session
-
-ENOUGH_FRAMES = 5  # after which a map without a single seen Gaussian means that the frames don't agree
-SEES_NOTHING = 1e-4  # coverage
 
 
 def status_message(session: Session, stamp: Any) -> Any:
@@ -30,17 +29,21 @@ def status_message(session: Session, stamp: Any) -> Any:
     return message
 
 
-def diagnostics_message(status: Any, name: str) -> Any:
-    """The same for a diagnostic aggregator: a warning where frames come but none can be used."""
+def diagnostics_message(status: Any, name: str, health: Health) -> Any:
+    """The same for a diagnostic aggregator, with the last period's level: see `Health.judge`."""
     skipped = {count.reason: count.count for count in status.frames_skipped}
-    level, text = DiagnosticStatus.OK, f"{status.views} views, {status.coverage:.0%} of the map seen"
-    if status.frames_seen and not status.frames_used:
-        most = max(skipped, key=lambda reason: skipped[reason], default="they are still waiting")
-        level, text = DiagnosticStatus.WARN, f"no frame was used so far: {most}"
-    elif status.frames_used >= ENOUGH_FRAMES and status.coverage < SEES_NOTHING:
-        level = DiagnosticStatus.ERROR
-        text = "the cameras see nothing of the map: check map_frame, alignment and the images' frame_id"
-    entry = DiagnosticStatus(level=level, name=name, hardware_id="none", message=text)
+    level, text = health.judge(
+        Sample(
+            time.monotonic(),
+            status.frames_seen,
+            status.frames_used,
+            skipped,
+            status.latency,
+            status.views,
+            status.coverage,
+        )
+    )
+    entry = DiagnosticStatus(level=bytes([level]), name=name, hardware_id="none", message=text)
     values = {
         "frames seen": status.frames_seen,
         "frames used": status.frames_used,

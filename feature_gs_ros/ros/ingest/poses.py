@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,34 @@ from rclpy.time import Time
 from tf2_ros import Buffer, TransformException, TransformListener
 
 from feature_gs_ros.core.errors import NoTransformError
-from feature_gs_ros.io.messages.transform import matrix_from_transform
+from feature_gs_ros.io.messages.transform import matrix_from_transform, stamp_ns
+from feature_gs_ros.live.tf_times import TfTimes
 
 Matrix = NDArray[np.float64]  # [4, 4]
+GAP = "transform.gap"  # the code of a pose that would be interpolated across a silence
+
+
+class TimedBuffer(Buffer):
+    """tf2's buffer, which also notes when each transform came, as tf2 doesn't tell between which it interpolates."""
+
+    def __init__(self, times: TfTimes, on_static_change: Callable[[str], None]) -> None:
+        super().__init__()
+        self._times, self._on_static_change = times, on_static_change
+
+    def set_transform(self, transform: Any, authority: str) -> None:
+        """A transform that moves."""
+        parent, child = _frames(transform)
+        self._times.add(parent, child, stamp_ns(transform.header.stamp))
+        super().set_transform(transform, authority)
+
+    def set_transform_static(self, transform: Any, authority: str) -> None:
+        """A transform that doesn't."""
+        parent, child = _frames(transform)
+        place, turn = transform.transform.translation, transform.transform.rotation
+        values = np.array([place.x, place.y, place.z, turn.x, turn.y, turn.z, turn.w])
+        if self._times.add_static(parent, child, values):
+            self._on_static_change(child)
+        super().set_transform_static(transform, authority)
 
 
 class Poses:
@@ -23,16 +49,27 @@ class Poses:
 
     def __init__(self, node: Any, map_frame: str) -> None:
         self.map_frame = map_frame
-        self._buffer = Buffer()
+        self._log = node.get_logger()
+        self._times = TfTimes()
+        self._buffer = TimedBuffer(self._times, self._static_changed)
         self._listener = TransformListener(self._buffer, node)
 
-    def camera_from_map(self, frame: str, stamp_ns: int) -> Matrix:
+    def camera_from_map(self, frame: str, stamp_ns: int, max_gap: float) -> Matrix:
         """Pose [4, 4] of a camera, by its optical frame, at a stamp; interpolated, never extrapolated.
 
+        Args:
+            frame: of the camera.
+            stamp_ns: of the image.
+            max_gap: s of silence that is interpolated across; see `TfTimes.gap`.
+
         Raises:
-            NoTransformError: not known yet, or never.
+            NoTransformError: not known yet, or never; with the code `GAP`: never.
         """
-        return self.lookup(frame, self.map_frame, stamp_ns)
+        pose = self.lookup(frame, self.map_frame, stamp_ns)
+        silent = self._times.gap(frame.lstrip("/"), self.map_frame.lstrip("/"), stamp_ns, max_gap)
+        if silent is not None:
+            raise NoTransformError(f"tf of '{silent}' was silent for longer than tf_max_gap", code=GAP)
+        return pose
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> Matrix:
         """``target_from_source`` [4, 4] at a stamp; 0 is the newest that both have.
@@ -49,6 +86,17 @@ class Poses:
     def clear(self) -> None:
         """Forget what moved: after a time jump. Static transforms stay."""
         self._buffer.clear()
+        self._times.clear()
 
     def close(self) -> None:
         self._listener.unregister()
+
+    def _static_changed(self, child: str) -> None:
+        self._log.warning(
+            f"the static transform of '{child}' changed while running; views from before keep the poses that they had"
+        )
+
+
+def _frames(transform: Any) -> tuple[str, str]:
+    """Parent and child of a TransformStamped, as tf2 knows them."""
+    return transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")

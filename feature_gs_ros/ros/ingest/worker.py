@@ -23,7 +23,7 @@ from feature_gs_ros.live.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.live.live_field import BATCH, LiveField
 from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.ros.ingest.camera_input import Arrival, CameraInput, LastFrame
-from feature_gs_ros.ros.ingest.poses import Matrix, Poses
+from feature_gs_ros.ros.ingest.poses import GAP, Matrix, Poses
 
 RETRY = 0.01  # s between looks at frames that wait for tf
 JUMPED = "time jumped back"
@@ -34,6 +34,7 @@ class IngestionLimits:
     """The parameters that may change while the node runs."""
 
     tf_timeout: float  # s
+    tf_max_gap: float  # s
     mask_tolerance: float  # s
     keyframes: KeyframeLimits
 
@@ -65,7 +66,7 @@ class IngestionWorker:
         self.changed = threading.Condition()
         self.cameras: list[CameraInput] = []  # filled before `start`
         self._field, self._poses, self._statistics = field, poses, statistics
-        self._limits, self._now, self._log = limits, now, log
+        self.limits, self._now, self._log = limits, now, log
         self._gates: dict[str, KeyframeGate] = {}
         self._epoch = 0  # how often time jumped back; guarded by `changed`
         self._waiting_for_flush: list[int] = []  # stamps, ns
@@ -144,7 +145,7 @@ class IngestionWorker:
 
     def _next(self) -> ReadyFrame | None:
         """The first frame that has all it needs; those that waited too long or can't be used are counted on the way."""
-        limits = self._limits()
+        limits = self.limits()
         with self.changed:
             for camera in sorted(self.cameras, key=_waiting_since):
                 while camera.pending:
@@ -168,15 +169,17 @@ class IngestionWorker:
         """The frame with camera, pose and mask, or what is missing yet.
 
         Raises:
-            CameraError, ImageError: it will never be complete.
+            CameraError, ImageError, NoTransformError: it will never be complete.
         """
         frame_id = arrival.message.header.frame_id
         model = camera.camera_for(arrival.message)
         if model is None:
             return f"no camera_info on '{camera.settings.camera_info}'"
         try:
-            pose = self._poses.camera_from_map(frame_id, arrival.stamp)
-        except NoTransformError:
+            pose = self._poses.camera_from_map(frame_id, arrival.stamp, limits.tf_max_gap)
+        except NoTransformError as error:
+            if error.code == GAP:
+                raise
             return f"no tf from '{self._poses.map_frame}' to '{frame_id}'"
         mask = None
         if camera.settings.mask_topic:
@@ -194,7 +197,7 @@ class IngestionWorker:
         """
         settings, stamp = ready.source.settings, ready.arrival.stamp
         gate = self._gates[settings.name]
-        refusal = gate.refusal(stamp, ready.camera_from_map, self._limits().keyframes)
+        refusal = gate.refusal(stamp, ready.camera_from_map, self.limits().keyframes)
         if refusal is not None:
             self._statistics.skip(refusal)
             return

@@ -109,4 +109,4 @@ class BagPlayer(Node):
 
 def main() -> None:
     """The program bag_player."""
-    run(BagPlayer, 1)
+    run(BagPlayer)

@@ -28,8 +28,6 @@ from feature_gs_ros.ros.runtime.qos import GRIDS, STATUS
 from feature_gs_ros.ros.runtime.run import run
 from feature_gs_ros.ros.runtime.settings import extractor_options
 
-THREADS = 2
-
 
 class FeatureExtractor(RefusingLifecycleNode):
     """Takes the newest image whenever the extractor is free; what came in between is counted."""
@@ -173,4 +171,4 @@ class FeatureExtractor(RefusingLifecycleNode):
 
 def main() -> None:
     """The program feature_extractor."""
-    run(FeatureExtractor, THREADS)
+    run(FeatureExtractor)

@@ -8,6 +8,7 @@ from typing import Any
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 
+from feature_gs_ros.live.warmup import warm_up
 from feature_gs_ros.ros.convert.status import diagnostics_message, status_message
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import UnavailableError, explain
@@ -23,8 +24,6 @@ from feature_gs_ros.ros.services.edits import Edits
 from feature_gs_ros.ros.services.field import FieldServices
 from feature_gs_ros.ros.services.queries import Queries
 from feature_gs_ros.ros.services.render import RenderService
-
-THREADS = 7  # of callbacks: cameras, tf, a query, an affordance, a picture, a file, a recording
 
 
 class FeatureMap(RefusingLifecycleNode):
@@ -77,6 +76,8 @@ class FeatureMap(RefusingLifecycleNode):
 
     def _configure(self) -> None:
         self._settings = Settings(self)
+        if value(self, "warmup"):
+            self.get_logger().info(f"kernels are ready after {warm_up(self._settings.backend):.1f} s")
         self._topics = Publishers(self)
         self._recordings = BagAction(self, self._active_session)
         self._services_open = [
@@ -169,9 +170,9 @@ class FeatureMap(RefusingLifecycleNode):
         session, publishers = self._session, self._topics
         if session is not None and publishers is not None:
             status = status_message(session, self.get_clock().now().to_msg())
-            publishers.send_status(status, diagnostics_message(status, self.get_fully_qualified_name()))
+            publishers.send_status(status, diagnostics_message(status, self.get_fully_qualified_name(), session.health))
 
 
 def main() -> None:
     """The program feature_map."""
-    run(FeatureMap, THREADS)
+    run(FeatureMap)

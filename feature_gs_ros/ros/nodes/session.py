@@ -14,6 +14,7 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import ParameterError
 from feature_gs_ros.io.atomic import remove_abandoned
 from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.live.health import Health
 from feature_gs_ros.live.live_field import LiveField, LiveMap
 from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.numerics.runtime import set_thread_count
@@ -92,7 +93,7 @@ class Session:
         if learned is not None:
             self.field.resume(learned)
             self.field.load_edits(saved)
-        self.statistics = Statistics()
+        self.statistics, self.health = Statistics(), Health(settings.health)
         self.poses = Poses(node, settings.map_frame)
         self._undo.append(self.poses.close)
         self.worker = IngestionWorker(

@@ -10,9 +10,13 @@ from typing import Any
 from feature_gs_ros.core.errors import FeatureGsError
 from feature_gs_ros.msg import Answer
 
+INTERNAL = "internal"  # the code of what nobody foresaw
+
 
 class UnavailableError(FeatureGsError):
     """This can't be asked now, or not of this version."""
+
+    code = "unavailable"
 
 
 @contextmanager
@@ -21,22 +25,25 @@ def answering(answer: Any, log: Any) -> Iterator[None]:
     try:
         yield
     except UnavailableError as error:
-        answer.state, answer.message = Answer.UNAVAILABLE, str(error)
+        answer.state, answer.code, answer.message = Answer.UNAVAILABLE, error.code, str(error)
     except FeatureGsError as error:
-        answer.state, answer.message = Answer.INVALID, str(error)
+        answer.state, answer.code, answer.message = Answer.INVALID, error.code, str(error)
     except Exception as error:  # an exception that leaves a callback ends the process
-        answer.state, answer.message = Answer.UNAVAILABLE, _unforeseen(error, log)
+        answer.state, answer.code, answer.message = Answer.UNAVAILABLE, INTERNAL, _unforeseen(error, log)
 
 
 @contextmanager
 def reporting(response: Any, log: Any) -> Iterator[None]:
-    """The same for responses of ``success`` and ``message``."""
+    """The same for responses of ``success`` and ``message``, and ``code`` where they are of this package."""
+    code = ""
     try:
         yield
     except FeatureGsError as error:
-        response.success, response.message = False, str(error)
+        response.success, response.message, code = False, str(error), error.code
     except Exception as error:  # as above
-        response.success, response.message = False, _unforeseen(error, log)
+        response.success, response.message, code = False, _unforeseen(error, log), INTERNAL
+    if hasattr(response, "code"):  # std_srvs/Trigger has none
+        response.code = code
 
 
 def explain(error: BaseException, log: Any) -> str:

@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MAX_TURN = 1.0  # rad of keyframe.rotation: degrees, as 0.1 took them, are beyond
+
 Value = bool | int | float | str | list[str] | list[float]
 
 
@@ -22,21 +24,27 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     read_only: bool = True
+    hint: str = ""  # for a value that is out of range
 
 
 MAP = (
     Parameter("map", "", "Path of the pretrained splat map."),
     Parameter("map_frame", "map", "tf frame that poses are taken from and answers are given in."),
     Parameter("alignment", "", "Path of a file with splat_from_map; empty: the three parameters below."),
-    Parameter("splat_from_map.scale", 1.0, "Splat units a metre.", 1e-6, 1e6),
-    Parameter("splat_from_map.rotation_wxyz", [1.0, 0.0, 0.0, 0.0], "Unit quaternion w x y z."),
+    Parameter("splat_from_map.scale", 1.0, "Splat units per metre.", 1e-6, 1e6),
+    Parameter("splat_from_map.rotation_xyzw", [0.0, 0.0, 0.0, 1.0], "Unit quaternion x y z w."),
+    Parameter(
+        "splat_from_map.rotation_wxyz",
+        [1.0, 0.0, 0.0, 0.0],
+        "The same as w x y z, as in 0.1; leave one of the two out.",
+    ),
     Parameter("splat_from_map.translation", [0.0, 0.0, 0.0], "Splat units."),
     Parameter("backend", "auto", "Rasteriser: auto, cpu, cuda, cuda:N, warp-cpu or reference."),
     Parameter("threads", 0, "Threads of the kernels; 0: all cores.", 0, 1024),
     Parameter("memory_budget", 0.0, "GB that the field may take; 0: most of what is free.", 0.0, 1e5),
     Parameter("data_dir", "~/.ros/feature_gs_ros", "Folder below which services read and write files."),
     Parameter("field", "field.safetensors", "File of the learned field, relative to data_dir."),
-    Parameter("affordances", "affordances.safetensors", "File of the marked pictures, relative to data_dir."),
+    Parameter("affordances", "affordances.safetensors", "File of the marked images, relative to data_dir."),
     Parameter("load_on_activate", False, "Go on with the learned field of an earlier run, where there is one."),
     Parameter("save_on_deactivate", False, "Save the learned field when the node is deactivated, stopped or killed."),
 )
@@ -49,11 +57,28 @@ CAMERAS = (
     Parameter(
         "image_reliability", "best_effort", "Of the images' subscriptions: best_effort or reliable (as grids are)."
     ),
-    Parameter("queue_size", 10, "Frames a camera that may wait for tf and for the extractor.", 1, 1000),
+    Parameter("queue_size", 10, "Frames per camera that may wait for tf and for the extractor.", 1, 1000),
     Parameter("tf_timeout", 1.0, "s that a frame waits for tf, camera_info and its mask.", 0.0, 60.0, read_only=False),
+    Parameter(
+        "tf_max_gap",
+        0.2,
+        "s of silence of a moving transform that poses are interpolated across; three of its usual periods where that "
+        "is longer.",
+        0.0,
+        60.0,
+        read_only=False,
+    ),
     Parameter("mask_tolerance", 0.02, "s between an image's stamp and its mask's.", 0.0, 1.0, read_only=False),
     Parameter("keyframe.translation", 0.02, "m that a camera moves before its next frame.", 0.0, 100.0, False),
-    Parameter("keyframe.rotation", 2.0, "Degrees that a camera turns before its next frame.", 0.0, 180.0, False),
+    Parameter(
+        "keyframe.rotation",
+        0.035,
+        "rad that a camera turns before its next frame.",
+        0.0,
+        MAX_TURN,
+        read_only=False,
+        hint="it is in radians since 0.2, in degrees before: multiply by 0.01745, so that 2 degrees become 0.035",
+    ),
     Parameter("keyframe.min_interval", 0.0, "s between a camera's frames at least.", 0.0, 3600.0, False),
     Parameter(
         "keyframe.max_interval", 0.0, "s after which a still camera's frame is taken; 0: never.", 0.0, 3600.0, False
@@ -66,6 +91,12 @@ ANSWERS = (
     Parameter("objects.max_count", 20, "Objects an answer holds at most.", 1, 10000, read_only=False),
     Parameter("publish_map_cloud", True, "Publish the whole map once, on activation and by ~/republish."),
     Parameter("status_rate", 1.0, "Hz of ~/status and /diagnostics.", 0.01, 100.0),
+    Parameter("diagnostics.period", 5.0, "s that /diagnostics judges: the last ones.", 0.1, 3600.0),
+    Parameter(
+        "diagnostics.max_dropped", 0.2, "Fraction of the frames dropped, still camera aside, that warns.", 0.0, 1.0
+    ),
+    Parameter("diagnostics.max_latency", 2.0, "s from stamp to map, 95th percentile, that warns.", 0.0, 3600.0),
+    Parameter("warmup", True, "Compile the kernels on configuration, so that the first frame needn't wait."),
 )
 START = (Parameter("autostart", False, "Configure and activate by itself when the program starts."),)
 FEATURE_MAP = (*START, *MAP, *EXTRACTOR, *CAMERAS, *ANSWERS)

@@ -6,16 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import ParameterUninitializedException
+from rclpy.exceptions import InvalidParameterValueException, ParameterUninitializedException
 
 from feature_gs_ros.core.errors import ParameterError
 from feature_gs_ros.ros.runtime.parameter_table import Parameter
 
 
 def declare(node: Any, parameters: Sequence[Parameter]) -> None:
-    """Declare parameters on a node; one given out of range is refused by rclpy."""
+    """Declare parameters on a node.
+
+    Raises:
+        ParameterError: one is given out of its range.
+        ParameterException: one is given of another type; rclpy says which.
+    """
     for parameter in parameters:
-        node.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
+        try:
+            node.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
+        except InvalidParameterValueException as error:
+            raise ParameterError(f"{error}; {parameter.hint}" if parameter.hint else str(error)) from error
 
 
 def value(node: Any, name: str) -> Any:

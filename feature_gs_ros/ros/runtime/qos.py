@@ -23,6 +23,13 @@ EVENT = QoSProfile(
 # Feature grids are megabytes, of which best effort loses some.
 GRIDS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 STATUS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
+# Requests wait their turn: with the usual depth of ten, of forty at once the last ones are never answered.
+SERVICES = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1000,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
 
 
 def image_qos(reliability: str, depth: int) -> QoSProfile:

@@ -23,9 +23,10 @@ from feature_gs_ros.ros.runtime.parameters import value
 
 SIGNAL_POLL_PERIOD = 0.2  # s after which a signal is noticed
 LAST_CALLBACKS = 2.0  # s that callbacks under way have at the end
+MAX_THREADS = 1024  # more than a node has callback groups
 
 
-def run(make_node: Callable[[], Any], threads: int) -> None:
+def run(make_node: Callable[[], Any]) -> None:
     """Spin a node until SIGINT, SIGTERM or its own end, then `close` it, also where a callback fails.
 
     Exits with 2 where its parameters can't be used, with 1 where a callback, the end or its work failed. Signals don't
@@ -43,7 +44,7 @@ def run(make_node: Callable[[], Any], threads: int) -> None:
         print(f"error: {error}", file=sys.stderr)
         rclpy.shutdown()
         sys.exit(2)
-    executor = MultiThreadedExecutor(num_threads=threads)
+    executor = make_executor()
     done = _succeeds(node, partial(_spin, node, executor, stopping))
     # Each of them, whatever became of the others: what was learned is to be saved, and no thread left.
     shut_down = partial(executor.shutdown, LAST_CALLBACKS)
@@ -51,6 +52,15 @@ def run(make_node: Callable[[], Any], threads: int) -> None:
         done &= _succeeds(node, step)
     if not done or getattr(node, "failed", False):
         sys.exit(1)
+
+
+def make_executor() -> MultiThreadedExecutor:
+    """An executor with a thread for each callback group that is busy, however many a node registers and whenever.
+
+    Its pool starts a thread when a callback is due and all others are busy; of an exclusive group one callback runs at
+    a time. So there come to be no more threads than groups, and none has to wait for another group's callback.
+    """
+    return MultiThreadedExecutor(num_threads=MAX_THREADS)
 
 
 def _spin(node: Any, executor: MultiThreadedExecutor, stopping: threading.Event) -> None:

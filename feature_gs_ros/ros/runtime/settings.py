@@ -17,6 +17,7 @@ from feature_gs_ros.io.alignment import load_alignment, sim3_from_mapping
 from feature_gs_ros.io.data_folder import DataFolder
 from feature_gs_ros.io.formats import format_of
 from feature_gs_ros.io.structured import parse_yaml
+from feature_gs_ros.live.health import HealthLimits
 from feature_gs_ros.live.keyframes import KeyframeLimits
 from feature_gs_ros.live.live_field import edits_beside
 from feature_gs_ros.rasterizer import get_backend
@@ -24,6 +25,7 @@ from feature_gs_ros.ros.ingest.camera_input import CameraSettings
 from feature_gs_ros.ros.ingest.worker import IngestionLimits
 from feature_gs_ros.ros.runtime.parameters import chosen, value
 
+NO_TURN, NO_TURN_WXYZ = [0.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]
 SAVED = "saved"  # in place of an extractor's name: that of the saved field
 
 
@@ -49,6 +51,11 @@ class Settings:
         budget = float(value(node, "memory_budget"))
         self.budget = int(budget * 1e9) if budget > 0 else None
         self.threads = int(value(node, "threads"))
+        self.health = HealthLimits(
+            float(value(node, "diagnostics.period")),
+            float(value(node, "diagnostics.max_dropped")),
+            float(value(node, "diagnostics.max_latency")),
+        )
         self.data = DataFolder(str(value(node, "data_dir")))
         self.field = str(value(node, "field"))
         self.library = self.data(str(value(node, "affordances")))
@@ -95,6 +102,7 @@ def ingestion_limits(node: Any) -> IngestionLimits:
     """The parameters that may change while the node runs, as they are now."""
     return IngestionLimits(
         float(value(node, "tf_timeout")),
+        float(value(node, "tf_max_gap")),
         float(value(node, "mask_tolerance")),
         KeyframeLimits(
             float(value(node, "keyframe.translation")),
@@ -135,10 +143,13 @@ def extractor_of_settings(settings: Settings, field: FeatureField | None) -> Ext
 
 
 def _alignment(node: Any) -> Sim3:
+    xyzw, wxyz = list(value(node, "splat_from_map.rotation_xyzw")), list(value(node, "splat_from_map.rotation_wxyz"))
+    if wxyz != NO_TURN_WXYZ and xyzw != NO_TURN:
+        raise ParameterError("parameters splat_from_map.rotation_xyzw and .rotation_wxyz are both given; leave one out")
     by_parameters = sim3_from_mapping(
         {
             "scale": float(value(node, "splat_from_map.scale")),
-            "rotation_wxyz": list(value(node, "splat_from_map.rotation_wxyz")),
+            **({"rotation_xyzw": xyzw} if wxyz == NO_TURN_WXYZ else {"rotation_wxyz": wxyz}),
             "translation": list(value(node, "splat_from_map.translation")),
         },
         "the parameters",

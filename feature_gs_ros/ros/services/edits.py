@@ -32,7 +32,7 @@ class Edits:
     def _edit(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):
             session, times = self._session(), StepTimes()
-            field = session.field
+            field, response.undo = session.field, _undo_text(session)  # also where nothing comes of it
             if request.operation == Request.UNDO:
                 done, verb = field.edits.undo(), "undid"
             elif request.operation == Request.REDO:
@@ -44,8 +44,7 @@ class Edits:
             with times.step("publish"):
                 self._publishers.forget_answer()  # its Gaussians may be gone, or elsewhere
                 self._publishers.send_map(field, session.settings.map_frame)
-            response.gaussians = len(done.selection.rows)
-            response.undo = field.edits.edits[-1].summary if field.edits.edits else ""
+            response.gaussians, response.undo = len(done.selection.rows), _undo_text(session)
             answer = response.answer
             answer.state, answer.message, answer.timing = Answer.FOUND, f"{verb} {done.summary}", times.messages
             answer.views, answer.coverage = field.views, field.coverage()
@@ -64,6 +63,11 @@ class Edits:
         with times.step("edit"):
             field.edits.push(edit)
         return edit
+
+
+def _undo_text(session: Session) -> str:
+    edits = session.field.edits.edits
+    return edits[-1].summary if edits else ""
 
 
 def _operation(request: Any) -> Operation:

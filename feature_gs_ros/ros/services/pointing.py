@@ -84,7 +84,8 @@ def camera_view(session: Session, shown: ShownMap, request: Any) -> tuple[Camera
             raise CameraError(f"camera '{request.camera}' has no camera_info yet")
         if not source.frame_id or stamp == 0:
             raise NoTransformError(f"camera '{request.camera}' has no image yet, so its pose is not known")
-        camera, pose = current, session.poses.camera_from_map(source.frame_id, stamp)
+        max_gap = session.worker.limits().tf_max_gap
+        camera, pose = current, session.poses.camera_from_map(source.frame_id, stamp, max_gap)
     return camera, session.field.map.view(replace(camera, distortion=None), pose, shown.gaussians)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 
+from feature_gs_ros.ros.runtime.qos import SERVICES
+
 ANSWER_TIMEOUT = 15.0  # s that an answer under way is waited for
 
 Callbacks = Mapping[str, tuple[type, Callable[[Any, Any], Any]]]  # service's name -> its type, who answers
@@ -25,7 +27,7 @@ class ServiceGroup(MutuallyExclusiveCallbackGroup):
         self._changed = threading.Condition()
         self._answering = self._closing = False
         self._services = [
-            node.create_service(kind, f"~/{name}", callback, callback_group=self)
+            node.create_service(kind, f"~/{name}", callback, qos_profile=SERVICES, callback_group=self)
             for name, (kind, callback) in callbacks.items()
         ]
 
