@@ -98,7 +98,7 @@ def question(folder: Path) -> dict[str, float]:
         extractor_options=f"{{{words}}}",
         load_on_activate=True,
         splat_from_map__scale=1.0,
-        splat_from_map__rotation_wxyz=[1.0, 0.0, 0.0, 0.0],
+        splat_from_map__rotation_xyzw=[0.0, 0.0, 0.0, 1.0],
         splat_from_map__translation=[0.0, 0.0, 0.0],
     )
     try:
@@ -139,7 +139,7 @@ def stream(folder: Path, rate: float) -> dict[str, float]:
             queue_size=10,
             status_rate=1.0,
             splat_from_map__scale=1.0,
-            splat_from_map__rotation_wxyz=[1.0, 0.0, 0.0, 0.0],
+            splat_from_map__rotation_xyzw=[0.0, 0.0, 0.0, 1.0],
             splat_from_map__translation=[0.0, 0.0, 0.0],
             publish_map_cloud=False,
         )

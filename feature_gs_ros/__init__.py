@@ -6,7 +6,8 @@
 >>> answer = fgs.Segmenter(gaussians, field).ask(["coffee mug"])[0]  # doctest: +SKIP
 
 The names below are the library's door; they are imported when first used, so that importing the package is quick.
-Everything else may move between releases. The library has no ROS import; only ``feature_gs_ros.ros`` has.
+Everything else may move between releases. The library has no ROS import; only ``feature_gs_ros.ros`` has, and
+`FeatureMapClient`, which asks a running node, comes from there.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from feature_gs_ros.query.masks_3d import State as State
     from feature_gs_ros.query.objects import find_objects as find_objects
     from feature_gs_ros.rasterizer import view as view
+    from feature_gs_ros.ros.client import FeatureMapClient as FeatureMapClient
 
 _HOMES = {
     "Answer": "query.masks_3d",
@@ -69,6 +71,8 @@ _HOMES = {
     "view": "rasterizer",
 }
 
+_ROS_HOMES = {"FeatureMapClient": "ros.client"}  # needs rclpy and the messages, so it isn't in __all__
+
 __all__ = [
     "__version__",
     *_HOMES,
@@ -77,9 +81,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A public name, imported on first use (PEP 562)."""
-    if name not in _HOMES:
+    home = _HOMES.get(name) or _ROS_HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

@@ -21,6 +21,8 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
+from feature_gs_ros.ros.runtime.launch_arguments import truth
+
 SHARE = FindPackageShare("feature_gs_ros")
 SCENE = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros") / "feature_gs_ros" / "scene"
 
@@ -34,6 +36,8 @@ ARGUMENTS = {
     "input": ("compressed", "raw or compressed, as the recording has them."),
     "map_frame": ("map", "tf frame of the recording that answers are given in."),
     "extractor": ("imagenet", "Name of the 2D extractor."),
+    "data_dir": ("", "Folder below which services read and write files; empty: feature_map's default."),
+    "namespace": ("", "Namespace of the nodes; the recording's topics and tf stay as they are."),
     "rate": ("1.0", "Speed: 1 is real time."),
     "loop": ("true", "Begin again at the end: true or false."),
     "rviz": ("false", "Start RViz: true or false."),
@@ -72,19 +76,27 @@ def nodes(given: dict[str, str], scene: Path) -> list[Any]:
     player = {
         "bag": given["bag"] or str(scene / "stream"),
         "rate": float(given["rate"]),
-        "loop": given["loop"] == "true",
+        "loop": truth("loop", given["loop"]),
         "delay": 3.0,
     }
-    passed = {name: given[name] for name in ("image", "camera_info", "input", "map_frame", "extractor")}
+    passed = {
+        name: given[name]
+        for name in ("image", "camera_info", "input", "map_frame", "extractor", "data_dir", "namespace")
+    }
     passed |= {"map": given["map"] or str(scene / "map.ply"), "alignment": alignment, "respawn": "false"}
     launch_file = PathJoinSubstitution([SHARE, "launch", "feature_gs.launch.py"])
     found = [
         IncludeLaunchDescription(PythonLaunchDescriptionSource(launch_file), launch_arguments=passed.items()),
         Node(
-            package="feature_gs_ros", executable="bag_player", name="bag_player", parameters=[player], output="screen"
+            package="feature_gs_ros",
+            executable="bag_player",
+            name="bag_player",
+            namespace=given["namespace"],
+            parameters=[player],
+            output="screen",
         ),
     ]
-    if given["rviz"] == "true":
+    if truth("rviz", given["rviz"]):
         view = PathJoinSubstitution([SHARE, "rviz", "feature_gs.rviz"])
-        found.append(Node(package="rviz2", executable="rviz2", arguments=["-d", view]))
+        found.append(Node(package="rviz2", executable="rviz2", namespace=given["namespace"], arguments=["-d", view]))
     return found

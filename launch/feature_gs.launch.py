@@ -8,10 +8,13 @@ import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch_ros.actions import LifecycleNode
 
-SAVE_PATIENCE = "60"  # s after Ctrl-C in which a large field may be saved
-UNLESS_SAID = {"autostart": True}  # by an argument or the config file
+from feature_gs_ros.ros.runtime.launch_arguments import truth
+
+SAVE_TIME = "60"  # s after Ctrl-C in which a large field may be saved
+DEFAULTS = {"autostart": True}  # where neither an argument nor the config file says otherwise
+TRUTHS = ("load_on_activate", "save_on_deactivate", "use_sim_time", "autostart")  # of PARAMETERS
 GRIDS = "feature_extractor/features"
 
 # Arguments that are parameters of the same name; what is left empty keeps the config file's value, or its default.
@@ -35,10 +38,13 @@ CAMERA = {
     "mask_topic": "Topic of masks of the pixels that don't count, e.g. the robot's own arm.",
 }
 OTHERS = {
-    "remote_teacher": ("false", "Run the extractor in a node of its own, feature_extractor: true or false."),
-    "config": ("", "File with parameters, where they aren't arguments; share/feature_gs_ros/config has all of them."),
+    "remote_extractor": ("false", "Run the extractor in a node of its own, feature_extractor: true or false."),
+    "remote_teacher": ("", "The same by its name in 0.1; empty: remote_extractor counts."),
+    "config": ("", "File with the other parameters; share/feature_gs_ros/config has all of them with their defaults."),
     "namespace": ("", "Namespace of the nodes."),
-    "respawn": ("true", "Start a node again that ended by itself: true or false."),
+    "tf": ("/tf", "Topic of the transforms that move, e.g. tf in a robot's namespace."),
+    "tf_static": ("/tf_static", "Topic of the transforms that don't."),
+    "respawn": ("true", "Restart a node that ended by itself: true or false."),
     "log_level": ("info", "debug, info, warn or error."),
 }
 # What a feature_extractor takes over from feature_map's parameters.
@@ -61,9 +67,11 @@ def start_nodes(context: LaunchContext) -> list[Any]:
     file = config_file(given["config"])
     configured = parameters_in(file, f"{given['namespace']}/feature_map")
     camera = next(iter(configured.get("cameras", [])), "camera")
-    passed = {name: typed(given[name]) for name in PARAMETERS if given[name]}
+    passed: dict[str, Any] = {name: given[name] for name in PARAMETERS if given[name]}
+    passed |= {name: truth(name, given[name]) for name in TRUTHS if given[name]}
     passed |= {f"{camera}.{name}": given[name] for name in CAMERA if given[name]}
-    if given["remote_teacher"] != "true":
+    remote = "remote_teacher" if given["remote_teacher"] else "remote_extractor"
+    if not truth(remote, given[remote]):
         return [node("feature_map", given, [*file, unless_in(configured) | passed])]
     own = parameters_in(file, f"{given['namespace']}/feature_extractor")
     extractor = unless_in(own)
@@ -85,7 +93,7 @@ def config_file(given: str) -> list[str]:
 
 def unless_in(configured: dict[str, Any]) -> dict[str, Any]:
     """Defaults of this file, where the config file doesn't say otherwise."""
-    return {name: value for name, value in UNLESS_SAID.items() if name not in configured}
+    return {name: value for name, value in DEFAULTS.items() if name not in configured}
 
 
 def of_extractor(parameters: dict[str, Any], camera: str) -> dict[str, Any]:
@@ -127,24 +135,23 @@ def flat(parameters: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def node(name: str, given: dict[str, str], parameters: list[Any]) -> Node:
-    """A node that gets time to save, and is started again where it ends by itself."""
+def node(name: str, given: dict[str, str], parameters: list[Any]) -> LifecycleNode:
+    """A node that gets time to save, and is restarted where it ends by itself.
+
+    As a LifecycleNode its transitions are launch events, for OnStateTransition of a launch file that includes this one.
+    """
     logger = ".".join([*given["namespace"].strip("/").split("/"), name]).lstrip(".")
-    return Node(
+    return LifecycleNode(
         package="feature_gs_ros",
         executable=name,
         name=name,
         namespace=given["namespace"],
         parameters=parameters,
+        remappings=[("/tf", given["tf"]), ("/tf_static", given["tf_static"])],
         output="screen",
-        respawn=given["respawn"] == "true",
+        respawn=truth("respawn", given["respawn"]),
         respawn_delay=2.0,
-        sigterm_timeout=SAVE_PATIENCE,
-        sigkill_timeout=SAVE_PATIENCE,
+        sigterm_timeout=SAVE_TIME,
+        sigkill_timeout=SAVE_TIME,
         arguments=["--ros-args", "--log-level", f"{logger}:={given['log_level']}"],
     )
-
-
-def typed(text: str) -> bool | str:
-    """Launch arguments are words; two of them mean a truth value."""
-    return {"true": True, "false": False}.get(text, text)

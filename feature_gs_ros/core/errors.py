@@ -27,6 +27,15 @@ class FeatureGsError(Exception):
             self.code = code
 
 
+def error_of_code(code: str, message: str) -> FeatureGsError:
+    """The error that a code from elsewhere, such as a service's answer, stands for: of the class that it belongs to."""
+    kinds = [FeatureGsError]
+    for kind in kinds:  # grows with the subclasses of what it holds
+        kinds += kind.__subclasses__()
+    fitting = [kind for kind in kinds if f"{code}.".startswith(f"{kind.code}.")]
+    return max(fitting, key=lambda kind: len(kind.code), default=FeatureGsError)(message, code=code or None)
+
+
 class MapError(FeatureGsError):
     """A splat file or its Gaussians can't be used."""
 
@@ -155,6 +164,12 @@ class BusyError(FeatureGsError):
     """Another process is changing the same file."""
 
     code = "busy"
+
+
+class UnavailableError(FeatureGsError):
+    """A node can't be asked this now: it isn't active, isn't there, or doesn't answer."""
+
+    code = "unavailable"
 
 
 class StoppedError(FeatureGsError):

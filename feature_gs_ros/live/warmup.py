@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.feature_grid import Interpolation
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.extractors import make_extractor
@@ -43,9 +43,9 @@ def warm_up(backend: BackendChoice = "auto") -> float:
     view = live.map.view(camera, pose)
     picture = np.full((PIXELS, PIXELS, 3), (200, 30, 30), np.uint8)
     grid = extractor.extract(picture)
-    for k, interpolation in enumerate(("bilinear", "nearest")):
-        of_kind: FeatureGrid = replace(grid, interpolation=interpolation)
-        live.add(view, of_kind, torch.ones(PIXELS, PIXELS) if k else None, str(k))
+    kinds: tuple[Interpolation, ...] = ("bilinear", "nearest")
+    for k, interpolation in enumerate(kinds):
+        live.add(view, replace(grid, interpolation=interpolation), torch.ones(PIXELS, PIXELS) if k else None, str(k))
     live.flush()
     view.render_color()
     view.render_depth()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_gs_ros.core import errors
-from feature_gs_ros.core.errors import FeatureGsError, MapError, UnknownPromptError
+from feature_gs_ros.core.errors import FeatureGsError, MapError, UnknownPromptError, error_of_code
 from feature_gs_ros.core.text import MAX_MESSAGE, MAX_VALUE, printable, shown
 
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FeatureGsError)]
@@ -27,6 +27,15 @@ def test_a_raise_may_give_a_more_specific_code() -> None:
     assert MapError("truncated", code="map.truncated").code == "map.truncated"
     assert MapError("truncated").code == MapError.code == "map"
     assert UnknownPromptError("no word", ("mug",), code="prompt.empty").nearest == ("mug",)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_code_from_elsewhere_is_the_error_of_its_class(kind: type[FeatureGsError]) -> None:
+    for code in (kind.code, f"{kind.code}.some.case"):
+        error = error_of_code(code, "what is wrong")
+        assert (type(error), error.code, str(error)) == (kind, code, "what is wrong")
+    assert type(error_of_code("of.a.later.version", "")) is FeatureGsError
+    assert error_of_code("mapping", "").code == "mapping", "not of the class whose code is map"
 
 
 @pytest.mark.parametrize("kind", CLASSES)

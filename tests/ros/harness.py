@@ -27,6 +27,7 @@ from feature_gs_ros.msg import Status
 from ros.processes import NodeProcess
 from ros.scene import SPLAT_FROM_MAP, transform_of
 
+TIMEOUT = 60.0  # s after which what should have come won't: a machine may be busy with other things
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 EVENT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # as octomap's updaters subscribe
@@ -68,7 +69,7 @@ class Starter:
         return {
             "map": str(self.map_file),
             "splat_from_map.scale": SPLAT_FROM_MAP.scale,
-            "splat_from_map.rotation_wxyz": [float(v) for v in SPLAT_FROM_MAP.quat_wxyz],
+            "splat_from_map.rotation_xyzw": [float(v) for v in np.roll(SPLAT_FROM_MAP.quat_wxyz, -1)],
             "splat_from_map.translation": [float(v) for v in SPLAT_FROM_MAP.translation],
             "extractor": "color",
             "extractor_options": "{cell: 4}",
@@ -99,7 +100,7 @@ class Watch:
         wait_until(lambda: len(self.statuses) > count + 1, what="a status")
         self.before = self.statuses[-1]
 
-    def outcome(self, frames: int, timeout: float = 20.0) -> tuple[int, dict[str, int]]:
+    def outcome(self, frames: int, timeout: float = TIMEOUT) -> tuple[int, dict[str, int]]:
         """Wait until this many frames were seen and each was used or skipped; how many were used, and why not."""
 
         def settled() -> object:
@@ -224,7 +225,7 @@ def wait_for_future(future, timeout: float, name: str = ""):
     return future.result()
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 20.0, what: str = "") -> object:
+def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT, what: str = "") -> object:
     """Wait for something to become true; its value."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:

@@ -28,18 +28,16 @@ class NodeProcess:
     def running(self) -> bool:
         return self.process.poll() is None
 
-    def stop(self, number: int = signal.SIGINT, patience: float = 20.0) -> int:
+    def stop(self, number: int = signal.SIGINT, timeout: float = 60.0) -> int:
         """Send a signal and wait; the exit code."""
         if self.running:
             self.process.send_signal(number)
         try:
-            return self.process.wait(patience)
+            return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise AssertionError(
-                f"the node did not end within {patience} s; its log:\n{self.log.read_text()}"
-            ) from None
+            raise AssertionError(f"the node did not end within {timeout} s; its log:\n{self.log.read_text()}") from None
 
 
 def _yaml(content: object) -> str:

@@ -37,11 +37,13 @@ class Launched:
     """``ros2 launch`` in a process group of its own."""
 
     def __init__(self, log: Path, file: str, **arguments: object):
+        """A file of the package by its name, or any by its whole path."""
         self.log = log
+        package = [] if Path(file).is_absolute() else ["feature_gs_ros"]
         words = [f"{name}:={value}" for name, value in arguments.items()]
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                ["ros2", "launch", "feature_gs_ros", file, *words],
+                ["ros2", "launch", *package, file, *words],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -74,7 +76,7 @@ def launch(tmp_path: Path):
     started: list[Launched] = []
 
     def begin(file: str, **arguments: object) -> Launched:
-        started.append(Launched(tmp_path / f"{file}.log", file, **arguments))
+        started.append(Launched(tmp_path / f"{Path(file).name}.log", file, **arguments))
         return started[-1]
 
     yield begin
@@ -108,8 +110,8 @@ def test_the_launch_file_brings_up_a_node_that_learns_and_starts_it_again(
         namespace="arm",
         image="/image",
         camera_info="/camera_info",
-        save_on_deactivate="true",
-        load_on_activate="true",
+        save_on_deactivate="True",
+        load_on_activate="1",
         log_level="error",
     )
     statuses = robot.collect(Status, "/arm/feature_map/status", 10)
@@ -139,7 +141,7 @@ def test_the_extractor_in_a_node_of_its_own(robot: Robot, launch, map_file, alig
         alignment=alignment,
         extractor="color",
         data_dir=tmp_path / "data",
-        remote_teacher="true",
+        remote_extractor="True",
     )
     statuses = robot.collect(Status, "/feature_map/status", 10)
     wait_until(lambda: statuses and robot.images.get_subscription_count() == 1, 60, "both nodes to be active")
@@ -187,7 +189,7 @@ def test_arguments_count_before_the_config_file_and_it_before_the_defaults(
         namespace="arm",
         map_frame="odom",
         camera_info="/wrist/info",
-        remote_teacher=str(remote).lower(),
+        remote_teacher=str(remote),
     )
     expected = {
         "map": str(map_file),
@@ -244,9 +246,16 @@ def test_the_demo_plays_a_recording_to_the_map(robot: Robot, launch, map_file, a
             if 0 < tick < 39:
                 writer.write_image(tick * 50_000_000, take_picture(gaussians, camera_from_map(tick / 40)))
     launched = launch(
-        "demo.launch.py", bag=tmp_path / "bag", map=map_file, alignment=alignment, extractor="color", loop="true"
+        "demo.launch.py",
+        bag=tmp_path / "bag",
+        map=map_file,
+        alignment=alignment,
+        extractor="color",
+        loop="yes",
+        namespace="arm",
+        data_dir=tmp_path / "data",
     )
-    statuses = robot.collect(Status, "/feature_map/status", 10)
+    statuses = robot.collect(Status, "/arm/feature_map/status", 10)
     wait_until(lambda: statuses and statuses[-1].frames_used >= 10, 60, "10 used frames")
     assert statuses[-1].coverage > 0.5
     _check_rviz(robot)
@@ -268,16 +277,58 @@ def _check_rviz(robot: Robot) -> None:
     displays = [d for d in content["Visualization Manager"]["Displays"] if "Topic" in d]
     assert len(displays) >= 3
     for display in displays:
-        topic = display["Topic"]["Value"]
+        topic = f"/arm/{display['Topic']['Value']}"  # relative, so that RViz in a namespace finds it
         infos = robot.node.get_publishers_info_by_topic(topic)
         assert [info.topic_type for info in infos] == [RVIZ_TYPES[display["Class"]]], topic
         durability = infos[0].qos_profile.durability.name.lower().replace("_", " ")
         assert display["Topic"]["Durability Policy"].lower() == durability, topic
-    clouds = robot.collect(PointCloud2, "/feature_map/map_cloud", LATCHED)
+    clouds = robot.collect(PointCloud2, "/arm/feature_map/map_cloud", LATCHED)
     wait_until(lambda: clouds)
     channels = {display.get("Channel Name") for display in displays} - {None}
     assert channels <= {field.name for field in clouds[0].fields}
     assert content["Visualization Manager"]["Global Options"]["Fixed Frame"] == clouds[0].header.frame_id
+
+
+@pytest.mark.parametrize(
+    ("file", "argument"),
+    [("feature_gs.launch.py", "use_sim_time"), ("demo.launch.py", "loop"), ("demo.launch.py", "rviz")],
+)
+def test_a_truth_value_that_is_none_ends_the_launch(launch, tmp_path, file, argument):
+    launched = launch(file, map=tmp_path, bag=tmp_path, **{argument: "perhaps"})
+    assert launched.process.wait(60) != 0
+    said = launched.log.read_text()
+    assert f"launch argument {argument} is 'perhaps'" in said
+    assert "process started" not in said
+
+
+INCLUDES = """
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription, LogInfo, RegisterEventHandler
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.event_handlers import OnStateTransition
+
+def generate_launch_description():
+    arguments = {arguments!r}
+    return LaunchDescription([
+        RegisterEventHandler(OnStateTransition(goal_state="active", entities=[LogInfo(msg="it is active now")])),
+        IncludeLaunchDescription(PythonLaunchDescriptionSource({file!r}), launch_arguments=arguments.items()),
+    ])
+"""
+
+
+def test_transitions_are_events_for_a_launch_file_that_includes_ours_and_tf_may_be_of_a_namespace(
+    robot: Robot, launch, map_file, tmp_path
+):
+    arguments = {"map": str(map_file), "extractor": "color", "data_dir": str(tmp_path), "namespace": "arm"}
+    arguments |= {"tf": "tf", "tf_static": "tf_static"}
+    file = tmp_path / "robot.launch.py"
+    file.write_text(INCLUDES.format(file=str(SHARE / "launch" / "feature_gs.launch.py"), arguments=arguments))
+    launched = launch(str(file))
+    wait_until(lambda: "it is active now" in launched.log.read_text(), 60, "the event")
+    wait_until(lambda: robot.node.count_subscribers("/arm/tf") == 1, what="tf of the namespace")
+    assert robot.node.count_subscribers("/arm/tf_static") == 1
+    assert robot.node.count_subscribers("/tf") == 0
+    launched.end()
 
 
 @pytest.mark.parametrize("file", ["feature_gs.launch.py", "demo.launch.py"])

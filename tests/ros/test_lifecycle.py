@@ -114,7 +114,8 @@ def test_a_transition_that_the_state_does_not_have_is_refused_and_the_node_lives
         ({"extractor_options": "[1, 2]"}, "expected a mapping"),
         ({"map_frame": ""}, "map_frame is empty"),
         ({"alignment": "/no/such/file"}, "leave one out"),
-        ({"splat_from_map__rotation_wxyz": [2.0, 0.0, 0.0, 0.0]}, "length 2"),
+        ({"splat_from_map__rotation_xyzw": [0.0, 0.0, 0.0, 2.0]}, "length 2"),
+        ({"splat_from_map__rotation_wxyz": [0.0, 1.0, 0.0, 0.0]}, "leave one out"),
         ({"backend": "abacus"}, "choose auto, cpu, cuda"),
         ({"cameras": ["a", "a"]}, "twice"),
         ({"camera__input": "video"}, "choose raw, compressed, grid"),
@@ -136,7 +137,8 @@ def shared_settings(start_once: Starter):
     import rclpy
 
     from feature_gs_ros.core.errors import FeatureGsError
-    from feature_gs_ros.ros.runtime.parameters import FEATURE_MAP, camera_parameters, declare
+    from feature_gs_ros.ros.runtime.parameter_table import FEATURE_MAP, camera_parameters
+    from feature_gs_ros.ros.runtime.parameters import declare
     from feature_gs_ros.ros.runtime.settings import Settings
 
     context = rclpy.Context()
@@ -170,6 +172,12 @@ def test_a_parameter_out_of_range_ends_the_program_with_one_line(start: Starter)
     assert "Traceback" not in node.log.read_text()
 
 
+def test_degrees_where_radians_are_meant_end_the_program_with_the_conversion(start: Starter):
+    node = start.feature_map(keyframe__rotation=2.0)
+    assert node.process.wait(60) == 2
+    assert "2 degrees become 0.035" in node.log.read_text()
+
+
 def test_without_a_camera_the_program_ends_with_one_line(start: Starter):
     node = start.feature_map(cameras=[])
     assert node.process.wait(30) == 2
@@ -185,9 +193,9 @@ def test_files_stay_below_data_dir_and_a_failed_load_keeps_the_field(robot, star
     assert Path(response.message) == start.data / "rooms" / "kitchen.safetensors"
     (start.data / "link").symlink_to(tmp_path)
     library = start.data / "affordances.safetensors"
-    library.write_bytes(b"a library of marked pictures")
+    library.write_bytes(b"a library of marked images")
     assert "of the parameter affordances" in save(robot, "rooms/../affordances.safetensors").message
-    assert library.read_bytes() == b"a library of marked pictures"
+    assert library.read_bytes() == b"a library of marked images"
     for path in ("../out", "/etc/passwd", "a/../../out", "link/out", "rooms"):
         assert not save(robot, path).success, path
     assert not (tmp_path / "out").exists()

@@ -8,10 +8,11 @@ from typing import Any
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 
+from feature_gs_ros.core.errors import UnavailableError
 from feature_gs_ros.live.warmup import warm_up
 from feature_gs_ros.ros.convert.status import diagnostics_message, status_message
 from feature_gs_ros.ros.nodes.session import Session
-from feature_gs_ros.ros.runtime.guard import UnavailableError, explain
+from feature_gs_ros.ros.runtime.guard import explain
 from feature_gs_ros.ros.runtime.lifecycle import RefusingLifecycleNode, transition
 from feature_gs_ros.ros.runtime.parameter_table import FEATURE_MAP, camera_parameters
 from feature_gs_ros.ros.runtime.parameters import declare, value

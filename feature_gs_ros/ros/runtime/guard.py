@@ -7,16 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from feature_gs_ros.core.errors import FeatureGsError
+from feature_gs_ros.core.errors import FeatureGsError, UnavailableError
 from feature_gs_ros.msg import Answer
 
 INTERNAL = "internal"  # the code of what nobody foresaw
-
-
-class UnavailableError(FeatureGsError):
-    """This can't be asked now, or not of this version."""
-
-    code = "unavailable"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.identity.answers import IdentifiedObject
 from feature_gs_ros.io.messages.image import decode_image
 from feature_gs_ros.live.live_field import Snapshot
-from feature_gs_ros.msg import Answer
+from feature_gs_ros.msg import Answer, QueryResult
 from feature_gs_ros.query import masks_3d as segmentation
 from feature_gs_ros.query.clicks import feature_of, picture_example
 from feature_gs_ros.query.objects import find_objects
@@ -26,8 +26,9 @@ from feature_gs_ros.ros.services.answer_messages import AnswerMessages
 from feature_gs_ros.ros.services.pointing import Points, locate, things_at
 from feature_gs_ros.ros.services.sam_clicks import asks_sam, sam_answer
 from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
-from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText
+from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText, QueryTexts
 
+MAX_TEXTS = 100
 MAX_POINTS = 100
 MAX_NEGATIVES = 100
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what rclpy decodes bytes to that are not UTF-8
@@ -41,6 +42,7 @@ class Queries:
         self._node, self._publishers, self._session = node, publishers, session
         callbacks: Callbacks = {
             "query_text": (QueryText, self._query_text),
+            "query_texts": (QueryTexts, self._query_texts),
             "query_points": (QueryPoints, self._query_points),
             "query_example": (QueryExample, self._query_example),
         }
@@ -59,6 +61,27 @@ class Queries:
                 threshold = threshold_of(request.threshold)
                 found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold, snapshot.shown.present)[0]
             self._answer(session, snapshot, found, request.max_objects, times, response)
+        return response
+
+    def _query_texts(self, request: Any, response: Any) -> Any:
+        with answering(response.answer, self._node.get_logger()):
+            session, times = self._session(), StepTimes()
+            if not 1 <= len(request.texts) <= MAX_TEXTS:
+                raise PromptError(f"the request holds {len(request.texts)} texts, expected 1 to {MAX_TEXTS}")
+            texts, negatives = [check_texts([text])[0] for text in request.texts], check_texts(request.negatives)
+            snapshot = _snapshot(session, times)
+            with times.step("similarity"):
+                threshold = threshold_of(request.threshold)
+                found = snapshot.segmenter.ask(texts, negatives, threshold, snapshot.shown.present)
+            for answer in found:
+                result = QueryResult(text=answer.prompt)
+                self._answer(session, snapshot, answer, request.max_objects, StepTimes(), result)
+                response.results.append(result)
+            answer, states = response.answer, {result.answer.state for result in response.results}
+            answer.state = next(s for s in (Answer.FOUND, Answer.NOT_OBSERVED, Answer.NOT_FOUND) if s in states)
+            hits = [result.text for result in response.results if result.answer.state == Answer.FOUND]
+            answer.message = f"{len(hits)} of {len(texts)} prompts found: {', '.join(hits)}"
+            answer.coverage, answer.views, answer.timing = found[0].coverage, snapshot.views, times.messages
         return response
 
     def _query_points(self, request: Any, response: Any) -> Any:

@@ -1,8 +1,7 @@
-"""The service ~/render_view: a picture of the map from any pose."""
+"""The service ~/render_view: an image of the map from any pose."""
 
 from __future__ import annotations
 
-import array
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from geometry_msgs.msg import Transform, Vector3
 from numpy.typing import NDArray
 from rclpy.time import Time
-from sensor_msgs.msg import Image
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import CameraError, NoTransformError, PromptError
@@ -25,20 +23,19 @@ from feature_gs_ros.query.masks_2d import mask_labels, render_similarities, segm
 from feature_gs_ros.query.prompt import TextPrompts
 from feature_gs_ros.rasterizer import View
 from feature_gs_ros.ros.convert.answers import StepTimes, header_message
+from feature_gs_ros.ros.convert.images import Pixels, image_message
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import answering
 from feature_gs_ros.ros.services.queries import check_texts, threshold_of
 from feature_gs_ros.ros.services.service_group import ServiceGroup
 from feature_gs_ros.srv import RenderView
 
-MAX_PIXELS = 1 << 24  # of a picture: 4096 × 4096
+MAX_PIXELS = 1 << 24  # of an image: 4096 × 4096
 COVERED = 0.5  # Σ w of a pixel from which its depth is known
-
-Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 
 class RenderService:
-    """Pictures don't wait for queries: a callback group of their own."""
+    """Images don't wait for queries: a callback group of their own."""
 
     def __init__(self, node: Any, session: Callable[[], Session]) -> None:
         self._node, self._session = node, session
@@ -54,7 +51,7 @@ class RenderService:
             with times.step("view"):
                 view = session.field.map.view(camera, camera_from_map, session.field.shown.gaussians)
             with times.step("render"):
-                encoding, pixels, coverage = _picture(session, view, request)
+                encoding, pixels, coverage = _rendered(session, view, request)
             response.image = image_message(pixels, encoding, header)
             answer = response.answer
             answer.state, answer.coverage, answer.timing = Answer.FOUND, coverage, times.messages
@@ -63,17 +60,8 @@ class RenderService:
         return response
 
 
-def image_message(pixels: Pixels, encoding: str, header: Any) -> Any:
-    """A sensor_msgs/Image of [H, W] or [H, W, C] values."""
-    height, width = pixels.shape[:2]
-    message = Image(header=header, height=height, width=width, encoding=encoding, is_bigendian=0)
-    message.step = pixels.strides[0]
-    message.data = array.array("B", np.ascontiguousarray(pixels).tobytes())
-    return message
-
-
 def _viewpoint(session: Session, request: Any) -> tuple[Camera, NDArray[np.float64], Any]:
-    """Camera, its pose [4, 4] and the picture's header.
+    """Camera, its pose [4, 4] and the image's header.
 
     Raises:
         CameraError, NoTransformError, ParameterError: what isn't given isn't known either.
@@ -82,7 +70,7 @@ def _viewpoint(session: Session, request: Any) -> tuple[Camera, NDArray[np.float
     info = request.camera_info
     if info.width or info.height:
         if int(info.width) * int(info.height) > MAX_PIXELS:
-            raise CameraError(f"a picture of {info.width}×{info.height} pixels is too large, at most {MAX_PIXELS}")
+            raise CameraError(f"an image of {info.width}×{info.height} pixels is too large, at most {MAX_PIXELS}")
         camera = camera_from_info(info, int(info.width), int(info.height))
     elif source is None:
         raise CameraError("neither camera nor camera_info is given")
@@ -118,7 +106,7 @@ def _pose(session: Session, stamped: Any) -> NDArray[np.float64]:
     return camera_from_frame @ session.poses.lookup(frame, map_frame, stamp_ns(stamped.header.stamp))
 
 
-def _picture(session: Session, view: View, request: Any) -> tuple[str, Pixels, float]:
+def _rendered(session: Session, view: View, request: Any) -> tuple[str, Pixels, float]:
     """Encoding, pixels and coverage."""
     if request.content == RenderView.Request.COLOR:
         depth = view.render_depth()
