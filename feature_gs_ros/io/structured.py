@@ -156,6 +156,10 @@ class Table:
     def __contains__(self, key: object) -> bool:
         return key in self._values
 
+    def keys(self) -> tuple[str, ...]:
+        """Its keys, in the file's order."""
+        return tuple(self._values)
+
     def raising(self, error: type[FeatureGsError], source: str | None = None) -> Table:
         """The same table with another error, or another name."""
         return Table(self._values, source or self.source, error)
@@ -175,6 +179,15 @@ class Table:
     def get(self, key: str) -> object:
         """The value as it is, None where the key is missing."""
         return self._values.get(key)
+
+    def boolean(self, key: str, default: bool | None = None) -> bool:
+        """True or false."""
+        if key not in self._values and default is not None:
+            return default
+        value = self._required(key)
+        if not isinstance(value, bool):
+            raise self._expected(key, "true or false")
+        return value
 
     def number(
         self, key: str, default: float | None = None, *, least: float = -math.inf, most: float = math.inf

@@ -35,6 +35,12 @@ class TextPrompts:
             raise PromptError("no prompt given; ask for something, e.g. 'coffee mug'")
         asked = tuple(check_prompt(text) for text in prompts)
         others = tuple(check_prompt(text) for text in negatives)
+        both = sorted(set(asked) & set(others))
+        if both:
+            raise PromptError(
+                f"'{both[0]}' is both asked for and a negative: it can't be found then; leave out one of the two",
+                code="prompt.negative",
+            )
         if rule.other and rule.other not in (*asked, *others):
             others = (*others, rule.other)
         return TextPrompts(asked, others, check_threshold(threshold, rule))

@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import CameraError, ImageError, StreamError
 from feature_gs_ros.io.streams.colmap_model import MODELS, camera_from_colmap, read_images, read_points
-from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.io.streams.registry import Stream, open_stream
+from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 
 CameraRow = tuple[int, str, int, int, Sequence[float]]
 ImageRow = tuple[int, Sequence[float], Sequence[float], int, str]  # id, qw qx qy qz, t, camera, name
@@ -173,7 +174,7 @@ def test_reduced_images_scale_the_camera(tmp_path: Path) -> None:
     write_text(tmp_path / "sparse", [PINHOLE], IMAGES)
     for _, _, _, _, name in IMAGES:
         write_image(tmp_path / "images_2" / name, width=20, height=15)
-    with pytest.raises(StreamError, match=r"no images folder '.*/images'"):
+    with pytest.raises(StreamError, match=r"none of the 2 images.*images"):
         open_stream(tmp_path)
     for images in ("images_2", tmp_path / "images_2"):
         frame = next(open_stream(tmp_path, images=images).frames())
@@ -315,3 +316,70 @@ def test_the_tabletops_points_lie_before_its_cameras(tabletop: Path) -> None:
     for frame in open_stream(tabletop / "colmap").frames():
         depth = (xyz @ frame.camera_from_world[:3, :3].T + frame.camera_from_world[:3, 3])[:, 2]
         assert np.median(depth) > 0
+
+
+def project(folder: Path, kind: str) -> Stream:
+    (write_text if kind == "text" else write_binary)(folder / "sparse/0", [PINHOLE], IMAGES)
+    for key, _, _, _, name in IMAGES:
+        write_image(folder / "images" / name, key)
+    return open_stream(folder)
+
+
+def test_second_lines_that_are_missing_lose_no_image(tmp_path: Path) -> None:
+    stream = project(tmp_path, "text")
+    lines = (tmp_path / "sparse/0/images.txt").read_text().splitlines()
+    images = [line for line in lines if line.strip() and not line.startswith("#")]
+    points = " ".join(["12.5 7.25 -1"] * 4)
+    for text in (images, [images[0], points, images[1]], [images[0], "", images[1], points]):
+        (tmp_path / "sparse/0/images.txt").write_text("\n".join(text) + "\n")
+        assert open_stream(tmp_path).names() == stream.names()
+
+
+def test_a_line_that_is_neither_image_nor_points_is_damage(tmp_path: Path) -> None:
+    project(tmp_path, "text")
+    with (tmp_path / "sparse/0/images.txt").open("a") as file:
+        file.write("1 2 3 4\n")
+    with pytest.raises(StreamError, match="neither an image"):
+        open_stream(tmp_path)
+
+
+def test_the_largest_of_several_models_is_read_and_the_others_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    project(tmp_path, "binary")
+    write_binary(tmp_path / "sparse/1", [PINHOLE], IMAGES[:1])
+    (tmp_path / "sparse/0").rename(tmp_path / "sparse/2")
+    write_text(tmp_path / "sparse/0", [PINHOLE], IMAGES[1:])
+    assert len(open_stream(tmp_path).names()) == 2
+    assert all(f"'{tmp_path / 'sparse' / name}'" in caplog.text for name in "012")
+    assert open_stream(tmp_path / "sparse/1").names() == ["second view"]
+
+
+def test_zeros_beyond_a_models_parameters_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    project(tmp_path, "text")
+    cameras = tmp_path / "sparse/0/cameras.txt"
+    cameras.write_text(cameras.read_text().rstrip() + " 0.0\n")
+    assert next(open_stream(tmp_path).frames()).camera == Camera(40, 30, 50.0, 51.0, 20.5, 14.5)
+    assert "zeros too many" in caplog.text
+    cameras.write_text(cameras.read_text().rstrip() + " 0.5\n")
+    with pytest.raises(StreamError, match="takes 4 parameters, got 6"):
+        open_stream(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["input", "rgb", "."])
+def test_images_in_usual_places(tmp_path: Path, folder: str) -> None:
+    names = project(tmp_path, "text").names()
+    (tmp_path / "images").rename(tmp_path / "moved")
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for file in (tmp_path / "moved").iterdir():
+        file.rename(tmp_path / folder / file.name)
+    assert open_stream(tmp_path).names() == names
+
+
+def test_images_in_an_unusual_place_are_asked_for_and_named(tmp_path: Path) -> None:
+    names = project(tmp_path, "text").names()
+    (tmp_path / "images").rename(tmp_path / "my own")
+    with pytest.raises(StreamError, match="--images"):
+        open_stream(tmp_path)
+    assert open_stream(tmp_path, bag=BagOptions(images=Path("my own"))).names() == names
+    assert open_stream(tmp_path, bag=BagOptions(images=tmp_path / "my own")).names() == names

@@ -14,6 +14,15 @@ RULE = ScoringRule(threshold=0.4, other="other")
 def test_the_rules_negative_comes_last_and_once() -> None:
     assert TextPrompts.of(RULE, [" mug "], ["table"]).texts == ["mug", "table", "other"]
     assert TextPrompts.of(RULE, ["mug"], ["other", "table"]).texts == ["mug", "other", "table"]
+
+
+def test_a_prompt_among_its_own_negatives_is_refused() -> None:
+    with pytest.raises(PromptError, match="'mug' is both") as raised:
+        TextPrompts.of(RULE, ["mug", "cup"], ["table", " mug"])
+    assert raised.value.code == "prompt.negative"
+
+
+def test_the_rules_negative_may_be_asked_for() -> None:
     asked = TextPrompts.of(RULE, ["other"])
     assert (asked.asked, asked.negatives) == (("other",), ())
     assert TextPrompts.of(ScoringRule(threshold=0.4), ["mug"]).texts == ["mug"]

@@ -6,6 +6,7 @@ that are there before anything is read by them.
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,8 @@ MODELS = (
 )
 _SUFFIXES = (".bin", ".txt")  # COLMAP takes the binary file where both exist
 _Record = TypeVar("_Record")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,22 @@ def read_images(model: Path) -> list[ColmapImage]:
         StreamError: the file is missing or damaged.
     """
     return sorted(_read(model, "images", _text_images, _binary_images), key=lambda image: image.path)
+
+
+def count_images(model: Path) -> int:
+    """How many images a model holds; of a binary one by its header.
+
+    Raises:
+        StreamError: the file is missing or damaged.
+    """
+    path = model / "images.bin"
+    if not path.is_file():
+        return len(read_images(model))
+    try:
+        with path.open("rb") as file:
+            return _Binary(file, path).count(73)
+    except OSError as error:
+        raise StreamError(f"can't read '{path}': {error.strerror}") from error
 
 
 def read_points(model: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
@@ -181,9 +200,13 @@ def _text_cameras(lines: Iterable[str]) -> Iterator[tuple[int, Camera]]:
     counts = dict(MODELS)
     for line in _content(lines):
         camera_id, model, width, height, *parameters = line.split()
-        if len(parameters) != counts.get(model, len(parameters)):
-            raise ValueError(f"{model} takes {counts[model]} parameters, got {len(parameters)}")
-        yield int(camera_id), camera_from_colmap(model, int(width), int(height), [float(x) for x in parameters])
+        values = [float(x) for x in parameters]
+        count = counts.get(model, len(values))
+        if len(values) < count or any(values[count:]):
+            raise ValueError(f"{model} takes {count} parameters, got {len(values)}")
+        if len(values) > count:
+            log.warning("camera %s is a %s with %d zeros too many: left out", camera_id, model, len(values) - count)
+        yield int(camera_id), camera_from_colmap(model, int(width), int(height), values[:count])
 
 
 def _binary_cameras(binary: _Binary) -> Iterator[tuple[int, Camera]]:
@@ -196,12 +219,25 @@ def _binary_cameras(binary: _Binary) -> Iterator[tuple[int, Camera]]:
 
 
 def _text_images(lines: Iterable[str]) -> Iterator[ColmapImage]:
-    lines = iter(lines)
+    """An image's line, and a second one with its points in 2D, which may be empty; tools leave it out altogether."""
     for line in _content(lines):
         values = line.split(maxsplit=9)
+        if _holds_points(line, values):
+            continue
+        if len(values) < 10:
+            raise ValueError(f"'{line.strip()[:80]}' is neither an image (ten values) nor its points (in threes)")
         pose = _pose([float(value) for value in values[1:8]])
         yield ColmapImage(values[9].rstrip("\r\n"), int(values[8]), pose)
-        next(lines, None)  # its points in 2D; the line may be empty, but it is there
+
+
+def _holds_points(line: str, start: Sequence[str]) -> bool:
+    """Whether a line holds x, y and a point's id over and over; an image's line has its name as the tenth value."""
+    if len(start) > 9:
+        try:
+            float(start[9].split(maxsplit=1)[0])
+        except ValueError:
+            return False
+    return len(line.split()) % 3 == 0
 
 
 def _binary_images(binary: _Binary) -> Iterator[ColmapImage]:

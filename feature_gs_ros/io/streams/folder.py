@@ -22,8 +22,12 @@ from feature_gs_ros.core.camera import COEFFICIENT_COUNTS, Camera, Distortion
 from feature_gs_ros.core.errors import CameraError, StreamError
 from feature_gs_ros.io.messages.camera_info import MAX_SIDE
 from feature_gs_ros.io.streams.frame_names import unique_names
-from feature_gs_ros.io.streams.posed_images import PosedImage, PosedImageStream
+from feature_gs_ros.io.streams.keys import report_unknown_keys
+from feature_gs_ros.io.streams.posed_images import PosedImage, PosedImageStream, images_folder
 from feature_gs_ros.io.structured import Table, read_structured
+
+
+_FRAME_KEYS = ("image", "name", "width", "height", "fx", "fy", "cx", "cy", "distortion", "camera_from_world")
 
 
 def open_folder(path: str | Path, images: str | Path | None = None) -> PosedImageStream:
@@ -41,12 +45,15 @@ def open_folder(path: str | Path, images: str | Path | None = None) -> PosedImag
     file = path / "cameras.json" if path.is_dir() else path
     content = read_structured(file, StreamError)
     frames = content if isinstance(content, Mapping) else {"frames": content}
-    entries = Table(frames, f"'{file}'", StreamError).tables("frames")
+    whole = Table(frames, f"'{file}'", StreamError)
+    entries = whole.tables("frames")
+    report_unknown_keys([whole], ("frames",), refuse_misspelt=True)
+    report_unknown_keys(entries, _FRAME_KEYS, refuse_misspelt=True)
     listed = [entry.text("image", empty=False) for entry in entries]
     posed = []
     for stem, image, entry in zip(unique_names(listed), listed, entries, strict=True):
         named = entry.raising(StreamError, f"'{image}' in '{file}'")
-        file_path = file.parent / image if images is None else file.parent / images / Path(image).name
+        file_path = file.parent / image if images is None else images_folder(file.parent, images) / Path(image).name
         pose = named.array("camera_from_world", (4, 4))
         posed.append(PosedImage(entry.text("name", stem), file_path, _camera(named.raising(CameraError)), pose))
     return PosedImageStream(str(path), posed)
@@ -55,7 +62,7 @@ def open_folder(path: str | Path, images: str | Path | None = None) -> PosedImag
 def _camera(entry: Table) -> Camera:
     width, height = (entry.whole(key, least=1, most=MAX_SIDE) for key in ("width", "height"))
     fx, fy, cx, cy = (entry.number(key) for key in ("fx", "fy", "cx", "cy"))
-    lens = None if entry.get("distortion") is None else entry.table("distortion")
+    lens = None if entry.get("distortion") is None else entry.table("distortion").only(("model", "coefficients"))
     model = None if lens is None else lens.choice("model", tuple(COEFFICIENT_COUNTS))
     coefficients = () if lens is None else lens.numbers("coefficients")
     try:

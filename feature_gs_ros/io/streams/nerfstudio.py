@@ -1,4 +1,4 @@
-"""A nerfstudio or Blender ``transforms.json`` as a stream.
+"""A nerfstudio, instant-ngp or Blender ``transforms.json`` as a stream.
 
 Its poses are camera → world with y up and z back. nerfstudio writes them after an ``applied_transform`` of
 its own; that is undone here, so that the world is the original (COLMAP's) frame: the one from which
@@ -8,7 +8,7 @@ its own; that is undone here, so that the world is the original (COLMAP's) frame
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,35 @@ from feature_gs_ros.io.files import is_file
 from feature_gs_ros.io.images import image_file_size
 from feature_gs_ros.io.messages.camera_info import MAX_SIDE
 from feature_gs_ros.io.streams.frame_names import unique_names
+from feature_gs_ros.io.streams.keys import report_unknown_keys
 from feature_gs_ros.io.streams.posed_images import PosedImage, PosedImageStream
 from feature_gs_ros.io.structured import Table, read_table
 
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0])
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")  # tried where file_path has none, as Blender's
+# Keys that lead to a camera or pose here; all may stand in the file or in each frame.
+_READ = (
+    "w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov",
+    "camera_model", "is_fisheye", "k1", "k2", "k3", "k4", "p1", "p2",
+    "frames", "file_path", "transform_matrix", "applied_transform", "applied_scale",
+)  # fmt: skip
+# Keys of instant-ngp, nerfstudio, Polycam, Record3D, agi2nerf and Blender's add-ons that change no camera and no pose.
+_UNNEEDED = (
+    "aabb_scale", "scale", "offset", "from_na", "aabb", "render_aabb", "up", "white_transparent", "black_transparent",
+    "fix_premult", "n_extra_learnable_dims", "enable_ray_loading", "enable_depth_loading", "integer_depth_scale",
+    "sharpness", "sharpen", "depth_path", "depth_file_path", "depth_unit_scale_factor", "semantics_path",
+    "semantic_file_path", "normal_file_path", "colmap_im_id", "colmap_id", "ply_file_path", "timestamp", "time",
+    "rotation", "blur_score", "train_filenames", "val_filenames", "test_filenames", "orientation_override",
+    "auto_scale_poses_override", "camera_label", "camera_id", "image_id", "exposure", "light", "id", "near", "far",
+    "frame_count", "trainingpoints",
+)  # fmt: skip
+# Keys of lenses and cameras that have no counterpart here, with the values under which they change nothing.
+_REFUSED = (
+    "ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4", "latlong", "equirectangular", "distortion_params",
+    "k5", "k6", "p3", "p4", "b1", "b2", "skew", "s1", "s2", "s3", "s4", "fisheye_crop_radius",
+)  # fmt: skip
+_NEUTRAL = (None, False, 0, [], "")
+_FISHEYE_FLAG = "is_fisheye"
 _PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 _FISHEYE = "OPENCV_FISHEYE"
 
@@ -47,6 +71,8 @@ def open_nerfstudio(path: str | Path, images: str | Path | None = None) -> Posed
     entries = content.tables("frames")
     paths = [entry.text("file_path", empty=False) for entry in entries]
     original_from_world = _applied_transform(content).inverse()
+    report_unknown_keys([content], (*_READ, *_UNNEEDED, *_REFUSED))
+    report_unknown_keys(entries, (*_READ, *_UNNEEDED, *_REFUSED))
     posed = []
     for name, listed_path, entry in zip(unique_names(paths), paths, entries, strict=True):
         image = _image_file(file.parent, listed_path, images)
@@ -57,7 +83,8 @@ def open_nerfstudio(path: str | Path, images: str | Path | None = None) -> Posed
 
 
 def _image_file(folder: Path, listed_path: str, images: str | Path | None) -> Path:
-    path = folder / listed_path if images is None else folder / images / Path(listed_path).name
+    parts = listed_path.replace("\\", "/")  # of Windows
+    path = folder / parts if images is None else images_folder(folder, images) / PurePosixPath(parts).name
     if is_file(path):
         return path
     return next((found for suffix in _SUFFIXES if is_file(found := Path(f"{path}{suffix}"))), path)
@@ -106,21 +133,42 @@ def _camera(values: Table, image: Path) -> Camera | None:
 
 
 def _focal_length(values: Table, axis: str, size: int) -> float | None:
+    """In pixels; of the keys that say it the first counts, as for instant-ngp and nerfstudio."""
     if f"fl_{axis}" in values:
         return values.number(f"fl_{axis}")
-    if f"camera_angle_{axis}" not in values:
-        return None
-    angle = values.number(f"camera_angle_{axis}")
-    if not 0 < angle < math.pi:
-        raise CameraError(f"camera_angle_{axis} of {values.source} is {angle}, expected radians between 0 and π")
-    return size / (2 * math.tan(angle / 2))
+    for key, unit, half_circle in ((f"camera_angle_{axis}", "radians", math.pi), (f"{axis}_fov", "degrees", 180.0)):
+        if key in values:
+            angle = values.number(key)
+            if not 0 < angle < half_circle:
+                raise CameraError(f"{key} of {values.source} is {angle}, expected {unit} between 0 and {half_circle:g}")
+            return size / (2 * math.tan(math.pi * angle / half_circle / 2))
+    return None
 
 
 def _distortion(values: Table) -> Distortion | None:
+    refused = [key for key in _REFUSED if key in values and values.get(key) not in _NEUTRAL]
+    if refused:
+        raise CameraError(
+            f"{values.source} has {', '.join(refused)}, lenses without a counterpart here: undistort the images first "
+            "(colmap image_undistorter, or the program that calibrated them)",
+            code="camera.lens",
+        )
     k1, k2, k3, k4, p1, p2 = (values.number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
-    model = values.choice("camera_model", (*_PERSPECTIVE, _FISHEYE)) if "camera_model" in values else "OPENCV"
-    if model == _FISHEYE:
+    if _is_fisheye(values):
+        if p1 or p2:
+            raise CameraError(f"{values.source} is a fisheye with p1={p1}, p2={p2}, which that model hasn't")
         return Distortion("equidistant", (k1, k2, k3, k4))
     if k4 != 0:
-        raise CameraError(f"{values.source} has k4={k4} with camera_model {model}: only {_FISHEYE} has four here")
+        raise CameraError(f"{values.source} has k4={k4} without being a fisheye: only {_FISHEYE} has four here")
     return Distortion("plumb_bob", (k1, k2, p1, p2, k3)) if any((k1, k2, k3, p1, p2)) else None
+
+
+def _is_fisheye(values: Table) -> bool:
+    """nerfstudio names the model, instant-ngp sets a flag."""
+    flag = values.boolean(_FISHEYE_FLAG) if _FISHEYE_FLAG in values else None
+    if "camera_model" not in values:
+        return bool(flag)
+    model = values.choice("camera_model", (*_PERSPECTIVE, _FISHEYE))
+    if flag is not None and flag != (model == _FISHEYE) and not (flag and model == "OPENCV"):
+        raise CameraError(f"{values.source} has camera_model {model} and {_FISHEYE_FLAG} {flag}: correct one of them")
+    return model == _FISHEYE or bool(flag)

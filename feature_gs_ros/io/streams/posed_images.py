@@ -17,6 +17,18 @@ from feature_gs_ros.io.images import image_file_size, load_image
 from feature_gs_ros.io.streams.frame_names import check_names, check_not_empty
 
 
+def images_folder(base: Path, images: str | Path) -> Path:
+    """The folder that someone named in place of a stream's own: below the stream, or else from the working directory.
+
+    Raises:
+        StreamError: there is neither.
+    """
+    for folder in (base / images, Path(images)):
+        if folder.is_dir():
+            return folder
+    raise StreamError(f"there is no images folder '{base / images}' nor '{images}'")
+
+
 @dataclass(frozen=True, eq=False)
 class PosedImage:
     """One image as the stream's file lists it."""

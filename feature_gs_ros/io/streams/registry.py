@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Protocol
 
 from feature_gs_ros.core.camera import Frame
 from feature_gs_ros.core.errors import StreamError
-from feature_gs_ros.io.streams.colmap import find_model, open_colmap
+from feature_gs_ros.io.streams.colmap import find_models, open_colmap
 from feature_gs_ros.io.streams.folder import open_folder
 from feature_gs_ros.io.streams.nerfstudio import open_nerfstudio
 from feature_gs_ros.io.streams.rosbag import RosbagStream
@@ -57,6 +57,8 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
         CameraError: intrinsics that can't be used.
     """
     path = Path(path)
+    if bag is not None and bag.images is not None:  # of the command line's options
+        images, bag = images or bag.images, replace(bag, images=None)
     try:
         if not path.exists():
             raise StreamError(f"there is no stream '{path}'")
@@ -98,7 +100,7 @@ def _is_json(path: Path, name: str, key: bytes) -> bool:
 
 _KINDS: dict[str, Callable[[Path], bool]] = {
     "rosbag2": is_bag,
-    "COLMAP": lambda path: find_model(path) is not None,
+    "COLMAP": lambda path: bool(find_models(path)),
     "nerfstudio": lambda path: _is_json(path, "transforms.json", b'"transform_matrix"'),
     "cameras.json": lambda path: _is_json(path, "cameras.json", b'"camera_from_world"'),
 }
