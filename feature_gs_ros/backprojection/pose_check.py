@@ -17,6 +17,8 @@ from feature_gs_ros.io.streams.registry import Stream
 
 LOOKED_AT = 5  # first views after which a stream that misses the map is refused
 SEES_NOTHING = 0.02  # of a view's pixels covered by the map, on average over these
+BRIGHTEST = 99.5  # percentile of an image's values that stands for its highlights
+DARK = 32  # of 255, below which those of the first images say that something is wrong
 UNLIKE = 0.2  # likeness of images to the map below which their poses are doubted
 MORE_LIKE = 0.1  # correlation by which frames must look more like the map without the field's alignment than with it
 
@@ -29,6 +31,7 @@ class PoseSanityCheck:
         self._source = source
         self._shares: list[float] = []  # per view, of the pixels that the map covers
         self._likenesses: list[float] = []
+        self._brightest: list[float] = []  # per image, its highlights, 0 to 255
 
     def check(self, view: rasterizer.View, image: Image | None = None) -> None:
         """Look at one more view, and its image, at an eighth of the size; after the first few none is looked at.
@@ -39,6 +42,8 @@ class PoseSanityCheck:
         if len(self._shares) >= LOOKED_AT:
             return
         self._shares.append(covered(view))
+        if image is not None:
+            self._brightest.append(float(np.percentile(image, BRIGHTEST)))
         like = None if image is None else likeness(view, image)
         if like is not None:
             self._likenesses.append(like)
@@ -61,7 +66,13 @@ class PoseSanityCheck:
 
     @property
     def doubt(self) -> str:
-        """A line for a person where the images look nothing like the map from their poses; else nothing."""
+        """A line for a person where the images are almost black, or look nothing like the map; else nothing."""
+        if self._brightest and max(self._brightest) < DARK:
+            return (
+                f"the first {len(self._brightest)} images of '{self._source}' are almost black: their highlights are "
+                f"{max(self._brightest):.0f} of 255, and networks find little in them. Is it a raw export whose 10 or "
+                "12 bits were stored as 16? Scale the values, or record with more light"
+            )
         if not self._likenesses or np.mean(self._likenesses) >= UNLIKE:
             return ""
         return (

@@ -42,13 +42,16 @@ _OTHERS = {
 _BAND = 256  # rows whose channels are swapped at a time: a second image is never held
 
 
-def load_image(path: str | Path, camera: Camera | None = None) -> Image:
+def load_image(path: str | Path, camera: Camera | None = None, bits: int = 16) -> Image:
     """Pixels [H, W, 3] of an image file, in the order they are stored: an EXIF orientation is not applied.
+
+    Args:
+        bits: of the 16 of a PNG that has as many, how many hold the image; see `bits_in_use`.
 
     Raises:
         ImageError: the file is missing, damaged, or not of the camera's size.
     """
-    return decode_compressed(read_image(path), str(path), camera)
+    return decode_compressed(read_image(path), str(path), camera, bits)
 
 
 def read_image(path: str | Path) -> bytes:
@@ -63,14 +66,38 @@ def read_image(path: str | Path) -> bytes:
         raise ImageError(f"can't read the image '{path}': {_reason(error)}") from error
 
 
-def decode_compressed(data: bytes, source: str, camera: Camera | None = None) -> Image:
+def bits_in_use(brightest: int) -> int:
+    """How many of 16 bits a stream's images use, by their brightest value: sensors give 10, 12 or 14."""
+    return next(bits for bits in (10, 12, 14, 16) if brightest < 1 << bits)
+
+
+def eight_bits(samples: NDArray[np.integer[Any]], bits: int = 16) -> NDArray[np.uint8]:
+    """Values of which ``bits`` are in use, as 8 bits: the largest becomes 255, what is beyond it too."""
+    if bits == 16:
+        return np.asarray(samples // np.uint16(257), dtype=np.uint8)
+    largest = (1 << bits) - 1
+    return np.asarray(np.minimum(samples, largest).astype(np.uint32) * 255 // largest, dtype=np.uint8)
+
+
+def has_16_bits(data: bytes) -> bool:
+    """Whether these are the first bytes of a PNG of 16 bits per channel."""
+    return len(data) > 24 and data.startswith(_PNG) and data[24] == 16
+
+
+def decode_compressed(data: bytes, source: str, camera: Camera | None = None, bits: int = 16) -> Image:
     """Pixels [H, W, 3] RGB of JPEG or PNG; grey becomes RGB, alpha is left out.
 
     Takes the memory of the pixels once, and twice for progressive JPEG.
 
+    Args:
+        bits: of the 16 of a PNG that has as many, how many hold the image; see `bits_in_use`.
+
     Raises:
         ImageError: another format, the bytes end too early, or are not of the camera's size.
     """
+    if bits < 16 and has_16_bits(data):
+        deep = _decoded(data, source, camera, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        return np.ascontiguousarray(eight_bits(deep[:, :, ::-1], bits))
     pixels = _decoded(data, source, camera, cv2.IMREAD_COLOR)
     for start in range(0, len(pixels), _BAND):
         band = pixels[start : start + _BAND]

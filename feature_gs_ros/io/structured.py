@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -156,9 +156,9 @@ class Table:
     def __contains__(self, key: object) -> bool:
         return key in self._values
 
-    def keys(self) -> tuple[str, ...]:
+    def __iter__(self) -> Iterator[str]:
         """Its keys, in the file's order."""
-        return tuple(self._values)
+        return iter(self._values)
 
     def raising(self, error: type[FeatureGsError], source: str | None = None) -> Table:
         """The same table with another error, or another name."""

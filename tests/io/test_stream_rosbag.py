@@ -255,6 +255,26 @@ def test_a_calibration_file_stands_in_for_camera_info(tmp_path: Path) -> None:
         )
 
 
+def test_a_calibration_file_of_another_size_is_refused(tmp_path: Path) -> None:
+    record(tmp_path / "bag")
+    file = tmp_path / "lens.yaml"
+    matrix = {"rows": 3, "cols": 3, "data": [60.0, 0, 31.5, 0, 62.0, 23.5, 0, 0, 1]}
+    file.write_text(yaml.safe_dump({"image_width": 2 * WIDTH, "image_height": 2 * HEIGHT, "camera_matrix": matrix}))
+    with pytest.raises(StreamError, match=f"{2 * WIDTH}×{2 * HEIGHT} pixels, the image has {WIDTH}×{HEIGHT}.* by 2"):
+        open_stream(tmp_path / "bag", bag=BagOptions(camera_info_file=file)).names()
+
+
+def test_transforms_that_contradict_each_other_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Recorder(tmp_path / "bag") as recorder:
+        write_tf(recorder)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        recorder.write("/camera/image_raw", image(picture(0), START), START)
+        stamp = START - STEP - 1_234
+        recorder.write("/tf", tf_message(("map", "base_link", stamp, base_in_map(stamp + STEP))), START)
+    open_stream(tmp_path / "bag")
+    assert "1 transforms of 'base_link' that contradict" in caplog.text
+
+
 def test_camera_info_is_the_last_one_before_the_image(tmp_path: Path) -> None:
     with Recorder(tmp_path / "bag") as recorder:
         write_tf(recorder)

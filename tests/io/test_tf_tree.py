@@ -169,3 +169,18 @@ def test_moving_wins_over_static_and_the_last_static_counts() -> None:
     assert tree.lookup("map", "camera", 0)[0, 3] == 8
     tree.add_moving("map", "camera", 0, np.array([1.0, 0, 0]), STILL)
     assert tree.lookup("map", "camera", 0)[0, 3] == 1
+
+
+def test_transforms_that_contradict_each_other_at_one_stamp_are_counted() -> None:
+    tree = TfTree()
+    identity, turned = np.array([1.0, 0, 0, 0]), np.array([0.8, 0.6, 0, 0])
+    for stamp in range(5):
+        tree.add_moving("map", "base", stamp, np.array([stamp, 0.0, 0.0]), identity)
+        tree.add_moving("map", "twice", stamp, np.zeros(3), identity)
+        tree.add_moving("map", "twice", stamp, np.zeros(3), -identity)  # the same rotation
+    tree.add_moving("map", "base", 2, np.array([9.0, 0.0, 0.0]), identity)
+    tree.add_moving("map", "base", 3, np.array([3.0, 0.0, 0.0]), turned)
+    for xyz in (np.zeros(3), np.zeros(3), np.ones(3)):
+        tree.add_static("base", "camera", xyz, identity)
+    assert tree.conflicts() == {"base": 2, "camera": 1}
+    assert tree.lookup("map", "base", 2)[0, 3] == 2  # the first one counts

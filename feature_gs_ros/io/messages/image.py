@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from feature_gs_ros.core.camera import Camera, Image
 from feature_gs_ros.core.errors import ImageError
 from feature_gs_ros.core.text import shown
-from feature_gs_ros.io.images import check_size, decode_compressed, image_format, image_size
+from feature_gs_ros.io.images import (
+    check_size,
+    decode_compressed,
+    decode_stored,
+    eight_bits,
+    has_16_bits,
+    image_format,
+    image_size,
+)
 
 ImageKind = Literal["colour", "mono"]
 
@@ -41,7 +49,9 @@ class CompressedImage(Protocol):
     data: NDArray[np.uint8]
 
 
-def decode_image(message: RawImage | CompressedImage, source: str, camera: Camera | None = None) -> Image:
+def decode_image(
+    message: RawImage | CompressedImage, source: str, camera: Camera | None = None, bits: int = 16
+) -> Image:
     """The image [H, W, 3], uint8 RGB, in an array of its own.
 
     Greys become RGB, alpha is left out, 16 bits become 8 (65535 → 255), a Bayer pattern is interpolated.
@@ -50,6 +60,7 @@ def decode_image(message: RawImage | CompressedImage, source: str, camera: Camer
         message: raw or compressed.
         source: its topic and stamp, for the error message.
         camera: whose size the image must have.
+        bits: of an encoding of 16 bits, how many hold the image; see `bits_in_use`.
 
     Raises:
         ImageError: an encoding that is no image, damaged bytes, bytes of another format than the message says, or
@@ -59,14 +70,13 @@ def decode_image(message: RawImage | CompressedImage, source: str, camera: Camer
     if isinstance(message, CompressedImage):
         data = _bytes(message)
         _check_format(message, data, source)
-        return decode_compressed(data, source, camera)
+        return decode_compressed(data, source, camera, bits)
     if camera is not None:
         check_size((message.width, message.height), camera, source)
     layout = _LAYOUTS[message.encoding]
     samples = _samples(message, layout, source)
-    if layout.sample_bytes == 2:
-        samples = samples // np.uint16(257)
-    pixels = np.array(samples, dtype=np.uint8, order="C")
+    narrow = eight_bits(samples, bits) if samples.dtype.itemsize == 2 else samples
+    pixels = np.array(narrow, dtype=np.uint8, order="C")
     return pixels if layout.to_rgb is None else np.asarray(cv2.cvtColor(pixels, layout.to_rgb), dtype=np.uint8)
 
 
@@ -88,6 +98,20 @@ def image_kind(message: RawImage | CompressedImage) -> ImageKind:
             code="image.encoding",
         )
     return "mono" if encoding in _LAYOUTS and _LAYOUTS[encoding].to_rgb == cv2.COLOR_GRAY2RGB else "colour"
+
+
+def brightest_of_16_bits(message: RawImage | CompressedImage, source: str) -> int | None:
+    """The largest value of an image of 16 bits, None for one of 8.
+
+    Raises:
+        ImageError: as `decode_image`.
+    """
+    image_kind(message)
+    if isinstance(message, CompressedImage):
+        data = _bytes(message)
+        return int(decode_stored(data, source).max()) if has_16_bits(data) else None
+    layout = _LAYOUTS[message.encoding]
+    return int(_samples(message, layout, source).max()) if layout.sample_bytes == 2 else None
 
 
 def image_dimensions(message: RawImage | CompressedImage, source: str) -> tuple[int, int]:

@@ -26,7 +26,6 @@ from feature_gs_ros.io.streams.keys import report_unknown_keys
 from feature_gs_ros.io.streams.posed_images import PosedImage, PosedImageStream, images_folder
 from feature_gs_ros.io.structured import Table, read_structured
 
-
 _FRAME_KEYS = ("image", "name", "width", "height", "fx", "fy", "cx", "cy", "distortion", "camera_from_world")
 
 

@@ -26,13 +26,14 @@ def report_unknown_keys(tables: Sequence[Table], known: Collection[str], *, refu
     """
     unknown: dict[str, Table] = {}
     for table in tables:
-        unknown |= {key: table for key in table.keys() if key not in known and key not in unknown}
+        unknown |= {key: table for key in table if key not in known and key not in unknown}
     told = []
     for key, table in list(unknown.items())[:_SHOWN]:
         near = difflib.get_close_matches(key, [other for other in known if other not in table], 1, _ALIKE)
         if near and refuse_misspelt:
             raise table.error(
-                f"{table.source} holds {shown(key)}, which is unknown; is '{near[0]}' meant?", code=f"{table.error.code}.key"
+                f"{table.source} holds {shown(key)}, which is unknown; is '{near[0]}' meant?",
+                code=f"{table.error.code}.key",
             )
         told.append(f"{shown(key)}{f' (is {near[0]} meant?)' if near else ''}")
     if told:

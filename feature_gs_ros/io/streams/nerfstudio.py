@@ -21,7 +21,7 @@ from feature_gs_ros.io.images import image_file_size
 from feature_gs_ros.io.messages.camera_info import MAX_SIDE
 from feature_gs_ros.io.streams.frame_names import unique_names
 from feature_gs_ros.io.streams.keys import report_unknown_keys
-from feature_gs_ros.io.streams.posed_images import PosedImage, PosedImageStream
+from feature_gs_ros.io.streams.posed_images import PosedImage, PosedImageStream, images_folder
 from feature_gs_ros.io.structured import Table, read_table
 
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0])
@@ -47,7 +47,7 @@ _REFUSED = (
     "ftheta_p0", "ftheta_p1", "ftheta_p2", "ftheta_p3", "ftheta_p4", "latlong", "equirectangular", "distortion_params",
     "k5", "k6", "p3", "p4", "b1", "b2", "skew", "s1", "s2", "s3", "s4", "fisheye_crop_radius",
 )  # fmt: skip
-_NEUTRAL = (None, False, 0, [], "")
+_NEUTRAL: tuple[object, ...] = (None, False, 0, [], "")
 _FISHEYE_FLAG = "is_fisheye"
 _PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 _FISHEYE = "OPENCV_FISHEYE"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +14,12 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, Frame, check_pose
 from feature_gs_ros.core.errors import CameraError, ImageError, StreamError
-from feature_gs_ros.io.images import image_file_size, load_image
+from feature_gs_ros.io.files import open_regular
+from feature_gs_ros.io.images import decode_stored, has_16_bits, image_file_size, load_image, read_image
+from feature_gs_ros.io.streams.bit_depth import bits_of_stream
 from feature_gs_ros.io.streams.frame_names import check_names, check_not_empty
+
+_LOOKED_AT = 8  # images of 16 bits, for how many of them are in use
 
 
 def images_folder(base: Path, images: str | Path) -> Path:
@@ -63,6 +68,24 @@ class PosedImageStream:
             else:
                 self._frames[image.name] = frame
         check_not_empty(len(self._frames), self.skipped, source)
+        self._use_all_bits()
+
+    def _use_all_bits(self) -> None:
+        """Bring images of 16 bits to full brightness where fewer are in use, by a few of them."""
+        brightest = 0
+        frames = list(self._frames.values())
+        for frame in frames[:: -(-len(frames) // _LOOKED_AT)]:
+            with suppress(ImageError):  # it is reported where it is read
+                with open_regular(frame.source) as file:
+                    deep = has_16_bits(file.read(25))
+                if not deep:
+                    return
+                brightest = max(brightest, int(decode_stored(read_image(frame.source), frame.source).max()))
+        bits = bits_of_stream(brightest, self.source)
+        if bits < 16:
+            for frame in frames:
+                load = partial(load_image, frame.source, frame.camera, bits)
+                self._frames[frame.name] = replace(frame, load_image=load)
 
     def names(self) -> list[str]:
         """Names of all frames, in order."""

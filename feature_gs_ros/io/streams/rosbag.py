@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -13,14 +14,17 @@ import numpy as np
 
 from feature_gs_ros.core.camera import Camera, Frame, check_pose
 from feature_gs_ros.core.errors import CameraError, ImageError, NoTransformError, StreamError
-from feature_gs_ros.io.messages.camera_info import CameraInfo, camera_from_info, load_calibration
-from feature_gs_ros.io.messages.image import decode_image, image_dimensions, image_kind
+from feature_gs_ros.io.messages.camera_info import Calibration, CameraInfo, camera_from_info, load_calibration
+from feature_gs_ros.io.messages.image import brightest_of_16_bits, decode_image, image_dimensions, image_kind
 from feature_gs_ros.io.messages.transform import pose_from_transform, stamp_ns
+from feature_gs_ros.io.streams.bit_depth import bits_of_stream
 from feature_gs_ros.io.streams.frame_names import check_names, check_not_empty
 from feature_gs_ros.io.streams.rosbag_file import TF, Bag
 from feature_gs_ros.io.streams.rosbag_topics import BagOptions, CameraTopic, choose_cameras
 from feature_gs_ros.io.streams.tf_tree import TfTree
 
+log = logging.getLogger(__name__)
+_LOOKED_AT = 8  # images of a topic of 16 bits, for how many of them are in use
 _BAD_TRANSFORM = "transform with NaN, Inf or a zero quaternion in tf"
 
 
@@ -50,6 +54,7 @@ class RosbagStream:
         self._tf = TfTree()
         self._calibrations = {camera.camera_info: _Calibrations() for camera in cameras}
         self._read_tf_and_camera_info()
+        self._bits = {topic: self._bits_in_use(topic) for topic in self._cameras}
         self._names: list[str] | None = None
         self.skipped: Counter[str] = self._new_counter()
 
@@ -125,8 +130,22 @@ class RosbagStream:
             pose = check_pose(self._tf.lookup(frame_id, self.options.map_frame, stamp), f"'{frame_id}' in tf")
         except (CameraError, NoTransformError) as error:
             return None, str(error)
+        load = partial(decode_image, message, source, camera, self._bits[topic.image])
         name = f"{stamp}_{topic.name}" if topic.name else str(stamp)
-        return Frame(name, camera, pose, partial(decode_image, message, source, camera), stamp, topic.image), ""
+        return Frame(name, camera, pose, load, stamp, topic.image), ""
+
+    def _bits_in_use(self, topic: str) -> int:
+        """How many of 16 bits a topic's images use, by the brightest value of a few over the whole recording."""
+        brightest = 0
+        for message in self._bag.spread_messages(topic, _LOOKED_AT):
+            try:
+                here = None if message is None else brightest_of_16_bits(message, topic)
+            except ImageError:
+                continue
+            if here is None and message is not None:
+                return 16
+            brightest = max(brightest, here or 0)
+        return bits_of_stream(brightest, topic)
 
     def _read_tf_and_camera_info(self) -> None:
         tf_topics = self._bag.names(TF)
@@ -150,6 +169,12 @@ class RosbagStream:
                 f"no transform in {' and '.join(tf_topics)} of '{self.source}' can be used, so its images have no "
                 "poses: record both /tf and /tf_static"
             )
+        for child, count in self._tf.conflicts().items():
+            log.warning(
+                "tf of '%s' has %d transforms of '%s' that contradict another one of the same stamp (the first of a "
+                "stamp counts, of /tf_static the last): two nodes publish it; record with one of them",
+                self.source, count, child,
+            )  # fmt: skip
         if self.options.map_frame not in self._tf:
             raise StreamError(
                 f"tf of '{self.source}' has no frame '{self.options.map_frame}'; "
@@ -202,7 +227,15 @@ class _Calibrations:
         index = max(0, bisect_right(self._stamps, stamp) - 1)
         key = index, size, is_rectified
         if key not in self._cameras:
-            self._cameras[key] = camera_from_info(self._infos[index], *size, is_rectified=is_rectified)
+            info = self._infos[index]
+            if isinstance(info, Calibration) and (info.width, info.height) != size:
+                # A driver's camera_info may be of the image before it was reduced; a file may be of another camera.
+                raise CameraError(
+                    f"the calibration file is for {info.width}×{info.height} pixels, the image has "
+                    f"{size[0]}×{size[1]}; if it is this camera's, divide the file's sizes, K and P by "
+                    f"{info.width / size[0]:g}"
+                )
+            self._cameras[key] = camera_from_info(info, *size, is_rectified=is_rectified)
         return self._cameras[key]
 
 

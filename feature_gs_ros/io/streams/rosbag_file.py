@@ -100,6 +100,23 @@ class Bag:
                     break
         return first
 
+    def spread_messages(self, topic: str, count: int) -> Iterator[Any]:
+        """Up to so many messages of a topic, spread over the time of the recording.
+
+        Raises:
+            StreamError: the storage is damaged.
+        """
+        with _reading(self.path), Reader(self.path) as reader:
+            connections = _connections(reader, [topic])
+            start, duration = reader.start_time, reader.end_time - reader.start_time
+            last = None
+            for step in range(count if connections else 0):
+                for connection, stamp, data in reader.messages(connections, start=start + step * duration // count):
+                    if stamp != last:
+                        yield _deserialised(data, connection)
+                    last = stamp
+                    break
+
 
 def is_bag(path: Path) -> bool:
     """Whether a folder or file looks like a rosbag2 recording."""

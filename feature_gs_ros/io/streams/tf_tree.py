@@ -12,6 +12,9 @@ from feature_gs_ros.core.geometry import rigid_inverse, rigid_pose, slerp
 
 Matrix = NDArray[np.float64]  # [4, 4]
 
+SAME_POSITION = 1e-6  # metres, within which two transforms of one stamp are the same one sent twice
+SAME_TURN = 1e-9  # 1 − |q · q'|: 0.005 degrees
+
 
 class TfTree:
     """Every frame has one parent, as in tf2; `/tf` wins over `/tf_static` where both name a child.
@@ -22,12 +25,17 @@ class TfTree:
     def __init__(self) -> None:
         self._static: dict[str, tuple[str, Matrix]] = {}  # child -> parent, parent_from_child
         self._moving: dict[str, _Edge] = {}  # child -> samples
+        self._static_conflicts: dict[str, int] = {}
         self._frames: set[str] = set()
 
     def add_static(self, parent: str, child: str, xyz: NDArray[np.float64], quat_wxyz: NDArray[np.float64]) -> None:
         """A transform that holds at every stamp; the last one of a child counts. xyz [3] metres, quat [4] unit."""
         parent, child = self._note(parent, child)
-        self._static[child] = (parent, rigid_pose(xyz, quat_wxyz))
+        pose = rigid_pose(xyz, quat_wxyz)
+        before_parent, before = self._static.get(child, (parent, pose))
+        if before_parent != parent or np.abs(pose - before).max() > SAME_POSITION:
+            self._static_conflicts[child] = self._static_conflicts.get(child, 0) + 1
+        self._static[child] = (parent, pose)
 
     def add_moving(
         self, parent: str, child: str, stamp_ns: int, xyz: NDArray[np.float64], quat_wxyz: NDArray[np.float64]
@@ -39,6 +47,12 @@ class TfTree:
     def frames(self) -> list[str]:
         """Names of all frames, sorted."""
         return sorted(self._frames)
+
+    def conflicts(self) -> dict[str, int]:
+        """How many transforms contradict another one of the same child and stamp (static: of the same child)."""
+        moving = {child: edge.conflicts() for child, edge in self._moving.items()}
+        every = {child: moving.get(child, 0) + self._static_conflicts.get(child, 0) for child in self._frames}
+        return {child: count for child, count in sorted(every.items()) if count}
 
     def __contains__(self, frame: object) -> bool:
         return isinstance(frame, str) and frame.lstrip("/") in self._frames
@@ -105,6 +119,7 @@ class _Edge:
         self._parent_indices = array("H")
         self._stamps = array("q")
         self._values = array("d")  # 7 per sample: xyz, quat_wxyz
+        self._conflicts = 0  # samples at a stamp that has another transform already, as of the last sorting
         self._sorted: tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float64]] | None = None
 
     def add(self, parent: str, stamp_ns: int, xyz: NDArray[np.float64], quat_wxyz: NDArray[np.float64]) -> None:
@@ -134,6 +149,11 @@ class _Edge:
         fraction = (stamp_ns - int(stamps[before])) / (int(stamps[before + 1]) - int(stamps[before]))
         return rigid_pose((1 - fraction) * here[:3] + fraction * after[:3], slerp(here[3:], after[3:], fraction))
 
+    def conflicts(self) -> int:
+        """How many samples contradict an earlier one of the same stamp."""
+        self._samples()
+        return self._conflicts
+
     def _samples(self) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float64]]:
         """Stamps [S] ascending and unique, parents [S], values [S, 7]."""
         if self._sorted is None:
@@ -141,7 +161,16 @@ class _Edge:
             parents = np.frombuffer(self._parent_indices, dtype=np.uint16)
             values = np.frombuffer(self._values, dtype=np.float64).reshape(-1, 7)
             if (np.diff(stamps) <= 0).any():
-                stamps, first = np.unique(stamps, return_index=True)
-                parents, values = parents[first], values[first]
+                unique, first, index_of = np.unique(stamps, return_index=True, return_inverse=True)
+                differs = (parents != parents[first][index_of]) | _differ(values, values[first][index_of])
+                self._conflicts = int(differs.sum())
+                stamps, parents, values = unique, parents[first], values[first]
             self._sorted = stamps, parents, values
         return self._sorted
+
+
+def _differ(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether poses xyz, quat_wxyz [S, 7] differ by more than rounding in a message, [S]; q and −q are one rotation."""
+    turned = 1 - np.abs((a[:, 3:] * b[:, 3:]).sum(axis=1))
+    far: NDArray[np.bool_] = (np.abs(a[:, :3] - b[:, :3]).max(axis=1) > SAME_POSITION) | (turned > SAME_TURN)
+    return far
