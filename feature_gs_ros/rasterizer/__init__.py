@@ -10,12 +10,11 @@ beside this one and is imported when it is asked for.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, check_pose
@@ -32,6 +31,7 @@ __all__ = [
     "CellOperator",
     "Rendering",
     "View",
+    "compile_ahead",
     "get_backend",
     "view",
 ]
@@ -73,12 +73,24 @@ def get_backend(choice: BackendChoice = "auto") -> Backend:
     return _made(choice) if isinstance(choice, str) else choice
 
 
+def compile_ahead(architecture: int) -> list[Path]:
+    """Compile the kernels of "cuda" for a card that need not be here, into their cache; gives the binaries.
+
+    Args:
+        architecture: compute capability, 87 for 8.7.
+
+    Raises:
+        BackendError: Warp isn't installed, or doesn't compile for it.
+    """
+    found: list[Path] = _cuda_package().compile_ahead(architecture)
+    return found
+
+
 @cache
 def _made(name: str) -> Backend:
     """By name. The package of the cards' backend offers ``usable()`` and ``make_backend(name)``."""
     if name == "auto":
-        cuda = _cuda_package()
-        return _made("cuda" if cuda is not None and cuda.usable() else "cpu")
+        return _made("cuda" if _cuda_package().usable() else "cpu")
     if name == "cpu":
         from feature_gs_ros.rasterizer.cpu import CpuBackend
 
@@ -90,14 +102,10 @@ def _made(name: str) -> Backend:
     card = name.removeprefix("cuda:")
     if name not in ("cuda", "warp-cpu") and not (name != card and card.isascii() and card.isdigit()):
         raise BackendError(f"backend '{name}' is unknown; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}")
-    cuda = _cuda_package()
-    if cuda is None:
-        there = "this machine has an NVIDIA GPU, but" if torch.cuda.is_available() else "torch sees no NVIDIA GPU, and"
-        raise BackendError(f"{there} this version rasterises on the CPU only: use --backend auto or cpu")
-    made: Backend = cuda.make_backend(name)
+    made: Backend = _cuda_package().make_backend(name)
     return made
 
 
-def _cuda_package() -> ModuleType | None:
-    """The package of the cards' backend, where it is installed."""
-    return importlib.import_module(CUDA_PACKAGE) if importlib.util.find_spec(CUDA_PACKAGE) is not None else None
+def _cuda_package() -> ModuleType:
+    """The package of the cards' backend, imported when it is asked for: it looks for torch's cards."""
+    return importlib.import_module(CUDA_PACKAGE)

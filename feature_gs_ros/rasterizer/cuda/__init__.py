@@ -52,8 +52,11 @@ def compile_ahead(architecture: int) -> list[Path]:
         architecture: compute capability, 87 for 8.7.
 
     Raises:
-        BackendError: the installed Warp doesn't compile for it.
+        BackendError: Warp isn't installed, or doesn't compile for it.
     """
+    reason = why_unusable(card=False)
+    if reason is not None:
+        raise BackendError(f"can't compile for sm_{architecture}: {reason}")
     from feature_gs_ros.rasterizer.cuda import compile as ahead
 
     return ahead.compile_ahead(architecture)
