@@ -82,3 +82,13 @@ def small_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scene")
     record(folder, tabletop(), views=8, width=240, height=180, gaussians=15_000, distorted=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def posed_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic tabletop, recorded with enough detail to find cameras by their images; also through a lens."""
+    from feature_gs_ros.synthetic import record, tabletop
+
+    folder = tmp_path_factory.mktemp("posed_scene")
+    record(folder, tabletop(), views=12, width=320, height=240, gaussians=25_000, distorted=True)
+    return folder

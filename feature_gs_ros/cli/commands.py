@@ -65,6 +65,11 @@ COMMANDS: dict[str, Entry] = {
     "edit": Entry(
         "edit", "edit", "Edit the map of a field by words and write it as a PLY; the field's own map stays as it is."
     ),
+    "doctor": Entry(
+        "doctor",
+        "doctor",
+        "Find out what is wrong with a stream: poses, scale, intrinsics, images, time. Exit code 1 if anything is.",
+    ),
     "info": Entry("info", "info", "Say what stands at a path: a splat map or checkpoint, a field, or a stream."),
     "extractors": Entry(
         "extractors",

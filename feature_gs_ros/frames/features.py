@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
@@ -61,6 +63,15 @@ class Matches2D3D:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @cached_property
+    def by_frame(self) -> list[tuple[int, NDArray[np.int64]]]:
+        """Each frame that has matches, with their rows."""
+        return [(int(index), np.flatnonzero(self.frames == index)) for index in np.unique(self.frames)]
+
+    def thinned(self, count: int) -> Matches2D3D:
+        """About so many of them, spread evenly."""
+        return self if len(self) <= count else self.of(np.arange(len(self)) % -(-len(self) // count) == 0)
 
     def of(self, rows: NDArray[np.bool_]) -> Matches2D3D:
         return Matches2D3D(self.frames[rows], self.pixels[rows], self.points[rows])
@@ -139,12 +150,9 @@ def match_features(frame: int, live: Features, known: MapFeatures) -> Matches2D3
     count = len(known.points)
     if len(live.pixels) == 0 or count < 2:
         return Matches2D3D.joined([])
-    similarity = live.descriptors @ known.descriptors.T
-    neighbours = min(NEIGHBOURS, count)
-    nearest = np.argpartition(-similarity, neighbours - 1, axis=1)[:, :neighbours]
-    values = np.take_along_axis(similarity, nearest, axis=1)
-    order = np.argsort(-values, axis=1)
-    nearest, values = np.take_along_axis(nearest, order, axis=1), np.take_along_axis(values, order, axis=1)
+    similarity = torch.from_numpy(live.descriptors) @ torch.from_numpy(known.descriptors).T
+    best = similarity.topk(min(NEIGHBOURS, count), dim=1)
+    values, nearest = best.values.double().numpy(), best.indices.numpy()
     distances = np.sqrt(np.maximum(0, 2 - 2 * values))
     extent = float(np.linalg.norm(np.subtract(*np.quantile(known.points, [0.9, 0.1], axis=0))))
     apart = np.linalg.norm(known.points[nearest] - known.points[nearest[:, :1]], axis=2) > ELSEWHERE * extent

@@ -8,7 +8,7 @@ reprojection error of all, rendering anew where the cameras now are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -126,7 +126,7 @@ def refine_alignment(gaussians: GaussianMap, live: LiveViews, start: Sim3) -> Fo
         matches = live.matches(MapFeatures.pooled(rendered))
         if len(matches) == 0:
             return None
-        candidates = [alignment, *_by_pairs(live, matches)]
+        candidates = [alignment, *similarities_by_pairs(live.frames, solved_poses(live.frames, matches))]
         best = max(candidates, key=lambda candidate: _total(live, candidate, matches))
         before = alignment
         scales = (15.0, 5.0, 2.0) if best is not alignment else (5.0, 2.0)
@@ -144,7 +144,10 @@ def search(gaussians: GaussianMap, live: LiveViews) -> Found | None:
     poses = surrounding_poses(gaussians, camera)
     rendered = MapFeatures.pooled(rendered_features(gaussians, [PosedCamera(camera, pose) for pose in poses]))
     matches = live.matches(rendered)
-    candidates = sorted(_by_pairs(live, matches), key=lambda candidate: -_total(live, candidate, matches))
+    candidates = sorted(
+        similarities_by_pairs(live.frames, solved_poses(live.frames, matches)),
+        key=lambda candidate: -_total(live, candidate, matches),
+    )
     for candidate in candidates[:3]:
         near, _ = fit_alignment(live.frames, matches, candidate, (15.0, 5.0))
         found = refine_alignment(gaussians, live, near)
@@ -181,16 +184,21 @@ def _total(live: LiveViews, alignment: Sim3, matches: Matches2D3D) -> float:
     return float(np.sqrt(_per_view(live, alignment, matches)).sum())
 
 
-def _by_pairs(live: LiveViews, matches: Matches2D3D) -> list[Sim3]:
-    """Similarities that bring two views' solved poses together with the stream's."""
-    solved: dict[int, Array] = {}
-    for index, frame in enumerate(live.frames):
+def solved_poses(frames: Sequence[Frame], matches: Matches2D3D) -> dict[int, Array]:
+    """Each frame's own ``camera_from_splat`` [4, 4], from its matches alone, where there are enough."""
+    solved = {}
+    for index, frame in enumerate(frames):
         found = pose_from_matches(frame.camera, matches.of(matches.frames == index))
         if found is not None:
             solved[index] = found[0]
+    return solved
+
+
+def similarities_by_pairs(frames: Sequence[Frame], solved: Mapping[int, Array]) -> list[Sim3]:
+    """Similarities that bring two frames' solved poses together with those of the stream."""
     candidates = []
     for i, k in combinations(solved, 2):
-        candidate = _similarity_of(live.frames[i], live.frames[k], solved[i], solved[k])
+        candidate = _similarity_of(frames[i], frames[k], solved[i], solved[k])
         if candidate is not None:
             candidates.append(candidate)
     return candidates

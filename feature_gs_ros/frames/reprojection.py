@@ -19,6 +19,7 @@ from feature_gs_ros.frames.umeyama import Array, moved
 
 TOLERANCE = 4.0  # px of an image of MATCHING_SIZE: how far right matches lie off, with poses a little off
 ANNEALING = (40.0, 15.0, 5.0, 2.0)  # px: scales of the robust loss, one after another
+MAX_FITTED = 1500  # matches that a fit uses
 BEHIND = 1e4  # px: residual of a point behind its camera
 MIN_PNP = 7  # inliers of a pose from matches
 
@@ -56,8 +57,8 @@ def project(camera: Camera, points: Array) -> Array:
 def residuals(cameras: Sequence[PosedCamera], matches: Matches2D3D) -> Array:
     """Projected minus seen [M, 2], in pixels of the matched image."""
     off = np.empty((len(matches), 2))
-    for index in np.unique(matches.frames):
-        rows, posed = matches.frames == index, cameras[index]
+    for index, rows in matches.by_frame:
+        posed = cameras[index]
         pose = posed.camera_from_splat
         seen = matches.points[rows] @ pose[:3, :3].T + pose[:3, 3]
         off[rows] = (project(posed.camera, seen) - matches.pixels[rows]) / matching_scale(posed.camera)
@@ -82,6 +83,7 @@ def fit_parameters(
         cameras_of: all frames' cameras by parameters [P].
         start: [P].
     """
+    matches = matches.thinned(MAX_FITTED)
     parameters = np.asarray(start, np.float64)
     covariance = np.eye(len(parameters))
     for scale in scales:
@@ -96,7 +98,7 @@ def fit_parameters(
         parameters = solved.x
         distances = np.linalg.norm(solved.fun.reshape(-1, 2), axis=1)
         near = distances < TOLERANCE
-        variance = float((distances[near] ** 2).mean() / 2) if near.any() else np.inf
+        variance = float((distances[near] ** 2).mean() / 2) if near.any() else TOLERANCE**2
         covariance = np.linalg.pinv(solved.jac.T @ solved.jac) * variance
     return parameters, covariance
 
@@ -118,7 +120,7 @@ def pose_from_matches(camera: Camera, matches: Matches2D3D, tolerance: float = T
     rays = undistorted_pixels(camera, matches.pixels)
     limit = tolerance * matching_scale(camera) / camera.fx
     found, turn, shift, inliers = cv2.solvePnPRansac(
-        matches.points, rays, np.eye(3), None, iterationsCount=1000, reprojectionError=limit, flags=cv2.SOLVEPNP_SQPNP
+        matches.points, rays, np.eye(3), None, iterationsCount=2000, reprojectionError=limit, flags=cv2.SOLVEPNP_P3P
     )
     if not found or inliers is None or len(inliers) < MIN_PNP:
         return None

@@ -30,58 +30,49 @@ def off_by(metres: float, degrees: float, seed: int) -> Sim3:
     return Sim3(1.0, turn, MIDDLE - about.apply(MIDDLE) + metres * direction)
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from feature_gs_ros.synthetic import record, tabletop
-
-    folder = tmp_path_factory.mktemp("scene")
-    record(folder, tabletop(), views=10, width=320, height=240, gaussians=20_000, distorted=True)
-    return folder
-
-
 @pytest.mark.parametrize("stream", ["stream", "stream_distorted"])
-def test_from_ten_centimetres_and_ten_degrees(scene: Path, stream: str) -> None:
-    truth, gaussians = load_alignment(scene / "alignment.yaml"), load_map(scene / "map.ply")
-    frames = list(open_stream(scene / stream).frames())
+def test_from_ten_centimetres_and_ten_degrees(posed_scene: Path, stream: str) -> None:
+    truth, gaussians = load_alignment(posed_scene / "alignment.yaml"), load_map(posed_scene / "map.ply")
+    frames = list(open_stream(posed_scene / stream).frames())
     report = align_images(gaussians, frames, truth @ off_by(0.1, 10.0, seed=1))
     _, degrees, millimetres = errors(report.splat_from_map, truth, MIDDLE)
     assert (degrees < 0.3, millimetres < 3) == (True, True)
     assert report.outliers == ()
 
 
-def test_without_a_start(scene: Path) -> None:
+def test_without_a_start(posed_scene: Path) -> None:
     """The stream in a frame of its own, turned any way and of another unit of length."""
-    truth, gaussians = load_alignment(scene / "alignment.yaml"), load_map(scene / "map.ply")
+    truth, gaussians = load_alignment(posed_scene / "alignment.yaml"), load_map(posed_scene / "map.ply")
     own_from_map = Sim3(
         2.3, quat_wxyz_from_rotation(Rotation.random(random_state=5).as_matrix()), np.array([1.0, -4, 2])
     )
     frames = [
         replace(frame, camera_from_world=own_from_map.camera_from_splat(frame.camera_from_world))
-        for frame in open_stream(scene / "stream").frames()
+        for frame in open_stream(posed_scene / "stream").frames()
     ]
     report = align_images(gaussians, frames)
     _, degrees, millimetres = errors(report.splat_from_map @ own_from_map, truth, MIDDLE)
     assert (degrees < 0.3, millimetres < 3) == (True, True)
 
 
-def test_images_of_something_else_are_refused(scene: Path) -> None:
-    gaussians = load_map(scene / "map.ply")
+def test_images_of_something_else_are_refused(posed_scene: Path) -> None:
+    gaussians = load_map(posed_scene / "map.ply")
     noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3)).astype(np.uint8)
-    frames = [replace(frame, load_image=lambda: noise) for frame in open_stream(scene / "stream").frames()][:4]
+    frames = [replace(frame, load_image=lambda: noise) for frame in open_stream(posed_scene / "stream").frames()][:4]
     with pytest.raises(AlignmentError, match="same scene"):
         align_images(gaussians, frames)
 
 
-def test_the_command_line(scene: Path, tmp_path: Path) -> None:
+def test_the_command_line(posed_scene: Path, tmp_path: Path) -> None:
     """A file and a picture are written from a start that is off."""
     from feature_gs_ros.io.alignment import save_alignment
 
-    truth = load_alignment(scene / "alignment.yaml")
+    truth = load_alignment(posed_scene / "alignment.yaml")
     save_alignment(truth @ off_by(0.05, 5.0, seed=2), tmp_path / "start.yaml")
     out, picture = tmp_path / "a.yaml", tmp_path / "a.png"
     run(
-        "align", "images", scene / "map.ply", scene / "stream", "--start", tmp_path / "start.yaml", "--out", out,
-        "--picture", picture,
+        "align", "images", posed_scene / "map.ply", posed_scene / "stream", "--start", tmp_path / "start.yaml",
+        "--out", out, "--picture", picture,
     )  # fmt: skip
     assert errors(load_alignment(out), truth, MIDDLE)[2] < 3
     assert picture.stat().st_size > 10_000

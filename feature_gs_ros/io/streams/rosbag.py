@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, Frame, check_pose
 from feature_gs_ros.core.errors import CameraError, ImageError, NoTransformError, StreamError
@@ -50,6 +51,7 @@ class RosbagStream:
         self._bag = Bag(path)
         cameras, self.ignored_topics = choose_cameras(self._bag, self.options)
         self._cameras = {camera.image: camera for camera in cameras}
+        self._frame_ids: dict[str, str] = {}  # of the images, by topic
         self._bad_transforms = 0
         self._tf = TfTree()
         self._calibrations = {camera.camera_info: _Calibrations() for camera in cameras}
@@ -80,6 +82,23 @@ class RosbagStream:
             return self._whole_pass()
         check_names(names, self.names(), self.source)
         return self._some(set(names))
+
+    def camera_from_map(self, frame: Frame, stamp_ns: int) -> NDArray[np.float64]:
+        """Where tf has a frame's camera at another stamp [4, 4].
+
+        Raises:
+            NoTransformError: tf has no transform then.
+        """
+        return self._tf.lookup(self._frame_ids[frame.source], self.options.map_frame, stamp_ns)
+
+    def tf_gap(self, frame: Frame) -> float:
+        """Seconds between the tf samples that a frame's pose is interpolated from; 0 where there is one at its stamp.
+
+        Raises:
+            NoTransformError: tf has no transform then.
+        """
+        assert frame.stamp_ns is not None
+        return self._tf.gap(self._frame_ids[frame.source], self.options.map_frame, frame.stamp_ns) * 1e-9
 
     def _whole_pass(self) -> Iterator[Frame]:
         names: list[str] = []
@@ -126,7 +145,7 @@ class RosbagStream:
             return None, "image is damaged"
         try:
             camera = self._calibrations[topic.camera_info].camera(stamp, size, topic.is_rectified)
-            frame_id = message.header.frame_id
+            frame_id = self._frame_ids[topic.image] = message.header.frame_id
             pose = check_pose(self._tf.lookup(frame_id, self.options.map_frame, stamp), f"'{frame_id}' in tf")
         except (CameraError, NoTransformError) as error:
             return None, str(error)

@@ -67,6 +67,25 @@ class TfTree:
             NoTransformError: a frame is unknown, the two aren't connected, or an edge has no samples on both
                 sides of the stamp.
         """
+        above_target, above_source, common = self._chains(target, source, stamp_ns)
+        common_from_target = self._climb(above_target, common, stamp_ns)
+        common_from_source = self._climb(above_source, common, stamp_ns)
+        target_from_source: Matrix = rigid_inverse(common_from_target) @ common_from_source
+        return target_from_source
+
+    def gap(self, target: str, source: str, stamp_ns: int) -> int:
+        """The longest time in ns between two samples that `lookup` interpolates from; 0 where it has one at the stamp.
+
+        Raises:
+            NoTransformError: as `lookup`.
+        """
+        above_target, above_source, common = self._chains(target, source, stamp_ns)
+        children = above_target[: above_target.index(common)] + above_source[: above_source.index(common)]
+        edges = [self._moving[child] for child in children if child in self._moving]
+        return max((edge.gap(stamp_ns) for edge in edges), default=0)
+
+    def _chains(self, target: str, source: str, stamp_ns: int) -> tuple[list[str], list[str], str]:
+        """The ancestors of both frames, and the first that they share."""
         target, source = target.lstrip("/"), source.lstrip("/")
         for frame in (target, source):
             if frame not in self._frames:
@@ -76,10 +95,7 @@ class TfTree:
         common = next((frame for frame in above_source if frame in above_target), None)
         if common is None:
             raise NoTransformError(f"tf doesn't connect '{source}' with '{target}'")
-        common_from_target = self._climb(above_target, common, stamp_ns)
-        common_from_source = self._climb(above_source, common, stamp_ns)
-        target_from_source: Matrix = rigid_inverse(common_from_target) @ common_from_source
-        return target_from_source
+        return above_target, above_source, common
 
     def _note(self, parent: str, child: str) -> tuple[str, str]:
         names = parent.lstrip("/"), child.lstrip("/")
@@ -153,6 +169,14 @@ class _Edge:
         """How many samples contradict an earlier one of the same stamp."""
         self._samples()
         return self._conflicts
+
+    def gap(self, stamp_ns: int) -> int:
+        """Time in ns between the samples around a stamp; 0 at a sample and outside of all."""
+        stamps, _, _ = self._samples()
+        after = int(np.searchsorted(stamps, stamp_ns, side="left"))
+        if after in (0, len(stamps)) or stamps[after] == stamp_ns:
+            return 0
+        return int(stamps[after]) - int(stamps[after - 1])
 
     def _samples(self) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float64]]:
         """Stamps [S] ascending and unique, parents [S], values [S, 7]."""

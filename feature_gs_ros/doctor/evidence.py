@@ -1,0 +1,160 @@
+"""What the doctor looks at: some frames of a stream, all its poses, and where the images show points of the map."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from feature_gs_ros.core.camera import Frame, Image
+from feature_gs_ros.core.errors import ImageError, NoTransformError
+from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.frames.features import (
+    Features,
+    MapFeatures,
+    Matches2D3D,
+    RenderedView,
+    live_features,
+    map_features,
+    match_features,
+    render_view,
+    small_camera,
+)
+from feature_gs_ros.frames.poses import Poses
+from feature_gs_ros.frames.reprojection import PosedCamera, posed_cameras, support
+from feature_gs_ros.frames.umeyama import Array
+from feature_gs_ros.io.streams.registry import Stream
+
+VIEWS = 10  # frames whose images are looked at
+TOLERANCE = 3.0  # px of the matched image, at which a match counts nothing
+
+
+@runtime_checkable
+class Interpolating(Protocol):
+    """A stream that knows poses at any stamp."""
+
+    def camera_from_map(self, frame: Frame, stamp_ns: int) -> Array:
+        """[4, 4]; raises a NoTransformError where it doesn't know."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A stream, looked at once."""
+
+    stream: Stream
+    poses: Poses  # of all frames, in the stream's order
+    all_frames: tuple[Frame, ...]  # without images
+    rows: tuple[int, ...]  # of the frames below among all
+    frames: tuple[Frame, ...]  # looked at
+    images: tuple[Image, ...]  # as taken
+    damaged: tuple[str, ...]  # names of frames whose image can't be decoded
+    splat_from_map: Sim3
+    gaussians: GaussianMap | None = None
+
+    @staticmethod
+    def of(stream: Stream, gaussians: GaussianMap | None, splat_from_map: Sim3, count: int = VIEWS) -> Evidence:
+        """Look at up to ``count`` frames, spread over the stream; poses are read of all.
+
+        Raises:
+            StreamError: the stream is damaged.
+        """
+        listed = [replace(frame, load_image=_no_image) for frame in stream.frames()]
+        chosen = np.unique(np.linspace(0, len(listed) - 1, min(count, len(listed))).round().astype(int))
+        rows, frames, images, damaged = [], [], [], []
+        by_name = {listed[row].name: int(row) for row in chosen}
+        for frame in stream.frames(list(by_name)):
+            try:
+                images.append(frame.image)
+            except ImageError:
+                damaged.append(frame.name)
+                continue
+            rows.append(by_name[frame.name])
+            frames.append(replace(frame, load_image=_no_image))
+        stamps = [frame.stamp_ns for frame in listed]
+        seconds = None if None in stamps or not stamps else np.array([float(stamp or 0) * 1e-9 for stamp in stamps])
+        poses = np.stack([np.linalg.inv(frame.camera_from_world) for frame in listed]).astype(np.float64)
+        return Evidence(
+            stream,
+            Poses(tuple(frame.name for frame in listed), poses, seconds, stream.source),
+            tuple(listed),
+            tuple(rows),
+            tuple(frames),
+            tuple(images),
+            tuple(damaged),
+            splat_from_map,
+            gaussians,
+        )
+
+    @cached_property
+    def cameras(self) -> list[PosedCamera]:
+        """Of the frames looked at, as stream and alignment say."""
+        return posed_cameras(self.frames, self.splat_from_map)
+
+    @cached_property
+    def features(self) -> tuple[Features, ...]:
+        """Of the images looked at."""
+        return tuple(live_features(image) for image in self.images)
+
+    @cached_property
+    def mirrored_features(self) -> tuple[Features, ...]:
+        """Of the images flipped left to right."""
+        return tuple(live_features(np.ascontiguousarray(image[:, ::-1])) for image in self.images)
+
+    @cached_property
+    def rendered(self) -> list[RenderedView]:
+        """The map as the frames should see it."""
+        return [self.render(posed) for posed in self.cameras]
+
+    def render(self, posed: PosedCamera) -> RenderedView:
+        assert self.gaussians is not None
+        return render_view(self.gaussians, small_camera(posed.camera), posed.camera_from_splat)
+
+    def match(self, known: MapFeatures, features: Sequence[Features] | None = None) -> Matches2D3D:
+        """All images' matches with some points."""
+        return Matches2D3D.joined(
+            match_features(index, live, known) for index, live in enumerate(features or self.features)
+        )
+
+    @cached_property
+    def known(self) -> MapFeatures:
+        """Points of the map that `rendered` shows."""
+        return MapFeatures.pooled([map_features(view) for view in self.rendered])
+
+    def moved_in_time(self, seconds: float) -> list[PosedCamera]:
+        """The cameras where the stream has them so much later; without stamps, so many frames later."""
+        return [
+            PosedCamera(frame.camera, self.splat_from_map.camera_from_splat(self._pose_at(row, frame, seconds)))
+            for row, frame in zip(self.rows, self.frames, strict=True)
+        ]
+
+    def _pose_at(self, row: int, frame: Frame, seconds: float) -> Array:
+        if self.poses.stamps is None:
+            return self._between(row + seconds)
+        if isinstance(self.stream, Interpolating) and frame.stamp_ns is not None:
+            with contextlib.suppress(NoTransformError):
+                return self.stream.camera_from_map(frame, frame.stamp_ns + round(seconds * 1e9))
+        world_from_camera, _ = self.poses.at(np.array([self.poses.stamps[row] + seconds]))
+        return np.asarray(np.linalg.inv(world_from_camera[0]))
+
+    def _between(self, place: float) -> Array:
+        """The pose at a fractional index."""
+        numbered = replace(self.poses, stamps=np.arange(len(self.poses), dtype=np.float64))
+        return np.asarray(np.linalg.inv(numbered.at(np.array([place]))[0][0]))
+
+    def supports(self, cameras: Sequence[PosedCamera], matches: Matches2D3D) -> Array:
+        """How much of each frame's matches cameras explain [V]."""
+        weights = support(cameras, matches, TOLERANCE)
+        return np.bincount(matches.frames, weights, minlength=len(self.frames)).astype(np.float64)
+
+
+def _no_image() -> Image:
+    raise ImageError("the doctor doesn't keep images of all frames")
+
+
+PoseChange = Callable[[Array], Array]  # camera_from_map [4, 4] to camera_from_map
