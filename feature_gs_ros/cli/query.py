@@ -140,6 +140,7 @@ def as_json(answer: Answer, objects: list[FoundObject]) -> dict[str, object]:
         "threshold": answer.threshold,
         "best_similarity": round(float(answer.similarity.max()), 6),
         "seconds": round(answer.seconds, 4),
+        "rival": answer.rival or None,
         "verify_seconds": round(sum(look.seconds for look in answer.second_looks), 4),
         "second_looks": [_second_look_json(look) for look in answer.second_looks],
         "objects": [

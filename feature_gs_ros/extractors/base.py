@@ -52,6 +52,7 @@ class ScoringRule:
     peak_override: float = float("inf")  # a peak above it needs no contrast: the thing may fill most of the map
     smoothing_rate: float = 0.0  # rate of `GaussianGraph.smooth` that the scores need first; 0: none
     competitors: Tensor | None = field(default=None, compare=False, repr=False)  # [K, D] of all the words there are
+    competitor_names: tuple[str, ...] = field(default=(), compare=False, repr=False)  # [K], for messages
     competitor_fraction: float = (
         0.0  # of the likeliest competitor's score, that a prompt must reach over what it selects
     )
@@ -83,11 +84,16 @@ class ScoringRule:
             scores: [M, K] of the competitors at the Gaussians selected.
             weights: [M] of these Gaussians.
         """
+        return self.winning_competitor(embedding, scores, weights) is not None
+
+    def winning_competitor(self, embedding: Tensor, scores: Tensor, weights: Tensor) -> int | None:
+        """Index of the competitor by which a prompt is beaten, see `beaten_by_competitor`; None where it is not."""
         assert self.competitors is not None
         means, own = weights @ scores, self.competitors @ embedding > 0
         if bool(own.all()):
-            return False
-        return bool(means[own].sum() < self.competitor_fraction * means[~own].max())
+            return None
+        others = means.masked_fill(own, -torch.inf)
+        return int(others.argmax()) if bool(means[own].sum() < self.competitor_fraction * others.max()) else None
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,8 @@ class Judgement:
 @runtime_checkable
 class ImageJudge(Protocol):
     """What an extractor has besides if it can say what a whole image shows; `query.verify` asks it."""
+
+    candidate_rule: ScoringRule  # `text_rule` where a second look follows: it may let more pass
 
     def judge(self, images: Sequence[Image], prompt: str) -> Judgement:
         """Hold a prompt against other words in images [H, W, 3] of any size.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from feature_gs_ros.extractors.words import WordList
 
 WORDS_FILE = Path(__file__).with_name("imagenet_words.txt")
 EVERYDAY_FILE = Path(__file__).with_name("imagenet_everyday.txt")
+FIRST_WORDS = tuple(words[0] for words in WordList.from_file(WORDS_FILE, "imagenet").synonyms)
 INPUT_PIXELS = 1920 * 1088
 JUDGED_SIDE = 192  # pixels of the square that a whole image is resized to
 MIN_KIN_COSINE = 0.4  # of two classes' rows of the classifier, from which the network can't well tell them apart
@@ -42,8 +44,9 @@ class ImageNetExtractor(Extractor):
     # what is a dozen times as likely to be something else is that.
     text_rule = ScoringRule(
         threshold=0.5, relative=True, minimum=0.005, contrast=6.0, peak_override=0.2, smoothing_rate=0.0005,
-        competitors=torch.eye(1000), competitor_fraction=0.08,
+        competitors=torch.eye(1000), competitor_names=FIRST_WORDS, competitor_fraction=0.08,
     )  # fmt: skip
+    candidate_rule = replace(text_rule, contrast=4.0)
     example_rule = ScoringRule(threshold=0.7)
     dimension = 1000
 

@@ -16,7 +16,7 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import extractor_of
-from feature_gs_ros.extractors.base import Extractor, ScoringRule, image_judge
+from feature_gs_ros.extractors.base import Extractor, ImageJudge, ScoringRule, image_judge
 from feature_gs_ros.query.prompt import TextPrompts, check_threshold
 from feature_gs_ros.query.smoothing import GaussianGraph
 from feature_gs_ros.query.verify import SecondLook, verify_mask
@@ -49,6 +49,7 @@ class Answer:
     seconds: float
     message: str  # for a person
     second_looks: tuple[SecondLook, ...] = ()  # at the objects selected, the largest first
+    rival: str = ""  # where the prompt is not found, the word that is likelier in its place, if there is one
 
 
 class Segmenter:
@@ -103,23 +104,31 @@ class Segmenter:
         """
         start = time.perf_counter()
         question = TextPrompts.of(self.extractor.text_rule, prompts, negatives, threshold)
-        similarities = self.similarities_of_text(question.texts)
-        answers = self._answers(question.asked, similarities, question.threshold, among, start)
-        return [self._verified(answer) for answer in answers] if verify else answers
+        judge = self._judge if verify else None
+        similarities, winners = self._similarities(question.texts, judge.candidate_rule if judge else None)
+        answers = self._answers(question.asked, similarities, question.threshold, among, start, winners)
+        return [self._verified(answer, judge) for answer in answers] if judge else answers
 
-    def _verified(self, answer: Answer) -> Answer:
+    @property
+    def _judge(self) -> ImageJudge | None:
+        """Who takes a second look; None where the extractor can't, or there is nothing to look at."""
+        return image_judge(self.extractor) if len(self.field.looks) else None
+
+    def _verified(self, answer: Answer, judge: ImageJudge) -> Answer:
         """The answer after a second look, see `verify_mask`."""
-        judge = image_judge(self.extractor)
-        if answer.state is not State.FOUND or judge is None or not len(self.field.looks):
+        if answer.state is not State.FOUND:
             return answer
         start = time.perf_counter()
         mask, looks = verify_mask(self.gaussians, self.field.looks.kept, judge, answer.prompt, answer.mask)
-        state = State.FOUND if bool(mask.any()) else State.NOT_FOUND
+        state = decide(float(self.gaussians.opacities[mask].sum()), answer.coverage)
         message = answer.message if state is State.FOUND else f"'{answer.prompt}' {state.value}"
         if looks:
             message += f"; {looks[0].summary}"
+        rival = looks[0].rival if looks and state is not State.FOUND else ""
         seconds = answer.seconds + time.perf_counter() - start
-        return replace(answer, state=state, mask=mask, message=message, second_looks=looks, seconds=seconds)
+        return replace(
+            answer, state=state, mask=mask, message=message, second_looks=looks, seconds=seconds, rival=rival
+        )
 
     def ask_many(
         self,
@@ -135,12 +144,14 @@ class Segmenter:
         """
         start = time.perf_counter()
         question = TextPrompts.of(self.extractor.text_rule, prompts, negatives, threshold)
-        similarities = self.similarities_of_text(question.texts)
+        judge = self._judge if verify else None
+        similarities, winners = self._similarities(question.texts, judge.candidate_rule if judge else None)
         answers = []
         for index, prompt in enumerate(question.asked):
             columns = [index, *question.competitors(index, self.extractor.text_rule.other)]
-            answers += self._answers([prompt], similarities[:, columns], question.threshold, among, start)
-        return [self._verified(answer) for answer in answers] if verify else answers
+            winner = winners[index : index + 1]
+            answers += self._answers([prompt], similarities[:, columns], question.threshold, among, start, winner)
+        return [self._verified(answer, judge) for answer in answers] if judge else answers
 
     def ask_example(
         self,
@@ -165,9 +176,13 @@ class Segmenter:
 
     def similarities_of_text(self, texts: Sequence[str]) -> Tensor:
         """Similarity [N, P] of every Gaussian to every text, by the extractor's rule; 0 where nothing was seen."""
+        return self._similarities(texts)[0]
+
+    def _similarities(self, texts: Sequence[str], rule: ScoringRule | None = None) -> tuple[Tensor, list[str]]:
+        """`similarities_of_text` by the extractor's or another rule; and for each text the word that beat it, or ""."""
         embeddings = self.extractor.embed(texts)
         scores = self._text_scores(embeddings)
-        rule = self.extractor.text_rule
+        rule = rule or self.extractor.text_rule
         seen = self.field.seen
         if rule.smoothing_rate > 0 and bool(seen.any()):
             scores = self.graph.smooth(scores, rule.smoothing_rate, seen)
@@ -176,11 +191,13 @@ class Segmenter:
         else:
             similarities = torch.zeros_like(scores)
             similarities[seen] = rule.similarities(scores[seen])
-        if rule.competitors is not None:
-            for column, embedding in enumerate(embeddings):
-                if self._outdone(similarities[:, column], embedding, rule):
-                    similarities[:, column] = 0
-        return similarities
+        winners = [""] * len(texts)
+        for column, embedding in enumerate(embeddings if rule.competitors is not None else ()):
+            winner = self._winning_competitor(similarities[:, column], embedding, rule)
+            if winner is not None:
+                similarities[:, column] = 0
+                winners[column] = rule.competitor_names[winner] if rule.competitor_names else "another word"
+        return similarities, winners
 
     def _text_scores(self, embeddings: Tensor) -> Tensor:
         """The extractor's scores [N, P] of all Gaussians."""
@@ -195,14 +212,14 @@ class Segmenter:
         """Scores [M, K] of a few Gaussians' features for all the words there are."""
         return self.extractor.scores(self.field.decoded(rows), competitors, self._prepared[rows])
 
-    def _outdone(self, similarity: Tensor, embedding: Tensor, rule: ScoringRule) -> bool:
-        """`ScoringRule.beaten_by_competitor` of a sample of the Gaussians that a prompt selects by default."""
+    def _winning_competitor(self, similarity: Tensor, embedding: Tensor, rule: ScoringRule) -> int | None:
+        """`ScoringRule.winning_competitor` for a sample of the Gaussians that a prompt selects by default."""
         selected = torch.nonzero(similarity > rule.threshold)[:, 0]
         if rule.competitors is None or len(selected) == 0:
-            return False
+            return None
         rows = selected[:: -(-len(selected) // SAMPLE)]
         scores = self._competitors_scores(rows, rule.competitors)
-        return rule.beaten_by_competitor(embedding, scores, self.gaussians.opacities[rows])
+        return rule.winning_competitor(embedding, scores, self.gaussians.opacities[rows])
 
     @property
     def graph(self) -> GaussianGraph:
@@ -245,6 +262,7 @@ class Segmenter:
         threshold: float,
         among: Tensor | None,
         start: float,
+        winners: Sequence[str] = (),  # for each prompt the word that beat it, or ""
     ) -> list[Answer]:
         coverage = self.field.coverage(self.gaussians, among)
         best = similarities.argmax(dim=1)
@@ -257,8 +275,9 @@ class Segmenter:
             opacity = float(self.gaussians.opacities[mask].sum())
             state = decide(opacity, coverage)
             peak = float(similarity[asked].max()) if bool(asked.any()) else 0.0
-            message = _message(prompt, state, int(mask.sum()), peak, threshold, coverage)
-            answers.append(Answer(prompt, state, mask, similarity, coverage, threshold, seconds, message))
+            winner = winners[index] if winners and state is not State.FOUND else ""
+            message = _message(prompt, state, int(mask.sum()), peak, threshold, coverage, winner)
+            answers.append(Answer(prompt, state, mask, similarity, coverage, threshold, seconds, message, rival=winner))
         return answers
 
 
@@ -269,13 +288,15 @@ def decide(opacity: float, coverage: float) -> State:
     return State.NOT_OBSERVED if coverage < OBSERVED else State.NOT_FOUND
 
 
-def _message(prompt: str, state: State, count: int, best: float, threshold: float, coverage: float) -> str:
+def _message(
+    prompt: str, state: State, count: int, best: float, threshold: float, coverage: float, winner: str = ""
+) -> str:
     seen = f"{coverage:.0%} of what was asked about was seen"
     if state is State.FOUND:
         return f"'{prompt}' found: {count} Gaussians; {seen}"
     why = f"best similarity {best:.2f}, threshold {threshold:.2f}"
     if best == 0:  # a relative rule gives it to prompts that are absent, whatever the threshold
-        why = "it stands out nowhere, or another word is far likelier where it does"
+        why = f"where it stands out, '{winner}' is far likelier" if winner else "it stands out nowhere"
     elif best > threshold:
         few = f"only {count} Gaussians pass, too few for an object"
         why = few if count else "the matching Gaussians fit another prompt better"

@@ -43,7 +43,7 @@ class RedOrBlue(Extractor):
 
     identity = ExtractorIdentity("red or blue")
     dimension = 1
-    text_rule = example_rule = ScoringRule(threshold=0.5)
+    text_rule = example_rule = candidate_rule = ScoringRule(threshold=0.5)
 
     def extract(self, image: Image, name: str = "") -> FeatureGrid:  # noqa: ARG002
         return FeatureGrid(torch.ones(1, 1, 1))
