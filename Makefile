@@ -43,11 +43,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -e . $(if $(CONSTRAINTS),"$(CONSTRAINTS)")
+	$(BIN)/python -m pip install --quiet -e ".[viewer]" $(if $(CONSTRAINTS),"$(CONSTRAINTS)")
 	touch $@
 
 $(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -e ".[dev]" $(if $(CONSTRAINTS),"$(CONSTRAINTS)")
+	$(BIN)/python -m pip install --quiet -e ".[dev,viewer]" $(if $(CONSTRAINTS),"$(CONSTRAINTS)")
 	touch $@ $(VENV)/.installed
 
 clean:

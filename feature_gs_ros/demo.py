@@ -45,6 +45,7 @@ def run(folder: Path) -> int:
             if end.code:
                 return int(end.code)
     print(f"\n{time.perf_counter() - start:.0f} s; look at the pictures in {folder / 'pictures'}")
+    print(f"see it in a browser: {Path(sys.executable).parent / 'feature-gs'} view {folder / 'field.safetensors'}")
     return 0
 
 

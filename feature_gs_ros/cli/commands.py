@@ -70,6 +70,11 @@ COMMANDS: dict[str, Entry] = {
         "doctor",
         "Find out what is wrong with a stream: poses, scale, intrinsics, images, time. Exit code 1 if anything is.",
     ),
+    "view": Entry(
+        "view",
+        "view",
+        "Show a page in the browser: the map as splats, questions in words and by clicks, edits, downloads.",
+    ),
     "info": Entry("info", "info", "Say what stands at a path: a splat map or checkpoint, a field, or a stream."),
     "extractors": Entry(
         "extractors",

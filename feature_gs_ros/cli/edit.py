@@ -13,7 +13,7 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
 from feature_gs_ros.core.camera import Image
-from feature_gs_ros.core.errors import EditError, MapError
+from feature_gs_ros.core.errors import EditError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.editing import Delete, Edit, EditStack, Extract, Move, Operation, Recolor, Selection
 from feature_gs_ros.editing.operations import EditedMap, Paint
@@ -21,8 +21,7 @@ from feature_gs_ros.editing.selection import select_example, select_text
 from feature_gs_ros.io.atomic import atomic_files, finish_interrupted
 from feature_gs_ros.io.images import load_image
 from feature_gs_ros.io.locks import locked
-from feature_gs_ros.io.splats.compressed import is_compressed_ply
-from feature_gs_ros.io.splats.ply import open_ply
+from feature_gs_ros.io.splats.registry import plain_ply
 from feature_gs_ros.pictures import save_png, side_by_side, to_image
 from feature_gs_ros.query.answer_picture import best_view
 from feature_gs_ros.query.clicks import feature_of, picture_example, weights_near
@@ -110,7 +109,7 @@ def edit(
         else:
             done = stack.undo() if undo else stack.redo()
         with atomic_files(out, remembered) as (map_file, edits_file):
-            left = stack.export(map_file, _plain_ply(own))
+            left = stack.export(map_file, plain_ply(own))
             stack.save(edits_file)
     if picture is not None:
         save_png(_picture(segmenter, before, stack.edited(), done.selection), picture)
@@ -174,15 +173,6 @@ def _select(
     example, alike = picture_example(segmenter.extractor, load_image(prompt[1:]), name=Path(prompt[1:]).stem)
     threshold = alike if threshold is None else threshold
     return select_example(segmenter, example[None], prompt, threshold, soft_edge, edited.present)
-
-
-def _plain_ply(path: Path) -> Path | None:
-    """The map's own file, where its rows can be carried over byte by byte."""
-    if path.suffix.lower() != ".ply":
-        return None
-    with contextlib.suppress(MapError, OSError):
-        return None if is_compressed_ply(open_ply(path)) else path
-    return None
 
 
 def _picture(segmenter: Segmenter, before: EditedMap, after: EditedMap, selection: Selection) -> Image:

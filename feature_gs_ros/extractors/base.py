@@ -30,6 +30,7 @@ __all__ = [
     "Requirements",
     "ScoringRule",
     "image_judge",
+    "known_words",
     "reads_files",
 ]
 
@@ -160,6 +161,10 @@ class Extractor(Protocol):
             "ask by point or example"
         )
 
+    def known_words(self) -> tuple[str, ...]:
+        """Words to suggest to who asks; none where it knows none, or knows any."""
+        return ()
+
     @staticmethod
     def requirements() -> Requirements | None:
         """What it needs before it works, told without making one; None: nothing to tell."""
@@ -199,3 +204,9 @@ def image_judge(extractor: Extractor) -> ImageJudge | None:
 def reads_files(extractor: Extractor) -> bool:
     """`Extractor.reads_files`, also of a class that doesn't derive from `Extractor` and leaves it out."""
     return bool(getattr(extractor, "reads_files", False))
+
+
+def known_words(extractor: Extractor) -> tuple[str, ...]:
+    """`Extractor.known_words`, also of a class that doesn't derive from `Extractor` and leaves it out."""
+    told = getattr(extractor, "known_words", None)
+    return () if told is None else tuple(told())

@@ -73,6 +73,10 @@ class IdentityExtractor(Extractor):
             embeddings[row, list(self._words.classes(prompt))] = 1.0
         return embeddings
 
+    def known_words(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self._words.known()
+
     def prepare(self, features: Tensor) -> Tensor:
         """What every question needs: the largest share, the second, and what shares are normalised by, [M, 3]."""
         features = features.to(torch.float32)

@@ -121,6 +121,10 @@ class ImageNetExtractor(Extractor):
             embeddings[row, list(self.words.classes(prompt))] = 1.0
         return embeddings
 
+    def known_words(self) -> tuple[str, ...]:
+        """The classes' synonyms and everyday words."""
+        return self.words.known()
+
     def prepare(self, features: Tensor) -> Tensor:
         """Logarithm of the softmax's denominator, [M]."""
         return torch.logsumexp(features.float(), dim=1)

@@ -99,6 +99,10 @@ class LabelsExtractor(Extractor):
             embeddings[row, list(self._words.classes(prompt))] = 1.0
         return embeddings
 
+    def known_words(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self._words.known()
+
     def prepare(self, features: Tensor) -> Tensor:
         """Share of the weight that any class has, [M]: less than 1 where pixels to ignore were seen."""
         return features.float().sum(dim=1)

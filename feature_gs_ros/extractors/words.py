@@ -54,6 +54,10 @@ class WordList:
     def __len__(self) -> int:
         return len(self.synonyms)
 
+    def known(self) -> tuple[str, ...]:
+        """All words as they are spelled in the list, in alphabetical order."""
+        return tuple(sorted(self._originals.values(), key=str.lower))
+
     def classes(self, prompt: str) -> tuple[int, ...]:
         """The classes that a prompt names, ascending.
 

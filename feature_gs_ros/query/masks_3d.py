@@ -52,6 +52,20 @@ class Answer:
     rival: str = ""  # where the prompt is not found, the word that is likelier in its place, if there is one
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredPrompts:
+    """Similarities of prompts, kept: `Segmenter.answers_of` answers at any threshold without scoring again."""
+
+    question: TextPrompts
+    similarities: Tensor  # [N, P], columns in the order of the question's texts
+    winners: tuple[str, ...] = ()  # for each text the word that beat it, or ""
+    judge: ImageJudge | None = None  # takes a second look at what is selected
+
+    def at(self, threshold: float) -> ScoredPrompts:
+        """The same prompts at another threshold."""
+        return replace(self, question=replace(self.question, threshold=threshold))
+
+
 class Segmenter:
     """Answers queries on one snapshot of a field; what all queries share is made once, on first use."""
 
@@ -103,11 +117,35 @@ class Segmenter:
             PromptError: an empty or overlong prompt, or a threshold that is not a number.
         """
         start = time.perf_counter()
+        return self.answers_of(self.score(prompts, negatives, threshold, verify), among, start=start)
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str] = (),
+        threshold: float | None = None,
+        verify: bool = True,
+    ) -> ScoredPrompts:
+        """The part of `ask` that takes time; arguments and errors are the same."""
         question = TextPrompts.of(self.extractor.text_rule, prompts, negatives, threshold)
         judge = self._judge if verify else None
         similarities, winners = self._similarities(question.texts, judge.candidate_rule if judge else None)
-        answers = self._answers(question.asked, similarities, question.threshold, among, start, winners)
-        return [self._verified(answer, judge) for answer in answers] if judge else answers
+        return ScoredPrompts(question, similarities, tuple(winners), judge)
+
+    def answers_of(
+        self, scored: ScoredPrompts, among: Tensor | None = None, verify: bool = True, start: float | None = None
+    ) -> list[Answer]:
+        """The answers to prompts that were scored.
+
+        Args:
+            among: [N] bool, the Gaussians asked about; all by default.
+            verify: take the second look that they were scored for.
+            start: of the clock; now by default.
+        """
+        start = time.perf_counter() if start is None else start
+        question, judge = scored.question, scored.judge
+        answers = self._answers(question.asked, scored.similarities, question.threshold, among, start, scored.winners)
+        return [self._verified(answer, judge) for answer in answers] if judge and verify else answers
 
     @property
     def _judge(self) -> ImageJudge | None:
@@ -167,12 +205,23 @@ class Segmenter:
             PromptError: no example, features of another dimension, or features that are not finite.
         """
         start = time.perf_counter()
-        rule = self.extractor.example_rule
+        return self.answers_of(self.score_examples(examples, negatives, threshold, prompt), among, start=start)[0]
+
+    def score_examples(
+        self,
+        examples: Tensor,
+        negatives: Tensor | None = None,
+        threshold: float | None = None,
+        prompt: str = "the example",
+    ) -> ScoredPrompts:
+        """The part of `ask_example` that takes time; arguments and errors are the same."""
+        threshold = check_threshold(threshold, self.extractor.example_rule)
         columns = [self._nearest(examples, "example")]
-        if negatives is not None and len(negatives):
+        others = negatives is not None and len(negatives) > 0
+        if negatives is not None and others:
             columns.append(self._nearest(negatives, "negative"))
-        similarities = torch.stack(columns, dim=1)
-        return self._answers([prompt], similarities, check_threshold(threshold, rule), among, start)[0]
+        question = TextPrompts((prompt,), ("not meant",) if others else (), threshold)
+        return ScoredPrompts(question, torch.stack(columns, dim=1))
 
     def similarities_of_text(self, texts: Sequence[str]) -> Tensor:
         """Similarity [N, P] of every Gaussian to every text, by the extractor's rule; 0 where nothing was seen."""

@@ -20,7 +20,7 @@ from feature_gs_ros.io.splats.gaussian_ply import load_gaussian_ply, save_ply
 from feature_gs_ros.io.splats.ply import open_ply
 from feature_gs_ros.io.splats.ply_rows import copy_ply_rows
 
-__all__ = ["copy_ply_rows", "format_names", "load_map", "save_ply"]
+__all__ = ["copy_ply_rows", "format_names", "load_map", "plain_ply", "save_ply"]
 
 ENTRY_POINT_GROUP = "feature_gs_ros.splat_formats"
 
@@ -54,6 +54,16 @@ def load_map(path: str | Path) -> GaussianMap:
 def format_names() -> list[str]:
     """Names of all formats that are read, built in and third-party ones."""
     return [form.name for form in _formats()]
+
+
+def plain_ply(path: str | Path) -> Path | None:
+    """The file of a map, where `copy_ply_rows` can carry its rows over byte by byte; else None."""
+    path = Path(path)
+    if path.suffix.lower() != ".ply":
+        return None
+    with contextlib.suppress(MapError, OSError):
+        return None if is_compressed_ply(open_ply(path)) else path
+    return None
 
 
 def _load(path: Path) -> GaussianMap:

@@ -1,0 +1,144 @@
+"""Ask in words: prompts, negatives, suggestions, the threshold, and what the answers say."""
+
+from __future__ import annotations
+
+import html
+import time
+from typing import TYPE_CHECKING, Any
+
+from feature_gs_ros.core.errors import UnknownPromptError
+from feature_gs_ros.extractors.base import known_words
+from feature_gs_ros.page.ask import ask_words, prompts_of, suggestions, threshold_range
+from feature_gs_ros.page.colors import answer_color
+from feature_gs_ros.page.latest import Latest
+from feature_gs_ros.page.session import Session, set_value
+from feature_gs_ros.query.masks_3d import Answer, State
+from feature_gs_ros.query.objects import FoundObject
+
+if TYPE_CHECKING:
+    import viser
+
+# Border, background and mark: the three states are told apart without reading.
+LOOKS = {
+    State.FOUND: ("solid", "rgba(60,180,80,0.12)", "✔"),
+    State.NOT_FOUND: ("dashed", "rgba(128,128,128,0.12)", "✘"),
+    State.NOT_OBSERVED: ("dotted", "rgba(245,150,30,0.22)", "?"),
+}
+
+
+class AskPanel:
+    """A text box and what belongs to it."""
+
+    def __init__(self, session: Session) -> None:
+        assert session.content.segmenter is not None
+        self._session = session
+        self._segmenter = session.content.segmenter
+        self._words = known_words(self._segmenter.extractor)
+        self._suggested: viser.GuiButtonGroupHandle | None = None
+        gui = session.client.gui
+        rule = self._segmenter.extractor.text_rule
+        low, high = threshold_range(rule)
+        with gui.add_form("Ask") as form:
+            self._text = gui.add_text("prompt", "", hint="what to look for; commas part several prompts")
+            self._negative = gui.add_text("not", "", hint="what else there is; a Gaussian goes to the likeliest")
+            ask = gui.add_button("Ask", icon=None)
+            self._order = gui.add_html("")  # suggestions stand behind it
+        self._threshold = gui.add_slider(
+            "threshold", low, high, (high - low) / 200, min(max(rule.threshold, low), high),
+            hint="on the similarity; acts at once",
+        )  # fmt: skip
+        self._shown = gui.add_html("")
+        self._again = Latest(self._at_threshold)
+        ask.on_click(lambda _: form.submit())
+        form.on_submit(session.guarded(self._ask))
+        self._text.on_update(session.guarded(self._suggest))
+        self._threshold.on_update(session.guarded(self._moved))
+        session.on_answers.append(self.show)
+
+    def ask(self, text: str) -> None:
+        """Ask as if it were typed."""
+        set_value(self._text, text)
+        self._run(text, [])
+
+    def _ask(self, _: Any) -> None:
+        self._run(self._text.value, prompts_of(self._negative.value))
+
+    def _run(self, text: str, negatives: list[str]) -> None:
+        session = self._session
+        prompts = prompts_of(text)
+        session.say("asking …", "busy")
+        start = time.perf_counter()
+        try:
+            with session.content.asking:
+                if session.closed.is_set():
+                    return
+                asked = ask_words(self._segmenter, prompts, negatives, None, session.among)
+        except UnknownPromptError as error:
+            self._offer(error.nearest)
+            raise
+        self._offer(())
+        set_value(self._threshold, asked.question.threshold)
+        session.set_answers(asked)
+        session.say(f"answered in {time.perf_counter() - start:.2f} s")
+        session.settle()
+
+    def _moved(self, event: viser.GuiEvent[viser.GuiSliderHandle[float]]) -> None:
+        if event.client is not None:  # a person, not an answer's own threshold
+            self._again()
+
+    def _at_threshold(self) -> None:
+        session = self._session
+        with session.lock:
+            if session.asked is None or session.closed.is_set():
+                return
+            session.set_answers(session.asked.at(self._segmenter, float(self._threshold.value), session.among))
+        if not self._again.pending:
+            session.settle()
+
+    def _suggest(self, event: viser.GuiEvent[viser.GuiTextHandle]) -> None:
+        if event.client is not None:
+            self._offer(suggestions(self._words, self._text.value))
+
+    def _offer(self, words: tuple[str, ...]) -> None:
+        """Words to click, in place of those offered before."""
+        with self._session.lock:
+            if self._suggested is not None:
+                self._suggested.remove()
+                self._suggested = None
+            if words:
+                group = self._session.client.gui.add_button_group("words", words, order=self._threshold.order - 0.5)
+                group.on_click(self._session.guarded(lambda _: self._take(group.value)))
+                self._suggested = group
+
+    def _take(self, word: str) -> None:
+        """A suggestion stands for the last of the prompts."""
+        *others, _ = self._text.value.split(",")
+        self.ask(", ".join([*(other.strip() for other in others), word]))
+
+    def show(self) -> None:
+        """The answers in words."""
+        session = self._session
+        objects = session.objects or tuple([] for _ in session.answers)
+        self._shown.content = "".join(
+            answer_html(answer, found, index)
+            for index, (answer, found) in enumerate(zip(session.answers, objects, strict=True))
+        )
+
+
+def answer_html(answer: Answer, objects: list[FoundObject], index: int) -> str:
+    """An answer as a person reads it; the state shows by border, colour and mark."""
+    border, background, mark = LOOKS[answer.state]
+    red, green, blue = answer_color(index) if answer.state is State.FOUND else (120, 120, 120)
+    if answer.state is State.NOT_OBSERVED:
+        red, green, blue = 245, 150, 30
+    sizes = "".join(
+        f"<br>object {number}: {' × '.join(f'{side:.2f}' for side in found.box.size)} m at "
+        f"({', '.join(f'{value:.2f}' for value in found.box.center)}), similarity {found.score:.2f}"
+        for number, found in enumerate(objects[:5], start=1)
+    )
+    return (
+        f'<div data-state="{answer.state.value}" style="margin:0.4em 1em;padding:0.4em 0.7em;font-size:0.85em;'
+        f'border-left:6px {border} rgb({red},{green},{blue});background:{background}">'
+        f"<b>{mark} {html.escape(answer.prompt)}</b>: {answer.state.value}<br>{html.escape(answer.message)}"
+        f"<br>coverage {answer.coverage:.0%}, threshold {answer.threshold:.2f}, {answer.seconds:.2f} s{sizes}</div>"
+    )

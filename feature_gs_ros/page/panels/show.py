@@ -1,0 +1,75 @@
+"""What is shown: colours, how many Gaussians, cameras, ground, what was not observed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from feature_gs_ros.page.colors import modes
+from feature_gs_ros.page.latest import Latest
+from feature_gs_ros.page.session import Session, set_value
+from feature_gs_ros.page.splats import COARSE
+
+if TYPE_CHECKING:
+    import viser
+
+
+class ShowPanel:
+    """Controls of the view."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._progress = session.client.gui.add_progress_bar(0.0, animated=True)
+        self._resize = Latest(self._resized)
+
+    def add_controls(self) -> None:
+        """Colours, how many Gaussians, and what is shown around them."""
+        session = self._session
+        gui = session.client.gui
+        total = len(session.content.gaussians)
+        with gui.add_folder("Show"):
+            mode = gui.add_dropdown("colour by", modes(session.content))
+            self._count = gui.add_slider(
+                "Gaussians", min(1000, total), total, max(1, total // 100), total, hint="the most visible ones first"
+            )
+            cameras = gui.add_checkbox("cameras", bool(session.content.views))
+            ground = gui.add_checkbox("axes and ground", True)
+            dim = gui.add_checkbox("dim the rest", True, hint="while something is found")
+            if session.content.segmenter is not None:
+                unobserved = gui.add_checkbox("not observed", False, hint="paint what no camera saw")
+                unobserved.on_update(session.guarded(lambda _: self._set("unobserved", unobserved.value)))
+        mode.on_update(session.guarded(lambda _: self._set("mode", mode.value)))
+        dim.on_update(session.guarded(lambda _: self._set("dim", dim.value)))
+        cameras.on_update(session.guarded(lambda _: session.view.switch("cameras", cameras.value)))
+        ground.on_update(session.guarded(lambda _: session.view.switch("ground", ground.value)))
+        self._count.on_update(session.guarded(self._count_moved))
+
+    def load_coarse(self) -> None:
+        """Send the most visible splats."""
+        self._session.load(COARSE, self._advance)
+        self._session.client.flush()
+
+    def load_all(self) -> None:
+        """Send the others, in chunks, with a progress bar; the browser draws between them."""
+        session = self._session
+        total = len(session.content.gaussians)
+        while not session.closed.is_set() and session.layer.shown < total:
+            session.load(total, lambda done, _: self._advance(done, total) or True)
+            session.client.flush()
+            session.closed.wait(0.05)
+        self._progress.visible = False
+
+    def _advance(self, done: int, _: int) -> bool:
+        set_value(self._progress, 100.0 * done / len(self._session.content.gaussians))
+        return self._session.closed.is_set()
+
+    def _set(self, what: str, value: object) -> None:
+        with self._session.lock:
+            setattr(self._session, what, value)
+        self._session.repaint()
+
+    def _count_moved(self, event: viser.GuiEvent[Any]) -> None:
+        if event.client is not None:
+            self._resize()
+
+    def _resized(self) -> None:
+        self._session.load(int(self._count.value))

@@ -1,0 +1,182 @@
+"""Session: one browser with its own query, clicks and edits. It ends with the browser."""
+
+from __future__ import annotations
+
+import functools
+import html
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from feature_gs_ros.core.errors import FeatureGsError
+from feature_gs_ros.editing import EditStack
+from feature_gs_ros.page.ask import Asked
+from feature_gs_ros.page.colors import PICTURE, Overlay, answer_color, base_colors, opacity_bytes
+from feature_gs_ros.page.content import Content
+from feature_gs_ros.page.scene import SceneView
+from feature_gs_ros.page.splats import SplatCloud, SplatLayer
+from feature_gs_ros.query.answers import objects_of
+from feature_gs_ros.query.masks_3d import Answer
+from feature_gs_ros.query.objects import FoundObject
+
+if TYPE_CHECKING:
+    import viser
+
+log = logging.getLogger(__name__)
+
+Job = Callable[[Any], None]
+
+
+class Session:
+    """What one browser sees, and has asked and edited. Panels change it, and call what shows the change."""
+
+    def __init__(self, content: Content, client: viser.ClientHandle) -> None:
+        self.content = content
+        self.client = client
+        self.closed = threading.Event()
+        self.lock = threading.RLock()  # of everything below
+        self.stack = EditStack(content.gaussians, content.splat_from_map.inverse())
+        self.edited = self.stack.edited()
+        self.asked: Asked | None = None
+        self.objects: tuple[list[FoundObject], ...] = ()  # of each answer
+        self.chosen = 0  # index of the answer that is edited and taken away
+        self.mode = PICTURE
+        self.dim = True
+        self.unobserved = False
+        self.on_answers: list[Callable[[], None]] = []  # called where there are new answers
+        self.on_edits: list[Callable[[], None]] = []
+        self.view = SceneView(client, content)
+        self.layer = SplatLayer(client.scene, content.cloud)
+        self.status = client.gui.add_html("")
+        self._base_key: tuple[object, ...] = ()
+        self._base = base_colors(content, content.gaussians, PICTURE, None)
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """To what was asked last."""
+        return self.asked.answers if self.asked else ()
+
+    @property
+    def answer(self) -> Answer | None:
+        """The one that is edited and taken away."""
+        return self.answers[min(self.chosen, len(self.answers) - 1)] if self.answers else None
+
+    @property
+    def among(self) -> Tensor | None:
+        """[N] bool, the Gaussians that are still there; None: all."""
+        return None if bool(self.edited.present.all()) else self.edited.present
+
+    def say(self, text: str, kind: str = "info") -> None:
+        """A line for the person at the browser; kinds are info, busy and error."""
+        color = {"error": "#c62828", "busy": "#8a6d00"}.get(kind, "#2e7d32")
+        self.status.content = (
+            f'<div data-status="{kind}" style="padding:0.4em 1em;color:{color};font-size:0.85em">'
+            f"{html.escape(text)}</div>"
+        )
+
+    def guarded(self, job: Job) -> Job:
+        """A callback that ends with its browser, and whose errors the person is told."""
+
+        @functools.wraps(job)
+        def run(event: Any) -> None:
+            if self.closed.is_set():
+                return
+            try:
+                job(event)
+            except (FeatureGsError, OSError) as error:
+                self.say(str(error), "error")
+            except Exception:
+                log.exception("the page's %s failed", job.__name__)
+                self.say("that failed; the terminal of feature-gs view says why", "error")
+
+        return run
+
+    def set_answers(self, asked: Asked | None) -> None:
+        """Show other answers; a second look and boxes follow by `settle`."""
+        with self.lock:
+            self.asked, self.objects = asked, ()
+            self.chosen = min(self.chosen, max(0, len(self.answers) - 1))
+            for tell in self.on_answers:
+                tell()
+            self.client.flush()  # the words are there before the splats
+            self.repaint()
+
+    def settle(self) -> None:
+        """Take the second looks that are due, then show the objects with their boxes."""
+        with self.lock:
+            asked = self.asked
+        segmenter = self.content.segmenter
+        if segmenter is not None and asked is not None:
+            with self.content.asking:
+                looked = asked.settle(segmenter, self.among)
+            with self.lock:
+                if asked is not self.asked or self.closed.is_set():
+                    return
+                if looked is not asked:
+                    self.set_answers(looked)
+                    asked = looked
+        objects = tuple(objects_of(segmenter, answer) for answer in self.answers) if segmenter and asked else ()
+        with self.lock:
+            if asked is not self.asked or self.closed.is_set():
+                return
+            self.objects = objects
+            self.view.show_boxes(
+                [
+                    (found.box, answer_color(index), f"{answer.prompt} {found.score:.2f}")
+                    for index, (answer, listed) in enumerate(zip(self.answers, objects, strict=True))
+                    for found in listed
+                ]
+            )
+            for tell in self.on_answers:
+                tell()
+
+    def edits_changed(self) -> None:
+        """Show the map after a change of the stack."""
+        with self.lock:
+            before, self.edited = self.edited, self.stack.edited()
+            moved = self.edited.gaussians.means is not before.gaussians.means
+            if moved:
+                order = self.content.cloud.order
+                cloud = SplatCloud.of(self.edited.gaussians, self.content.splat_from_map.inverse(), order)
+                self.layer.place(cloud, *self._colors())
+            else:
+                self.repaint()
+            for tell in self.on_edits:
+                tell()
+
+    def repaint(self) -> None:
+        """Send the splats' colours where they changed."""
+        with self.lock:
+            if not self.closed.is_set():
+                with self.client.atomic():
+                    self.layer.paint(*self._colors())
+
+    def load(self, count: int, progress: Callable[[int, int], bool] | None = None) -> None:
+        """Show this many Gaussians, the most visible ones."""
+        with self.lock:
+            colors, opacities = self._colors()
+            self.layer.resize(count, colors, opacities, progress)
+
+    def close(self) -> None:
+        """Nothing more is done for this browser."""
+        self.closed.set()
+
+    def _colors(self) -> tuple[Any, Any]:
+        key = (self.mode, id(self.edited), id(self.answer) if self.mode == "similarity" else None)
+        if key != self._base_key:
+            self._base = base_colors(self.content, self.edited.gaussians, self.mode, self.answer)
+            self._base_key = key
+        unobserved = None
+        if self.unobserved and self.content.segmenter is not None:
+            unobserved = ~self.content.segmenter.field.seen
+        answers = self.answers if self.mode == PICTURE else ()
+        colors = Overlay(answers, unobserved, self.dim).over(self._base)
+        return colors, opacity_bytes(self.edited.gaussians.opacities, self.edited.present)
+
+
+def set_value(control: Any, value: object) -> None:
+    """Give a control a value; its callbacks hear of it, with no browser as its cause."""
+    control.value = value

@@ -1,0 +1,223 @@
+"""The page without a browser: what is sent, coloured, asked, clicked; who may connect."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_gs_ros.backprojection.build import back_project
+from feature_gs_ros.cli.view import open_content
+from feature_gs_ros.core.errors import OptionError, PromptError
+from feature_gs_ros.core.geometry import Sim3, camera_centre
+from feature_gs_ros.editing import Delete, Edit, EditStack, Selection
+from feature_gs_ros.editing.operations import EditedMap, transformed
+from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.page.ask import ask_examples, ask_words, command_of, prompts_of, suggestions
+from feature_gs_ros.page.click import pick_along_ray, pick_in_image
+from feature_gs_ros.page.colors import Overlay, answer_color, base_colors, modes, opacity_bytes
+from feature_gs_ros.page.content import Content
+from feature_gs_ros.page.frusta import Frustum
+from feature_gs_ros.page.latest import Latest
+from feature_gs_ros.page.limits import MAX_PROMPTS, is_local, may_connect
+from feature_gs_ros.page.splats import SplatCloud
+from feature_gs_ros.query.masks_3d import State
+from tests.conftest import random_map
+from tests.little_scene import write_scene
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> Content:
+    """The map of two halves, with features of their colours."""
+    folder = write_scene(tmp_path_factory.mktemp("page"))
+    main = tmp_path_factory.mktemp("written")
+    map_file = open_content(folder / "map.ply", main)
+    field = back_project(map_file.gaussians, open_stream(folder), "color")
+    from dataclasses import replace
+
+    provenance = replace(field.provenance, map_path=str(folder / "map.ply"), stream=str(folder))
+    replace(field, provenance=provenance).save(folder / "field.safetensors")
+    return open_content(folder / "field.safetensors", main)
+
+
+def test_a_cloud_is_the_map_in_its_frame_the_most_visible_first() -> None:
+    gaussians = random_map(3, 500)
+    map_from_splat = Sim3(0.4, np.array([0.8, 0.2, -0.5, 0.27]) / np.linalg.norm([0.8, 0.2, -0.5, 0.27]), np.ones(3))
+    cloud = SplatCloud.of(gaussians, map_from_splat)
+    assert sorted(cloud.order.tolist()) == list(range(500))
+    moved = transformed(gaussians, map_from_splat)
+    np.testing.assert_allclose(cloud.centers * cloud.unit, moved.means[cloud.order].numpy(), atol=1e-5)
+    # The variances along the axes are the scales' squares, whatever the frame.
+    variances = np.linalg.eigvalsh(cloud.covariances[:50].astype(np.float64)) * cloud.unit**2
+    expected = np.sort(moved.scales[cloud.order[:50]].numpy().astype(np.float64) ** 2, axis=1)
+    np.testing.assert_allclose(variances, expected, rtol=2e-3, atol=1e-7)
+    sizes = gaussians.scales.sort(dim=1).values[:, 1:].prod(dim=1) * gaussians.opacities
+    assert bool((sizes[cloud.order].diff() <= 0).all())
+
+
+def test_answers_are_coloured_and_what_is_deleted_is_not_there(content: Content) -> None:
+    assert content.segmenter is not None
+    asked = ask_words(content.segmenter, ["red"])
+    answer = asked.answers[0]
+    assert answer.state is State.FOUND
+    base = base_colors(content, content.gaussians, "picture", None)
+    shown = Overlay([answer], None, dim=True).over(base)
+    inside, outside = answer.mask.numpy(), ~answer.mask.numpy()
+    color = np.array(answer_color(0), float)
+    assert np.abs(shown[inside] - color).mean() < np.abs(base[inside] - color).mean()
+    assert (shown[outside] <= base[outside]).all()
+    assert (shown[outside] < base[outside]).any()
+    opacities = opacity_bytes(content.gaussians.opacities, ~answer.mask)
+    assert (opacities[inside] == 0).all()
+    assert (opacities[outside] > 0).all()
+    for mode in modes(content):
+        colors = base_colors(content, content.gaussians, mode, answer)
+        assert colors.shape == (len(content.gaussians), 3)
+        assert colors.dtype == np.uint8
+
+
+def test_another_threshold_is_what_asking_with_it_gives(content: Content) -> None:
+    segmenter = content.segmenter
+    assert segmenter is not None
+    asked = ask_words(segmenter, ["red", "blue"], ["green"])
+    for threshold in (0.2, asked.question.threshold, 0.97):
+        moved = asked.at(segmenter, threshold)
+        fresh = segmenter.ask(["red", "blue"], ["green"], threshold)
+        for ours, theirs in zip(moved.answers, fresh, strict=True):
+            assert torch.equal(ours.mask, theirs.mask)
+            assert (ours.state, ours.threshold, ours.message) == (theirs.state, theirs.threshold, theirs.message)
+
+
+def test_a_click_finds_the_half_that_it_hits_and_what_is_deleted_lets_it_through(content: Content) -> None:
+    segmenter, map_as_it_is = content.segmenter, EditedMap.of(content.gaussians)
+    assert segmenter is not None
+    for side in (0.25, -0.25):
+        pick = pick_along_ray(content, map_as_it_is, [side, 0, -1.5], [0, 0, 1.0], 500.0)
+        assert pick is not None
+        np.testing.assert_allclose(pick.point[:2], [side, 0], atol=0.02)
+        assert abs(pick.point[2]) < 0.25
+        assert pick.feature is not None
+        mask = ask_examples(segmenter, [pick.feature]).answers[0].mask
+        same_side = np.sign(content.gaussians.means[mask][:, 0].numpy()) == np.sign(side)
+        assert same_side.mean() > 0.9
+    rows = torch.nonzero(content.gaussians.means[:, 0] > 0)[:, 0]
+    stack = EditStack(content.gaussians)
+    edited = stack.push(Edit(Delete(), "the right", Selection(rows, torch.ones(len(rows)))))
+    assert pick_along_ray(content, edited, [0.3, 0, -1.5], [0, 0, 1.0], 500.0) is None
+    assert pick_along_ray(content, map_as_it_is, [5, 5, -1.5], [0, 0, 1.0], 500.0) is None
+    with pytest.raises(PromptError):
+        pick_along_ray(content, map_as_it_is, [0, 0, 0], [0, 0, 0], 500.0)
+
+
+def test_a_pixel_of_a_cameras_image_is_the_ray_through_it(content: Content) -> None:
+    for known in content.views[:3]:
+        frustum = Frustum.of(content, known, 0.4)
+        np.testing.assert_allclose(
+            frustum.centre, content.splat_from_map.inverse().apply(camera_centre(known.camera_from_splat))
+        )
+        target = frustum.lines()[0][1]  # the image's first corner
+        middle = frustum.image_centre
+        inside = middle + 0.5 * (target - middle)
+        pixel = frustum.pixel_of_ray(frustum.centre, inside - frustum.centre)
+        assert pixel is not None
+        np.testing.assert_allclose(pixel, [known.camera.width / 4, known.camera.height / 4], atol=1e-6)
+        assert frustum.pixel_of_ray(frustum.centre, frustum.centre - inside) is None  # behind
+        aside = np.array([0.03, 0.01, -0.02])
+        assert frustum.pixel_of_ray(frustum.centre + aside, inside - frustum.centre - aside) == pytest.approx(pixel)
+        map_as_it_is = EditedMap.of(content.gaussians)
+        by_pixel = pick_in_image(content, map_as_it_is, known, 40.5, 20.5)
+        ray = np.array([(40.5 - known.camera.cx) / known.camera.fx, (20.5 - known.camera.cy) / known.camera.fy, 1.0])
+        by_ray = pick_along_ray(content, map_as_it_is, frustum.centre, frustum.rotation @ ray, known.camera.fx)
+        assert by_pixel is not None
+        assert by_ray is not None
+        np.testing.assert_allclose(by_pixel.point, by_ray.point, atol=0.03)
+
+
+def test_the_command_repeats_the_question(content: Content) -> None:
+    assert content.segmenter is not None
+    asked = ask_words(content.segmenter, ["red", "blue"], ["green"], 0.4)
+    words = shlex.split(command_of(content, asked, 1))
+    assert words[:4] == ["feature-gs", "query", str(content.source), "blue"]
+    given = [words[index + 1] for index, word in enumerate(words) if word == "--negative"]
+    repeated = content.segmenter.ask(["blue"], given, float(words[words.index("--threshold") + 1]))[0]
+    assert torch.equal(repeated.mask, asked.answers[1].mask)
+
+
+def test_words_are_suggested_by_how_they_begin() -> None:
+    words = ("banana", "coffee mug", "coffeepot", "mug", "espresso")
+    assert suggestions(words, "coff") == ("coffeepot", "coffee mug")
+    assert suggestions(words, "banana, mu") == ("mug", "coffee mug")
+    assert suggestions(words, "  ") == ()
+    assert prompts_of(" a mug ,, bottle") == ["a mug", "bottle"]
+    with pytest.raises(PromptError, match=str(MAX_PROMPTS)):
+        prompts_of(",".join(["mug"] * (MAX_PROMPTS + 1)))
+
+
+@pytest.mark.parametrize(
+    ("listening", "host", "origin", "expected"),
+    [
+        ("localhost", "localhost:8080", "http://localhost:8080", True),
+        ("127.0.0.1", "127.0.0.1:8080", "http://127.0.0.1:8080", True),
+        ("localhost", "localhost:8080", None, True),
+        ("localhost", "localhost:8080", "http://evil.example", False),
+        ("localhost", "localhost:8080", "http://localhost:9999", False),
+        ("localhost", "evil.example:8080", "http://evil.example:8080", False),  # a name made to lead here
+        ("0.0.0.0", "robot:8080", "http://robot:8080", True),
+        ("0.0.0.0", "robot:8080", "http://evil.example", False),
+        ("localhost", None, None, False),
+        ("localhost", "localhost:8080", "null", False),
+    ],
+)
+def test_only_the_pages_own_site_connects(listening: str, host: str | None, origin: str | None, expected: bool) -> None:
+    assert may_connect(listening, host, origin) is expected
+
+
+@given(st.text(max_size=30), st.one_of(st.none(), st.text(max_size=30)))
+@settings(max_examples=200, deadline=None)
+def test_no_header_is_too_odd_to_be_judged(host: str, origin: str | None) -> None:
+    assert may_connect("localhost", host, origin) in (True, False)
+
+
+def test_local_is_what_only_this_machine_reaches() -> None:
+    assert all(is_local(host) for host in ("localhost", "127.0.0.1", "::1", "127.1.2.3"))
+    assert not any(is_local(host) for host in ("0.0.0.0", "::", "192.168.1.2", "robot", ""))
+
+
+def test_of_calls_that_come_meanwhile_one_is_done() -> None:
+    begun, go_on, runs = threading.Event(), threading.Event(), []
+
+    def job() -> None:
+        runs.append(len(runs))
+        begun.set()
+        assert go_on.wait(10)
+
+    latest = Latest(job)
+    first = threading.Thread(target=latest)
+    first.start()
+    assert begun.wait(10)
+    for _ in range(5):
+        latest()  # at once, while the first runs
+    assert latest.pending
+    go_on.set()
+    first.join(10)
+    assert len(runs) == 2
+    latest()
+    assert len(runs) == 3
+
+
+def test_a_map_without_a_field_is_shown_and_nothing_is_asked(content: Content, tmp_path: Path) -> None:
+    assert content.map_path is not None
+    bare = open_content(content.map_path, tmp_path)
+    assert bare.segmenter is None
+    assert modes(bare) == ("picture",)
+    pick = pick_along_ray(bare, EditedMap.of(bare.gaussians), [0.25, 0, -1.5], [0, 0, 1.0], 500.0)
+    assert pick is not None
+    assert pick.feature is None
+    with pytest.raises(OptionError):
+        open_content(content.map_path, tmp_path, identity=content.source)
