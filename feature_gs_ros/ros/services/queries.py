@@ -69,10 +69,11 @@ class Queries:
             if not 1 <= len(request.texts) <= MAX_TEXTS:
                 raise PromptError(f"the request holds {len(request.texts)} texts, expected 1 to {MAX_TEXTS}")
             texts, negatives = [check_texts([text])[0] for text in request.texts], check_texts(request.negatives)
-            snapshot = _snapshot(session, times)
+            with times.step("snapshot"):
+                snapshot = session.field.question()
             with times.step("similarity"):
                 threshold = threshold_of(request.threshold)
-                found = snapshot.segmenter.ask(texts, negatives, threshold, snapshot.shown.present)
+                found = snapshot.segmenter.ask_many(texts, negatives, threshold, snapshot.shown.present)
             for answer in found:
                 result = QueryResult(text=answer.prompt)
                 self._answer(session, snapshot, answer, request.max_objects, StepTimes(), result)
