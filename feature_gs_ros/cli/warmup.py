@@ -14,6 +14,7 @@ from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.progress import say
 from feature_gs_ros.rasterizer import Backend, get_backend
 
 SIZE = 64  # pixels of the image that is walked
@@ -39,7 +40,7 @@ def warmup(
     if not arch:
         began, chosen = time.monotonic(), get_backend(backend)
         _walk(chosen)
-        print(f"{chosen.name}: kernels are compiled, {time.monotonic() - began:.0f} s")
+        say(f"{chosen.name}: kernels are compiled, {time.monotonic() - began:.0f} s")
     return 0
 
 
@@ -57,7 +58,7 @@ def _compile(architecture: int) -> None:
     binaries = rasterizer.compile_ahead(architecture)
     seconds, folder = time.monotonic() - began, binaries[0].parents[1]
     megabytes = sum(binary.stat().st_size for binary in binaries) / 1e6
-    print(f"sm_{architecture}: {len(binaries)} modules, {megabytes:.1f} MB, {seconds:.0f} s, in {folder}")
+    say(f"sm_{architecture}: {len(binaries)} modules, {megabytes:.1f} MB, {seconds:.0f} s, in {folder}")
 
 
 def _walk(backend: Backend) -> None:
