@@ -52,6 +52,7 @@ def many_frames(folder: Path, count: int) -> None:
     projector = BackProjector(
         gaussians, extractor.identity, extractor.dimension, provenance=Provenance(gaussians.checksum)
     )
+    count = max(1, count // len(frames)) * len(frames)  # each view as often as the others
     once, after_warm, began = None, 0.0, time.monotonic()
     for number in range(count):
         frame = frames[number % len(frames)]
