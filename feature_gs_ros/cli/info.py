@@ -35,7 +35,7 @@ def info(path: Path, /, *, json: bool = False, bag: RecordingOptions = NO_OPTION
 
 
 def _facts(path: Path, bag: BagOptions) -> dict[str, object]:
-    if path.is_dir() or path.suffix in (".mcap", ".db3", ".json"):
+    if path.is_dir() or path.suffix in (".mcap", ".db3", ".bag", ".json"):
         return _stream_facts(path, bag)
     return _field_facts(path) if format_of(path) == FORMAT else _map_facts(path)
 

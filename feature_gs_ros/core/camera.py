@@ -22,7 +22,7 @@ NEGLIGIBLE = 1e-200  # of a polynomial: a leading coefficient below it is none, 
 MAX_COEFFICIENT = 1e6  # of a lens: real ones are below 1000, and a few powers more overflow what is made of them
 COEFFICIENT_COUNTS: dict[DistortionModel, tuple[int, ...]] = {
     "plumb_bob": (4, 5),
-    "rational_polynomial": (8,),
+    "rational_polynomial": (8, 12, 14),
     "equidistant": (4,),
 }
 
@@ -31,7 +31,8 @@ COEFFICIENT_COUNTS: dict[DistortionModel, tuple[int, ...]] = {
 class Distortion:
     """A lens as CameraInfo describes it: the model's name and its coefficients in ROS order.
 
-    ``plumb_bob``: k1 k2 p1 p2 [k3]; ``rational_polynomial``: k1 k2 p1 p2 k3 k4 k5 k6;
+    ``plumb_bob``: k1 k2 p1 p2 [k3]; ``rational_polynomial``: k1 k2 p1 p2 k3 k4 k5 k6
+    [s1 s2 s3 s4 [τx τy]], OpenCV's thin prism and tilted sensor;
     ``equidistant``: k1 k2 k3 k4 (a fisheye lens even where all four are zero).
 
     Raises:
@@ -222,7 +223,7 @@ def turning_radius(lens: Distortion) -> float:
         angle = _smallest_root(Polynomial([0, 1, 0, k[0], 0, k[1], 0, k[2], 0, k[3]]).deriv())
         return float(np.tan(angle)) if angle < np.pi / 2 else np.inf
     k1, k2, k3 = k[0], k[1], (k[4] if len(k) > 4 else 0.0)
-    k4, k5, k6 = k[5:8] if len(k) == 8 else (0.0, 0.0, 0.0)
+    k4, k5, k6 = k[5:8] if len(k) >= 8 else (0.0, 0.0, 0.0)
     above = Polynomial([0, 1, 0, k1, 0, k2, 0, k3])
     below = Polynomial([1, 0, k4, 0, k5, 0, k6])
     slope = above.deriv() * below - above * below.deriv()

@@ -46,17 +46,30 @@ def distorted(points: Floats, lens: Distortion) -> Floats:
         return bent_points
     if lens.model not in ("plumb_bob", "rational_polynomial"):
         raise CameraError(f"lens model '{lens.model}' is unknown; use plumb_bob, rational_polynomial or equidistant")
-    k1, k2, p1, p2, k3, k4, k5, k6 = _padded(lens.coefficients, 8)
+    k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4, tilt_x, tilt_y = _padded(lens.coefficients, 14)
     x, y = points[..., 0], points[..., 1]
     r2 = x * x + y * y
     radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
-    return np.stack(
+    bent_points = np.stack(
         [
-            x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
-            y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y,
+            x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x) + r2 * (s1 + r2 * s2),
+            y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y + r2 * (s3 + r2 * s4),
         ],
         axis=-1,
     )
+    return _tilted(bent_points, tilt_x, tilt_y) if tilt_x or tilt_y else bent_points
+
+
+def _tilted(points: Floats, tilt_x: float, tilt_y: float) -> Floats:
+    """Points [..., 2] on a sensor turned by tilt_x about x, then tilt_y about y [rad], as OpenCV's tilted model."""
+    cos_x, sin_x, cos_y, sin_y = np.cos(tilt_x), np.sin(tilt_x), np.cos(tilt_y), np.sin(tilt_y)
+    about_x = np.array([[1, 0, 0], [0, cos_x, sin_x], [0, -sin_x, cos_x]])
+    about_y = np.array([[cos_y, 0, -sin_y], [0, 1, 0], [sin_y, 0, cos_y]])
+    turned = about_y @ about_x
+    onto_sensor = np.array([[turned[2, 2], 0, -turned[0, 2]], [0, turned[2, 2], -turned[1, 2]], [0, 0, 1]]) @ turned
+    image = points @ onto_sensor[:, :2].T + onto_sensor[:, 2]
+    on_sensor: Floats = image[..., :2] / image[..., 2:]
+    return on_sensor
 
 
 def undistorted(points: Floats, lens: Distortion) -> Floats:

@@ -81,7 +81,8 @@ def test_an_image_of_another_size_is_refused(width: int, height: int) -> None:
 @pytest.mark.parametrize(
     ("values", "is_rectified", "message"),
     [
-        ({"k": np.zeros(9)}, False, "no calibration, its K is zero"),
+        ({"k": np.zeros(9), "p": np.zeros(12)}, False, "no calibration, its K is zero"),
+        ({"k": np.zeros(9)}, False, "--rectified"),
         ({"p": np.zeros(12)}, True, "no calibration, its P is zero"),
         ({"width": 0, "height": 0}, False, "describes 0×0"),
         ({"k": np.array([np.nan, *K[1:]])}, False, "fx=nan"),
@@ -111,6 +112,11 @@ def test_a_calibration_that_is_none_is_refused(values: dict[str, Any], is_rectif
         ("rational_polynomial", [0.1] * 5, Distortion("plumb_bob", (0.1,) * 5)),
         ("equidistant", [0.1, 0.2, 0.3, 0.4], Distortion("equidistant", (0.1, 0.2, 0.3, 0.4))),
         ("equidistant", [0.0] * 4, Distortion("equidistant", (0.0,) * 4)),  # an ideal fisheye is no pinhole
+        ("equidistant", [0.1, 0.2, 0.3, 0.4, 0.0], Distortion("equidistant", (0.1, 0.2, 0.3, 0.4))),
+        ("rational_polynomial", [0.1] * 12, Distortion("rational_polynomial", (0.1,) * 12)),
+        ("rational_polynomial", [0.1] * 12 + [0.0] * 2, Distortion("rational_polynomial", (0.1,) * 12 + (0.0, 0.0))),
+        ("none", [], None),
+        ("inverse_brown_conrady", [0.0] * 5, None),
         ("fisheye", [0.1, 0.2, 0.3, 0.4], Distortion("equidistant", (0.1, 0.2, 0.3, 0.4))),
     ],
 )
@@ -118,9 +124,9 @@ def test_lenses(model: str, d: list[float], lens: Distortion | None) -> None:
     assert distortion_from_ros(model, d) == lens
 
 
-@pytest.mark.parametrize("d", [[0.1] * 12, [0.1] * 14, [0.1] * 6])
+@pytest.mark.parametrize("d", [[0.1] * 13, [0.1] * 15, [0.1] * 6])
 def test_lenses_with_terms_that_are_not_known_are_refused(d: list[float]) -> None:
-    with pytest.raises(CameraError, match=f"8 coefficients, got {len(d)}"):
+    with pytest.raises(CameraError, match=f"8 or 12 or 14 coefficients, got {len(d)}"):
         distortion_from_ros("rational_polynomial", d)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import tracemalloc
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +32,7 @@ from recordings import (
 )
 from rosbags.rosbag2 import ReaderError, storage_mcap
 from rosbags.typesys import Stores, get_typestore
+from scipy.spatial.transform import Rotation
 
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import CameraError, ImageError, StreamError
@@ -237,7 +239,7 @@ def test_a_calibration_file_stands_in_for_camera_info(tmp_path: Path) -> None:
         recorder.write("/camera/camera_info", camera_info(START, k=np.zeros(9)), START)
         recorder.write("/camera/image_raw", image(picture(0), START), START)
         recorder.write("/other/image_raw", image(picture(0), START), START)
-    with pytest.raises(StreamError, match="1 × camera_info has no calibration, its K is zero"):
+    with pytest.raises(StreamError, match=r"1 × camera_info has no K but a P, .*--rectified"):
         open_stream(tmp_path / "bag").names()
     file = tmp_path / "camera.yaml"
     file.write_text(
@@ -302,6 +304,61 @@ def test_an_image_of_another_size_is_counted_and_a_halved_one_scaled(tmp_path: P
     assert second.camera == CAMERA.resized(WIDTH // 2, HEIGHT // 2)
     assert second.image.shape == (HEIGHT // 2, WIDTH // 2, 3)
     assert stream.skipped == {f"camera_info describes {WIDTH}×{HEIGHT}, the image is {WIDTH}×{HEIGHT - 1}": 1}
+
+
+X, Y, Z, W = Rotation.from_matrix(optical_in_base()[:3, :3]).as_quat()
+STATIC = [{"parent": "base_link", "child": "camera_optical", "translation": [0.2, 0, 1]}]
+URDF = """<robot name="r"><joint name="wheel" type="continuous"><parent link="base_link"/><child link="w"/></joint>
+<joint name="mount" type="fixed"><origin xyz="0.2 0 1" rpy="-1.5707963267948966 0 -1.5707963267948966"/>
+<parent link="base_link"/><child link="camera_optical"/></joint></robot>"""
+
+
+def without_static(folder: Path) -> Path:
+    with Recorder(folder) as recorder:
+        for stamp in (START - STEP, START + STEP):
+            recorder.write("/tf", tf_message(("map", "base_link", stamp, base_in_map(stamp))), START)
+        recorder.write("/camera/camera_info", camera_info(START), START)
+        recorder.write("/camera/image_raw", image(picture(0), START), START)
+    return folder
+
+
+def test_a_bag_without_tf_static_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(StreamError, match=r"'camera_optical' is not in tf.*no /tf_static.*--tf FILE"):
+        open_stream(without_static(tmp_path / "bag")).names()
+    with pytest.raises(StreamError, match=r"--map-frame.*no /tf_static"):
+        open_stream(tmp_path / "bag", bag=BagOptions(map_frame="world"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tf.yaml", yaml.safe_dump([STATIC[0] | {"rotation_xyzw": [float(v) for v in (X, Y, Z, W)]}])),
+        ("tf.json", json.dumps({"transforms": [STATIC[0] | {"rpy": [-np.pi / 2, 0, -np.pi / 2]}]})),
+        ("robot.urdf", URDF),
+    ],
+)
+def test_static_transforms_come_from_a_file(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    stream = open_stream(without_static(tmp_path / "bag"), bag=BagOptions(tf=tmp_path / name))
+    assert next(iter(stream.frames())).camera_from_world == pytest.approx(camera_from_map(START), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("tf.yaml", "[]", "holds no"),
+        ("tf.yaml", yaml.safe_dump(STATIC), "one of rotation_xyzw and rpy"),
+        ("tf.yaml", yaml.safe_dump([STATIC[0] | {"rotation_xyzw": [0, 0, 0, 2]}]), "unit quaternion"),
+        ("robot.urdf", URDF.replace("fixed", "floating"), "no fixed joint"),
+        ("robot.urdf", URDF.replace('"0.2 0 1"', '"${x} 0 1"'), "run xacro"),
+        ("robot.urdf", "<robot", "not XML"),
+        ("robot.urdf", '<!DOCTYPE a [<!ENTITY b "c">]>' + URDF, "entities"),
+    ],
+)
+def test_files_of_transforms_that_hold_none(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(StreamError, match=message):
+        open_stream(without_static(tmp_path / "bag"), bag=BagOptions(tf=tmp_path / name))
 
 
 def test_the_map_frame_is_an_option(tmp_path: Path) -> None:

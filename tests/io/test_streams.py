@@ -104,9 +104,9 @@ def test_what_is_no_stream_is_refused(tmp_path: Path) -> None:
         open_stream(renamed)
 
 
-def test_a_bag_of_ros_1_is_sent_to_its_converter(tmp_path: Path) -> None:
+def test_a_damaged_bag_of_ros_1_is_sent_to_its_tool(tmp_path: Path) -> None:
     (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n" + bytes(50))
-    with pytest.raises(StreamError, match="rosbags-convert"):
+    with pytest.raises(StreamError, match="rosbag reindex"):
         open_stream(tmp_path / "old.bag")
 
 

@@ -70,6 +70,11 @@ def camera_from_info(info: CameraInfo, width: int, height: int, *, is_rectified:
     if is_rectified and has_roi and roi.do_rectify:
         raise CameraError("camera_info has a region of interest that is yet to be rectified: use the raw image")
     name, values = ("P", info.p) if is_rectified else ("K", info.k)
+    if not is_rectified and not np.any(info.k) and np.any(info.p):
+        raise CameraError(
+            "camera_info has no K but a P, that of rectified images; if these are, pass --rectified, else calibrate",
+            code="camera.rectified",
+        )
     fx, cx, fy, cy = _intrinsics(values, name)
     described_width = int(roi.width if has_roi else info.width) // bin_x
     described_height = int(roi.height if has_roi else info.height) // bin_y
@@ -95,14 +100,16 @@ def distortion_from_ros(model: str, d: Numbers) -> Distortion | None:
         CameraError: the model is unknown, or its coefficients don't fit it.
     """
     coefficients = tuple(float(value) for value in d)
-    if model in ("equidistant", "fisheye"):
-        return Distortion("equidistant", coefficients)
-    if model not in ("plumb_bob", "rational_polynomial", ""):
-        raise CameraError(
-            f"distortion model '{model}' is unknown; known are plumb_bob, rational_polynomial and equidistant"
-        )
+    if model.lower() in ("equidistant", "fisheye", "kannala_brandt", "kannala_brandt4"):
+        fifth = len(coefficients) == 5 and not coefficients[4]  # of drivers that send five numbers whatever the model
+        return Distortion("equidistant", coefficients[:4] if fifth else coefficients)
     if not any(coefficients):
-        return None
+        return None  # whatever the model's name: none, Brown-Conrady, …
+    if model not in ("plumb_bob", "rational_polynomial", "thin_prism", "tilted", ""):
+        raise CameraError(
+            f"distortion model '{model}' is unknown; known are plumb_bob, rational_polynomial and equidistant: "
+            "rectify the images (image_proc) and pass --rectified, or calibrate for one of these"
+        )
     if len(coefficients) > 8 and not any(coefficients[8:]):
         coefficients = coefficients[:8]  # thin prism and tilt, unused
     # Drivers mix up the two names; OpenCV goes by the number of coefficients.

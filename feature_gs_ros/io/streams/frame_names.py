@@ -41,15 +41,15 @@ def check_names(wanted: Collection[str], existing: Collection[str], source: str)
         )
 
 
-def check_not_empty(posed: int, skipped: Mapping[str, int], source: str) -> None:
-    """A stream without a single posed frame is an error that says what became of its images.
+def check_not_empty(posed: int, skipped: Mapping[str, int], source: str, hint: str = "") -> None:
+    """A stream without a single posed frame is an error that says what became of its images, and ``hint``.
 
     Raises:
         StreamError: nothing is posed.
     """
     if posed == 0:
         reasons = "; ".join(f"{count} × {reason}" for reason, count in skipped.items()) or "it holds no images"
-        raise StreamError(f"'{source}' has no posed image: {reasons}")
+        raise StreamError(f"'{source}' has no posed image: {reasons}{hint}")
 
 
 def listed_names(names: Collection[str]) -> str:

@@ -22,6 +22,7 @@ from feature_gs_ros.io.streams.bit_depth import bits_of_stream
 from feature_gs_ros.io.streams.frame_names import check_names, check_not_empty
 from feature_gs_ros.io.streams.rosbag_file import TF, Bag
 from feature_gs_ros.io.streams.rosbag_topics import BagOptions, CameraTopic, choose_cameras
+from feature_gs_ros.io.streams.static_transforms import load_static_transforms
 from feature_gs_ros.io.streams.tf_tree import TfTree
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class RosbagStream:
         self._frame_ids: dict[str, str] = {}  # of the images, by topic
         self._bad_transforms = 0
         self._tf = TfTree()
+        self._hint = ""  # what the recording lacks for poses
         self._calibrations = {camera.camera_info: _Calibrations() for camera in cameras}
         self._read_tf_and_camera_info()
         self._bits = {topic: self._bits_in_use(topic) for topic in self._cameras}
@@ -106,7 +108,7 @@ class RosbagStream:
         for frame in self._posed(self.skipped):
             names.append(frame.name)
             yield frame
-        check_not_empty(len(names), self.skipped, self.source)
+        check_not_empty(len(names), self.skipped, self.source, self._hint)
         self._names = names
 
     def _some(self, wanted: set[str]) -> Iterator[Frame]:
@@ -179,6 +181,14 @@ class RosbagStream:
                 self._calibrations[topic].add(stamp_ns(message.header.stamp), message)
             else:
                 self._add_transforms(message, is_static=topic.endswith("tf_static"))
+        if self.options.tf is not None:
+            for transform in load_static_transforms(self.options.tf):
+                self._tf.add_static(*transform)
+        elif not any(topic.endswith("tf_static") for topic in tf_topics):
+            self._hint = (
+                "; the recording has no /tf_static, which usually leads from the robot to its cameras: record it, or "
+                "give what it lacks as --tf FILE (a YAML list of transforms, or a URDF with fixed joints)"
+            )
         if not tf_topics:
             raise StreamError(
                 f"'{self.source}' holds no /tf or /tf_static, so its images have no poses: record both topics"
@@ -197,7 +207,7 @@ class RosbagStream:
         if self.options.map_frame not in self._tf:
             raise StreamError(
                 f"tf of '{self.source}' has no frame '{self.options.map_frame}'; "
-                f"set map_frame (--map-frame) to one of {', '.join(self._tf.frames())}"
+                f"set map_frame (--map-frame) to one of {', '.join(self._tf.frames())}{self._hint}"
             )
 
     def _add_transforms(self, message: Any, *, is_static: bool) -> None:

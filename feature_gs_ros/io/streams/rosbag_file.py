@@ -1,4 +1,4 @@
-"""A rosbag2 recording, MCAP or sqlite3: its topics and messages, read by `rosbags`; damage is a StreamError."""
+"""A recording: MCAP or sqlite3 of ROS 2, or a bag of ROS 1. `rosbags` reads it; damage is a StreamError."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rosbags import rosbag1
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
@@ -26,6 +27,7 @@ COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 TF = "tf2_msgs/msg/TFMessage"
 _ROS1 = b"#ROSBAG V"
+_MESSAGE_DAMAGE = (SerdeError, struct.error, ValueError, IndexError, AssertionError)
 _READ_TYPES = (IMAGE, COMPRESSED_IMAGE, CAMERA_INFO, TF)
 
 
@@ -38,7 +40,7 @@ class Topic:
 
 
 class Bag:
-    """A recording's folder, or its only ``.mcap`` or ``.db3`` file.
+    """A recording's folder, or its only ``.mcap`` or ``.db3`` file, or a ``.bag`` of ROS 1.
 
     The four message types read here are the same in every distribution since Foxy, so that definitions
     stored in the bag aren't needed, and broken ones of other topics do no harm.
@@ -53,8 +55,9 @@ class Bag:
             self.path = _storage(Path(path))
         if self.path.is_dir():
             _check_metadata(self.path)
-        with _reading(self.path), Reader(self.path) as reader:
-            counts = {(connection.topic, connection.msgtype): connection.msgcount for connection in reader.connections}
+        self._is_ros1 = self.path.is_file() and _start(self.path).startswith(_ROS1)
+        with self._open() as reader:
+            counts = {(entry.topic, _type_of(entry)): entry.msgcount for entry in reader.connections}
             self.all_topics = sorted({topic for topic, _ in counts})
             self.topics = [Topic(*key) for key, count in sorted(counts.items()) if count > 0 and key[1] in _READ_TYPES]
 
@@ -70,10 +73,10 @@ class Bag:
         Raises:
             StreamError: the storage is damaged.
         """
-        with _reading(self.path), Reader(self.path) as reader:
+        with self._open() as reader:
             connections = _connections(reader, topics)
             for connection, _, data in reader.messages(connections) if connections else ():
-                yield connection.topic, _deserialised(data, connection)
+                yield connection.topic, self._deserialised(data, connection)
 
     def serialised(self) -> Iterator[tuple[Topic, int, bytes]]:
         """Topic, recording stamp [ns] and CDR bytes of the messages of `topics`, in the order of recording.
@@ -81,10 +84,12 @@ class Bag:
         Raises:
             StreamError: the storage is damaged.
         """
-        with _reading(self.path), Reader(self.path) as reader:
+        with self._open() as reader:
             connections = _connections(reader, [topic.name for topic in self.topics])
             for connection, stamp, data in reader.messages(connections) if connections else ():
-                yield Topic(connection.topic, connection.msgtype), stamp, bytes(data)
+                with suppress(*_MESSAGE_DAMAGE):
+                    cdr = _typestore().ros1_to_cdr(data, _type_of(connection)) if self._is_ros1 else data
+                    yield Topic(connection.topic, _type_of(connection)), stamp, bytes(cdr)
 
     def first_messages(self, topics: Collection[str]) -> dict[str, Any]:
         """The first message of each topic.
@@ -93,10 +98,10 @@ class Bag:
             StreamError: the storage is damaged.
         """
         first: dict[str, Any] = {}
-        with _reading(self.path), Reader(self.path) as reader:
+        with self._open() as reader:
             for connection in _connections(reader, topics):
                 for _, _, data in reader.messages([connection]):
-                    first.setdefault(connection.topic, _deserialised(data, connection))
+                    first.setdefault(connection.topic, self._deserialised(data, connection))
                     break
         return first
 
@@ -106,16 +111,32 @@ class Bag:
         Raises:
             StreamError: the storage is damaged.
         """
-        with _reading(self.path), Reader(self.path) as reader:
+        with self._open() as reader:
             connections = _connections(reader, [topic])
             start, duration = reader.start_time, reader.end_time - reader.start_time
             last = None
             for step in range(count if connections else 0):
                 for connection, stamp, data in reader.messages(connections, start=start + step * duration // count):
                     if stamp != last:
-                        yield _deserialised(data, connection)
+                        yield self._deserialised(data, connection)
                     last = stamp
                     break
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        """The reader of `rosbags` for this recording; both kinds have the same methods."""
+        with _reading(self.path):
+            reader = rosbag1.Reader(self.path) if self._is_ros1 else Reader(self.path)
+            with reader as opened:
+                yield opened
+
+    def _deserialised(self, data: bytes, connection: Connection) -> Any:
+        """The message, None where its bytes are damaged. ROS 1 sends the same values in the same order, unaligned."""
+        try:
+            cdr = _typestore().ros1_to_cdr(data, _type_of(connection)) if self._is_ros1 else data
+            return _typestore().deserialize_cdr(cdr, _type_of(connection))
+        except _MESSAGE_DAMAGE:
+            return None
 
 
 def is_bag(path: Path) -> bool:
@@ -143,9 +164,7 @@ def _storage(path: Path) -> Path:
         if len(files) != 1:
             raise StreamError(f"'{path}' has {len(files)} storage files and no metadata.yaml; run ros2 bag reindex")
         return files[0]
-    if path.is_file() and _start(path).startswith(_ROS1):
-        raise StreamError(f"'{path}' is a bag of ROS 1; convert it: rosbags-convert --src {path} --dst FOLDER")
-    if path.is_file() and path.suffix not in (".mcap", ".db3"):
+    if path.is_file() and path.suffix not in (".mcap", ".db3") and not _start(path).startswith(_ROS1):
         raise StreamError(f"'{path}' must end in .mcap or .db3 to be read as a recording; rename it")
     return path
 
@@ -187,15 +206,13 @@ def _connections(reader: Reader, topics: Collection[str]) -> list[Connection]:
     return [
         connection
         for connection in reader.connections
-        if connection.topic in topics and connection.msgtype in _READ_TYPES
+        if connection.topic in topics and _type_of(connection) in _READ_TYPES
     ]
 
 
-def _deserialised(data: bytes, connection: Connection) -> Any:
-    try:
-        return _typestore().deserialize_cdr(data, connection.msgtype)
-    except (SerdeError, struct.error, ValueError, IndexError, AssertionError):
-        return None
+def _type_of(connection: Connection) -> str:
+    """The message's type; ROS 1's first package of tf had one of its own, with the same content."""
+    return TF if connection.msgtype == "tf/msg/tfMessage" else connection.msgtype
 
 
 @lru_cache(maxsize=1)
@@ -209,16 +226,26 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except _damage() as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        mended = (
+            "rosbag reindex" if path.suffix == ".bag" else "mcap recover on the file or ros2 bag reindex on the folder"
+        )
         raise StreamError(
-            f"can't read the recording '{path}': {reason}; if its recorder was killed, "
-            "run mcap recover on the file or ros2 bag reindex on the folder"
+            f"can't read the recording '{path}': {reason}; if its recorder was killed, run {mended}"
         ) from error
 
 
 @lru_cache(maxsize=1)
 def _damage() -> tuple[type[Exception], ...]:
     """What `rosbags` and the decoders below it raise on damaged bytes: they share no base class."""
-    kinds: list[type[Exception]] = [ReaderError, OSError, EOFError, LookupError, ValueError, TypeError]
+    kinds: list[type[Exception]] = [
+        ReaderError,
+        rosbag1.ReaderError,
+        OSError,
+        EOFError,
+        LookupError,
+        ValueError,
+        TypeError,
+    ]
     kinds += [AssertionError, AttributeError, RuntimeError, MemoryError, OverflowError, struct.error]
     for module, name in (
         ("apsw", "Error"),

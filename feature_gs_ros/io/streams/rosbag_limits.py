@@ -6,11 +6,13 @@ the same meaning in their place, which stop at the size that is declared, and at
 
 from __future__ import annotations
 
+import bz2
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import lz4.frame  # type: ignore[import-untyped] # comes with rosbags
+from rosbags.rosbag1 import reader as rosbag1_reader
 from rosbags.rosbag2 import ReaderError, reader, storage_mcap
 
 if sys.version_info >= (3, 14):
@@ -47,6 +49,16 @@ def unpacked_lz4(data: bytes, limit: int = MAX_UNPACKED) -> bytes:
     return _unpacked(lz4.frame.LZ4FrameDecompressor(), data, limit)
 
 
+def unpacked_bz2(data: bytes) -> bytes:
+    """A bzip2 stream, unpacked.
+
+    Raises:
+        ReaderError: it holds more than `MAX_UNPACKED` bytes, or ends too early.
+        OSError: it is damaged.
+    """
+    return _unpacked(bz2.BZ2Decompressor(), data, MAX_UNPACKED)
+
+
 def _unpacked(unpacker: Any, data: bytes, limit: int) -> bytes:
     result: bytes = unpacker.decompress(data, max_length=limit + 1)
     if len(result) > limit:
@@ -75,3 +87,4 @@ def limit_rosbags() -> None:
         "lz4": lambda data, size: unpacked_lz4(data, min(size, MAX_UNPACKED)),
     }
     storage_mcap.DECOMPRESSORS.update(unpackers)
+    rosbag1_reader.decompressors.update(bz2=unpacked_bz2, lz4=unpacked_lz4)

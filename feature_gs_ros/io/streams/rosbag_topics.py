@@ -22,6 +22,7 @@ class BagOptions:
     camera_info_topics: tuple[str, ...] = ()  # one for each of the image topics; by ROS's usual names by default
     camera_info_file: Path | None = None  # a calibration file instead of the recorded camera_info
     rectified: bool | None = None  # the images need no undistortion; by default where the topic is named image_rect*
+    tf: Path | None = None  # static transforms that the recording lacks: a YAML list, or a URDF with fixed joints
     images: Path | None = None  # not of a recording: folder of the images, where it isn't the usual one
 
 
