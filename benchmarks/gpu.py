@@ -236,7 +236,7 @@ def _product_seconds(view: Any, grid: FeatureGrid, sums: Any, repeats: int) -> f
 
     device, values = view.device, cells_of(grid, view.device)
     parts = blocks_of(view, grid, None)
-    batches = [plan_batch([part], [view.projection.rows], [values], len(view.gaussians)) for part in parts]
+    batches = [plan_batch([part], [view.projection], [values]) for part in parts]
     weights = torch.empty(max(part.size for part in parts), device=device)
 
     def sum_all() -> None:

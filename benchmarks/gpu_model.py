@@ -19,6 +19,7 @@ from feature_gs_ros.rasterizer.cuda.kernels.walk import LANES, Tiles, alpha_of, 
 from feature_gs_ros.rasterizer.cuda.pairs import Pairs, pair_tiles
 from feature_gs_ros.rasterizer.cuda.runtime import BLOCK, launch
 from feature_gs_ros.rasterizer.cuda.view import CudaView
+from feature_gs_ros.rasterizer.cuda.weights import sum_weights
 from feature_gs_ros.rasterizer.tiling import grid_layout
 
 wp.set_module_options({"enable_backward": False})
@@ -41,7 +42,7 @@ class Card:
     bandwidth: float  # bytes per second
     multiprocessors: int
     clock: float  # Hz, boost
-    cache_bytes: float  # per clock and multiprocessor, from the second-level cache: assumed, vendors don't say
+    cache_bytes: float = 64  # per clock and multiprocessor: half of what a first-level cache gives, assumed
 
     @property
     def instructions(self) -> float:
@@ -50,14 +51,14 @@ class Card:
 
     @property
     def cache_bandwidth(self) -> float:
-        """Bytes per second from the second-level cache."""
+        """Bytes per second from the caches, where neighbouring Gaussians find each other's cells."""
         return self.cache_bytes * self.multiprocessors * self.clock
 
 
 CARDS = (
-    Card("Jetson AGX Orin 64 GB", 204.8e9, 16, 1.30e9, 32),
-    Card("GeForce RTX 4090", 1008e9, 128, 2.52e9, 16),
-    Card("H200 SXM", 4.8e12, 132, 1.98e9, 24),
+    Card("Jetson AGX Orin 64 GB", 204.8e9, 16, 1.30e9),
+    Card("GeForce RTX 4090", 1008e9, 128, 2.52e9),
+    Card("H200 SXM", 4.8e12, 132, 1.98e9),
 )
 
 
@@ -69,6 +70,7 @@ class Counts:
     visible: int  # V
     pairs: int  # of a tile and a Gaussian
     cell_weights: int  # of cells under Gaussians
+    nonzeros: int  # of them, those above 0
     cells: int
     pixels: int
     steps: int  # of warps: a Gaussian that touches one of their rays before all have ended
@@ -107,12 +109,18 @@ def count(view: CudaView, gaussians: GaussianMap, grid: FeatureGrid) -> Counts:
     launch(count_steps, layout.tiles * BLOCK, view.device, pairs.tiles, counted)
     inside, before, drawn = counted.tolist()
     # A warp goes on until its last ray has ended: the share of steps left lies between that of its pixels and 1.
+    parts, nonzeros = blocks_of(view, grid, None), 0
+    for part in parts:
+        weights = torch.zeros(part.size)
+        sum_weights(part, weights)
+        nonzeros += int(weights.count_nonzero())
     steps = int(_strips(pairs) * (0.5 + 0.5 * before / max(1, inside)))
     return Counts(
         len(gaussians),
         len(view.projection),
         len(pairs),
-        sum(part.size for part in blocks_of(view, grid, None)),
+        sum(part.size for part in parts),
+        nonzeros,
         grid.rows * grid.columns,
         view.camera.width * view.camera.height,
         steps,
@@ -148,8 +156,8 @@ def predict(card: Card, counts: Counts, channels: int, coarse: bool, batch: int 
         "weights": bound(36 * v + 4 * pairs + 4 * counts.cell_weights, STEP * counts.steps + sums, 36 * counts.steps),
         "product": bound(
             8 * channels * rows + 4 * channels * counts.cells + 4 * counts.cell_weights,
-            counts.cell_weights * channels / WARP * CHANNEL,
-            4 * channels * counts.cell_weights,
+            counts.nonzeros * channels / WARP * CHANNEL,
+            4 * channels * counts.nonzeros,
         ),
         "color": bound(36 * v + 12 * counts.pixels, (STEP + 4 * CHANNEL) * counts.steps, 36 * counts.steps),
         "paper's way": bound(

@@ -7,9 +7,10 @@ What every backend promises:
   of `conventions.py`. ``‖difference‖ ≤ 1e-3 ‖reference‖`` for whole images and accumulators; single entries may differ
   where an alpha or a transmittance lies on a threshold.
 - **Adjointness.** ``⟨render(v), M U F⟩ = ⟨v, backproject(F)⟩`` to 1e-5 of ``⟨render(|v|), M U |F|⟩``.
-- **Where tensors are.** Arguments may lie on any device. What these protocols return is float32 on the host, with two
-  exceptions: `Accumulator`'s own arrays stay on the backend's device until a field is asked for, and what
-  `render_with_gradients` returns lies where its arguments lie.
+- **Where tensors are.** Arguments may lie on any device. What these protocols return is float32 on the host, with
+  these exceptions: `Accumulator`'s own arrays stay on the backend's device until a field is asked for; what
+  `render_with_gradients` returns lies where its arguments lie; and a backend with a device leaves images of values,
+  and products of a cell operator with values, where the values lie.
 - **Order.** Rows are the map's, whatever order a backend keeps inside.
 - **Determinism.** The CPU backend gives the same bits for any number of threads. Others promise the tolerance alone.
 """

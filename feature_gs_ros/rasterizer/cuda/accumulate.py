@@ -12,6 +12,7 @@ from torch import Tensor
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.rasterizer.cuda.pairs import pair_tiles
 from feature_gs_ros.rasterizer.cuda.product import Batch, Sums, add_batches, plan_batch
+from feature_gs_ros.rasterizer.cuda.projection import Projection
 from feature_gs_ros.rasterizer.cuda.runtime import out_of_memory
 from feature_gs_ros.rasterizer.cuda.weights import CellBlocks, plan_blocks
 from feature_gs_ros.rasterizer.tiling import grid_layout
@@ -35,21 +36,21 @@ def backproject_views(
         OutOfMemoryError: the device has no room; ``sums`` are as before.
     """
     with out_of_memory(sums.weight.device, f"back-projecting {len(views)} views at once"):
-        coarse: list[tuple[CellBlocks, Tensor, Tensor]] = []
+        coarse: list[tuple[CellBlocks, Projection, Tensor]] = []
         batches: list[Batch] = []
         for view, grid, valid in zip(views, grids, valids, strict=True):
             parts, values = blocks_of(view, grid, valid), cells_of(grid, view.device)
             if parts[0].layout.coarse and len(parts) == 1:
-                coarse.append((parts[0], view.projection.rows, values))
+                coarse.append((parts[0], view.projection, values))
                 continue
-            own = [plan_batch([part], [view.projection.rows], [values], len(sums.weight)) for part in parts]
+            own = [plan_batch([part], [view.projection], [values]) for part in parts]
             if len(own) > 1:
                 totals = torch.zeros_like(sums.weight)
                 own = [replace(batch, totals=totals, ends=batch is own[-1]) for batch in own]
             batches += own
         if coarse:
-            blocks, rows, cells = zip(*coarse, strict=True)
-            batches.append(plan_batch(blocks, rows, cells, len(sums.weight)))
+            blocks, projections, cells = zip(*coarse, strict=True)
+            batches.append(plan_batch(blocks, projections, cells))
         add_batches(batches, sums, sign)
 
 

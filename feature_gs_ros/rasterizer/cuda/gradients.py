@@ -137,10 +137,10 @@ def _extra_back(drawn: _Drawn, d_extra_image: Tensor) -> Tensor:
     if channels == 0:
         return gradient
     sums = Sums(gradient, gradient.new_zeros(count), torch.zeros(count, dtype=torch.int32, device=gradient.device))
-    layout, rows = pixel_layout(camera.width, camera.height), drawn.projection.rows
+    layout = pixel_layout(camera.width, camera.height)
     cells = d_extra_image.reshape(-1, channels)
     parts = plan_blocks(drawn.projection, drawn.pairs, layout, None)
-    add_batches([plan_batch([part], [rows], [cells], count) for part in parts], sums, 1)
+    add_batches([plan_batch([part], [drawn.projection], [cells]) for part in parts], sums, 1)
     return gradient
 
 

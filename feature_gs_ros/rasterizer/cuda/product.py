@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros.rasterizer.cuda.kernels import product as kernels
+from feature_gs_ros.rasterizer.cuda.projection import Projection
 from feature_gs_ros.rasterizer.cuda.runtime import launch
 from feature_gs_ros.rasterizer.cuda.weights import CellBlocks, sum_weights
 
@@ -41,26 +42,26 @@ class Batch:
     ends: bool = False  # whether this is such a view's last band
 
 
-def plan_batch(parts: Sequence[CellBlocks], rows: Sequence[Tensor], values: Sequence[Tensor], gaussians: int) -> Batch:
-    """Put views side by side; ``rows`` [V] each, ``values`` [cells, D] each, for a map of so many Gaussians."""
-    device = rows[0].device
-    counts = [len(part.offsets) for part in parts]
+def plan_batch(parts: Sequence[CellBlocks], projections: Sequence[Projection], values: Sequence[Tensor]) -> Batch:
+    """Put views of one map side by side; ``values`` [cells, D] each.
+
+    Owners follow the map's curve: neighbours mix the same cells, which then lie in a multiprocessor's own cache.
+    """
+    geometry = projections[0].geometry
+    device = geometry.rows.device
     bases = torch.tensor([0, *(part.size for part in parts)]).cumsum(0).tolist()
-    if len(parts) == 1:
-        touched = rows[0]
-        index = torch.arange(counts[0], dtype=torch.int32, device=device)[None]
-    else:
-        index = torch.full((len(parts), gaussians), -1, dtype=torch.int32, device=device)
-        first = 0
-        for view, (own, count) in enumerate(zip(rows, counts, strict=True)):
-            index[view, own] = torch.arange(first, first + count, dtype=torch.int32, device=device)
-            first += count
-        touched = (index >= 0).any(dim=0).nonzero()[:, 0].to(torch.int32)
-        index = index[:, touched].contiguous()
+    index = torch.full((len(parts), len(geometry.rows)), -1, dtype=torch.int32, device=device)
+    first = 0
+    for view, projection in enumerate(projections):
+        end = first + len(projection)
+        index[view, projection.places.long()] = torch.arange(first, end, dtype=torch.int32, device=device)
+        first = end
+    touched = (index >= 0).any(dim=0).nonzero()[:, 0]
+    index = index[:, touched].contiguous()
     first_cells = torch.tensor([0, *(len(cells) for cells in values[:-1])]).cumsum(0)
     return Batch(
         parts,
-        touched,
+        geometry.rows[touched],
         index,
         torch.cat([part.blocks for part in parts]) if len(parts) > 1 else parts[0].blocks,
         torch.cat([part.offsets + base for part, base in zip(parts, bases, strict=False)]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -57,12 +58,18 @@ class MapCache:
 class Projection:
     """The V Gaussians that can touch the image, front to back."""
 
-    rows: Tensor  # [V] int32 rows of the map
+    geometry: DeviceMap  # of the map
+    places: Tensor  # [V] int32, their indices on its curve
     splats: Tensor  # [V, 8] mean x, y (px); conic a, b, c (1/px²); opacity; half width and height of the footprint (px)
     depths: Tensor  # [V] camera z, splat units
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.places)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """[V] int32 rows of the map."""
+        return self.geometry.rows.index_select(0, self.places)
 
 
 def project(geometry: DeviceMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
@@ -78,7 +85,7 @@ def project(geometry: DeviceMap, camera: Camera, camera_from_splat: NDArray[np.f
     order[:count] = torch.arange(count, dtype=torch.int32, device=device)
     sort_pairs(keys, order, count)
     visible = visible.index_select(0, order[:count])
-    return Projection(geometry.rows[visible], splats[visible], depths[visible])
+    return Projection(geometry, visible.to(torch.int32), splats[visible], depths[visible])
 
 
 def lens_of(camera: Camera, camera_from_splat: NDArray[np.float64]) -> Any:
