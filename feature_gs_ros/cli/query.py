@@ -12,6 +12,7 @@ from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_uni
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.query.answers import as_json, objects_of
+from feature_gs_ros.query.extent import Extent
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
 
 
@@ -23,6 +24,7 @@ def query(
     negative: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     threshold: float | None = None,
     verify: bool = True,
+    extent: Extent | None = None,
     cloud: Path | None = None,
     cloud_frame: CloudFrame = "splat",
     picture: Path | None = None,
@@ -40,6 +42,8 @@ def query(
         negative: what else there is; a Gaussian goes to the likeliest. May be repeated.
         threshold: on the similarity; the extractor's own by default.
         verify: look again at what is found, in the images that the field keeps; what they don't confirm is not found.
+        extent: object (grow what is found to the object that stands free there) or part; by default object where the
+            extractor's words name objects.
         cloud: write the found Gaussians as a 3DGS PLY, with their similarity.
         cloud_frame: splat (as in the map's file, so that the cloud lies on the map) or map (where the boxes are, in
             metres).
@@ -64,7 +68,7 @@ def query(
     check_kind("--cloud", cloud, ".ply")
     check_kind("--picture", picture, ".png")
     unit = length_unit(segmenter.field.provenance.splat_from_map)
-    answers = segmenter.ask_many(text, negative, threshold, verify=verify)
+    answers = segmenter.ask_many(text, negative, threshold, verify=verify, extent=extent)
     objects = [objects_of(segmenter, answer) for answer in answers]
     _write(segmenter, answers[0], cloud, cloud_frame, picture, backend)
     if json:

@@ -47,7 +47,7 @@ def select_text(
         PromptError: as `Segmenter.ask`.
     """
     full = check_threshold(threshold, segmenter.extractor.text_rule)
-    answer = segmenter.ask([text], negatives, full - check_soft_edge(soft_edge), present)[0]
+    answer = segmenter.ask([text], negatives, full - check_soft_edge(soft_edge), present, extent="part")[0]
     return _of_answer(answer, full, soft_edge)
 
 

@@ -57,6 +57,7 @@ class ScoringRule:
     competitor_fraction: float = (
         0.0  # of the likeliest competitor's score, that a prompt must reach over what it selects
     )
+    names_objects: bool = False  # whether words are of whole objects, so that answers grow to these by default
     other: str = ""  # the negative that every question gets besides its own; empty: none
 
     @property

@@ -45,6 +45,7 @@ class ImageNetExtractor(Extractor):
     text_rule = ScoringRule(
         threshold=0.5, relative=True, minimum=0.005, contrast=6.0, peak_override=0.2, smoothing_rate=0.0005,
         competitors=torch.eye(1000), competitor_names=FIRST_WORDS, competitor_fraction=0.08,
+        names_objects=True,
     )  # fmt: skip
     candidate_rule = replace(text_rule, contrast=4.0)
     example_rule = ScoringRule(threshold=0.7)

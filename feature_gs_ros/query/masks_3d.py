@@ -17,6 +17,7 @@ from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor, ImageJudge, ScoringRule, image_judge
+from feature_gs_ros.query.extent import Extent, whole_objects
 from feature_gs_ros.query.prompt import TextPrompts, check_threshold
 from feature_gs_ros.query.smoothing import GaussianGraph
 from feature_gs_ros.query.verify import SecondLook, verify_mask
@@ -49,6 +50,7 @@ class Answer:
     seconds: float
     message: str  # for a person
     second_looks: tuple[SecondLook, ...] = ()  # at the objects selected, the largest first
+    selected: Tensor | None = None  # [N] bool, what passes by itself, where `mask` grew to whole objects
     rival: str = ""  # where the prompt is not found, the word that is likelier in its place, if there is one
 
 
@@ -103,6 +105,7 @@ class Segmenter:
         threshold: float | None = None,
         among: Tensor | None = None,
         verify: bool = True,
+        extent: Extent | None = None,
     ) -> list[Answer]:
         """Answer text prompts. A Gaussian goes to the prompt or negative of highest similarity, and over the threshold.
 
@@ -111,13 +114,16 @@ class Segmenter:
             threshold: on the similarity; the extractor's by default.
             among: [N] bool, the Gaussians asked about; all by default.
             verify: take a second look at what is found, where the extractor can and the field keeps images.
+            extent: "object" to grow what is found to the object that stands free there, see `whole_object`; "part" not
+                to. By default it depends on whether the extractor's words name objects.
 
         Raises:
             UnknownPromptError: the extractor doesn't know a word; it names the nearest known ones.
             PromptError: an empty or overlong prompt, or a threshold that is not a number.
         """
         start = time.perf_counter()
-        return self.answers_of(self.score(prompts, negatives, threshold, verify), among, start=start)
+        scored = self.score(prompts, negatives, threshold, verify)
+        return self.answers_of(scored, among, start=start, extent=extent or self._extent)
 
     def score(
         self,
@@ -133,7 +139,12 @@ class Segmenter:
         return ScoredPrompts(question, similarities, tuple(winners), judge)
 
     def answers_of(
-        self, scored: ScoredPrompts, among: Tensor | None = None, verify: bool = True, start: float | None = None
+        self,
+        scored: ScoredPrompts,
+        among: Tensor | None = None,
+        verify: bool = True,
+        start: float | None = None,
+        extent: Extent = "part",
     ) -> list[Answer]:
         """The answers to prompts that were scored.
 
@@ -141,11 +152,19 @@ class Segmenter:
             among: [N] bool, the Gaussians asked about; all by default.
             verify: take the second look that they were scored for.
             start: of the clock; now by default.
+            extent: as for `ask`.
         """
         start = time.perf_counter() if start is None else start
         question, judge = scored.question, scored.judge
-        answers = self._answers(question.asked, scored.similarities, question.threshold, among, start, scored.winners)
+        answers = self._answers(
+            question.asked, scored.similarities, question.threshold, among, start, scored.winners, extent
+        )
         return [self._verified(answer, judge) for answer in answers] if judge and verify else answers
+
+    @property
+    def _extent(self) -> Extent:
+        """Of answers to words, unless told otherwise."""
+        return "object" if self.extractor.text_rule.names_objects else "part"
 
     @property
     def _judge(self) -> ImageJudge | None:
@@ -157,7 +176,8 @@ class Segmenter:
         if answer.state is not State.FOUND:
             return answer
         start = time.perf_counter()
-        mask, looks = verify_mask(self.gaussians, self.field.looks.kept, judge, answer.prompt, answer.mask)
+        kept = self.field.looks.kept
+        mask, looks = verify_mask(self.gaussians, kept, judge, answer.prompt, answer.mask, answer.selected)
         state = decide(float(self.gaussians.opacities[mask].sum()), answer.coverage)
         message = answer.message if state is State.FOUND else f"'{answer.prompt}' {state.value}"
         if looks:
@@ -175,6 +195,7 @@ class Segmenter:
         threshold: float | None = None,
         among: Tensor | None = None,
         verify: bool = True,
+        extent: Extent | None = None,
     ) -> list[Answer]:
         """Answer prompts that have nothing to do with each other, each as if it were asked alone, in one pass.
 
@@ -187,8 +208,9 @@ class Segmenter:
         answers = []
         for index, prompt in enumerate(question.asked):
             columns = [index, *question.competitors(index, self.extractor.text_rule.other)]
-            winner = winners[index : index + 1]
-            answers += self._answers([prompt], similarities[:, columns], question.threshold, among, start, winner)
+            alone, winner = similarities[:, columns], winners[index : index + 1]
+            chosen = extent or self._extent
+            answers += self._answers([prompt], alone, question.threshold, among, start, winner, chosen)
         return [self._verified(answer, judge) for answer in answers] if judge else answers
 
     def ask_example(
@@ -312,21 +334,27 @@ class Segmenter:
         among: Tensor | None,
         start: float,
         winners: Sequence[str] = (),  # for each prompt the word that beat it, or ""
+        extent: Extent = "part",
     ) -> list[Answer]:
         coverage = self.field.coverage(self.gaussians, among)
         best = similarities.argmax(dim=1)
         asked = self.field.seen if among is None else self.field.seen & among
-        seconds = time.perf_counter() - start
         answers = []
         for index, prompt in enumerate(prompts):
             similarity = similarities[:, index].contiguous()
             mask = asked & (best == index) & (similarity > threshold)
             opacity = float(self.gaussians.opacities[mask].sum())
             state = decide(opacity, coverage)
+            selected = None
+            if state is State.FOUND and extent == "object":
+                others = (best != index) & (similarities.amax(dim=1) > threshold)  # another text has them
+                selected, mask = mask, mask | (whole_objects(self.gaussians, mask) & asked & ~others)
             peak = float(similarity[asked].max()) if bool(asked.any()) else 0.0
             winner = winners[index] if winners and state is not State.FOUND else ""
             message = _message(prompt, state, int(mask.sum()), peak, threshold, coverage, winner)
-            answers.append(Answer(prompt, state, mask, similarity, coverage, threshold, seconds, message, rival=winner))
+            seconds = time.perf_counter() - start
+            answer = Answer(prompt, state, mask, similarity, coverage, threshold, seconds, message)
+            answers.append(replace(answer, selected=selected, rival=winner))
         return answers
 
 
