@@ -28,6 +28,7 @@ MIN_PIXELS = 12  # of the object's longer side in a look, from which it is judge
 MIN_VISIBLE = 0.3  # fraction of the object's pixels that nothing hides
 MIN_PROBABILITY = 0.03  # of the prompt, over all looks together
 MIN_FRACTION = 0.2  # of the likeliest other word's probability, that it and its near-synonyms must have
+MIN_AVERAGE = 0.1  # of the prompt's probability, on average over the looks, where it alone decides
 MIN_KIN_FRACTION = 0.15  # of the likeliest near-synonym's probability
 SILHOUETTE_SIDE = 128  # pixels of the longer side of the views in which the object's outline is found
 OUTLINE = 0.3  # rendered weight from which a pixel shows the object
@@ -86,9 +87,18 @@ class SecondLook:
 
 
 def verify_mask(
-    gaussians: GaussianMap, looks: Sequence[Look], judge: ImageJudge, prompt: str, mask: Tensor
+    gaussians: GaussianMap,
+    looks: Sequence[Look],
+    judge: ImageJudge,
+    prompt: str,
+    mask: Tensor,
+    part: Tensor | None = None,
 ) -> tuple[Tensor, tuple[SecondLook, ...]]:
     """A second look at each of the objects that a prompt selected, the largest first.
+
+    Args:
+        mask: [N] bool, what was selected, grown to whole objects or not.
+        part: [N] bool, what was selected before it grew: where a whole is not confirmed, its part may be.
 
     Returns:
         The mask [N] bool without the objects that were not confirmed; with none confirmed it is empty. Objects too
@@ -101,11 +111,17 @@ def verify_mask(
     large = [index for index in np.argsort(-sizes)[:MAX_OBJECTS].tolist() if sizes[index] >= MIN_SIZE * sizes.max()]
     kept, seen = mask.clone(), list[SecondLook]()
     for index in large if labels.max() >= 0 else []:
-        one = torch.zeros_like(mask)
-        one[rows[torch.from_numpy(labels == index)]] = True
-        seen.append(second_look(gaussians, looks, judge, prompt, one, count=MAX_CUTOUTS if not seen else MORE_CUTOUTS))
-        if not seen[-1].confirmed:
-            kept &= ~one
+        whole = torch.zeros_like(mask)
+        whole[rows[torch.from_numpy(labels == index)]] = True
+        count = MAX_CUTOUTS if not seen else MORE_CUTOUTS
+        look = second_look(gaussians, looks, judge, prompt, whole, count=count)
+        confirmed = whole if look.confirmed else torch.zeros_like(whole)
+        if not look.confirmed and part is not None and bool((whole & ~part).any()):
+            of_part = second_look(gaussians, looks, judge, prompt, whole & part, count=count)
+            if of_part.confirmed:
+                look, confirmed = of_part, whole & part
+        seen.append(look)
+        kept &= confirmed | ~whole
     if seen and not any(look.confirmed for look in seen):
         kept = torch.zeros_like(mask)
     return kept, tuple(seen)
@@ -126,7 +142,8 @@ def second_look(
     The looks are witnesses of one object. Together they say the normalised geometric mean of their probabilities and
     of one more look that says nothing: few looks convince less than many that say the same, and many of one object,
     which are not independent, no more than one such look does by itself. The prompt is confirmed where it is likely
-    enough, and beside the likeliest other word. What no kept image shows is not confirmed.
+    enough, and beside the likeliest other word. It is too where it is the likeliest word on average. What no kept
+    image shows is not confirmed.
 
     Args:
         looks: that the field kept.
@@ -154,7 +171,7 @@ def second_look(
         rival=judgement.words[rival],
         rival_probability=float(rivals[rival]),
         kin=_likelier_kin(judgement, together),
-        confirmed=passes(together, kin),
+        confirmed=passes(together, kin) or _best_on_average(logs.exp(), kin),
         seconds=time.perf_counter() - start,
     )
 
@@ -184,6 +201,19 @@ def passes(probabilities: Tensor, kin: Tensor) -> bool:
         and own + float(alike.sum()) >= MIN_FRACTION * rival
         and own >= MIN_KIN_FRACTION * float(alike.amax())
     )
+
+
+def _best_on_average(probabilities: Tensor, kin: Tensor) -> bool:
+    """Whether in some of the looks, [B, 1 + K], the prompt is so likely that no other word is likelier on average.
+
+    A mug without its handle in sight, or half hidden, is something else with certainty, and the geometric mean believes
+    every certainty. Here such looks only take no part.
+    """
+    if len(probabilities) < 2:
+        return False
+    mean = probabilities.mean(dim=0)
+    others = mean.masked_fill(kin, 0.0)[1:]
+    return passes(mean, kin) and float(mean[0]) >= MIN_AVERAGE and float(mean[0]) >= float(others.amax())
 
 
 def cut_out(
