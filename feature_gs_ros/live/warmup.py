@@ -19,7 +19,7 @@ from feature_gs_ros.query.objects import find_objects
 from feature_gs_ros.query.smoothing import GaussianGraph
 from feature_gs_ros.rasterizer import BackendChoice, get_backend
 
-SIDE = 12  # Gaussians along an edge of the wall that is looked at
+SIDE = 16  # Gaussians along an edge of the wall that is looked at: more than the smoothing solves for in one step
 PIXELS = 64
 
 
