@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from geometry_msgs.msg import Point
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import Point, TransformStamped
 from rclpy.qos import ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.projector import BackProjector
@@ -23,8 +25,9 @@ from feature_gs_ros.msg import Answer, FeatureGrid
 from feature_gs_ros.rasterizer import view
 from feature_gs_ros.srv import QueryPoints, QueryText, RenderView, Save
 from ros.altered import Gate
-from ros.harness import ACTIVATE, CONFIGURE, RELIABLE, Robot, Starter, Watch, info_message, wait_until
+from ros.harness import ACTIVATE, CONFIGURE, LATCHED, RELIABLE, Robot, Starter, Watch, info_message, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
+from ros.test_streaming import set_parameter
 
 BARREL = replace(CAMERA, distortion=Distortion("plumb_bob", (-0.3, 0.08, 0.0, 0.0, 0.0)))
 
@@ -295,3 +298,70 @@ def _saved(robot: Robot, start: Starter) -> FeatureField:
     field = FeatureField.load(start.data / "now.safetensors")
     assert field.provenance.splat_from_map.scale == SPLAT_FROM_MAP.scale
     return field
+
+
+def test_no_pose_is_interpolated_across_a_silence_of_tf(robot, start: Starter, gaussians):
+    start.active(tf_timeout=5.0)
+    robot = robot_with_default_topics(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    watch = Watch(robot)
+    begin = robot.now()
+    robot.publish_info(begin)
+    pose = camera_from_map(0.2)
+    for after in (0, 100, 4100, 4200):  # ms; silent for four seconds
+        robot.publish_tf(begin + after * 1_000_000, *transform_of(pose))
+    for after in (50, 2000, 4150):
+        robot.publish_image(take_picture(gaussians, pose), begin + after * 1_000_000)
+    set_parameter(robot, "keyframe.max_interval", 0.001)
+    used, left_out = watch.outcome(3)
+    assert left_out.pop("tf of 'camera' was silent for longer than tf_max_gap") == 1
+    assert used + sum(left_out.values()) == 2
+    set_parameter(robot, "tf_max_gap", 5.0)
+    robot.publish_image(take_picture(gaussians, pose), begin + 3_000_000_000)
+    assert watch.outcome(1)[0] == 1
+
+
+def test_a_static_transform_that_changes_while_running_is_reported(robot, start: Starter):
+    node = start.active()
+    static = robot.node.create_publisher(TFMessage, "/tf_static", LATCHED)
+    wait_until(lambda: static.get_subscription_count() >= 1)
+    for x in (0.1, 0.1, 0.2):
+        transform = TransformStamped()
+        transform.header.frame_id, transform.child_frame_id = "base", "mount"
+        transform.transform.translation.x, transform.transform.rotation.w = x, 1.0
+        static.publish(TFMessage(transforms=[transform]))
+    wait_until(lambda: "the static transform of 'mount' changed" in node.log.read_text(), what="the report")
+    assert node.log.read_text().count("the static transform of") == 1
+
+
+def test_diagnostics_judge_the_last_period(robot, start: Starter, gaussians):
+    start.active(diagnostics__period=2.0, tf_timeout=0.1)
+    robot = robot_with_default_topics(robot)
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    reports = robot.collect(DiagnosticArray, "/diagnostics", 10)
+    watch = Watch(robot)
+    robot.publish_info(robot.now())
+    picture = take_picture(gaussians, camera_from_map(0.0))
+    for k in range(6):
+        robot.publish_posed(take_picture(gaussians, camera_from_map(k / 6)), camera_from_map(k / 6))
+    assert watch.outcome(6) == (6, {})
+
+    def level() -> bytes:
+        return reports[-1].status[0].level
+
+    wait_until(lambda: reports and level() == DiagnosticStatus.OK, what="OK while frames are used")
+
+    def lost() -> bool:
+        robot.publish_image(picture, robot.now())  # without tf
+        time.sleep(0.1)
+        return level() == DiagnosticStatus.ERROR
+
+    wait_until(lost, what="ERROR once tf is lost, whatever was before")
+    at = iter(np.linspace(0.05, 0.95, 1000))
+
+    def well() -> bool:
+        robot.publish_posed(picture, camera_from_map(next(at)))
+        time.sleep(0.1)
+        return level() == DiagnosticStatus.OK
+
+    wait_until(well, what="OK again")

@@ -56,23 +56,27 @@ def cloud_message(cloud: CloudBytes, header: Any) -> Any:
     return message
 
 
-def detections_message(found: Sequence[FoundObject], label: str, header: Any) -> Any:
-    """Oriented boxes with scores; ids count from 0 in the order of ``found``."""
+def detections_message(
+    found: Sequence[FoundObject], label: str, ids: Sequence[str], spreads: Sequence[NDArray[np.float64]], header: Any
+) -> Any:
+    """Oriented boxes with scores, an id each, and the covariance [3, 3] of their position in m²."""
     message = Detection3DArray(header=header)
-    message.detections = [
-        detection_message(_pose_of(thing.box), thing.box.size, label, thing.score, str(index), header)
-        for index, thing in enumerate(found)
-    ]
+    for entry, identifier, covariance in zip(found, ids, spreads, strict=True):
+        detection = detection_message(pose_of(entry.box), entry.box.size, label, entry.score, identifier, header)
+        whole = np.zeros((6, 6))
+        whole[:3, :3] = covariance
+        detection.results[0].pose.covariance = whole.ravel().tolist()
+        message.detections.append(detection)
     return message
 
 
-def identities_message(things: Sequence[IdentifiedObject], header: Any) -> Any:
+def identities_message(objects: Sequence[IdentifiedObject], header: Any) -> Any:
     """Annotated objects: their ids, names, confidences and extents. One of which too little was seen has no box."""
     message = Detection3DArray(header=header)
     message.detections = [
-        detection_message(_pose_of(thing.box), thing.box.size, thing.name, thing.confidence, str(thing.value), header)
-        for thing in things
-        if thing.box is not None
+        detection_message(pose_of(entry.box), entry.box.size, entry.name, entry.confidence, str(entry.value), header)
+        for entry in objects
+        if entry.box is not None
     ]
     return message
 
@@ -132,7 +136,8 @@ def header_message(frame: str, stamp: Any) -> Any:
     return Header(frame_id=frame, stamp=stamp)
 
 
-def _pose_of(box: OrientedBox) -> Any:
+def pose_of(box: OrientedBox) -> Any:
+    """A box's middle and axes."""
     return pose_message(box.center, box.quat_wxyz)
 
 

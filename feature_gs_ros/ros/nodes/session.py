@@ -16,6 +16,7 @@ from feature_gs_ros.io.atomic import remove_abandoned
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.live.health import Health
 from feature_gs_ros.live.live_field import LiveField, LiveMap
+from feature_gs_ros.live.object_ids import ObjectIds
 from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.numerics.runtime import set_thread_count
 from feature_gs_ros.ros.ingest.camera_input import CameraInput
@@ -93,6 +94,7 @@ class Session:
         if learned is not None:
             self.field.resume(learned)
             self.field.load_edits(saved)
+        self.object_ids, self.region_ids = ObjectIds(), ObjectIds(of_any_label=False)
         self.statistics, self.health = Statistics(), Health(settings.health)
         self.poses = Poses(node, settings.map_frame)
         self._undo.append(self.poses.close)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseArray
 from rclpy.time import Time
 from sensor_msgs.msg import PointCloud2
 from vision_msgs.msg import Detection3DArray
@@ -16,7 +17,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.io.messages.point_cloud import gaussian_cloud
 from feature_gs_ros.live.live_field import LiveField
-from feature_gs_ros.msg import Status
+from feature_gs_ros.msg import AffordanceRegions, Status
 from feature_gs_ros.ros.convert.answers import cloud_message, header_message
 from feature_gs_ros.ros.ingest.camera_input import LastFrame
 from feature_gs_ros.ros.runtime.qos import EVENT, LATCHED, STATUS
@@ -34,6 +35,8 @@ class Publishers:
         self._camera_cloud = create(PointCloud2, "~/segmented_cloud/camera_frame", EVENT)
         self._objects = create(Detection3DArray, "~/objects", LATCHED)
         self._markers = create(MarkerArray, "~/markers", LATCHED)
+        self._regions = create(AffordanceRegions, "~/affordance_regions", LATCHED)
+        self._grasps = create(PoseArray, "~/grasp_candidates", LATCHED)
         self._status = create(Status, "~/status", STATUS)
         self._diagnostics = create(DiagnosticArray, "/diagnostics", STATUS)
         self._sender = Sender()
@@ -48,6 +51,8 @@ class Publishers:
             self._camera_cloud,
             self._objects,
             self._markers,
+            self._regions,
+            self._grasps,
             self._status,
             self._diagnostics,
         ):
@@ -70,6 +75,11 @@ class Publishers:
             self._sender.send(self._camera_cloud, camera_cloud)
         self._objects.publish(detections)
         self._markers.publish(markers)
+
+    def send_regions(self, regions: Any, grasps: Any) -> None:
+        """What an answer about affordances is to a planner: regions, and a gripper's pose at each."""
+        self._regions.publish(regions)
+        self._grasps.publish(grasps)
 
     def repeat_answer(self) -> bool:
         """Send the last outcome again; whether there was one."""

@@ -54,13 +54,13 @@ def run(make_node: Callable[[], Any]) -> None:
         sys.exit(1)
 
 
-def make_executor() -> MultiThreadedExecutor:
+def make_executor(context: Any = None) -> MultiThreadedExecutor:
     """An executor with a thread for each callback group that is busy, however many a node registers and whenever.
 
     Its pool starts a thread when a callback is due and all others are busy; of an exclusive group one callback runs at
     a time. So there come to be no more threads than groups, and none has to wait for another group's callback.
     """
-    return MultiThreadedExecutor(num_threads=MAX_THREADS)
+    return MultiThreadedExecutor(num_threads=MAX_THREADS, context=context)
 
 
 def _spin(node: Any, executor: MultiThreadedExecutor, stopping: threading.Event) -> None:

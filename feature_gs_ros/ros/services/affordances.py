@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from geometry_msgs.msg import PoseArray
 from vision_msgs.msg import Detection3DArray
 
 from feature_gs_ros.affordance import Library, Region, Settings, find_regions, make_source, transfer
@@ -14,7 +15,7 @@ from feature_gs_ros.affordance.transfer import Transfer, only
 from feature_gs_ros.core.errors import AffordanceError, PromptError
 from feature_gs_ros.io.locks import locked
 from feature_gs_ros.live.live_field import Snapshot
-from feature_gs_ros.msg import AffordanceRegion, Answer
+from feature_gs_ros.msg import AffordanceRegion, AffordanceRegions, Answer
 from feature_gs_ros.query.masks_3d import State, decide
 from feature_gs_ros.ros.convert.answers import (
     STATES,
@@ -98,8 +99,15 @@ class Affordances:
                 field = shown.field(snapshot.segmenter.field)
                 regions = find_regions(shown.gaussians, field, found, outcome.radius)
                 regions.sort(key=lambda region: -region.opacity)
-            response.regions = [region_message(number, region) for number, region in enumerate(regions, start=1)]
-            response.cloud = _publish(outcome, snapshot, found, regions)
+            ids = session.region_ids.match([r.rows for r in regions], [r.affordance for r in regions])
+            response.regions = [
+                region_message(number, identifier, region, outcome.header)
+                for number, (identifier, region) in enumerate(zip(ids, regions, strict=True), start=1)
+            ]
+            response.cloud = _publish(outcome, snapshot, found, regions, ids)
+            self._publishers.send_regions(
+                AffordanceRegions(header=outcome.header, regions=response.regions), _grasps(regions, outcome.header)
+            )
             answer = response.answer
             state = State.FOUND if regions else decide(0.0, found.coverage)
             answer.state, answer.coverage = STATES[state], found.coverage
@@ -110,14 +118,21 @@ class Affordances:
         return response
 
 
-def region_message(number: int, region: Region) -> Any:
+def region_message(number: int, identifier: str, region: Region, header: Any) -> Any:
     """One region as a planner needs it."""
-    message = AffordanceRegion(region_id=number, affordance_id=region.label, affordance=region.affordance)
+    message = AffordanceRegion(header=header, id=identifier, region_id=number)
+    message.affordance_id, message.affordance = region.label, region.affordance
     message.pose = pose_message(region.center, region.quat_wxyz)
     message.centroid, message.size = point_message(region.centroid), vector_message(region.extent)
     message.approach, message.gripper_width = vector_message(region.approach), region.gripper_width
     message.similarity, message.coverage = region.similarity, region.coverage
     return message
+
+
+def _grasps(regions: Sequence[Region], header: Any) -> Any:
+    """A gripper's pose at each region: z is the approach, y the way the fingers close."""
+    poses = [pose_message(region.center, region.gripper_quat_wxyz) for region in regions]
+    return PoseArray(header=header, poses=poses)
 
 
 def _library(session: Session) -> Library:
@@ -185,7 +200,9 @@ def _transferred(
     return only(found, [request.affordance]) if request.affordance else found
 
 
-def _publish(outcome: AnswerMessages, snapshot: Snapshot, found: Transfer, regions: Sequence[Region]) -> Any:
+def _publish(
+    outcome: AnswerMessages, snapshot: Snapshot, found: Transfer, regions: Sequence[Region], ids: Sequence[str]
+) -> Any:
     """The regions' cloud, which is also returned; boxes, and arrows along which a gripper comes."""
     of_region = torch.zeros(len(snapshot.segmenter.gaussians))
     of_affordance = torch.zeros_like(of_region)
@@ -194,10 +211,10 @@ def _publish(outcome: AnswerMessages, snapshot: Snapshot, found: Transfer, regio
 
     def detections() -> Any:
         message = Detection3DArray(header=outcome.header)
-        for number, region in enumerate(regions, start=1):
+        for identifier, region in zip(ids, regions, strict=True):
             pose = pose_message(region.center, region.quat_wxyz)
             kind, score = region.affordance, region.similarity
-            box = detection_message(pose, region.extent, kind, score, str(number), outcome.header)
+            box = detection_message(pose, region.extent, kind, score, identifier, outcome.header)
             message.detections.append(box)
         return message
 

@@ -8,8 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from feature_gs_ros.io.messages.point_cloud import gaussian_cloud
+from feature_gs_ros.live.object_ids import spread
 from feature_gs_ros.live.shown_map import ShownMap
-from feature_gs_ros.ros.convert.answers import StepTimes, cloud_message, header_message, markers_message
+from feature_gs_ros.query.objects import find_objects
+from feature_gs_ros.ros.convert.answers import (
+    StepTimes,
+    cloud_message,
+    detections_message,
+    header_message,
+    markers_message,
+)
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.parameters import value
 from feature_gs_ros.ros.runtime.publishers import Publishers, camera_frame_cloud
@@ -33,6 +41,19 @@ class AnswerMessages:
         """How many objects the answer may hold."""
         return requested or int(value(self._node, "objects.max_count"))
 
+    def objects(self, label: str, mask: Tensor, similarity: Tensor, requested: int) -> Any:
+        """Clusters of the Gaussians in a mask [N] as detections, whose ids stay with them; the largest first."""
+        gaussians = self.shown.gaussians
+        found = find_objects(gaussians, mask, similarity, self.map_from_splat, self.radius, self.most(requested))
+        ids = self._session.object_ids.match([entry.rows for entry in found], [label] * len(found))
+        spreads = [spread(gaussians, entry.rows, self.map_from_splat) for entry in found]
+        return detections_message(found, label, ids, spreads, self.header)
+
+    def cloud(self, rows: Tensor, similarity: Tensor, extra: Mapping[str, Tensor]) -> Any:
+        """Some rows [M] of the map, with similarities [N] and further fields [N]."""
+        points = gaussian_cloud(self.shown.gaussians, self.map_from_splat, similarity, rows, extra)
+        return cloud_message(points, self.header)
+
     def publish(
         self,
         rows: Tensor,  # [M] int64 of the map
@@ -43,19 +64,15 @@ class AnswerMessages:
     ) -> tuple[Any, Any]:
         """Cloud and detections as messages, and both on their topics."""
         session = self._session
-        live_map = session.field.map
         with self.times.step("objects"):
             found = detections()
         with self.times.step("cloud"):
-            gaussians = self.shown.gaussians
-            points = gaussian_cloud(gaussians, self.map_from_splat, similarity, rows, extra)
-            cloud = cloud_message(points, self.header)
+            cloud = self.cloud(rows, similarity, extra)
             last = next((camera.last for camera in session.worker.cameras if camera.last is not None), None)
-            seen_from = (
-                None
-                if last is None
-                else camera_frame_cloud(gaussians, live_map.splat_from_map, last, similarity, rows, extra)
-            )
+            seen_from = None
+            if last is not None:
+                splat_from_map = session.field.map.splat_from_map
+                seen_from = camera_frame_cloud(self.shown.gaussians, splat_from_map, last, similarity, rows, extra)
         with self.times.step("publish"):
             self._publishers.send_answer(cloud, seen_from, found, markers_message(found, arrows))
         return cloud, found

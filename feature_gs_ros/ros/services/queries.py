@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from vision_msgs.msg import Detection3DArray
 
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.identity.answers import IdentifiedObject
@@ -16,9 +17,8 @@ from feature_gs_ros.live.live_field import Snapshot
 from feature_gs_ros.msg import Answer, QueryResult
 from feature_gs_ros.query import masks_3d as segmentation
 from feature_gs_ros.query.clicks import feature_of, picture_example
-from feature_gs_ros.query.objects import find_objects
 from feature_gs_ros.query.prompt import check_prompt
-from feature_gs_ros.ros.convert.answers import STATES, StepTimes, detections_message, identities_message, point_message
+from feature_gs_ros.ros.convert.answers import STATES, StepTimes, identities_message, point_message
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import answering
 from feature_gs_ros.ros.runtime.publishers import Publishers
@@ -74,10 +74,15 @@ class Queries:
             with times.step("similarity"):
                 threshold = threshold_of(request.threshold)
                 found = snapshot.segmenter.ask_many(texts, negatives, threshold, snapshot.shown.present)
-            for answer in found:
-                result = QueryResult(text=answer.prompt)
-                self._answer(session, snapshot, answer, request.max_objects, StepTimes(), result)
-                response.results.append(result)
+            outcome = AnswerMessages(self._node, self._publishers, session, snapshot.shown, times)
+            with times.step("objects"):
+                response.results = [self._result(outcome, snapshot, one, request.max_objects) for one in found]
+            masks = torch.stack([_mask(one) for one in found])
+            highest = torch.stack([one.similarity for one in found]).amax(dim=0)
+            everything = Detection3DArray(header=outcome.header)
+            everything.detections = [one for result in response.results for one in result.detections.detections]
+            rows = masks.any(dim=0).nonzero()[:, 0]
+            outcome.publish(rows, highest, lambda: everything, snapshot.cloud_fields)
             answer, states = response.answer, {result.answer.state for result in response.results}
             answer.state = next(s for s in (Answer.FOUND, Answer.NOT_OBSERVED, Answer.NOT_FOUND) if s in states)
             hits = [result.text for result in response.results if result.answer.state == Answer.FOUND]
@@ -136,6 +141,18 @@ class Queries:
             self._answer(session, snapshot, found, request.max_objects, times, response)
         return response
 
+    def _result(
+        self, outcome: AnswerMessages, snapshot: Snapshot, found: segmentation.Answer, max_objects: int
+    ) -> QueryResult:
+        """One of several answers."""
+        mask = _mask(found)
+        result = QueryResult(text=found.prompt)
+        result.cloud = outcome.cloud(mask.nonzero()[:, 0], found.similarity, snapshot.cloud_fields)
+        result.detections = outcome.objects(found.prompt, mask, found.similarity, max_objects)
+        result.answer.state, result.answer.message = STATES[found.state], found.message
+        result.answer.coverage, result.answer.views = found.coverage, snapshot.views
+        return result
+
     def _answer(
         self,
         session: Session,
@@ -147,18 +164,13 @@ class Queries:
     ) -> None:
         """Fill the response and publish the same."""
         outcome = AnswerMessages(self._node, self._publishers, session, snapshot.shown, times)
-        hit = found.state is segmentation.State.FOUND
-        mask = found.mask if hit else torch.zeros_like(found.mask)
-
-        def detections() -> Any:
-            gaussians = snapshot.shown.gaussians
-            objects = find_objects(
-                gaussians, mask, found.similarity, outcome.map_from_splat, outcome.radius, outcome.most(max_objects)
-            )
-            return detections_message(objects, found.prompt, outcome.header)
-
-        rows = mask.nonzero()[:, 0]
-        response.cloud, response.detections = outcome.publish(rows, found.similarity, detections, snapshot.cloud_fields)
+        mask = _mask(found)
+        response.cloud, response.detections = outcome.publish(
+            mask.nonzero()[:, 0],
+            found.similarity,
+            lambda: outcome.objects(found.prompt, mask, found.similarity, max_objects),
+            snapshot.cloud_fields,
+        )
         answer = response.answer
         answer.state, answer.message, answer.coverage = STATES[found.state], found.message, found.coverage
         answer.views, answer.timing = snapshot.views, times.messages
@@ -218,6 +230,11 @@ def threshold_of(requested: float) -> float | None:
     if not 0 <= requested <= 1:
         raise PromptError(f"threshold {requested} is out of range; give 0 (the extractor's own) to 1")
     return float(requested) or None
+
+
+def _mask(found: segmentation.Answer) -> Tensor:
+    """The Gaussians [N] of an answer, none where it isn't that something was found."""
+    return found.mask if found.state is segmentation.State.FOUND else torch.zeros_like(found.mask)
 
 
 def _known(features: Sequence[Tensor | None]) -> Tensor | None:
