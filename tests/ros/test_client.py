@@ -185,7 +185,8 @@ def test_the_field_is_saved_forgotten_and_loaded(client, start_once):
     assert client.wait_for_views(VIEWS).coverage > 0.9
 
 
-def test_a_hundred_questions_at_once_from_five_programs_are_all_answered(client):
+@pytest.mark.usefixtures("client")
+def test_a_hundred_questions_at_once_from_five_programs_are_all_answered():
     others = [FeatureMapClient(timeout=600.0, name=f"asker_{k}") for k in range(5)]
     try:
         with ThreadPoolExecutor(100) as pool:

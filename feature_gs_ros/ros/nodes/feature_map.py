@@ -23,6 +23,7 @@ from feature_gs_ros.ros.services.affordances import Affordances
 from feature_gs_ros.ros.services.bag_action import BagAction
 from feature_gs_ros.ros.services.edits import Edits
 from feature_gs_ros.ros.services.field import FieldServices
+from feature_gs_ros.ros.services.planning_scene import CollisionScene
 from feature_gs_ros.ros.services.queries import Queries
 from feature_gs_ros.ros.services.render import RenderService
 
@@ -79,7 +80,7 @@ class FeatureMap(RefusingLifecycleNode):
         self._settings = Settings(self)
         if value(self, "warmup"):
             self.get_logger().info(f"kernels are ready after {warm_up(self._settings.backend):.1f} s")
-        self._topics = Publishers(self)
+        self._topics = Publishers(self, CollisionScene(self, self._active_session))
         self._recordings = BagAction(self, self._active_session)
         self._services_open = [
             Queries(self, self._topics, self._active_session),

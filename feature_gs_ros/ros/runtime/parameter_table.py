@@ -89,6 +89,8 @@ ANSWERS = (
         "objects.reach", 0.0, "m within which Gaussians are one object; 0: by the map's density.", 0.0, 100.0, False
     ),
     Parameter("objects.max_count", 20, "Objects an answer holds at most.", 1, 10000, read_only=False),
+    Parameter("collision.shape", "box", "Of MoveIt's collision objects: box or hull (convex, at most 64 faces)."),
+    Parameter("collision.support_plane", True, "The map's largest plane is a collision object, too.", read_only=False),
     Parameter("publish_map_cloud", True, "Publish the whole map once, on activation and by ~/republish."),
     Parameter("status_rate", 1.0, "Hz of ~/status and /diagnostics.", 0.01, 100.0),
     Parameter("diagnostics.period", 5.0, "s that /diagnostics judges: the last ones.", 0.1, 3600.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
@@ -24,11 +24,19 @@ from feature_gs_ros.ros.runtime.qos import EVENT, LATCHED, STATUS
 from feature_gs_ros.ros.runtime.sender import Sender
 
 
+class Scene(Protocol):
+    """What is told of objects for planners; see `CollisionScene`."""
+
+    def update(self, label: str, found: Any, ids: Any, points: Any) -> None: ...
+    def forget(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class Publishers:
     """Small messages go out at once, clouds by a thread of their own."""
 
-    def __init__(self, node: Any) -> None:
-        self._node = node
+    def __init__(self, node: Any, scene: Scene) -> None:
+        self._node, self.scene = node, scene
         create = node.create_publisher
         self._map_cloud = create(PointCloud2, "~/map_cloud", LATCHED)
         self._cloud = create(PointCloud2, "~/segmented_cloud", LATCHED)
@@ -45,6 +53,7 @@ class Publishers:
     def close(self) -> None:
         """Undo what `__init__` did."""
         self._sender.stop()
+        self.scene.close()
         for publisher in (
             self._map_cloud,
             self._cloud,
@@ -90,6 +99,7 @@ class Publishers:
     def forget_answer(self) -> None:
         """The map was left: there is nothing to repeat."""
         self._last = None
+        self.scene.forget()
 
     def send_status(self, status: Any, diagnostics: Any) -> None:
         self._status.publish(status)

@@ -50,6 +50,7 @@ class Settings:
         self.extractor_options = extractor_options(node)
         budget = float(value(node, "memory_budget"))
         self.budget = int(budget * 1e9) if budget > 0 else None
+        self.collision_shape = chosen(node, "collision.shape", ("box", "hull"))
         self.threads = int(value(node, "threads"))
         self.health = HealthLimits(
             float(value(node, "diagnostics.period")),

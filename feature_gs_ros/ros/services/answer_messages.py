@@ -46,6 +46,9 @@ class AnswerMessages:
         gaussians = self.shown.gaussians
         found = find_objects(gaussians, mask, similarity, self.map_from_splat, self.radius, self.most(requested))
         ids = self._session.object_ids.match([entry.rows for entry in found], [label] * len(found))
+        self._publishers.scene.update(
+            label, found, ids, lambda rows: self.map_from_splat.apply(gaussians.means[rows].numpy())
+        )
         spreads = [spread(gaussians, entry.rows, self.map_from_splat) for entry in found]
         return detections_message(found, label, ids, spreads, self.header)
 
