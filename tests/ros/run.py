@@ -9,24 +9,31 @@ that runs this file runs the nodes, too. --all-builds also checks the --symlink-
 
 from __future__ import annotations
 
+import atexit
+import importlib.util
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTRIBUTIONS = ("rolling", "kilted", "jazzy", "iron", "humble")  # newest first
+# What ROS's generators import. A Python of its own (a virtual environment) doesn't have them on Ubuntu and Debian.
+BUILD_MODULES = ("em", "lark", "catkin_pkg", "docutils", "dateutil", "pyparsing", "six", "packaging", "yaml")
+DIST_PACKAGES = Path("/usr/lib/python3/dist-packages")
 ALONE = "test_stress.py"  # how fast a node answers is of the essence
 NO_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "install", "log", "demo", "out")
 # No plugins but pytest's own: Humble's launch_testing brings one that a new pytest refuses.
 SETTINGS = "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"
 # Or CMake may find another Python than this one for the messages.
 PYTHON = f"-DPython3_EXECUTABLE={sys.executable} -DPYTHON_EXECUTABLE={sys.executable}"
+WARM_UP = 'from feature_gs_ros.live.warmup import warm_up; print(f"  in {warm_up():.0f} s")'
 CHECK_IMPORTS = """
 from feature_gs_ros.msg import Status
 from feature_gs_ros.ros.nodes import feature_map
@@ -48,6 +55,8 @@ def main(arguments: list[str]) -> int:
     if "--all-builds" in arguments:
         arguments.remove("--all-builds")
         builds = ["--symlink-install", "--merge-install", ""]
+    if missing := [name for name in BUILD_MODULES if importlib.util.find_spec(name) is None]:
+        setup += f" && export PYTHONPATH=$PYTHONPATH:{borrowed(missing, DIST_PACKAGES)}"
     with tempfile.TemporaryDirectory(prefix="feature_gs_ros-") as name:
         workspace = Path(name)
         package = workspace / "src" / "feature_gs_ros"
@@ -58,6 +67,9 @@ def main(arguments: list[str]) -> int:
         # colcon's own overlay goes first on PYTHONPATH, so what is tested is what was installed.
         setup += f" && source {workspace}/install/setup.bash && cd {package}"
         setup += f" && export {SETTINGS} NUMBA_CACHE_DIR={workspace}/numba"
+        print("compiling kernels", flush=True)
+        if failed := run(setup, shlex.join([sys.executable, "-c", WARM_UP])):
+            return failed
         if "--bench" in arguments:
             return run(setup, python("benchmarks.ros"))
         if arguments:
@@ -106,6 +118,17 @@ def find_ros() -> str | None:
         if script.is_file():
             return f"source {script}"
     return None
+
+
+def borrowed(names: Sequence[str], packages: Path) -> Path:
+    """A folder of links to the distribution's modules of these names, and to nothing else that would hide ours."""
+    folder = Path(tempfile.mkdtemp(prefix="feature_gs_ros-modules-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in names:
+        for path in (packages / name, packages / f"{name}.py"):
+            if path.exists():
+                (folder / path.name).symlink_to(path)
+    return folder
 
 
 def build(setup: str, workspace: Path, options: str) -> int:

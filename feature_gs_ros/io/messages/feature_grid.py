@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from feature_gs_ros.core.errors import GridError
 from feature_gs_ros.core.extractor_identity import ExtractorIdentity
 from feature_gs_ros.core.feature_grid import FeatureGrid, Interpolation
+from feature_gs_ros.io.messages.buffers import byte_array
 
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "nearest")  # by the message's constants
 
@@ -77,7 +78,7 @@ def grid_from_message(message: GridMessage, identity: ExtractorIdentity) -> Feat
             f"grid of the extractor '{teacher.name}' with other weights or preprocessing than '{expected[0]}'"
         )
     shape = (int(message.rows), int(message.columns), int(message.dimension))
-    data = np.frombuffer(message.data, dtype=np.uint8)
+    data = byte_array(message.data, "the grid", GridError)
     if min(shape) < 1 or 2 * shape[0] * shape[1] * shape[2] != len(data):
         raise GridError(f"grid of {shape[0]}×{shape[1]} cells × {shape[2]} numbers holds {len(data)} bytes")
     if message.interpolation >= len(INTERPOLATIONS):

@@ -26,6 +26,7 @@ from feature_gs_ros.io.images import (
     image_format,
     image_size,
 )
+from feature_gs_ros.io.messages.buffers import byte_array
 
 ImageKind = Literal["colour", "mono"]
 
@@ -68,7 +69,7 @@ def decode_image(
     """
     image_kind(message)
     if isinstance(message, CompressedImage):
-        data = _bytes(message)
+        data = _bytes(message, source)
         _check_format(message, data, source)
         return decode_compressed(data, source, camera, bits)
     if camera is not None:
@@ -122,7 +123,7 @@ def image_dimensions(message: RawImage | CompressedImage, source: str) -> tuple[
     """
     if not isinstance(message, CompressedImage):
         return int(message.width), int(message.height)
-    data = _bytes(message)
+    data = _bytes(message, source)
     _check_format(message, data, source)
     return image_size(io.BytesIO(data), source)
 
@@ -190,7 +191,7 @@ def _samples(message: RawImage, layout: _Layout, source: str) -> NDArray[np.inte
             code="image.size",
         )
     rows, row_bytes = height * layout.half_rows // 2, width * layout.samples * layout.sample_bytes
-    data = np.frombuffer(message.data, dtype=np.uint8)
+    data = byte_array(message.data, source)
     if step < row_bytes or len(data) < (rows - 1) * step + row_bytes:
         raise ImageError(
             f"'{source}' holds {len(data)} bytes in rows of {step}, but {width}×{height} pixels of "
@@ -205,5 +206,5 @@ def _samples(message: RawImage, layout: _Layout, source: str) -> NDArray[np.inte
     return packed.reshape(rows, width, layout.samples)
 
 
-def _bytes(message: CompressedImage) -> bytes:
-    return np.frombuffer(message.data, dtype=np.uint8).tobytes()
+def _bytes(message: CompressedImage, source: str) -> bytes:
+    return byte_array(message.data, source).tobytes()

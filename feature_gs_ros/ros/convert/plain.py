@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_gs_ros.io.messages.buffers import byte_array
 from feature_gs_ros.msg import Answer
 
 Array = NDArray[np.float64]
@@ -142,14 +143,14 @@ def cloud_fields(cloud: Any) -> dict[str, NDArray[np.float32]]:
     """The FLOAT32 fields [M] of a PointCloud2 of feature_map, by name."""
     if cloud.width == 0:
         return {entry.name: np.empty(0, np.float32) for entry in cloud.fields}
-    rows = np.frombuffer(cloud.data, np.uint8).reshape(cloud.width, cloud.point_step)
+    rows = byte_array(cloud.data, "the cloud").reshape(cloud.width, cloud.point_step)
     values = np.ascontiguousarray(rows).view("<f4")
     return {entry.name: values[:, entry.offset // 4].copy() for entry in cloud.fields}
 
 
 def pixels_of(image: Any) -> NDArray[Any]:
     """A rendered image: [H, W, 3] uint8 of colours, [H, W] uint8 of a mask, [H, W] float32 of depth or similarity."""
-    values: NDArray[Any] = np.frombuffer(image.data, dtype=TYPES[image.encoding])
+    values: NDArray[Any] = byte_array(image.data, "the image").view(TYPES[image.encoding])
     values = values.reshape(image.height, image.width, -1)
     pixels: NDArray[Any] = values if image.encoding == "rgb8" else values[:, :, 0]
     copied: NDArray[Any] = pixels.copy()
