@@ -15,6 +15,7 @@ from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.progress import say
+from feature_gs_ros.live.warmup import warm_up
 from feature_gs_ros.rasterizer import Backend, get_backend
 
 SIZE = 64  # pixels of the image that is walked
@@ -40,6 +41,7 @@ def warmup(
     if not arch:
         began, chosen = time.monotonic(), get_backend(backend)
         _walk(chosen)
+        warm_up(chosen)  # and what a node does beside
         say(f"{chosen.name}: kernels are compiled, {time.monotonic() - began:.0f} s")
     return 0
 

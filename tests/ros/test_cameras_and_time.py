@@ -334,6 +334,18 @@ def test_a_static_transform_that_changes_while_running_is_reported(robot, start:
     assert node.log.read_text().count("the static transform of") == 1
 
 
+def test_qos_overrides_count_for_images_and_calibration(robot, start: Starter):
+    start.active(**{"qos_overrides./image.subscription.reliability": "best_effort"})
+
+    def reliability(topic: str) -> list[ReliabilityPolicy]:
+        infos = robot.node.get_subscriptions_info_by_topic(topic)
+        return [info.qos_profile.reliability for info in infos]
+
+    wait_until(lambda: reliability("/image") and reliability("/camera_info"), what="the subscriptions")
+    assert reliability("/image") == [ReliabilityPolicy.BEST_EFFORT]
+    assert reliability("/camera_info") == [ReliabilityPolicy.RELIABLE]  # as image_reliability says
+
+
 def test_diagnostics_judge_the_last_period(robot, start: Starter, gaussians):
     start.active(diagnostics__period=2.0, tf_timeout=0.1)
     robot = robot_with_default_topics(robot)

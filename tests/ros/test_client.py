@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -35,7 +36,8 @@ from ros.harness import LATCHED, Robot, Starter, Watch, info_message, wait_until
 from ros.scene import BLOCKS, CAMERA, SPACING, camera_from_map, take_picture
 
 VIEWS = 12
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ros_client.py"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "ros_client.py"
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +205,20 @@ def test_the_example_asks_the_node(client):
     assert end.returncode == 0, end.stderr
     assert "'red' found" in end.stdout
     assert "centre" in end.stdout
+
+
+@pytest.mark.usefixtures("client")
+def test_the_documents_program_runs(capsys):
+    (program,) = re.findall(
+        r"^```py\n(.*?)^```", (ROOT / "docs" / "ros.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    for word, here in (("coffee mug", "red"), ("plate", "green"), ("book", "blue")):
+        program = program.replace(word, here)
+    names: dict[str, object] = {}
+    exec(program, names)
+    assert "red" in capsys.readouterr().out
+    assert set(names["several"]) == {"red", "green", "blue"}
+    assert names["depth"].shape == (CAMERA.height, CAMERA.width)
 
 
 def test_a_node_that_is_not_there_or_not_active_is_unavailable(client):

@@ -109,7 +109,7 @@ def brightest_of_16_bits(message: RawImage | CompressedImage, source: str) -> in
     """
     image_kind(message)
     if isinstance(message, CompressedImage):
-        data = _bytes(message)
+        data = _bytes(message, source)
         return int(decode_stored(data, source).max()) if has_16_bits(data) else None
     layout = _LAYOUTS[message.encoding]
     return int(_samples(message, layout, source).max()) if layout.sample_bytes == 2 else None

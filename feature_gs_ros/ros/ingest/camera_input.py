@@ -26,7 +26,7 @@ from feature_gs_ros.io.messages.transform import stamp_ns
 from feature_gs_ros.live.keyframes import JUMP_NS
 from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.msg import FeatureGrid
-from feature_gs_ros.ros.ingest.subscriptions import subscribe_counting
+from feature_gs_ros.ros.ingest.subscriptions import subscribe, subscribe_counting
 from feature_gs_ros.ros.runtime.parameters import chosen, value
 from feature_gs_ros.ros.runtime.qos import image_qos
 
@@ -216,11 +216,10 @@ class CameraInput:
         of_frames = image_qos("reliable", self._limit) if settings.kind == "grid" else quality
         found = [
             subscribe_counting(node, kind, topic, self._on_frame, of_frames, group, self._on_lost),
-            node.create_subscription(CameraInfo, settings.camera_info, self._on_info, quality, callback_group=group),
+            subscribe(node, CameraInfo, settings.camera_info, self._on_info, quality, group),
         ]
         if settings.mask_topic:
-            mask = node.create_subscription(Image, settings.mask_topic, self._on_mask, quality, callback_group=group)
-            found.append(mask)
+            found.append(subscribe(node, Image, settings.mask_topic, self._on_mask, quality, group))
         return found
 
     def _on_frame(self, message: Any) -> None:

@@ -1,9 +1,12 @@
-"""Image subscriptions that also report what the middleware lost."""
+"""Subscriptions that qos_overrides may change, of images also with what the middleware lost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
+
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
@@ -20,11 +23,30 @@ def subscribe_counting(
     group: Any,
     on_lost: Callable[[int], None],
 ) -> Any:
-    """A subscription; ``on_lost`` is told how many messages were lost, where the middleware knows."""
+    """A subscription like `subscribe`'s; ``on_lost`` gets the number of messages lost, where the middleware knows."""
     events = SubscriptionEventCallbacks(message_lost=lambda info: on_lost(int(info.total_count_change)))
     try:
-        return node.create_subscription(
-            message_type, topic, callback, quality, callback_group=group, event_callbacks=events
-        )
+        return subscribe(node, message_type, topic, callback, quality, group, event_callbacks=events)
     except UnsupportedEventTypeError:
-        return node.create_subscription(message_type, topic, callback, quality, callback_group=group)
+        return subscribe(node, message_type, topic, callback, quality, group)
+
+
+def subscribe(
+    node: Any,
+    message_type: type,
+    topic: str,
+    callback: Callable[[Any], None],
+    quality: Any,
+    group: Any,
+    **options: Any,
+) -> Any:
+    """A subscription with history, depth and reliability as ``qos_overrides.<topic>.subscription.*`` say, if given."""
+    return node.create_subscription(
+        message_type,
+        topic,
+        callback,
+        copy(quality),  # which the overrides change
+        callback_group=group,
+        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        **options,
+    )
