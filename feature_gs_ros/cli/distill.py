@@ -31,6 +31,7 @@ from feature_gs_ros.io.atomic import atomic_files
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.rasterizer import get_backend
 
 
 def distill(
@@ -54,6 +55,7 @@ def distill(
     skip: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     every: int = 1,
     size: int = 640,
+    backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
@@ -79,6 +81,7 @@ def distill(
         skip: leave out a frame by name; may be repeated.
         every: take every n-th frame.
         size: pixels of the images' longer side, with --joint.
+        backend: what rasterises: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
     """
@@ -89,6 +92,7 @@ def distill(
     check_number("--iterations", iterations, 0 if method == "solve" else 1)
     check_number("--gamma", gamma, 0, 1e6)
     check_number("--size", size, 16)
+    get_backend(backend)
     check_outputs({"--out": out}, [])
     trained_map = {"the map beside --out": _map_beside(out)} if joint else {}
     check_outputs({"--out": out, **trained_map}, [map, stream, weights, alignment, *files_of(option)])
@@ -101,13 +105,13 @@ def distill(
     provenance = Provenance(
         gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
     )
-    work = DistillJob(gaussians, source, names, teacher, provenance, json)
+    work = DistillJob(gaussians, source, names, teacher, provenance, json, backend)
     earlier = _earlier(start, work)
     codec = _codec(dims, work, earlier)
     began = time.perf_counter()
     encoded = codec if method == "solve" else None
     with ProgressBar("teacher", "view", quiet=json, keep_partial=False).running() as bar:
-        targets = distillation_targets(source, names, teacher, gaussians, provenance, encoded, bar)
+        targets = distillation_targets(source, names, teacher, gaussians, provenance, encoded, bar, backend)
     ready = time.perf_counter()
     if method == "solve":
         outcome = solve(work, targets, codec, earlier, iterations)

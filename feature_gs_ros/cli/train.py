@@ -22,6 +22,7 @@ from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.colmap import find_model
 from feature_gs_ros.io.streams.colmap_model import read_points
 from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.rasterizer import get_backend
 from feature_gs_ros.training.checkpoint import resume_training, save_training
 from feature_gs_ros.training.densification import DensityOptions
 from feature_gs_ros.training.parameters import SplatParameters
@@ -54,6 +55,7 @@ def train(
     picture_every: int = SessionOptions.picture_every,
     resume: bool = False,
     seed: int = 0,
+    backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
@@ -79,6 +81,7 @@ def train(
         picture_every: iterations between two pictures.
         resume: go on with the checkpoint beside --out; without it an earlier run's checkpoint is set aside.
         seed: of the random order of the images.
+        backend: what renders: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
     """
@@ -89,6 +92,7 @@ def train(
     check_number("--gaussians", gaussians, 1)
     check_number("--picture-every", picture_every, 1)
     check_seed(seed)
+    get_backend(backend)
     if alignment is not None and init is None:
         raise TrainingError("--alignment leads to the frame of --init; without one the map is in the stream's own")
     if not all(0 < share < 1 for share in reset_opacity):
@@ -107,7 +111,7 @@ def train(
     options = TrainingOptions(iterations=iterations, sh_degree=sh_degree, seed=seed, density=density)
     torch.set_num_threads(1)  # OpenMP's threads spin for one another: beside other work a step takes ten times as long
     start = time.perf_counter()
-    trainer = _trainer(stream, init, views, options, StartOptions(stereo=stereo))
+    trainer = _trainer(stream, init, views, options, StartOptions(stereo=stereo), backend)
     session = SessionOptions(checkpoint, pictures=pictures, picture_every=picture_every)
     if resume and session.checkpoint.is_file():
         resume_training(trainer, session.checkpoint)
@@ -127,12 +131,17 @@ def train(
 
 
 def _trainer(
-    stream: Path, init: Path | None, views: list[TrainingView], options: TrainingOptions, start: StartOptions
+    stream: Path,
+    init: Path | None,
+    views: list[TrainingView],
+    options: TrainingOptions,
+    start: StartOptions,
+    backend: str,
 ) -> Trainer:
     if init is not None:
         pretrained = load_map(init)
         near = nearest_allowed(pretrained.means.double().numpy(), views)
-        return Trainer(SplatParameters.of_map(pretrained, options.sh_degree), views, options, near)
+        return Trainer(SplatParameters.of_map(pretrained, options.sh_degree), views, options, near, backend=backend)
     model = find_model(stream)
     if model is None:
         raise TrainingError(
@@ -140,7 +149,7 @@ def _trainer(
         )
     points, colors = read_points(model)
     parameters = start_from_points(points, colors, views, options.sh_degree, start)
-    return Trainer(parameters, views, options, nearest_allowed(points, views))
+    return Trainer(parameters, views, options, nearest_allowed(points, views), backend=backend)
 
 
 def _save(trained: GaussianMap, out: Path, trainer: Trainer, checkpoint: Path, finished: bool) -> None:

@@ -40,6 +40,7 @@ class DistillJob:
     teacher: Extractor
     provenance: Provenance
     quiet: bool
+    backend: str = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,7 @@ def train_jointly(
         for frame in work.stream.frames(used)
     ]
     decoder = None if codec is None else Decoder.of_codec(codec)
-    trainer = JointTrainer(work.gaussians, begin, views, grids, options, decoder)
+    trainer = JointTrainer(work.gaussians, begin, views, grids, options, decoder, work.backend)
     with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
         try:
             finished = trainer.run(bar)

@@ -19,7 +19,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.memory import check_budget
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.streams.registry import Stream
-from feature_gs_ros.rasterizer import CellOperator
+from feature_gs_ros.rasterizer import BackendChoice, CellOperator
 
 COVERED = 0.5  # of a cell that the map must cover for it to be compared
 CHECKED = 8  # every so many views one is left out to see how many passes are useful
@@ -45,6 +45,7 @@ def distillation_targets(
     provenance: Provenance,
     codec: Codec | None = None,
     progress: Progress | None = None,
+    backend: BackendChoice = "auto",
 ) -> list[DistillationTarget]:
     """Operators and targets of the named frames. Frames that can't be used are left out.
 
@@ -61,7 +62,7 @@ def distillation_targets(
         try:
             pinhole = pinhole_view(frame, provenance.splat_from_map)
             grid = extract(extractor, pinhole.image, frame)
-            view = rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat)
+            view = rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
             sight.check(view)
             operator = view.cell_operator(grid, pinhole.valid)
             wanted = operator.target(grid)

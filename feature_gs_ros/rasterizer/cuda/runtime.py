@@ -31,6 +31,7 @@ KERNELS = ("projection", "pairs", "weights", "product", "blending", "labels", "s
 logger = logging.getLogger(__name__)
 # Warp loads a module, and changes a device's stream, for all threads.
 _lock = threading.Lock()
+_streams: dict[tuple[int, int], Any] = {}
 _VECTORS = {2: wp.vec2, 3: wp.vec3, 4: wp.vec4}
 
 
@@ -76,7 +77,13 @@ def launch(kernel: Any, dim: int | tuple[int, ...], device: torch.device, *argum
 
 def stream_of(device: torch.device) -> Any:
     """torch's current stream of a card as Warp's; None on the CPU."""
-    return None if device.type == "cpu" else wp.stream_from_torch(torch.cuda.current_stream(device))
+    if device.type == "cpu":
+        return None
+    current = torch.cuda.current_stream(device)
+    known = (current.device_index, current.cuda_stream)
+    if known not in _streams:  # torch never destroys its streams; Warp's own would be forgotten after each launch
+        _streams[known] = wp.stream_from_torch(current)
+    return _streams[known]
 
 
 def vectors(tensor: Tensor) -> Any:
