@@ -1,4 +1,4 @@
-"""FeatureField: one feature per Gaussian of one map, from one extractor; saved, loaded, merged."""
+"""FeatureField: one feature per Gaussian of one map, from one extractor; saved and loaded."""
 
 from __future__ import annotations
 
@@ -94,27 +94,6 @@ class FeatureField:
                 f"the field was made by the extractor {describe_extractor(self.extractor)}, "
                 f"not by {describe_extractor(identity)}; use the same one or back-project again"
             )
-
-    def merge(self, other: FeatureField) -> FeatureField:
-        """The field of both sets of views: accumulators add up.
-
-        Raises:
-            FieldError: another map, extractor or codec.
-        """
-        if self.provenance.map_checksum != other.provenance.map_checksum:
-            raise FieldError("two fields of different maps can't be merged")
-        self.check_extractor(other.extractor)
-        if not (self.codec.same_as(other.codec) if self.codec else other.codec is None):
-            raise FieldError("two fields with different codecs can't be merged; make both with the same codec")
-        weight = self.weight + other.weight
-        return replace(
-            self,
-            features=expected_features(self.accumulated() + other.accumulated(), weight),
-            weight=weight,
-            view_count=self.view_count + other.view_count,
-            provenance=self.provenance.joined(other.provenance),
-            looks=self.looks.with_looks(other.looks.kept),
-        )
 
     def prune(self, gaussians: GaussianMap) -> tuple[FeatureField, GaussianMap]:
         """Field and map without what no camera saw."""

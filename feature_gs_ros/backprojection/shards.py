@@ -91,6 +91,7 @@ def merge_fields(
         weight=weight,
         view_count=view_count,
         provenance=replace(provenance, views=evenly_spaced(provenance.views)),
+        looks=reduce(lambda looks, field: looks.with_looks(field.looks.kept), fields[1:], first.looks),
     )
 
 

@@ -12,6 +12,7 @@ import tyro
 from feature_gs_ros.backprojection.build import field_with_views
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import (
+    Progress,
     Report,
     choose_frames,
     counted,
@@ -20,8 +21,9 @@ from feature_gs_ros.backprojection.ingest import (
 )
 from feature_gs_ros.backprojection.looks import MAX_LOOKS, LookLimits
 from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
+from feature_gs_ros.backprojection.ranks import Launcher, Ranks, joined
 from feature_gs_ros.backprojection.shards import Shard
-from feature_gs_ros.cli.checks import check_outputs, files_of
+from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.core.errors import ExtractorError, FieldError, StreamError
@@ -53,6 +55,8 @@ def backproject(
     every: int = 1,
     skip: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     shard: str | None = None,
+    launcher: Launcher = "none",
+    checkpoint: int = 0,
     resume: bool = False,
     codec: str | None = None,
     cache: Path | None = None,
@@ -76,6 +80,9 @@ def backproject(
         every: take every n-th frame.
         skip: leave out a frame by name; may be repeated.
         shard: back-project only a part of the views, e.g. 3/16 for the third of sixteen; see feature-gs merge.
+        launcher: torchrun shares the views out to its processes (torchrun --nproc-per-node N --no-python feature-gs
+            backproject … --launcher torchrun); each keeps its part beside --out until all are added up.
+        checkpoint: save after every so many views, so that a killed run goes on with --resume; 0: at the end alone.
         resume: go on with the field that stands at --out, with this recording or one more.
         codec: store fewer numbers: pca:K or random:K.
         cache: folder that keeps the network's output, so that a second run over a stream needs no network.
@@ -99,33 +106,67 @@ def backproject(
     all_names = names
     if shard is not None:
         names = _part(shard, names, source)
-    if resume and out.exists():
-        projector = _resumed(out, gaussians, model, str(stream.resolve()), alignment, codec, backend)
-        taken = set(projector.provenance.taken_from(projector.provenance.stream))
-        names = [name for name in names if name not in taken]
-        note(f"resuming '{out}' after {len(projector.provenance.frames)} views, {len(names)} to go")
-    else:
-        provenance = Provenance(
-            gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
-        )
-        chosen = _fit_codec(codec, source, all_names, model)  # the same for every shard
-        projector = BackProjector(
-            gaussians, model.identity, model.dimension, codec=chosen, provenance=provenance, backend=backend
-        )
-    projector.looks = projector.looks.within(LookLimits(count=looks))
-    needed = gigabytes(memory_needed(len(gaussians), projector.stored, projector.backend))
-    note(f"{len(gaussians)} Gaussians × {projector.stored} numbers need {needed}")
-    with ProgressBar("back-projecting", "view", quiet=json).running() as progress:
-        report = ingest(source, names, model, projector, progress=progress)
-    if report.doubt:
-        note(report.doubt)
-    field = field_with_views(projector, source, report.used)
-    if not field.provenance.frames:
-        raise StreamError(f"no image of '{stream}' could be used: {counted(report.skipped) or 'cancelled'}")
-    with report.stage("save"):
-        field.save(out)
-    _tell(field, gaussians, report, out, json)
+    check_number("--checkpoint", checkpoint, 0)
+    with joined(launcher) as ranks:
+        names, target = ranks.shard.of(names), ranks.file(out)
+        if resume and target.exists():
+            projector = _resumed(target, gaussians, model, str(stream.resolve()), alignment, codec, backend)
+            taken = set(projector.provenance.taken_from(projector.provenance.stream))
+            names = [name for name in names if name not in taken]
+            note(f"resuming '{target}' after {len(projector.provenance.frames)} views, {len(names)} to go")
+        else:
+            provenance = Provenance(
+                gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
+            )
+            chosen = _fit_codec(codec, source, all_names, model)  # the same for every shard
+            projector = BackProjector(
+                gaussians, model.identity, model.dimension, codec=chosen, provenance=provenance, backend=backend
+            )
+        projector.looks = projector.looks.within(LookLimits(count=looks))
+        needed = gigabytes(memory_needed(len(gaussians), projector.stored, projector.backend))
+        note(f"{len(gaussians)} Gaussians × {projector.stored} channels need {needed}")
+        with ProgressBar("back-projecting", "view", quiet=json or not ranks.leads).running() as progress:
+            report = ingest(source, names, model, projector, progress=_saving(progress, projector, target, checkpoint))
+        if report.doubt:
+            note(report.doubt)
+        field = field_with_views(projector, source, report.used)
+        if field.provenance.frames:
+            with report.stage("save"):
+                field.save(target)
+        elif ranks.size == 1:
+            raise StreamError(f"no image of '{stream}' could be used: {counted(report.skipped) or 'cancelled'}")
+        if ranks.size > 1:
+            field = _of_all_ranks(ranks, field, report, out)
+    if ranks.leads:
+        _tell(field, gaussians, report, out, json)
     return 130 if report.cancelled else 0
+
+
+def _saving(progress: Progress, projector: BackProjector, target: Path, every: int) -> Progress:
+    """The progress of a run that also saves what is done after every so many views."""
+    if every == 0:
+        return progress
+
+    def step(done: int, total: int, name: str) -> bool | None:
+        if done % every == 0 and done < total:
+            projector.field().save(target)
+        return progress(done, total, name)
+
+    return step
+
+
+def _of_all_ranks(ranks: Ranks, own: FeatureField, report: Report, out: Path) -> FeatureField:
+    """The field of all ranks' views, written by the first of them; the others' own one elsewhere."""
+    who = f"rank {ranks.rank} of {ranks.size}"
+    note(f"{who}: {len(report.used)} views" + (f", skipped: {counted(report.skipped)}" if report.skipped else ""))
+    ranks.meet("before adding up")
+    if ranks.leads:
+        own = ranks.add_up(out)
+        own.save(out)
+        note(f"all ranks: {len(own.provenance.frames)} views")
+    ranks.meet("for the output")
+    ranks.clear(out)
+    return own
 
 
 def _make_extractor(

@@ -182,3 +182,9 @@ class TrainingError(FeatureGsError):
     """Training can't start, or diverged; what was good before is kept."""
 
     code = "training"
+
+
+class DistributedError(FeatureGsError):
+    """Processes that work together can't meet, or one of them ended."""
+
+    code = "distributed"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
+from feature_gs_ros.backprojection.shards import merge_fields
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection, span_of
 from feature_gs_ros.core.errors import BudgetError, CameraError, FieldError, GridError
@@ -97,7 +98,7 @@ def test_merge_of_two_projectors_and_of_two_fields() -> None:
     entries = views_and_grids(5)
     whole = projected(entries).field()
     first, second = projected(entries[:2]), projected(entries[2:])
-    fields = first.field().merge(second.field())
+    fields = merge_fields([first.field(), second.field()])
     first.merge(second)
     for merged in (first.field(), fields):
         assert torch.allclose(merged.features, whole.features, rtol=1e-3, atol=1e-4)

@@ -17,6 +17,7 @@ from conftest import random_map
 from safetensors.torch import save_file
 
 from feature_gs_ros.backprojection.field import FORMAT, FeatureField, KnownView, Provenance
+from feature_gs_ros.backprojection.shards import merge_fields
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.codec import random_projection
 from feature_gs_ros.core.errors import FieldError
@@ -66,9 +67,9 @@ def test_another_map_or_extractor_is_refused() -> None:
     with pytest.raises(FieldError, match=r"made by the extractor 'imagenet' \(abababababab.*not by 'color'"):
         field.check_extractor(ExtractorIdentity("color"))
     with pytest.raises(FieldError, match="different maps"):
-        field.merge(replace(field, provenance=Provenance("other")))
+        merge_fields([field, replace(field, provenance=Provenance("other"))])
     with pytest.raises(FieldError, match="different codecs"):
-        field.merge(replace(field, codec=random_projection(4, 4)))
+        merge_fields([field, replace(field, codec=random_projection(4, 4))])
 
 
 def test_the_checksum_is_of_geometry_and_opacity() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.provenance import Provenance, Recording
+from feature_gs_ros.backprojection.shards import merge_fields
 from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.io.structured import Table
 from tests.command_line import run
@@ -44,7 +45,7 @@ def test_a_second_recording_adds_its_views(names: tuple[str, ...], scene: Path, 
     assert [view.name for view in both.provenance.views] == [*FRAMES, *names]
     lift(scene, scene, tmp_path / "first")
     lift(scene, second, tmp_path / "alone")
-    summed = FeatureField.load(tmp_path / "first").merge(FeatureField.load(tmp_path / "alone"))
+    summed = merge_fields([FeatureField.load(tmp_path / name) for name in ("first", "alone")])
     assert torch.equal(both.view_count, summed.view_count)
     assert torch.allclose(both.features, summed.features, atol=1e-5)
     assert summed.provenance.taken_from(str(second)) == names

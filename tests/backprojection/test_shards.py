@@ -95,3 +95,26 @@ def test_a_killed_merge_leaves_the_old_file_or_the_new_one(shards: tuple[Path, l
         assert len(FeatureField.load(out).provenance.frames) in (before, 8)
     run("merge", *shards[1], "--out", out)
     assert len(FeatureField.load(out).provenance.frames) == 8
+
+
+@pytest.mark.slow
+def test_two_ranks_make_the_field_of_one_process(
+    small_scene: Path, shards: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    out = tmp_path / "ranks.field"
+    scene = [str(small_scene / name) for name in ("map.ply", "stream")]
+    words = [*scene, "--alignment", str(small_scene / "alignment.yaml"), "--extractor", "color", "--out", str(out)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [*launch, "feature_gs_ros.cli", "backproject", *words, "--launcher", "torchrun", "--checkpoint", "1"]
+    end = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert end.returncode == 0, end.stderr
+    merged, whole = FeatureField.load(out), FeatureField.load(shards[0])
+    assert torch.equal(merged.view_count, whole.view_count)
+    torch.testing.assert_close(merged.accumulated(), whole.accumulated(), rtol=1e-4, atol=1e-3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ranks.field"]
+
+
+def test_without_torchrun_the_launcher_says_how_to_start(small_scene: Path, tmp_path: Path) -> None:
+    words = [small_scene / "map.ply", small_scene / "stream", "--alignment", small_scene / "alignment.yaml"]
+    error = run("backproject", *words, "--launcher", "torchrun", "--out", tmp_path / "f", code=2).stderr
+    assert "torchrun" in error
