@@ -181,7 +181,7 @@ class Segmenter:
         state = decide(float(self.gaussians.opacities[mask].sum()), answer.coverage)
         message = answer.message if state is State.FOUND else f"'{answer.prompt}' {state.value}"
         if looks:
-            message += f"; {looks[0].summary}"
+            message += f"; {next((look for look in looks if look.confirmed), looks[0]).summary}"
         rival = looks[0].rival if looks and state is not State.FOUND else ""
         seconds = answer.seconds + time.perf_counter() - start
         return replace(
