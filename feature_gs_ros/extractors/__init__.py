@@ -84,8 +84,10 @@ def extractor_of(
     Raises:
         ExtractorError: the extractor can't be made here, or takes no weights or not these options.
     """
-    parameters = inspect.signature(_factory(identity.name)).parameters
-    known = {key: value for key, value in identity.preprocessing.items() if key in parameters}
+    factory = _factory(identity.name)
+    parameters = inspect.signature(factory).parameters
+    implied: Mapping[str, object] = getattr(factory, "IMPLIED_OPTIONS", {})  # what leaving an option out means
+    known = {**implied, **{key: value for key, value in identity.preprocessing.items() if key in parameters}}
     given = {} if weights is None else {"weights": weights}
     return make_extractor(identity.name, **{**known, **(options or {}), **given})
 

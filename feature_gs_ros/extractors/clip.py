@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ TEMPLATES = (  # of the seven that CLIP's authors name as the best few, those th
     "a photo of the large {}.",
     "a photo of the small {}.",
 )
+GENERIC_WORDS = ("object", "things", "stuff", "texture")  # the negatives of language fields, as LERF has them
 DEFAULT_WEIGHTS = WeightsFile(
     "vit_base_patch16_clip_224.openai.safetensors",
     "https://huggingface.co/timm/vit_base_patch16_clip_224.openai/resolve/main/open_clip_model.safetensors",
@@ -43,7 +44,10 @@ class ClipExtractor(NetworkExtractor):
     """Features are patch tokens in the space of image and text, each of unit length."""
 
     # Cosines of image and text are small and close together; the highest of the prompts and "other" is the answer.
-    text_rule = ScoringRule(threshold=0.0, other="other")
+    COSINE_RULE = ScoringRule(threshold=0.0, other="other")
+    # A prompt passes where it is likelier than the generic words together.
+    SOFTMAX_RULE = ScoringRule(threshold=0.5)
+    IMPLIED_OPTIONS: ClassVar[Mapping[str, object]] = {"score": "cosine"}  # of fields from before there was a choice
     example_rule = ScoringRule(threshold=0.8)
 
     def __init__(
@@ -54,6 +58,7 @@ class ClipExtractor(NetworkExtractor):
         path: str = "value",
         pixels: int = 640 * 480,
         templates: Sequence[str] = TEMPLATES,
+        score: str = "softmax",
         precision: str = "float32",
         device: str = "auto",
     ) -> None:
@@ -66,6 +71,7 @@ class ClipExtractor(NetworkExtractor):
             path: "value" (the last block's value path: what a cell says itself) or "plain" (the whole last block).
             pixels: area of the network's input; images are resized to it, aspect kept.
             templates: sentences with {} for the prompt; embeddings are averaged.
+            score: "softmax" (a prompt's probability beside generic words, at the model's own temperature) or "cosine".
 
         Raises:
             ExtractorError: open_clip is missing, model, tag or path are unknown, or the weights are missing.
@@ -73,6 +79,10 @@ class ClipExtractor(NetworkExtractor):
         super().__init__(device, precision)
         if path not in ("value", "plain"):
             raise ExtractorError(f"path '{path}' is unknown; choose value or plain")
+        if score not in ("softmax", "cosine"):
+            raise ExtractorError(f"score '{score}' is unknown; choose softmax or cosine")
+        self._softmax = score == "softmax"
+        self.text_rule = self.SOFTMAX_RULE if self._softmax else self.COSINE_RULE
         input_size(1, 1, pixels, 64)
         self._open_clip = import_library("open_clip", PACKAGE)
         config = self._open_clip.get_model_config(model)
@@ -94,7 +104,8 @@ class ClipExtractor(NetworkExtractor):
                 "interpolation": "bicubic",
                 "templates": list(templates),
                 "precision": precision,
-            },
+            }
+            | ({"score": score} if self._softmax else {}),
         )
 
     @staticmethod
@@ -130,6 +141,27 @@ class ClipExtractor(NetworkExtractor):
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """[P, dimension] of unit length, the mean over templates and synonyms ("mug | cup"); any text is known."""
         return self._prompts(prompts)
+
+    def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
+        """[M, D] × [P, D] -> [M, P]: each prompt's probability beside `GENERIC_WORDS`, or its cosine.
+
+        ``exp(t c) / (exp(t c) + Σ_g exp(t c_g))`` with cosines c of the prompt and c_g of the generic words, and the
+        temperature t that the model was trained with. Prompts don't change each other's probabilities, so that one
+        asked alone and one asked among others score alike; which of them a Gaussian goes to is the highest's.
+        """
+        prepared = self.prepare(features) if prepared is None else prepared
+        cosines = super().scores(features, embeddings, prepared)
+        if not self._softmax:
+            return cosines
+        scale, generic = self._generic
+        others = torch.logsumexp(scale * super().scores(features, generic, prepared), dim=1, keepdim=True)
+        return torch.sigmoid(scale * cosines - others)
+
+    @cached_property
+    def _generic(self) -> tuple[float, Tensor]:
+        """The model's temperature, and the embeddings [G, D] of the generic words."""
+        network: Any = self.network
+        return float(network.logit_scale.detach().float().exp()), self.embed(GENERIC_WORDS)
 
     def _cells(self, images: Sequence[Image]) -> list[FeatureGrid]:
         visual: Any = self.network.visual

@@ -252,3 +252,30 @@ def test_what_is_missing_or_wrong_is_named(
         coca = open_clip.create_model(model, pretrained=None)
         with pytest.raises(ExtractorError, match="pooling"):
             dense_features(coca.visual, torch.zeros(1, 3, 64, 64), value_path=True)
+
+
+def test_the_score_is_the_probability_beside_generic_words(open_clip: Any, checkpoint: Path) -> None:
+    extractor = make_extractor("clip", weights=checkpoint, model="tiny-vit", pixels=64 * 64)
+    features = 3 * functional.normalize(torch.randn(7, extractor.dimension), dim=1)  # the length is no matter
+    prompts = extractor.embed(["mug", "drill"])
+    generic = extractor.embed(["object", "things", "stuff", "texture"])
+    scale = float(model_of(open_clip, "tiny-vit").logit_scale.detach().exp())
+    unit = functional.normalize(features, dim=1)
+    for column in range(2):
+        logits = scale * torch.cat([unit @ prompts[column : column + 1].T, unit @ generic.T], dim=1)
+        expected = torch.softmax(logits, dim=1)[:, 0]
+        torch.testing.assert_close(extractor.scores(features, prompts)[:, column], expected, atol=1e-5, rtol=1e-4)
+    cosine = make_extractor("clip", weights=checkpoint, model="tiny-vit", pixels=64 * 64, score="cosine")
+    torch.testing.assert_close(cosine.scores(features, prompts), unit @ prompts.T, atol=1e-5, rtol=1e-4)
+    assert (extractor.text_rule.threshold, cosine.text_rule.other) == (0.5, "other")
+
+
+def test_the_field_says_the_score(open_clip: Any, checkpoint: Path) -> None:  # noqa: ARG001
+    softmax = make_extractor("clip", weights=checkpoint, model="tiny-vit")
+    cosine = make_extractor("clip", weights=checkpoint, model="tiny-vit", score="cosine")
+    assert softmax.identity.preprocessing["score"] == "softmax"
+    assert "score" not in cosine.identity.preprocessing  # as in fields from before there was a choice
+    for extractor in (softmax, cosine):
+        assert extractor_of(extractor.identity, checkpoint).identity == extractor.identity
+    with pytest.raises(ExtractorError, match="softmax or cosine"):
+        make_extractor("clip", weights=checkpoint, model="tiny-vit", score="best")
