@@ -386,7 +386,7 @@ class FeatureMapClient:
             path: of the recording, relative to data_dir.
             every: takes every n-th frame.
             image_topics: empty: one of each colour camera.
-            progress: is told frames done and in all; True cancels, and what is done stays.
+            progress: gets frames done and in all; True cancels, and what is done stays.
             timeout: s.
 
         Raises:

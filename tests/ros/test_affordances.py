@@ -73,7 +73,7 @@ def mark(robot: Robot, gaussians, name: str, stamp: int = 0, **request: object) 
 def test_what_is_marked_on_the_last_frame_is_found_with_a_pose_for_a_gripper(robot, gaussians, stamps, start_once):
     response = mark(robot, gaussians, "blue", stamps[-1], object="brick")
     assert (response.answer.state, response.sources) == (Answer.FOUND, 1), response.answer.message
-    assert [step.step for step in response.answer.timing] == ["picture", "embed", "save"]
+    assert [step.step for step in response.answer.timing] == ["image", "embed", "save"]
     response = transfer(robot)
     assert response.answer.state == Answer.FOUND, response.answer.message
     assert response.answer.views == VIEWS

@@ -142,7 +142,7 @@ class CameraInput:
 
         Raises:
             CameraError: the camera_info can't be used, or is of another size.
-            ImageError: the image is damaged, or of an encoding that is no picture.
+            ImageError: the image is damaged, or of an encoding that is no image.
         """
         if self.settings.kind == "grid":
             size = int(message.width), int(message.height)

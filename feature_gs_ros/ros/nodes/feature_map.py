@@ -68,7 +68,7 @@ class FeatureMap(RefusingLifecycleNode):
         return transition(self, self.close, super().on_shutdown, state)
 
     def close(self) -> None:
-        """Undo whatever was done; saves if asked to. What can't be saved is lost, and told."""
+        """Undo whatever was done; saves if asked to. What can't be saved is lost, and reported."""
         try:
             self._deactivate()
         except Exception as error:  # nothing is left to be tried again: the rest must be undone all the same

@@ -25,7 +25,7 @@ from feature_gs_ros.ros.runtime.sender import Sender
 
 
 class Scene(Protocol):
-    """What is told of objects for planners; see `CollisionScene`."""
+    """Takes what was found for planners; see `CollisionScene`."""
 
     def update(self, label: str, found: Any, ids: Any, points: Any) -> None: ...
     def forget(self) -> None: ...

@@ -35,7 +35,7 @@ SERVICES = QoSProfile(
 def image_qos(reliability: str, depth: int) -> QoSProfile:
     """Of images: a "best_effort" subscription takes those of every publisher, a "reliable" one of reliable ones.
 
-    What a reader's queue drops is told to nobody, so it must be no shorter than the queue behind it.
+    What a reader's queue drops is reported to nobody, so it must be no shorter than the queue behind it.
     """
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,

@@ -1,4 +1,4 @@
-"""Services for parts that afford something: ~/add_affordance marks one on a picture, ~/transfer_affordance finds it."""
+"""Services for parts that afford something: ~/add_affordance marks one on an image, ~/transfer_affordance finds it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import answering
 from feature_gs_ros.ros.runtime.publishers import Publishers
 from feature_gs_ros.ros.services.answer_messages import AnswerMessages
-from feature_gs_ros.ros.services.marked_images import MARK, marked_picture
+from feature_gs_ros.ros.services.marked_images import MARK, marked_image
 from feature_gs_ros.ros.services.queries import check_texts
 from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.srv import AddAffordance, TransferAffordance
@@ -40,7 +40,7 @@ ARROW = 0.08  # m, of a marker
 
 
 class Affordances:
-    """One at a time, in a callback group of their own; the library of marked pictures lies below data_dir."""
+    """One at a time, in a callback group of their own; the library of marked images lies below data_dir."""
 
     def __init__(self, node: Any, publishers: Publishers, session: Callable[[], Session]) -> None:
         self._node, self._publishers, self._session = node, publishers, session
@@ -56,21 +56,21 @@ class Affordances:
     def _add(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):
             session, times = self._session(), StepTimes()
-            affordance, thing = check_name(request.affordance.strip(), "affordance"), request.object.strip()
-            with times.step("picture"):
-                picture = marked_picture(session, request)
+            affordance, target = check_name(request.affordance.strip(), "affordance"), request.object.strip()
+            with times.step("image"):
+                marked = marked_image(session, request)
             extractor = session.field.map.extractor
             with locked(session.settings.library, LOCK_TIMEOUT):
                 library = _library(session)
                 with times.step("embed"):
                     source = make_source(
-                        picture.image,
-                        picture.labels,
+                        marked.image,
+                        marked.labels,
                         {MARK: affordance},
                         extractor,
-                        name=_free_name(library, thing, affordance),
-                        object_word=thing,
-                        frame=picture.name,
+                        name=_free_name(library, target, affordance),
+                        object_word=target,
+                        frame=marked.name,
                     )
                 library = library.add(source)
                 with times.step("save"):
@@ -87,12 +87,12 @@ class Affordances:
             settings, library = _settings(request), _library(session)
             with times.step("snapshot"):
                 snapshot = session.field.snapshot()
-            shown, thing = snapshot.shown, None
+            shown, target = snapshot.shown, None
             if request.object_text:
                 with times.step("similarity"):
-                    thing = snapshot.segmenter.ask(check_texts([request.object_text]), among=shown.present)[0]
+                    target = snapshot.segmenter.ask(check_texts([request.object_text]), among=shown.present)[0]
             with times.step("transfer"):
-                among = shown.present if thing is None else thing.mask
+                among = shown.present if target is None else target.mask
                 found = _transferred(snapshot, library, settings, among, request)
             outcome = AnswerMessages(self._node, self._publishers, session, shown, times)
             with times.step("regions"):
@@ -112,8 +112,8 @@ class Affordances:
             state = State.FOUND if regions else decide(0.0, found.coverage)
             answer.state, answer.coverage = STATES[state], found.coverage
             answer.message = found.message(shown.gaussians)
-            if thing is not None and thing.state is not State.FOUND:
-                answer.state, answer.message, answer.coverage = STATES[thing.state], thing.message, thing.coverage
+            if target is not None and target.state is not State.FOUND:
+                answer.state, answer.message, answer.coverage = STATES[target.state], target.message, target.coverage
             answer.views, answer.timing = snapshot.views, times.messages
         return response
 
@@ -149,12 +149,12 @@ def _library(session: Session) -> Library:
     return library
 
 
-def _free_name(library: Library, thing: str, affordance: str) -> str:
+def _free_name(library: Library, target: str, affordance: str) -> str:
     """A name that no source has yet."""
-    if thing:
-        check_name(thing, "object")
+    if target:
+        check_name(target, "object")
     taken = {source.name for source in library.sources}
-    stem = f"{thing}-{affordance}" if thing else affordance
+    stem = f"{target}-{affordance}" if target else affordance
     return next(name for number in range(1, len(taken) + 2) if (name := f"{stem}-{number}"[-100:]) not in taken)
 
 
@@ -184,7 +184,7 @@ def _transferred(
     if request.affordance and request.affordance not in library.affordances:
         known = ", ".join(library.affordances)
         raise AffordanceError(f"the library has no affordance '{request.affordance}'; it has {known}")
-    # Sources of the thing asked about know it best; where there are none, those of other things speak for it.
+    # Sources of the object asked about know it best; where there are none, those of other objects are taken.
     word = request.object_text.strip()
     known_words = {source.object.lower() for source in library.sources}
     segmenter = snapshot.segmenter

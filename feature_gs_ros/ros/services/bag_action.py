@@ -109,8 +109,8 @@ class BagAction:
                 goal.succeed()
             else:
                 goal.abort()
-        except RCLError as error:  # the node is being shut down: nobody is left to be told
-            self._node.get_logger().warning(f"the goal's end could not be told: {error}")
+        except RCLError as error:  # the node is being shut down: nobody is left to hear of it
+            self._node.get_logger().warning(f"the goal's end could not be reported: {error}")
 
 
 def _fill(result: Any, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""A picture on which a request marks a part: sent along, or a camera's last frame."""
+"""An image on which a request marks a part: sent along, or a camera's last frame."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARK = 1  # label of what is marked
 
 
 @dataclass(frozen=True, eq=False)
-class MarkedPicture:
+class MarkedImage:
     """A rectified image and its annotation."""
 
     image: Image  # [H, W, 3]
@@ -28,18 +28,18 @@ class MarkedPicture:
     name: str  # of the frame; empty where it is none
 
 
-def marked_picture(session: Session, request: Any) -> MarkedPicture:
+def marked_image(session: Session, request: Any) -> MarkedImage:
     """What an AddAffordance request marks.
 
     Raises:
         AffordanceError: nothing is marked, mask and image don't belong together, or the camera gives no images.
-        ImageError: a picture can't be decoded.
+        ImageError: an image can't be decoded.
         NoTransformError: no frame of the camera was used yet.
         ParameterError: there is no camera of this name.
     """
     if not request.camera:
         image = decode_image(request.image, "the image")
-        return MarkedPicture(image, _marks(request, image.shape[0], image.shape[1]).astype(np.uint8), "")
+        return MarkedImage(image, _marks(request, image.shape[0], image.shape[1]).astype(np.uint8), "")
     last = session.camera(request.camera).last
     if last is None:
         raise NoTransformError(f"no frame of the camera '{request.camera}' was used yet")
@@ -54,7 +54,7 @@ def marked_picture(session: Session, request: Any) -> MarkedPicture:
     labels = (rectified(marked.astype(np.uint8) * 255, last.lens)[0] > 127).astype(np.uint8)
     if last.counts is not None:
         labels[~last.counts] = IGNORE
-    return MarkedPicture(last.image, labels, last.name)
+    return MarkedImage(last.image, labels, last.name)
 
 
 def _marks(request: Any, height: int, width: int) -> NDArray[np.bool_]:

@@ -33,15 +33,17 @@ def locate(session: Session, shown: ShownMap, request: Any, points: Sequence[Any
     return (_pixels if request.camera else _places)(session, shown, request, points)
 
 
-def things_at(identities: Identities, weights: Sequence[Tensor], negatives: Sequence[Tensor]) -> list[IdentifiedObject]:
+def objects_at(
+    identities: Identities, weights: Sequence[Tensor], negatives: Sequence[Tensor]
+) -> list[IdentifiedObject]:
     """What Gaussians of these weights [N] each are, in their order, without what the negatives are."""
-    excluded = {thing.value for thing in _things(identities, negatives)}
-    return [thing for thing in _things(identities, weights) if thing.value not in excluded]
+    excluded = {entry.value for entry in _objects(identities, negatives)}
+    return [entry for entry in _objects(identities, weights) if entry.value not in excluded]
 
 
-def _things(identities: Identities, weights: Sequence[Tensor]) -> list[IdentifiedObject]:
+def _objects(identities: Identities, weights: Sequence[Tensor]) -> list[IdentifiedObject]:
     found = (identities.at_weights(of_point) for of_point in weights)
-    return list({thing.value: thing for thing in found if thing is not None}.values())
+    return list({entry.value: entry for entry in found if entry is not None}.values())
 
 
 def _places(session: Session, shown: ShownMap, request: Any, points: Sequence[Any]) -> tuple[Points, list[Tensor]]:

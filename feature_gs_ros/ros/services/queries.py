@@ -23,7 +23,7 @@ from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import answering
 from feature_gs_ros.ros.runtime.publishers import Publishers
 from feature_gs_ros.ros.services.answer_messages import AnswerMessages
-from feature_gs_ros.ros.services.pointing import Points, locate, things_at
+from feature_gs_ros.ros.services.pointing import Points, locate, objects_at
 from feature_gs_ros.ros.services.sam_clicks import asks_sam, sam_answer
 from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
 from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText, QueryTexts
@@ -116,7 +116,7 @@ class Queries:
                 self._answer(session, snapshot, answer, request.max_objects, times, response)
             elif snapshot.identities is not None:
                 with times.step("identities"):
-                    found = things_at(snapshot.identities, weights[:count], weights[count:])
+                    found = objects_at(snapshot.identities, weights[:count], weights[count:])
                 self._answer_identities(
                     session, snapshot, found, threshold or 0.0, request.max_objects, times, response
                 )
@@ -132,7 +132,7 @@ class Queries:
         with answering(response.answer, self._node.get_logger()):
             session, times = self._session(), StepTimes()
             with times.step("embed"):
-                example, alike = _picture_example(session, request.image, request.mask)
+                example, alike = _image_example(session, request.image, request.mask)
             snapshot = _snapshot(session, times)
             with times.step("similarity"):
                 found = snapshot.segmenter.ask_example(
@@ -179,7 +179,7 @@ class Queries:
         self,
         session: Session,
         snapshot: Snapshot,
-        things: list[IdentifiedObject],
+        objects: list[IdentifiedObject],
         threshold: float,
         max_objects: int,
         times: StepTimes,
@@ -189,19 +189,19 @@ class Queries:
         identities = snapshot.identities
         assert identities is not None
         outcome = AnswerMessages(self._node, self._publishers, session, snapshot.shown, times)
-        things = things[: outcome.most(max_objects)]
+        objects = objects[: outcome.most(max_objects)]
         mask = torch.zeros(len(session.field.gaussians), dtype=torch.bool)
-        for thing in things:
-            mask |= identities.mask(thing.value) & (identities.confidence > threshold)
+        for entry in objects:
+            mask |= identities.mask(entry.value) & (identities.confidence > threshold)
         response.cloud, response.detections = outcome.publish(
             mask.nonzero()[:, 0],
             identities.confidence,
-            lambda: identities_message(things, outcome.header),
+            lambda: identities_message(objects, outcome.header),
             snapshot.cloud_fields,
         )
         answer = response.answer
-        answer.state = Answer.FOUND if things else Answer.NOT_FOUND
-        names = [f"'{thing.name}' (object {thing.value}, {thing.gaussians} Gaussians)" for thing in things]
+        answer.state = Answer.FOUND if objects else Answer.NOT_FOUND
+        names = [f"'{entry.name}' (object {entry.value}, {entry.gaussians} Gaussians)" for entry in objects]
         answer.message = f"clicked: {', '.join(names)}" if names else "only background is under these points"
         answer.coverage, answer.views = snapshot.segmenter.field.coverage(snapshot.shown.gaussians), snapshot.views
         answer.timing = times.messages
@@ -258,8 +258,8 @@ def _nothing_under_points(points: Points, snapshot: Snapshot, answer: Any) -> No
         answer.state, answer.message = Answer.NOT_OBSERVED, "no camera has seen what is under these points yet"
 
 
-def _picture_example(session: Session, image: Any, mask: Any) -> tuple[Tensor, float]:
-    """What an image shows, or its mask marks on it, and the similarity from which on things are like it."""
+def _image_example(session: Session, image: Any, mask: Any) -> tuple[Tensor, float]:
+    """What an image shows, or its mask marks on it, and the similarity from which on objects are like it."""
     pixels, marked = decode_image(image, "the example"), None
     if mask.width or mask.height:
         marked = torch.from_numpy(decode_image(mask, "the mask").any(axis=2))
