@@ -246,7 +246,7 @@ def test_a_signal_saves_if_asked_to_and_leaves_no_process(robot, start: Starter,
     teach(robot, gaussians)
     node.process.send_signal(number)
     node.process.send_signal(number)  # Ctrl-C comes twice under launch
-    assert node.process.wait(20) == 0
+    assert node.process.wait(60) == 0
     assert "Traceback" not in node.log.read_text()
     assert FeatureField.load(start.data / "field.safetensors").provenance.frames
     assert not [child for child in _children(os.getpid()) if child != os.getpid() and _is_zombie(child)]
@@ -309,7 +309,7 @@ def test_kill_9_during_a_save_leaves_the_old_file_whole_and_a_new_node_goes_on_f
     target = start.data / "field.safetensors"
     written = target.stat()
     client = robot.node.create_client(Save, "/feature_map/save")
-    assert client.wait_for_service(10)
+    assert client.wait_for_service(60)
     client.call_async(Save.Request())
     end = time.monotonic() + 10
     while time.monotonic() < end and target.stat() == written and not list(start.data.glob(".*.part")):

@@ -173,7 +173,7 @@ def test_a_prompt_that_is_not_utf8_is_answered_invalid(robot):
         client._pending_requests[number.value] = future
         return future
 
-    answer = robot.ask_where_it_spins(ask_in_bytes, 20, "a prompt that is not UTF-8").answer
+    answer = robot.ask_where_it_spins(ask_in_bytes, 60, "a prompt that is not UTF-8").answer
     assert answer.state == Answer.INVALID
     assert "UTF-8" in answer.message
 
