@@ -114,7 +114,7 @@ def test_what_cannot_be_answered_is_the_error_that_the_library_would_raise(clien
         (client.find_affordances, AffordanceError),
         (client.undo, EditError),
         (lambda: client.render(map_from_camera=np.eye(4)), CameraError),
-        (lambda: client.save("../out"), ParameterError),
+        (lambda: client.save("../out"), FieldError),
         (lambda: client.load("nothing.safetensors"), FieldError),
         (lambda: client.set_parameter("objects.max_count", 0), ParameterError),
     ):
