@@ -47,7 +47,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -e ".[dev,viewer]" $(if $(CONSTRAINTS),"$(CONSTRAINTS)")
+	$(BIN)/python -m pip install --quiet -e ".[dev,viewer,gpu,gpu-checks]" $(if $(CONSTRAINTS),"$(CONSTRAINTS)")
 	touch $@ $(VENV)/.installed
 
 clean:

@@ -18,6 +18,7 @@ EVERY = bool(os.environ.get("FEATURE_GS_ALL_ARCHITECTURES"))
 ARCHITECTURES = sorted({75, 80, 86, 87, 89, 90, 100, 120} & set(MAX_THREADS)) if EVERY else [90]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_kernel_spills_and_half_of_the_warps_fit(architecture: int) -> None:
     ptxas = find_ptxas()

@@ -21,6 +21,7 @@ from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.rasterizer.conventions import ALPHA_MAX, ALPHA_MIN, EPS2D, TANGENT_MARGIN, TRANSMITTANCE_MIN
 
 pytest.importorskip("warp")
+pytestmark = pytest.mark.slow
 
 CLOSE = 1e-4  # of the largest entry
 FLIPS = 1e-3  # of the entries may differ by more: those where an alpha or a transmittance lies on a threshold
