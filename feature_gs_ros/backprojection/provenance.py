@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from feature_gs_ros.core.camera import Camera, check_pose
 from feature_gs_ros.core.errors import CameraError
 from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.doctor.findings import Finding
 from feature_gs_ros.io.alignment import sim3_from_mapping
 from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.structured import Table
@@ -70,6 +71,16 @@ class Provenance:
     frames: tuple[str, ...] = ()  # names of the views accumulated, in order, of all recordings
     views: tuple[KnownView, ...] = ()  # some of them, for pictures
     earlier: tuple[Recording, ...] = ()  # recordings other than `stream`; frames of two may have the same name
+    findings: tuple[Finding, ...] = ()  # what was doubtful about the recordings when they were taken from
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """A line for each finding, for people."""
+        return tuple(
+            f"the field rests on doubtful poses: {finding.what}"
+            for finding in self.findings
+            if finding.severity != "note"
+        )
 
     def taken_from(self, stream: str) -> tuple[str, ...]:
         """Names of the frames accumulated of one recording."""
@@ -94,7 +105,12 @@ class Provenance:
                 taken[stream] = taken.get(stream, ()) + part.taken_from(stream)
         earlier = tuple(Recording(stream, names) for stream, names in taken.items() if stream != self.stream and names)
         frames, views = self.frames + other.frames, self.views + other.views
-        return replace(self, frames=frames, views=views, earlier=earlier)
+        return replace(self, frames=frames, views=views, earlier=earlier).with_findings(other.findings)
+
+    def with_findings(self, findings: tuple[Finding, ...]) -> Provenance:
+        """With these, too."""
+        new = tuple(finding for finding in findings if finding not in self.findings)
+        return replace(self, findings=self.findings + new)
 
     def as_json(self) -> dict[str, object]:
         alignment = self.splat_from_map
@@ -110,6 +126,7 @@ class Provenance:
                 "translation": np.asarray(alignment.translation).tolist(),
             },
             "views": [view.as_json() for view in self.views],
+            "findings": [finding.as_json() for finding in self.findings],
         }
 
     @staticmethod
@@ -131,5 +148,8 @@ class Provenance:
             earlier=tuple(
                 Recording(recording.text("stream"), recording.texts("frames"))
                 for recording in (content.tables("earlier") if "earlier" in content else ())  # of one there is none
+            ),
+            findings=tuple(
+                Finding.from_table(finding) for finding in (content.tables("findings") if "findings" in content else ())
             ),
         )

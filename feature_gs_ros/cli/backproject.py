@@ -25,6 +25,7 @@ from feature_gs_ros.backprojection.ranks import Launcher, Ranks, joined
 from feature_gs_ros.backprojection.shards import Shard
 from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
+from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.core.errors import ExtractorError, FieldError, StreamError
 from feature_gs_ros.core.gaussians import GaussianMap
@@ -61,6 +62,7 @@ def backproject(
     codec: str | None = None,
     cache: Path | None = None,
     looks: int = MAX_LOOKS,
+    trust_poses: bool = False,
     backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
@@ -88,6 +90,7 @@ def backproject(
         cache: folder that keeps the network's output, so that a second run over a stream needs no network.
         looks: images at most that the field keeps, small ones of its most informative views, so that what is found can
             be looked at again; 0 keeps none.
+        trust_poses: go on even where the images say that their poses are wrong.
         backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
@@ -123,6 +126,9 @@ def backproject(
                 gaussians, model.identity, model.dimension, codec=chosen, provenance=provenance, backend=backend
             )
         projector.looks = projector.looks.within(LookLimits(count=looks))
+        # Of all ranks' frames, so that all decide the same.
+        found = checked(source, all_names, gaussians, projector.provenance.splat_from_map, trust_poses)
+        projector.provenance = projector.provenance.with_findings(found)
         needed = gigabytes(memory_needed(len(gaussians), projector.stored, projector.backend))
         note(f"{len(gaussians)} Gaussians × {projector.stored} channels need {needed}")
         with ProgressBar("back-projecting", "view", quiet=json or not ranks.leads).running() as progress:
@@ -262,6 +268,7 @@ def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path
                 "skipped": dict(Counter(report.skipped)),
                 "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
                 "cancelled": report.cancelled,
+                "findings": [finding.as_json() for finding in field.provenance.findings],
             }
         )
         return

@@ -14,6 +14,7 @@ from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import choose_frames, sample_cells
 from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
+from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.codec import Codec, fit_pca
 from feature_gs_ros.core.errors import FieldError, TrainingError
 from feature_gs_ros.core.progress import ProgressBar, say
@@ -55,6 +56,7 @@ def distill(
     skip: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     every: int = 1,
     size: int = 640,
+    trust_poses: bool = False,
     backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
@@ -81,6 +83,7 @@ def distill(
         skip: leave out a frame by name; may be repeated.
         every: take every n-th frame.
         size: pixels of the images' longer side, with --joint.
+        trust_poses: go on even where the images say that their poses are wrong.
         backend: what rasterises: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
@@ -102,9 +105,9 @@ def distill(
         raise FieldError(f"--dims {dims}: the teacher has {teacher.dimension} dimensions, give 1 to as many")
     gaussians, source = load_map(map), open_stream(stream, bag=bag)
     names = choose_frames(source, every, (*hold_out, *skip))
-    provenance = Provenance(
-        gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
-    )
+    pose = alignment_or_identity(alignment)
+    findings = checked(source, names, gaussians, pose, trust_poses)
+    provenance = Provenance(gaussians.checksum, str(map.resolve()), str(stream.resolve()), pose, findings=findings)
     work = DistillJob(gaussians, source, names, teacher, provenance, json, backend)
     earlier = _earlier(start, work)
     codec = _codec(dims, work, earlier)

@@ -11,6 +11,7 @@ from feature_gs_ros.backprojection.field import Provenance
 from feature_gs_ros.backprojection.ingest import counted, known_views
 from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, length_unit, print_json
+from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.identity.annotations import Annotated, read_annotations
@@ -40,6 +41,7 @@ def identity(
     no_refine: bool = False,
     extract: Path | None = None,
     alignment: Path | None = None,
+    trust_poses: bool = False,
     seed: int = 0,
     backend: str = "auto",
     json: bool = False,
@@ -60,6 +62,7 @@ def identity(
         no_refine: leave it at the expected back-projection, so that fields of several sessions merge.
         extract: folder to write every object into as a PLY.
         alignment: splat_from_map file, where the stream's poses are not in the map's frame.
+        trust_poses: go on even where the images say that their poses are wrong.
         seed: of the codes.
         backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
@@ -76,6 +79,7 @@ def identity(
     if names is None and not instances and isinstance(annotated, CocoMasks):
         names = class_names(annotated.labels)
     pose = alignment_or_identity(alignment)
+    findings = checked(source, source.names(), gaussians, pose, trust_poses)
     with ProgressBar("reading masks", "view", quiet=json, keep_partial=False).running() as progress:
         read = read_annotations(gaussians, source, annotated, pose, names, backend=backend, progress=progress)
     association = associate(read.annotations, merge_threshold) if instances else None
@@ -85,7 +89,7 @@ def identity(
     book = make_codes(codes, len(names), dimension, seed=seed)
     if not json:
         note(f"{len(names)} classes, {book.kind} codes of {book.dimension}: {_separation(book)}")
-    provenance = Provenance(gaussians.checksum, str(map.resolve()), str(stream.resolve()), pose)
+    provenance = Provenance(gaussians.checksum, str(map.resolve()), str(stream.resolve()), pose, findings=findings)
     encoding = encode_identities(gaussians, annotations, names, book, refine=not no_refine, provenance=provenance)
     views = known_views(source, source.names(), pose)
     field = replace(encoding.field, provenance=replace(encoding.field.provenance, views=views))
@@ -124,6 +128,7 @@ def _tell(
                 "margin": round(book.margin, 4),
                 "views": list(encoding.field.provenance.frames),
                 "skipped": dict(read.skipped),
+                "findings": [finding.as_json() for finding in encoding.field.provenance.findings],
                 "seconds": {stage: round(seconds, 3) for stage, seconds in encoding.seconds.items()},
                 "association": association.message() if association else None,
                 "annotated": {

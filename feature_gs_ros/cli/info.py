@@ -57,6 +57,7 @@ def _field_facts(path: Path) -> dict[str, object]:
         "stream": provenance.stream,
         "earlier_streams": [recording.stream for recording in provenance.earlier],
         "metres_to_splat": provenance.splat_from_map.scale,
+        "findings": [finding.as_json() for finding in provenance.findings],
     }
 
 

@@ -10,7 +10,7 @@ import tyro
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_unit, open_segmenter, print_json
 from feature_gs_ros.core.errors import OptionError
-from feature_gs_ros.core.progress import say
+from feature_gs_ros.core.progress import note, say
 from feature_gs_ros.query.answers import as_json, objects_of
 from feature_gs_ros.query.extent import Extent
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
@@ -71,9 +71,14 @@ def query(
     answers = segmenter.ask_many(text, negative, threshold, verify=verify, extent=extent)
     objects = [objects_of(segmenter, answer) for answer in answers]
     _write(segmenter, answers[0], cloud, cloud_frame, picture, backend)
+    doubts = segmenter.field.provenance.doubts
+    for doubt in doubts:
+        note(f"warning: {doubt}")
     if json:
         contents = [as_json(answer, found) for answer, found in zip(answers, objects, strict=True)]
-        print_json({**(contents[0] if len(contents) == 1 else {"answers": contents}), "unit": unit})
+        print_json(
+            {**(contents[0] if len(contents) == 1 else {"answers": contents}), "unit": unit, "warnings": list(doubts)}
+        )
         return 0
     for answer, found in zip(answers, objects, strict=True):
         say(answer.message)

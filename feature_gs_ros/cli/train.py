@@ -14,6 +14,7 @@ import tyro
 from feature_gs_ros.backprojection.ingest import choose_frames
 from feature_gs_ros.cli.checks import check_kind, check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, print_json
+from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.errors import MapError, TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.progress import ProgressBar, note, say
@@ -53,6 +54,7 @@ def train(
     reset_opacity: tuple[float, ...] = DensityOptions.reset,
     pictures: Path | None = None,
     picture_every: int = SessionOptions.picture_every,
+    trust_poses: bool = False,
     resume: bool = False,
     seed: int = 0,
     backend: str = "auto",
@@ -79,6 +81,7 @@ def train(
         reset_opacity: shares of the run, between 0 and 1, at which all opacities are lowered; what is needed returns.
         pictures: folder for pictures of the held-out frames (of the first one, if none is) on the way.
         picture_every: iterations between two pictures.
+        trust_poses: go on even where the images say that their poses don't fit --init.
         resume: go on with the checkpoint beside --out; without it an earlier run's checkpoint is set aside.
         seed: of the random order of the images.
         backend: what renders: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
@@ -105,6 +108,8 @@ def train(
     source = open_stream(stream, bag=bag)
     names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)
+    if init is not None:
+        checked(source, names, load_map(init), frame, trust_poses)
     views, held = load_views(source, names, frame, size), load_views(source, hold_out, frame, size)
     iterations = max(MIN_STEPS, STEPS_A_VIEW * len(views)) if iterations is None else iterations
     density = DensityOptions(grow=densify or (init is None and stereo == 0), most=gaussians, reset=reset_opacity)

@@ -24,6 +24,7 @@ from feature_gs_ros.doctor.images import (
     turned_explanations,
 )
 from feature_gs_ros.doctor.intrinsics import intrinsics_explanations, swapped_explanations
+from feature_gs_ros.doctor.quick import lies_over
 from feature_gs_ros.doctor.scale import (
     alignment_explanation,
     flange_explanation,
@@ -165,6 +166,8 @@ def _examine_against_map(evidence: Evidence) -> tuple[list[Finding], float, floa
         judged += [_Judged.of(evidence, other, matches) for other in _continuous(evidence, matches, starts)]
     best = max(judged, key=lambda entry: entry.total)
     if best.total < ENOUGH * count:
+        if _lies_over_the_map(evidence):
+            return [], given.total / count, best.total / count
         exposed = exposure_findings(evidence)
         return exposed or [_another_scene(evidence, best)], given.total / count, best.total / count
     chosen = _simplest(judged, best)
@@ -339,6 +342,12 @@ def _explains_better(evidence: Evidence, index: int, chosen: _Judged, pose: Arra
     cameras[index] = replace(cameras[index], camera_from_splat=pose)
     own = evidence.supports(cameras, chosen.explanation.matches or matches)[index]
     return bool(own >= ENOUGH and own > 1.5 * chosen.per_view[index])
+
+
+def _lies_over_the_map(evidence: Evidence) -> bool:
+    """Whether whole images lie best over the rendered ones where they are: no points match in a blurred map."""
+    pairs = zip(evidence.images, evidence.rendered, strict=True)
+    return float(np.mean([lies_over(image, rendered) for image, rendered in pairs])) >= 0.5
 
 
 def _another_scene(evidence: Evidence, best: _Judged) -> Finding:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from feature_gs_ros.io.structured import Table
+
 Severity = Literal["error", "warning", "note"]  # certainly wrong; probably wrong; worth knowing
 
 MAX_LISTED = 8
-_RANK = {"error": 0, "warning": 1, "note": 2}
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -41,29 +43,24 @@ class Finding:
         }
 
     @staticmethod
-    def from_json(content: Mapping[str, object]) -> Finding:
+    def from_table(content: Table) -> Finding:
         """What `as_json` gave.
 
         Raises:
-            KeyError, TypeError, ValueError: it didn't.
+            FeatureGsError: the table's error: it didn't.
         """
-        severity = str(content["severity"])
-        if severity not in _RANK:
-            raise ValueError(f"severity '{severity}'; expected {', '.join(_RANK)}")
-        frames, values = content.get("frames", ()), content.get("values", {})
-        if not isinstance(frames, (list, tuple)) or not isinstance(values, Mapping):
-            raise TypeError("frames and values of a finding are a list and a mapping")
+        values = content.table("values")
         return Finding(
-            str(content["code"]),
-            "error" if severity == "error" else "warning" if severity == "warning" else "note",
-            float(str(content["confidence"])),
-            str(content["what"]),
-            str(content["advice"]),
-            tuple(str(name) for name in frames),
-            {str(name): float(value) for name, value in values.items()},
+            content.text("code"),
+            content.choice("severity", SEVERITIES),
+            content.number("confidence"),
+            content.text("what"),
+            content.text("advice"),
+            content.texts("frames"),
+            {name: values.number(name) for name in values},
         )
 
 
 def ranked(findings: list[Finding]) -> tuple[Finding, ...]:
     """The gravest and surest first."""
-    return tuple(sorted(findings, key=lambda finding: (_RANK[finding.severity], -finding.confidence)))
+    return tuple(sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), -finding.confidence)))

@@ -181,7 +181,7 @@ def _lenses(evidence: Evidence, matches: Matches2D3D) -> list[Explanation]:
                 with_cameras(evidence, lambda c: replace(c, distortion=Distortion("equidistant", (0.0,) * 4))),
                 "the lens is a fisheye, taken for another one",
                 "Give distortion_model equidistant with its four coefficients",
-                2,  # a narrow fisheye is much like a barrel lens, which has two parameters: let the better fit win
+                4,  # a narrow fisheye is much like a barrel lens of two parameters: it must fit clearly better
             )
         )
     return found

@@ -1,0 +1,87 @@
+"""Nothing wrong in silence: commands look at a few images before they take from a stream."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.doctor.quick import ViewVerdict, check_stream, findings_of
+from feature_gs_ros.io.alignment import load_alignment, save_alignment
+from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.synthetic.faults import AlteredStream, mildly_noisy
+from tests.command_line import run
+
+
+@pytest.fixture(scope="module")
+def off(posed_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An alignment that is 6 cm off."""
+    path = tmp_path_factory.mktemp("alignments") / "off.yaml"
+    change = Sim3(1.0, np.array([1.0, 0, 0, 0]), np.array([0.04, -0.045, 0.0]))
+    save_alignment(load_alignment(posed_scene / "alignment.yaml") @ change, path)
+    return path
+
+
+def test_wrong_poses_are_refused_and_a_field_that_trusts_them_says_so(
+    posed_scene: Path, off: Path, tmp_path: Path
+) -> None:
+    field = tmp_path / "f.field"
+    words = [
+        "backproject", posed_scene / "map.ply", posed_scene / "stream", "--extractor", "color", "--every", "3",
+        "--out", field,
+    ]  # fmt: skip
+    refused = run(*words, "--alignment", off, code=2)
+    assert "feature-gs doctor" in refused.stderr
+    assert "--trust-poses" in refused.stderr
+    assert not field.exists()
+    trusted = run(*words, "--alignment", off, "--trust-poses", "--json")
+    assert json.loads(trusted.stdout)["findings"][0]["code"] == "poses.mismatch"
+    assert json.loads(run("info", field, "--json").stdout)["findings"][0]["code"] == "poses.mismatch"
+    answer = run("query", field, "red", "--json")
+    assert json.loads(answer.stdout)["warnings"]
+    assert "doubtful poses" in answer.stderr
+    good = run(*words, "--alignment", posed_scene / "alignment.yaml", "--json")
+    assert json.loads(good.stdout)["findings"] == []
+    assert "images looked at show the map where their poses say" in good.stderr
+
+
+@pytest.mark.parametrize("command", ["identity", "distill", "train"])
+def test_other_commands_refuse_as_well(posed_scene: Path, off: Path, tmp_path: Path, command: str) -> None:
+    given, stream, out = posed_scene / "map.ply", posed_scene / "stream", tmp_path / "out.ply"
+    words = {
+        "identity": ["identity", given, stream, "--masks", posed_scene / "masks"],
+        "distill": ["distill", given, stream, "--extractor", "color"],
+        "train": ["train", stream, "--init", given],
+    }[command]
+    refused = run(*words, "--out", out, "--alignment", off, code=2)
+    assert "from elsewhere than their poses say" in refused.stderr
+
+
+def test_what_is_checked(posed_scene: Path) -> None:
+    """Wrong from the seventh image on, and no alarm where poses and exposure are only a little noisy."""
+    gaussians, alignment = load_map(posed_scene / "map.ply"), load_alignment(posed_scene / "alignment.yaml")
+    frames = list(open_stream(posed_scene / "stream_distorted").frames())
+    aside = np.eye(4)
+    aside[:3, 3] = [0.05, 0.0, 0.03]
+    moved = [replace(frame, camera_from_world=aside @ frame.camera_from_world) for frame in frames[6:]]
+    late = AlteredStream("late", [*frames[:6], *moved])
+    verdict = check_stream(late, late.names(), gaussians, alignment)
+    assert [finding.code for finding in verdict.findings] == ["poses.mismatch"]
+    assert set(verdict.findings[0].frames) <= {frame.name for frame in frames[6:]}
+    for seed in range(2):
+        noisy = mildly_noisy(frames, seed)
+        assert check_stream(noisy, noisy.names(), gaussians, alignment).findings == ()
+
+
+def test_views_that_tell_nothing_raise_no_alarm() -> None:
+    unknown = ViewVerdict("a", "unknown", 0, 3)
+    fits, elsewhere = ViewVerdict("b", "fits", 30, 31), ViewVerdict("c", "elsewhere", 2, 30)
+    assert findings_of([unknown, unknown]) == ()
+    assert findings_of([fits, unknown]) == ()
+    assert [finding.severity for finding in findings_of([fits, fits, elsewhere])] == ["warning"]
+    assert [finding.severity for finding in findings_of([fits, elsewhere, elsewhere])] == ["error"]
