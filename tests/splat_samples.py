@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +125,79 @@ def write_antimatter(path: Path, parameters: Parameters) -> Path:
             file.write(np.clip(np.round(rgba[row] * 255), 0, 255).astype(np.uint8))
             file.write(np.clip(np.round(parameters.unit_quats[row] * 128 + 128), 0, 255).astype(np.uint8))
     return path
+
+
+def write_gltf(path: Path, parameters: Parameters, **node: object) -> Path:
+    """KHR_gaussian_splatting, uncompressed: ``.glb``, or ``.gltf`` with its buffer beside it; ``node`` places it."""
+    degree = math.isqrt(parameters.sh.shape[1]) - 1
+    bands = [(n, k) for n in range(degree + 1) for k in range(2 * n + 1)]
+    named = {
+        "POSITION": parameters.means,
+        "KHR_gaussian_splatting:ROTATION": parameters.unit_quats[:, [1, 2, 3, 0]],
+        "KHR_gaussian_splatting:SCALE": np.exp(parameters.log_scales),
+        "KHR_gaussian_splatting:OPACITY": parameters.opacities[:, None],
+    } | {f"KHR_gaussian_splatting:SH_DEGREE_{n}_COEF_{k}": parameters.sh[:, n * n + k] for n, k in bands}
+    data, views, accessors = b"", [], []
+    for values in named.values():
+        raw = np.ascontiguousarray(values, "<f4").tobytes()
+        kind = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[values.shape[1]]
+        views.append({"buffer": 0, "byteOffset": len(data), "byteLength": len(raw)})
+        accessors.append({"bufferView": len(accessors), "componentType": 5126, "count": len(values), "type": kind})
+        data += raw
+    primitive = {
+        "mode": 0,
+        "attributes": {name: index for index, name in enumerate(named)},
+        "extensions": {"KHR_gaussian_splatting": {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}},
+    }
+    content = {
+        "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0, **node}],
+        "meshes": [{"primitives": [primitive]}], "accessors": accessors, "bufferViews": views,
+        "buffers": [{"byteLength": len(data)}],
+    }  # fmt: skip
+    if path.suffix == ".gltf":
+        path.with_suffix(".bin").write_bytes(data)
+        content["buffers"] = [{"byteLength": len(data), "uri": path.with_suffix(".bin").name}]
+        path.write_text(json.dumps(content))
+        return path
+    text = json.dumps(content).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(data), b"BIN\0") + data
+    path.write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+    return path
+
+
+def write_spz(path: Path, parameters: Parameters, *, version: int = 3, flags: int = 0) -> Path:
+    """SPZ by its description: versions 2 and 3 within gzip, degree 0 to 3."""
+    count = len(parameters.means)
+    fixed = np.round(parameters.means * 4096).astype("<i4").view(np.uint8).reshape(count, 3, 4)[:, :, :3]
+    quats = parameters.unit_quats * np.where(parameters.unit_quats[:, :1] < 0, -1, 1)
+    turns = np.clip(np.round(quats[:, 1:] * 127.5 + 127.5), 0, 255).astype(np.uint8).tobytes()
+    if version >= 3:
+        turns = b"".join(_spz_rotation(quat[[1, 2, 3, 0]]) for quat in parameters.unit_quats)
+    bytes_of = lambda values: np.clip(np.round(values), 0, 255).astype(np.uint8).tobytes()  # noqa: E731
+    degree = math.isqrt(parameters.sh.shape[1]) - 1
+    sections = [
+        struct.pack("<4sIIBBBB", b"NGSP", version, count, degree, 12, flags, 0),
+        fixed.tobytes(),
+        bytes_of(parameters.opacities * 255),
+        bytes_of(parameters.sh[:, 0] * 0.15 * 255 + 127.5),
+        bytes_of((parameters.log_scales + 10) * 16),
+        turns,
+        bytes_of(parameters.sh[:, 1:] * 128 + 128),
+    ]
+    path.write_bytes(gzip.compress(b"".join(sections)))
+    return path
+
+
+def _spz_rotation(xyzw: Floats) -> bytes:
+    largest = int(np.abs(xyzw).argmax())
+    sign = -1 if xyzw[largest] < 0 else 1
+    word = largest
+    for axis in range(4):
+        if axis != largest:
+            value = xyzw[axis] * sign
+            word = word << 10 | (512 if value < 0 else 0) | round(abs(float(value)) * math.sqrt(2) * 511)
+    return struct.pack("<I", word)
 
 
 def gsplat_checkpoint(parameters: Parameters) -> dict:

@@ -127,7 +127,7 @@ def alignment_of_view(
 
 def in_frame(part: GaussianMap, frame: CloudFrame, splat_from_map: Sim3) -> GaussianMap:
     """Gaussians of a map as a cloud: in the frame of the map's file, or where boxes and regions are."""
-    from feature_gs_ros.editing.operations import transformed
+    from feature_gs_ros.core.placing import transformed
 
     return transformed(part, splat_from_map.inverse()) if frame == "map" else part
 

@@ -74,6 +74,7 @@ def _map_facts(path: Path) -> dict[str, object]:
         "median_scale": round(float(gaussians.scales.median()), 6),
         "mean_opacity": round(float(gaussians.opacities.mean()), 4),
         "checksum": gaussians.checksum,
+        "notes": list(gaussians.notes),
     }
 
 

@@ -50,6 +50,7 @@ class GaussianMap:
     sh: Tensor  # [N, K, 3] spherical harmonics, K = (degree + 1)², coefficient-major, RGB last
     kept_rows: Tensor | None = None  # [N] int64 rows of the file that were kept; None where all were
     dropped: DroppedGaussians = field(default_factory=DroppedGaussians)
+    notes: tuple[str, ...] = ()  # what its file says that isn't kept, and what was concluded from its values
 
     @staticmethod
     def from_tensors(

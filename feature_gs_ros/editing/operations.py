@@ -13,8 +13,8 @@ from torch import Tensor
 
 from feature_gs_ros.core.errors import EditError
 from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
-from feature_gs_ros.core.geometry import Sim3, quats_after
-from feature_gs_ros.core.sh import sh_rotation
+from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.placing import transformed
 from feature_gs_ros.editing.selection import Selection
 from feature_gs_ros.rasterizer.conventions import ALPHA_MIN
 
@@ -145,18 +145,6 @@ class Move:
         moved = transformed(gaussians.select(rows), splat_move)
         values = {name: getattr(moved, name) for name in ("means", "quats_wxyz", "scales", "sh")}
         return _with(edited, rows, **values)
-
-
-def transformed(gaussians: GaussianMap, b_from_a: Sim3) -> GaussianMap:
-    """Gaussians of frame a in frame b: places, rotations and sizes, and what they look like from where."""
-    mixing = torch.from_numpy(sh_rotation(b_from_a.rotation, gaussians.sh_degree)).float()
-    return replace(
-        gaussians,
-        means=torch.from_numpy(b_from_a.apply(gaussians.means.double().numpy())).float(),
-        quats_wxyz=quats_after(b_from_a.quat_wxyz, gaussians.quats_wxyz),
-        scales=gaussians.scales * b_from_a.scale,
-        sh=torch.einsum("kj,njc->nkc", mixing, gaussians.sh),
-    )
 
 
 def _faded(edited: EditedMap, factor: Tensor) -> EditedMap:

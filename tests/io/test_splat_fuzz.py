@@ -18,7 +18,9 @@ from splat_samples import (
     random_parameters,
     write_antimatter,
     write_compressed,
+    write_gltf,
     write_ply,
+    write_spz,
 )
 
 from feature_gs_ros.core.errors import MapError
@@ -38,6 +40,8 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "text.ply": lambda path: write_ply(path, SAMPLE.columns(), text=True),
     "compressed.ply": lambda path: write_compressed(path, SAMPLE),
     "antimatter.splat": lambda path: write_antimatter(path, SAMPLE),
+    "scene.glb": lambda path: write_gltf(path, SAMPLE),
+    "niantic.spz": lambda path: write_spz(path, SAMPLE),
     "gsplat.pt": lambda path: checkpoint(path, gsplat_checkpoint(SAMPLE)),
     "nerfstudio.ckpt": lambda path: checkpoint(path, nerfstudio_checkpoint(SAMPLE)),
     "inria.pth": lambda path: checkpoint(path, inria_checkpoint(SAMPLE)),
@@ -47,6 +51,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, bytes]]:
     """The path to damage, and the sound content, by file name."""
+    pytest.importorskip("gsply", exc_type=ImportError)
     folder = tmp_path_factory.mktemp("fuzz")
     return {name: (folder / name, write(folder / name).read_bytes()) for name, write in WRITERS.items()}
 

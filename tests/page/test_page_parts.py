@@ -16,8 +16,9 @@ from feature_gs_ros.backprojection.build import back_project
 from feature_gs_ros.cli.view import open_content
 from feature_gs_ros.core.errors import OptionError, PromptError
 from feature_gs_ros.core.geometry import Sim3, camera_centre
+from feature_gs_ros.core.placing import transformed
 from feature_gs_ros.editing import Delete, Edit, EditStack, Selection
-from feature_gs_ros.editing.operations import EditedMap, transformed
+from feature_gs_ros.editing.operations import EditedMap
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.page.ask import ask_examples, ask_words, command_of, prompts_of, suggestions
 from feature_gs_ros.page.click import pick_along_ray, pick_in_image

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.errors import MapError
-from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
+from feature_gs_ros.core.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
 from feature_gs_ros.io.splats.gaussian_ply import rest_count, sh_rest_names
 from feature_gs_ros.io.splats.ply import PlyFile, Rows
 
@@ -90,12 +90,12 @@ def _read_sh(ply: PlyFile) -> NDArray[np.float32]:
     """SH [N, K, 3] with f_rest_* of the element 'sh', where there is one; the first coefficient is still to be set."""
     vertex, element = ply.element("vertex"), ply.element("sh")
     rest = rest_count(element.names, f"element 'sh' of '{ply.path}'")
-    sh = np.empty((vertex.count, 1 + rest // 3, 3), np.float32)
+    names = sh_rest_names(rest)[: 3 * (SH_COEFFICIENTS[-1] - 1)]
+    sh = np.empty((vertex.count, 1 + len(names) // 3, 3), np.float32)
     if rest == 0:
         return sh
     if element.count != vertex.count:
         raise MapError(f"'{ply.path}' has SH for {element.count} of {vertex.count} Gaussians; export the map again")
-    names = sh_rest_names(rest)
     if any(element.dtype[name] != np.uint8 for name in names):
         raise MapError(f"'{ply.path}' has SH of type {element.dtype}, expected 'uchar' for each; export the map again")
     start = 0

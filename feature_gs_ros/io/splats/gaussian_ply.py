@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,38 +23,93 @@ SH_DC = ("f_dc_0", "f_dc_1", "f_dc_2")
 OPACITY = ("opacity",)
 SCALES = ("scale_0", "scale_1", "scale_2")
 QUATS_WXYZ = ("rot_0", "rot_1", "rot_2", "rot_3")
+FILTER_3D = ("filter_3D",)  # Mip-Splatting's, in splat units
 RGB = ("red", "green", "blue")  # nerfstudio's colour without view dependence, in place of the SH
 
 # The logistic of ±104 is 1 and 0 to the last bit of a float32, so that opaque and empty Gaussians survive.
 MAX_LOGIT = 104.0
 
-log = logging.getLogger(__name__)
+FLAT = 0.01  # of a disc's smaller scale: the third one of 2DGS
+LARGE = 0.2  # of the map's radius, beyond which scales as a whole are none
+MIN_ROWS = 16  # fewer values have no range to judge by
+ANTIALIASED_NOTE = (
+    "it was trained with antialiasing (opacity compensation), but is rasterised without: small and distant Gaussians "
+    "weigh more than in training"
+)
+_ANTIALIASED = re.compile(rb"(?im)^(comment|obj_info)[ \t]+(antialiased[ \t:=]*(1|true)|SplatRenderMode[ \t:=]*mip)\b")
 
 
 def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
     """Gaussians of the element 'vertex'; the order of its properties and further ones don't matter.
 
+    Beside Inria's form: 2DGS (no ``scale_2``) as flat Gaussians, SH of degree 4 up to 3, Mip-Splatting's ``filter_3D``
+    applied, and linear scales or opacities where their ranges say so. Each of these is one of the map's `notes`.
+
     Raises:
-        MapError: a property is missing, ``f_rest_*`` don't make a degree from 0 to 3, or no row can be used.
+        MapError: a property is missing, ``f_rest_*`` don't make a degree from 0 to 4, or no row can be used.
     """
     vertex = ply.element("vertex")
-    ply.require("vertex", (*MEANS, *OPACITY, *SCALES, *QUATS_WXYZ))
-    if "filter_3D" in vertex.names:
-        log.warning("'%s' holds Mip-Splatting's filter_3D, which is ignored: fuse the map for exact scales", ply.path)
+    ply.require("vertex", (*MEANS, *OPACITY, *SCALES[:2], *QUATS_WXYZ))
+    is_flat, has_filter = SCALES[2] not in vertex.names, FILTER_3D[0] in vertex.names
     plain = holds_plain_colors(vertex.names)
     colour = RGB if plain else (*SH_DC, *sh_rest_names(rest_count(vertex.names, f"'{ply.path}'")))
-    columns = ply.columns(
-        "vertex", {"means": MEANS, "quats": QUATS_WXYZ, "scales": SCALES, "opacity": OPACITY, "sh": colour}
+    groups = {"means": MEANS, "quats": QUATS_WXYZ, "scales": SCALES[: 2 if is_flat else 3], "opacity": OPACITY}
+    groups |= {"sh": colour[: 3 * SH_COEFFICIENTS[-1]], **({"filter": FILTER_3D} if has_filter else {})}
+    columns = ply.columns("vertex", groups)
+    means = columns["means"]
+    linear_scales, linear_opacities = linear_values(means, columns["scales"], columns["opacity"])
+    # In double precision, as `from_parameters` says why.
+    raw_scales, raw_opacity = torch.from_numpy(columns["scales"]), torch.from_numpy(columns["opacity"])[:, 0]
+    scales = raw_scales if linear_scales else raw_scales.double().exp().float()
+    opacities = raw_opacity if linear_opacities else raw_opacity.double().sigmoid().float()
+    if is_flat:
+        scales = torch.cat([scales, FLAT * scales.amin(dim=1, keepdim=True)], dim=1)
+    if has_filter:
+        scales, opacities = _filtered(scales, opacities, torch.from_numpy(columns["filter"]))
+    sh = torch.from_numpy(columns["sh"]).reshape(vertex.count, -1, 3)
+    gaussians = GaussianMap.from_tensors(
+        means=torch.from_numpy(means),
+        quats_wxyz=torch.from_numpy(columns["quats"]),
+        scales=scales,
+        opacities=opacities,
+        sh=(sh / 255 - 0.5) / SH_C0 if plain else sh,
+        source=f"'{ply.path}'",
     )
-    sh = torch.from_numpy(columns["sh"]).reshape(vertex.count, len(colour) // 3, 3)
-    return GaussianMap.from_parameters(
-        torch.from_numpy(columns["means"]),
-        torch.from_numpy(columns["quats"]),
-        torch.from_numpy(columns["scales"]),
-        torch.from_numpy(columns["opacity"])[:, 0],
-        (sh / 255 - 0.5) / SH_C0 if plain else sh,
-        f"'{ply.path}'",
-    )
+    told = {
+        "a map of 2DGS (no scale_2): its discs are read as Gaussians of a hundredth of their width": is_flat,
+        "its spherical harmonics of degree 4 are read up to 3": len(colour) > 3 * SH_COEFFICIENTS[-1],
+        "its scales are linear, by their range; read as such": linear_scales,
+        "its opacities are linear, by their range; read as such": linear_opacities,
+        "Mip-Splatting's filter_3D is applied to scales and opacities": has_filter,
+        ANTIALIASED_NOTE: has_filter or bool(_ANTIALIASED.search(ply.header)),
+    }
+    return replace(gaussians, notes=tuple(note for note, is_so in told.items() if is_so))
+
+
+def linear_values(
+    means: NDArray[np.float32], scales: NDArray[np.float32], opacities: NDArray[np.float32]
+) -> tuple[bool, bool]:
+    """Whether a file's scales [N, 2 or 3] and opacities [N, 1] are linear, against the format, by their ranges.
+
+    Scales: all positive, small beside the map as they are and large if they were logarithms. Opacities: all from 0 to
+    1 and spread over it; logits of a trained map reach far beyond.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        radius = float(np.median(np.linalg.norm(means - np.median(means, axis=0), axis=1)))
+        if not radius > 0 or len(means) < MIN_ROWS:
+            return False, False
+        typical = float(np.median(scales))
+        are_scales = bool((scales > 0).all()) and typical < LARGE * radius < float(np.exp(np.float64(typical)))
+        low, high = float(opacities.min()), float(opacities.max())
+    return are_scales, 0 <= low < 0.2 and 0.8 < high <= 1
+
+
+def _filtered(scales: Tensor, opacities: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales [N, 3] and opacities [N] after Mip-Splatting's 3D smoothing filter of widths [N, 1] (its Eq. 7)."""
+    squares = scales.double() ** 2
+    smoothed = squares + width.double() ** 2
+    fraction = (squares / smoothed).prod(dim=1).sqrt()
+    return smoothed.sqrt().float(), (opacities * fraction).float()
 
 
 def save_ply(gaussians: GaussianMap, path: str | Path, extra: Mapping[str, Tensor] | None = None) -> None:
@@ -114,17 +169,17 @@ def holds_plain_colors(names: Sequence[str]) -> bool:
 
 
 def rest_count(names: Sequence[str], source: str) -> int:
-    """How many ``f_rest_*`` there are: 0, 9, 24 or 45.
+    """How many ``f_rest_*`` there are: 0, 9, 24, 45 or 72.
 
     Raises:
         MapError: another number, or numbering with gaps.
     """
     indices = {int(match[1]) for name in names if (match := re.fullmatch(r"f_rest_([0-9]{1,9})", name))}
-    allowed = [3 * (coefficients - 1) for coefficients in SH_COEFFICIENTS]
+    allowed = [3 * (coefficients - 1) for coefficients in (*SH_COEFFICIENTS, 25)]
     if len(indices) not in allowed or indices != set(range(len(indices))):
         raise MapError(
             f"{source} has {len(indices)} properties f_rest_*, up to f_rest_{max(indices)}; "
-            f"SH of degree 0 to 3 have {', '.join(map(str, allowed))}, numbered from 0: export the map again"
+            f"SH of degree 0 to 4 have {', '.join(map(str, allowed))}, numbered from 0: export the map again"
         )
     return len(indices)
 

@@ -17,10 +17,15 @@ from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.splats.compressed import is_compressed_ply
 from feature_gs_ros.io.splats.gaussian_ply import (
+    FILTER_3D,
+    MEANS,
     NORMALS,
+    OPACITY,
     RGB,
+    SCALES,
     SH_DC,
     holds_plain_colors,
+    linear_values,
     property_names,
     property_values,
 )
@@ -82,6 +87,7 @@ class _Edit:
             raise MapError(f"{len(edited)} edited Gaussians need as many different rows, got {len(indices)}")
         self.gaussian_of_row[indices] = np.arange(len(edited))
         self.names = property_names(edited)
+        _check_values(ply)
         self.rgb = [vertex.dtype[name] for name in RGB] if holds_plain_colors(vertex.names) else []
         left_out = (*NORMALS, *SH_DC) if self.rgb else NORMALS
         ply.require("vertex", [name for name in self.names if name not in left_out])
@@ -160,6 +166,17 @@ def _check_source(ply: PlyFile) -> None:
     lists = [element.name for element in ply.elements if element.lists]
     if lists:
         raise MapError(f"'{ply.path}' has lists in {', '.join(lists)} that may point at rows; use save_ply")
+
+
+def _check_values(ply: PlyFile) -> None:
+    """Raise a MapError where edited values, logarithms and logits, would not mean what the file's other rows do."""
+    ply.require("vertex", (*MEANS, *SCALES, *OPACITY))
+    columns = ply.columns("vertex", {"means": MEANS, "scales": SCALES, "opacity": OPACITY})
+    if FILTER_3D[0] in ply.element("vertex").names or any(linear_values(*columns.values())):
+        raise MapError(
+            f"rows of '{ply.path}' can't be edited in place: its scales or opacities are linear or carry a filter_3D; "
+            "write the edited map to a new file (save_ply)"
+        )
 
 
 def _row_indices(rows: Tensor, count: int, source: Path) -> NDArray[np.int64]:

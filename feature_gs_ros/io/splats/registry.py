@@ -17,10 +17,14 @@ from feature_gs_ros.io.splats.base import START_BYTES, SplatFormat
 from feature_gs_ros.io.splats.checkpoints import load_checkpoint
 from feature_gs_ros.io.splats.compressed import is_compressed_ply, load_compressed_ply
 from feature_gs_ros.io.splats.gaussian_ply import load_gaussian_ply, save_ply
+from feature_gs_ros.io.splats.gltf import Gltf
 from feature_gs_ros.io.splats.ply import open_ply
 from feature_gs_ros.io.splats.ply_rows import copy_ply_rows
+from feature_gs_ros.io.splats.sog import Sog
+from feature_gs_ros.io.splats.spz import Spz, save_spz
+from feature_gs_ros.io.splats.usd import Usd
 
-__all__ = ["copy_ply_rows", "format_names", "load_map", "plain_ply", "save_ply"]
+__all__ = ["copy_ply_rows", "format_names", "load_map", "plain_ply", "save_ply", "save_spz"]
 
 ENTRY_POINT_GROUP = "feature_gs_ros.splat_formats"
 
@@ -48,6 +52,8 @@ def load_map(path: str | Path) -> GaussianMap:
         raise MapError(f"can't read the map '{path}': {error.strerror or error}") from error
     if gaussians.dropped.total:
         log.warning("%s: of %d Gaussians %s", path, len(gaussians) + gaussians.dropped.total, gaussians.dropped)
+    for note in gaussians.notes:
+        log.warning("%s: %s", path, note)
     return gaussians
 
 
@@ -106,22 +112,52 @@ class _Checkpoint:
         return load_checkpoint(path)
 
 
-class _Convertible:
-    """Formats that are named, not read."""
+class _Compressed:
+    """Named for messages; `_Ply` reads it."""
 
-    name = "PlayCanvas compressed PLY"  # which `_Ply` reads
+    name = "PlayCanvas compressed PLY"
 
     def matches(self, path: Path, start: bytes) -> bool:  # noqa: ARG002
-        return path.suffix.lower() in (".spz", ".sog", ".ksplat", ".lcc")
+        return False
 
     def load(self, path: Path) -> GaussianMap:
+        return _Ply().load(path)
+
+
+class _NotRead:
+    """Files that are named, not read."""
+
+    name = "PLY of splat-transform for .ksplat and .lcc"
+
+    def matches(self, path: Path, start: bytes) -> bool:
+        return start.startswith(_LFS_POINTER) or path.suffix.lower() in (".ksplat", ".lcc", ".lcc2")
+
+    def load(self, path: Path) -> GaussianMap:
+        with open_regular(path) as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise MapError(
+                    f"'{path}' is a pointer of git LFS, not the file itself: run git lfs pull in its repository",
+                    code="map.pointer",
+                )
         raise MapError(
-            f"'{path}': files '{path.suffix}' aren't read; convert it to PLY, as PlayCanvas' splat-transform does",
+            f"'{path}': files '{path.suffix}' aren't read; convert it: splat-transform {path.name} map.ply "
+            "(npm install -g @playcanvas/splat-transform)",
             code="map.format",
         )
 
 
-_BUILT_IN: tuple[SplatFormat, ...] = (_Ply(), _Convertible(), AntimatterSplat(), _Checkpoint())
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_BUILT_IN: tuple[SplatFormat, ...] = (
+    _Ply(),
+    _Compressed(),
+    _NotRead(),
+    AntimatterSplat(),
+    Spz(),
+    Sog(),
+    Gltf(),
+    Usd(),
+    _Checkpoint(),
+)
 
 
 def _formats() -> list[SplatFormat]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from feature_gs_ros.core.errors import PromptError
-from feature_gs_ros.editing.operations import transformed
+from feature_gs_ros.core.placing import transformed
 from feature_gs_ros.io.splats.registry import save_ply
 from feature_gs_ros.page.ask import command_of
 from feature_gs_ros.page.session import Session, set_value
