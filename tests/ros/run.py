@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
-DISTRIBUTIONS = ("rolling", "kilted", "jazzy", "iron", "humble")  # newest first
+DISTRIBUTIONS = ("rolling", "lyrical", "kilted", "jazzy", "iron", "humble")  # newest first
 # What ROS's generators import. A Python of its own (a virtual environment) doesn't have them on Ubuntu and Debian.
 BUILD_MODULES = ("em", "lark", "catkin_pkg", "docutils", "dateutil", "pyparsing", "six", "packaging", "yaml")
 DIST_PACKAGES = Path("/usr/lib/python3/dist-packages")
