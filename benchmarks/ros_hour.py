@@ -73,7 +73,7 @@ def main(minutes: float) -> dict[str, float]:
             growth = late / early - 1
             print(
                 f"{minutes:g} minutes: {last.frames_seen} frames, {last.frames_used} used, {skipped} skipped, "
-                f"{uncounted} uncounted; {asked} questions; memory {early / 1e6:.0f} → {late / 1e6:.0f} MB ({growth:+.1%})"
+                f"{uncounted} uncounted; {asked} questions; {early / 1e6:.0f} to {late / 1e6:.0f} MB: {growth:+.1%}"
             )
             for count in last.frames_skipped:
                 print(f"  {count.count}: {count.reason}")

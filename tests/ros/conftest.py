@@ -21,6 +21,7 @@ except ImportError as error:
 if REASON:
     collect_ignore_glob = ["test_*.py"]
 else:
+    from feature_gs_ros import FeatureMapClient
     from feature_gs_ros.core.gaussians import GaussianMap
     from feature_gs_ros.io.splats.registry import save_ply
     from ros.harness import Robot, Starter
@@ -73,6 +74,13 @@ def robot() -> Iterator[Robot]:
     robot = Robot(CAMERA)
     yield robot
     robot.close()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[FeatureMapClient]:
+    """Of /feature_map, which need not be there yet."""
+    with FeatureMapClient(timeout=120.0, name="test_client") as client:
+        yield client
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ import pytest
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import ColorRGBA
 
+from feature_gs_ros import FeatureMapClient
 from feature_gs_ros.msg import Answer
-from feature_gs_ros.srv import Edit, Load, QueryText, RenderView, Save
+from feature_gs_ros.ros.convert.plain import MapAnswer
+from feature_gs_ros.srv import Edit
 from ros.harness import LATCHED, Robot, Starter, Watch, info_message, wait_until
-from ros.scene import BLOCKS, CAMERA, camera_from_map, take_picture, transform_of
-from ros.test_queries import pixels_of, points_of, pose_message, values
+from ros.scene import BLOCKS, CAMERA, camera_from_map, take_picture
+from ros.test_queries import values
 
 VIEWS = 8
 DO = Edit.Request
@@ -36,23 +38,16 @@ def _lives(node):
 
 
 def edit(robot: Robot, operation: int, text: str = "", **options: object) -> Edit.Response:
+    """As a program without the client asks."""
     options.setdefault("scale", 1.0)
     request = Edit.Request(operation=operation, text=text, **options)
     request.moved.rotation.w = 1.0
     return robot.call(Edit, "/feature_map/edit", request)
 
 
-def ask(robot: Robot, text: str) -> QueryText.Response:
-    return robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text=text))
-
-
-def picture(robot: Robot) -> np.ndarray:
-    place, turn = transform_of(camera_from_map(0.1))
-    request = RenderView.Request(
-        content=RenderView.Request.COLOR, pose=pose_message(place, turn), camera_info=info_message(CAMERA, 0)
-    )
-    image = robot.call(RenderView, "/feature_map/render_view", request).image
-    return pixels_of(image, np.uint8, 3).astype(int)
+def picture(client: FeatureMapClient) -> np.ndarray:
+    pose = np.linalg.inv(camera_from_map(0.1))
+    return client.render(map_from_camera=pose, camera_info=info_message(CAMERA, 0)).astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -63,56 +58,59 @@ def clouds(robot: Robot, node) -> list[PointCloud2]:  # noqa: ARG001
     return clouds
 
 
-def test_deleting_and_undoing(robot, clouds):
-    before, whole = picture(robot), clouds[-1]
-    response = edit(robot, DO.DELETE, "red")
-    assert response.answer.state == Answer.FOUND, response.answer.message
-    assert response.gaussians > 50
-    assert "delete 'red'" in response.undo
-    assert ask(robot, "red").answer.state == Answer.NOT_FOUND
-    assert ask(robot, "blue").answer.state == Answer.FOUND
-    wait_until(lambda: clouds[-1].width == whole.width - response.gaussians)
-    without = picture(robot)
+def test_deleting_and_undoing(client, clouds):
+    before, whole = picture(client), clouds[-1]
+    done = client.delete("red")
+    assert done.gaussians > 50
+    assert "delete 'red'" in done.undo
+    assert not client.ask("red")
+    assert client.ask("blue")
+    wait_until(lambda: clouds[-1].width == whole.width - done.gaussians)
+    without = picture(client)
     assert redness(before) > 3 * redness(without)  # what no view saw well stays as a rim
-    undone = edit(robot, DO.UNDO)
-    assert undone.answer.state == Answer.FOUND
-    assert undone.undo == ""
-    assert np.array_equal(picture(robot), before)
-    assert ask(robot, "red").answer.state == Answer.FOUND
-    assert edit(robot, DO.REDO).undo == response.undo
-    edit(robot, DO.UNDO)
+    assert client.undo().undo == ""
+    assert np.array_equal(picture(client), before)
+    assert client.ask("red")
+    assert client.redo().undo == done.undo
+    client.undo()
 
 
 def redness(image: np.ndarray) -> int:
     return int(((image[:, :, 0] > 120) & (image[:, :, 1] < 80) & (image[:, :, 2] < 80)).sum())
 
 
-def test_moving_moves_the_answers(robot):
-    request = Edit.Request(operation=DO.MOVE, text="blue", scale=1.0)
-    request.moved.rotation.w = 1.0
-    request.moved.translation.y, request.moved.translation.z = 0.1, 0.05
-    before = points_of(ask(robot, "blue").cloud)
-    assert robot.call(Edit, "/feature_map/edit", request).answer.state == Answer.FOUND
-    after = ask(robot, "blue")
-    assert np.allclose(points_of(after.cloud) - before, [0.0, 0.1, 0.05], atol=1e-4)
-    box = after.detections.detections[0].bbox.center.position
-    expected = np.array(BLOCKS["blue"][0]) + [0.0, 0.1, 0.05]
-    assert np.allclose([box.x, box.y, box.z], expected, atol=0.015)
-    edit(robot, DO.UNDO)
+def places(answer: MapAnswer) -> np.ndarray:
+    """[M, 3] metres"""
+    return np.stack([answer.cloud[axis] for axis in "xyz"], axis=1)
 
 
-def test_a_recoloured_map_is_saved_and_loaded_with_its_field(robot, clouds):
+def test_moving_moves_the_answers(client):
+    before = places(client.ask("blue"))
+    client.move("blue", (0.0, 0.1, 0.05))
+    after = client.ask("blue")
+    assert np.allclose(places(after) - before, [0.0, 0.1, 0.05], atol=1e-4)
+    assert np.allclose(after.objects[0].center, np.array(BLOCKS["blue"][0]) + [0.0, 0.1, 0.05], atol=0.015)
+    client.undo()
+
+
+def test_a_recoloured_map_is_saved_and_loaded_with_its_field(client, clouds):
     original = values(clouds[-1])["rgb"].copy()
-    painted = edit(robot, DO.RECOLOR, "green", color=ColorRGBA(r=0.9, g=0.1, b=0.8, a=1.0), keep_shading=False)
-    assert painted.answer.state == Answer.FOUND, painted.answer.message
+    client.recolor("green", (0.9, 0.1, 0.8))
     wait_until(lambda: not np.array_equal(values(clouds[-1])["rgb"], original))
-    shown = picture(robot)
-    assert robot.call(Save, "/feature_map/save", Save.Request(path="painted.safetensors")).success
-    edit(robot, DO.UNDO)
-    assert not np.array_equal(picture(robot), shown)
-    assert robot.call(Load, "/feature_map/load", Load.Request(path="painted.safetensors")).success
-    assert np.array_equal(picture(robot), shown)
-    edit(robot, DO.UNDO)
+    shown = picture(client)
+    client.save("painted.safetensors")
+    client.undo()
+    assert not np.array_equal(picture(client), shown)
+    client.load("painted.safetensors")
+    assert np.array_equal(picture(client), shown)
+    client.undo()
+
+
+def test_an_edit_that_cannot_be_done_says_what_undo_would_take_back(robot, client):
+    done = client.delete("red")
+    refused = edit(robot, DO.DELETE, "white")
+    assert (refused.answer.state, refused.undo) == (Answer.INVALID, done.undo)
+    client.undo()
 
 
 @pytest.mark.parametrize(
