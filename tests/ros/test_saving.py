@@ -5,14 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.editing import EditStack
-from feature_gs_ros.srv import Load, Save
-from ros.harness import ACTIVATE, CONFIGURE, Robot, Starter
+from ros.harness import ACTIVATE, CONFIGURE, Starter
 
 WRITER = """
 import sys, time
@@ -53,64 +54,57 @@ def data(start_once: Starter, node) -> Path:  # noqa: ARG001
     return start_once.data
 
 
-def save(robot: Robot, path: str) -> Save.Response:
-    return robot.call(Save, "/feature_map/save", Save.Request(path=path))
+def refusal(ask: Callable[[str], object], path: str) -> str:
+    """The message of a FieldError."""
+    with pytest.raises(FieldError) as caught:
+        ask(path)
+    return str(caught.value)
 
 
-def load(robot: Robot, path: str) -> Load.Response:
-    return robot.call(Load, "/feature_map/load", Load.Request(path=path))
-
-
-def test_a_field_is_replaced_by_the_next_one(robot, data, gaussians):
+def test_a_field_is_replaced_by_the_next_one(client, data, gaussians):
     for _ in range(2):
-        assert save(robot, "again.safetensors").success
+        assert client.save("again.safetensors") == data / "again.safetensors"
         (data / "other").mkdir(exist_ok=True)
-        assert save(robot, "other/again.safetensors").success
+        client.save("other/again.safetensors")
     assert len(FeatureField.load(data / "again.safetensors")) == len(gaussians)
-    assert load(robot, "again.safetensors").success
+    client.load("again.safetensors")
     (data / "again.safetensors").write_bytes((data / "again.safetensors").read_bytes()[:-100])  # a copy that broke off
-    assert not load(robot, "again.safetensors").success
-    assert save(robot, "again.safetensors").success
-    assert load(robot, "again.safetensors").success
+    assert refusal(client.load, "again.safetensors")
+    client.save("again.safetensors")
+    client.load("again.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"my notes", b"\x89MCAP0\r\n" + bytes(100), b"\xff" * 8, None])
-def test_what_is_no_field_stays(robot, data, content, gaussians):
+def test_what_is_no_field_stays(client, data, content, gaussians):
     file = data / "stream.mcap"
     if content is None:  # a file like a field
         EditStack(gaussians).save(file)
         content = file.read_bytes()
     file.write_bytes(content)
-    response = save(robot, "stream.mcap")
-    assert not response.success
-    assert f"'{file}' is there and is no learned field, so it isn't replaced; choose another" in response.message
+    assert f"'{file}' is there and is no learned field" in refusal(client.save, "stream.mcap")
     assert file.read_bytes() == content
 
 
-def test_the_edits_beside_a_field_stay(robot, data):
-    assert save(robot, "kitchen").success
+def test_the_edits_beside_a_field_stay(client, data):
+    client.save("kitchen")
     edits = (data / "kitchen.edits").read_bytes()
     for name in ("kitchen.edits", "new.edits", "field.safetensors.edits"):
-        response = save(robot, name)
-        assert not response.success
-        assert "choose a name that doesn't end in .edits" in response.message
-        assert not load(robot, name).success
+        assert ".edits" in refusal(client.save, name)
+        assert refusal(client.load, name)
     assert (data / "kitchen.edits").read_bytes() == edits
-    assert load(robot, "kitchen").success
+    client.load("kitchen")
     (data / "notes.edits").write_bytes(b"edits of a text")
-    assert "notes.edits' is there and is no stack of edits" in save(robot, "notes").message
+    assert "notes.edits' is there and is no stack of edits" in refusal(client.save, "notes")
     assert not (data / "notes").exists()
     assert (data / "notes.edits").read_bytes() == b"edits of a text"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/y"])
-def test_a_name_that_no_file_can_have_is_refused(robot, data, name):  # noqa: ARG001
-    response = save(robot, name)
-    assert not response.success
-    assert "can't write the field" in response.message
+def test_a_name_that_no_file_can_have_is_refused(client, data, name):  # noqa: ARG001
+    assert "can't write the field" in refusal(client.save, name)
 
 
-def test_what_killed_writers_left_goes_and_what_is_being_written_stays(robot, data):
+def test_what_killed_writers_left_goes_and_what_is_being_written_stays(client, data):
     """Of any name, at the next save into the folder."""
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(data / name)], stdout=subprocess.PIPE, text=True)
@@ -122,11 +116,11 @@ def test_what_killed_writers_left_goes_and_what_is_being_written_stays(robot, da
         assert len(list(data.glob(".*.part"))) == 2
         writers[0].send_signal(signal.SIGKILL)
         writers[0].wait()
-        assert save(robot, "three.safetensors").success
+        client.save("three.safetensors")
         assert [path.name[:14] for path in data.glob(".*")] == [".two.safetenso"]
     finally:
         for writer in writers:
             writer.kill()
             writer.communicate()
-    assert save(robot, "three.safetensors").success
+    client.save("three.safetensors")
     assert not list(data.glob(".*"))
