@@ -49,8 +49,8 @@ def warm_up(backend: BackendChoice = "auto") -> float:
     live.flush()
     view.render_color()
     view.render_depth()
-    snapshot = live.snapshot()
-    answer = snapshot.segmenter.ask(["red"])[0]
+    live.question().segmenter.ask(["red"])  # of the accumulators, before there is a snapshot
+    answer = live.snapshot().segmenter.ask(["red"])[0]
     everything = torch.ones(len(wall), dtype=torch.bool)
     find_objects(wall, everything, answer.similarity, live.map.splat_from_map)
     GaussianGraph(wall).smooth(answer.similarity[:, None], 0.9)
