@@ -53,6 +53,8 @@ def _field_facts(path: Path) -> dict[str, object]:
         "stored": f"{field.features.shape[1]} × {str(field.features.dtype).removeprefix('torch.')}",
         "codec": f"{field.codec.kind}; keeps {field.codec.preserves}" if field.codec else "none",
         "views": len(provenance.frames),
+        "looks": len(field.looks),
+        "look_bytes": field.looks.nbytes,
         "map": provenance.map_path,
         "stream": provenance.stream,
         "earlier_streams": [recording.stream for recording in provenance.earlier],

@@ -27,7 +27,7 @@ def as_json(answer: Answer, objects: list[FoundObject]) -> dict[str, object]:
         "best_similarity": round(float(answer.similarity.max()), 6),
         "seconds": round(answer.seconds, 4),
         "rival": answer.rival or None,
-        "verify_seconds": round(sum(look.seconds for look in answer.second_looks), 4),
+        "verify_seconds": round(answer.verify_seconds, 4),
         "second_looks": [_second_look_json(look) for look in answer.second_looks],
         "objects": [
             {

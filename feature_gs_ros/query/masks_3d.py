@@ -53,6 +53,11 @@ class Answer:
     selected: Tensor | None = None  # [N] bool, what passes by itself, where `mask` grew to whole objects
     rival: str = ""  # where the prompt is not found, the word that is likelier in its place, if there is one
 
+    @property
+    def verify_seconds(self) -> float:
+        """What of `seconds` the second looks took."""
+        return sum(look.seconds for look in self.second_looks)
+
 
 @dataclass(frozen=True, eq=False)
 class ScoredPrompts:
