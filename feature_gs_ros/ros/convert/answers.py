@@ -42,6 +42,12 @@ class StepTimes:
         finally:
             self.messages.append(StepTime(step=name, seconds=time.perf_counter() - start))
 
+    def split(self, name: str, seconds: float) -> None:
+        """Tell a part of the last step as a step of its own, where it took any time."""
+        if seconds > 0:
+            self.messages[-1].seconds = max(0.0, self.messages[-1].seconds - seconds)
+            self.messages.append(StepTime(step=name, seconds=seconds))
+
 
 def cloud_message(cloud: CloudBytes, header: Any) -> Any:
     """A PointCloud2 of one row, all fields FLOAT32."""

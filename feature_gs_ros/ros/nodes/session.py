@@ -89,6 +89,7 @@ class Session:
                 extractor_of_settings(settings, learned),
                 settings.backend,
                 settings.budget,
+                settings.looks,
             )
         )
         if learned is not None:

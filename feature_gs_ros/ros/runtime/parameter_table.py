@@ -42,6 +42,7 @@ MAP = (
     Parameter("backend", "auto", "Rasteriser: auto, cpu, cuda, cuda:N, warp-cpu or reference."),
     Parameter("threads", 0, "Threads of the kernels; 0: all cores.", 0, 1024),
     Parameter("memory_budget", 0.0, "GB that the field may take; 0: most of what is free.", 0.0, 1e5),
+    Parameter("looks", 24, "Images, small ones, that the field keeps for second looks at most; 0: none.", 0, 1000),
     Parameter("data_dir", "~/.ros/feature_gs_ros", "Folder below which services read and write files."),
     Parameter("field", "field.safetensors", "File of the learned field, relative to data_dir."),
     Parameter("affordances", "affordances.safetensors", "File of the marked images, relative to data_dir."),
@@ -85,6 +86,7 @@ CAMERAS = (
     ),
 )
 ANSWERS = (
+    Parameter("verify", True, "Look again at what words find, in the images that the field keeps.", read_only=False),
     Parameter(
         "objects.reach", 0.0, "m within which Gaussians are one object; 0: by the map's density.", 0.0, 100.0, False
     ),

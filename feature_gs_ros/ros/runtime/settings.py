@@ -7,6 +7,7 @@ from typing import Any
 
 from feature_gs_ros.backprojection.field import FORMAT as FIELD
 from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.looks import LookLimits
 from feature_gs_ros.core.errors import FieldError, ParameterError
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.core.text import shown
@@ -50,6 +51,7 @@ class Settings:
         self.extractor_options = extractor_options(node)
         budget = float(value(node, "memory_budget"))
         self.budget = int(budget * 1e9) if budget > 0 else None
+        self.looks = LookLimits(count=int(value(node, "looks")))
         self.collision_shape = chosen(node, "collision.shape", ("box", "hull"))
         self.threads = int(value(node, "threads"))
         self.health = HealthLimits(

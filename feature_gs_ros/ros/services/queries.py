@@ -21,6 +21,7 @@ from feature_gs_ros.query.prompt import check_prompt
 from feature_gs_ros.ros.convert.answers import STATES, StepTimes, identities_message, point_message
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import answering
+from feature_gs_ros.ros.runtime.parameters import value
 from feature_gs_ros.ros.runtime.publishers import Publishers
 from feature_gs_ros.ros.services.answer_messages import AnswerMessages
 from feature_gs_ros.ros.services.pointing import Points, locate, objects_at
@@ -59,7 +60,9 @@ class Queries:
                 snapshot = session.field.question()
             with times.step("similarity"):
                 threshold = threshold_of(request.threshold)
-                found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold, snapshot.shown.present)[0]
+                verify = bool(value(self._node, "verify"))
+                found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold, snapshot.shown.present, verify)[0]
+            times.split("verify", found.verify_seconds)
             self._answer(session, snapshot, found, request.max_objects, times, response)
         return response
 
@@ -73,7 +76,9 @@ class Queries:
                 snapshot = session.field.question()
             with times.step("similarity"):
                 threshold = threshold_of(request.threshold)
-                found = snapshot.segmenter.ask_many(texts, negatives, threshold, snapshot.shown.present)
+                verify = bool(value(self._node, "verify"))
+                found = snapshot.segmenter.ask_many(texts, negatives, threshold, snapshot.shown.present, verify)
+            times.split("verify", sum(one.verify_seconds for one in found))
             outcome = AnswerMessages(self._node, self._publishers, session, snapshot.shown, times)
             with times.step("objects"):
                 response.results = [self._result(outcome, snapshot, one, request.max_objects) for one in found]
