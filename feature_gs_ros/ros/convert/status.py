@@ -9,7 +9,8 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from feature_gs_ros.io.messages.feature_grid import fill_extractor
-from feature_gs_ros.live.health import Health, Sample
+from feature_gs_ros.live.health import Health, Level, Sample
+from feature_gs_ros.live.pose_check import LivePoseCheck
 from feature_gs_ros.msg import Count, Status
 from feature_gs_ros.ros.convert.answers import header_message
 from feature_gs_ros.ros.nodes.session import Session
@@ -29,8 +30,11 @@ def status_message(session: Session, stamp: Any) -> Any:
     return message
 
 
-def diagnostics_message(status: Any, name: str, health: Health) -> Any:
-    """The same for a diagnostic aggregator, with the last period's level: see `Health.judge`."""
+def diagnostics_message(status: Any, name: str, health: Health, pose_check: LivePoseCheck) -> Any:
+    """The same for a diagnostic aggregator, with the last period's level: see `Health.judge`.
+
+    Images that show the map from elsewhere than tf says raise it: ERROR where most do, WARN where some do.
+    """
     skipped = {count.reason: count.count for count in status.frames_skipped}
     level, text = health.judge(
         Sample(
@@ -43,6 +47,10 @@ def diagnostics_message(status: Any, name: str, health: Health) -> Any:
             status.coverage,
         )
     )
+    for finding in pose_check.findings:
+        found = Level.ERROR if finding.severity == "error" else Level.WARN
+        if found > level:
+            level, text = found, f"{finding.what}: record and run feature-gs doctor"
     entry = DiagnosticStatus(level=bytes([level]), name=name, hardware_id="none", message=text)
     values = {
         "frames seen": status.frames_seen,
@@ -50,6 +58,7 @@ def diagnostics_message(status: Any, name: str, health: Health) -> Any:
         "rate used [Hz]": round(status.rate_used, 2),
         "latency p95 [s]": round(status.latency, 3),
         "coverage": round(status.coverage, 4),
+        **pose_check.counts,
         **{f"skipped: {reason}": count for reason, count in skipped.items()},
     }
     entry.values = [KeyValue(key=key, value=str(content)) for key, content in values.items()]

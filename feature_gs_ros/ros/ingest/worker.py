@@ -21,6 +21,7 @@ from feature_gs_ros.io.messages.feature_grid import grid_from_message
 from feature_gs_ros.live.ignored_pixels import counted_pixels
 from feature_gs_ros.live.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.live.live_field import BATCH, LiveField
+from feature_gs_ros.live.pose_check import LivePoseCheck
 from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.ros.ingest.camera_input import Arrival, CameraInput, LastFrame
 from feature_gs_ros.ros.ingest.poses import GAP, Matrix, Poses
@@ -67,6 +68,7 @@ class IngestionWorker:
         self.cameras: list[CameraInput] = []  # filled before `start`
         self._field, self._poses, self._statistics = field, poses, statistics
         self.limits, self._now, self._log = limits, now, log
+        self.pose_check = LivePoseCheck()
         self._gates: dict[str, KeyframeGate] = {}
         self._epoch = 0  # how often time jumped back; guarded by `changed`
         self._waiting_for_flush: list[int] = []  # stamps, ns
@@ -220,9 +222,16 @@ class IngestionWorker:
             self._lose_waiting(error)
             raise
         self._remember(ready, name, pinhole, valid)
+        self._compare_with_map(ready, name, pinhole)
         self._waiting_for_flush.append(stamp)
         if len(self._waiting_for_flush) >= BATCH:
             self._flush()
+
+    def _compare_with_map(self, ready: ReadyFrame, name: str, pinhole: PinholeView) -> None:
+        """Now and then, whether the image shows the map where tf says: wrong poses would else go unnoticed."""
+        if ready.source.settings.kind != "grid":
+            frame = Frame(name, pinhole.camera, ready.camera_from_map, lambda: pinhole.image)
+            self.pose_check.look(self._field.gaussians, frame, self._field.map.splat_from_map)
 
     def _remember(self, ready: ReadyFrame, name: str, pinhole: PinholeView, valid: torch.Tensor | None) -> None:
         """The frame was used: later ones are compared with it, unless time jumped back since."""

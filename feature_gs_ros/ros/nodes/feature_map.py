@@ -172,7 +172,8 @@ class FeatureMap(RefusingLifecycleNode):
         session, publishers = self._session, self._topics
         if session is not None and publishers is not None:
             status = status_message(session, self.get_clock().now().to_msg())
-            publishers.send_status(status, diagnostics_message(status, self.get_fully_qualified_name(), session.health))
+            name, pose_check = self.get_fully_qualified_name(), session.worker.pose_check
+            publishers.send_status(status, diagnostics_message(status, name, session.health, pose_check))
 
 
 def main() -> None:
