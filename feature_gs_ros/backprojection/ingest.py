@@ -62,6 +62,7 @@ class Report:
     skipped: Counter[str] = field(default_factory=Counter)  # by reason
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     cancelled: bool = False
+    corrections: dict[str, dict[str, float]] = field(default_factory=dict)  # of poses, by frame: metres and degrees
     doubt: str = ""  # a line for a person, where the images don't look like the map
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -34,6 +35,7 @@ from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor
+from feature_gs_ros.frames.refined_stream import RefinedStream
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.splats.registry import load_map
@@ -63,6 +65,7 @@ def backproject(
     cache: Path | None = None,
     looks: int = MAX_LOOKS,
     trust_poses: bool = False,
+    refine_poses: bool = False,
     backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
@@ -91,6 +94,7 @@ def backproject(
         looks: images at most that the field keeps, small ones of its most informative views, so that what is found can
             be looked at again; 0 keeps none.
         trust_poses: go on even where the images say that their poses are wrong.
+        refine_poses: correct each view's pose by up to 3 cm and 3 degrees where its image clearly asks for it.
         backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.
@@ -129,13 +133,17 @@ def backproject(
         # Of all ranks' frames, so that all decide the same.
         found = checked(source, all_names, gaussians, projector.provenance.splat_from_map, trust_poses)
         projector.provenance = projector.provenance.with_findings(found)
+        posed = RefinedStream(source, gaussians, projector.provenance.splat_from_map) if refine_poses else source
         needed = gigabytes(memory_needed(len(gaussians), projector.stored, projector.backend))
         note(f"{len(gaussians)} Gaussians × {projector.stored} channels need {needed}")
         with ProgressBar("back-projecting", "view", quiet=json or not ranks.leads).running() as progress:
-            report = ingest(source, names, model, projector, progress=_saving(progress, projector, target, checkpoint))
+            report = ingest(posed, names, model, projector, progress=_saving(progress, projector, target, checkpoint))
         if report.doubt:
             note(report.doubt)
-        field = field_with_views(projector, source, report.used)
+        if isinstance(posed, RefinedStream):
+            note(posed.summary())
+            report.corrections = {name: asdict(correction) for name, correction in posed.corrections.items()}
+        field = field_with_views(projector, posed, report.used)
         if field.provenance.frames:
             with report.stage("save"):
                 field.save(target)
@@ -268,6 +276,7 @@ def _tell(field: FeatureField, gaussians: GaussianMap, report: Report, out: Path
                 "skipped": dict(Counter(report.skipped)),
                 "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
                 "cancelled": report.cancelled,
+                "pose_corrections": report.corrections,
                 "findings": [finding.as_json() for finding in field.provenance.findings],
             }
         )

@@ -24,7 +24,9 @@ def test_wrong_poses_are_an_error_and_few_images_are_looked_at(posed_scene: Path
         bad.look(gaussians, frame, alignment @ ASIDE)
     assert good.findings == ()
     assert [finding.severity for finding in bad.findings] == ["error"]
-    assert list(bad.counts.values()) == [FIRST, FIRST]
+    looks, elsewhere = bad.counts.values()
+    assert looks == FIRST
+    assert elsewhere >= FIRST - 1  # an image may tell nothing
     for _ in range(EVERY - len(frames)):
         good.look(gaussians, frames[0], alignment)
     assert list(good.counts.values()) == [FIRST + 1, 0]
