@@ -10,7 +10,7 @@ import tyro
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_unit, open_segmenter, print_json
 from feature_gs_ros.core.errors import OptionError
-from feature_gs_ros.core.progress import note, say
+from feature_gs_ros.core.progress import note, say, told_when_slow
 from feature_gs_ros.query.answers import as_json, objects_of
 from feature_gs_ros.query.extent import Extent
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
@@ -63,13 +63,15 @@ def query(
             else f"--cloud and --picture show one text's answer, {len(text)} are given; ask for one"
         )
     check_outputs(outputs, [field, map, weights, *files_of(option)])
-    segmenter = open_segmenter(field, map, weights, option)
+    with told_when_slow(f"reading '{field}' and its map"):
+        segmenter = open_segmenter(field, map, weights, option)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
     check_kind("--cloud", cloud, ".ply")
     check_kind("--picture", picture, ".png")
     unit = length_unit(segmenter.field.provenance.splat_from_map)
-    answers = segmenter.ask_many(text, negative, threshold, verify=verify, extent=extent)
-    objects = [objects_of(segmenter, answer) for answer in answers]
+    with told_when_slow(f"asking {len(segmenter.gaussians)} Gaussians"):
+        answers = segmenter.ask_many(text, negative, threshold, verify=verify, extent=extent)
+        objects = [objects_of(segmenter, answer) for answer in answers]
     _write(segmenter, answers[0], cloud, cloud_frame, picture, backend)
     doubts = segmenter.field.provenance.doubts
     for doubt in doubts:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Timer
 from types import FrameType
 
 from tqdm import tqdm
@@ -55,6 +56,18 @@ class ProgressBar:
         self.interrupted = True
         kept = " after this view; what is done is kept" if self._keep_partial else ""
         self._bar.write(f"stopping{kept} (Ctrl-C again to quit at once)", file=sys.stderr)
+
+
+@contextmanager
+def told_when_slow(text: str, seconds: float = 1.0) -> Iterator[None]:
+    """Say on stderr what takes long, once the block has taken so many seconds."""
+    timer = Timer(seconds, note, [f"{text} …"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def note(text: str) -> None:

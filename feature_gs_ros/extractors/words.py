@@ -10,6 +10,16 @@ from pathlib import Path
 from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
 
 _ARTICLES = frozenset({"a", "an", "the", "some", "any", "my", "this", "that"})
+_PUNCTUATION = ".,;:!?…\"'()"  # around words, as people write sentences
+_IRREGULAR = {
+    "knives": "knife", "mice": "mouse", "geese": "goose", "men": "man", "women": "woman", "people": "person",
+    "children": "child", "feet": "foot", "teeth": "tooth", "leaves": "leaf", "loaves": "loaf", "shelves": "shelf",
+    "oxen": "ox", "dice": "die", "cacti": "cactus", "fungi": "fungus", "lice": "louse", "wolves": "wolf",
+}  # fmt: skip
+_COLOURS = frozenset(
+    ("red", "green", "blue", "yellow", "orange", "purple", "violet", "pink", "brown", "black", "white", "grey", "gray")
+    + ("silver", "golden", "beige", "turquoise", "cyan", "magenta", "colourful", "colorful")
+)
 _NEAREST_COUNT = 5
 _ALIKE = 0.5  # least ratio of difflib
 
@@ -74,8 +84,10 @@ class WordList:
                     return tuple(sorted(table[form]))
         nearest = self.nearest(prompt)
         hint = f"; the nearest known are {', '.join(nearest)}" if nearest else ""
+        colour = next((token for token in _tokens(prompt)[:-1] if token in _COLOURS), None)
+        colours = "" if colour is None else f"; it knows objects, not their colours: ask without '{colour}'"
         raise UnknownPromptError(
-            f"'{prompt}' is none of the {len(self)} words of the extractor '{self._owner}'{hint}", nearest
+            f"'{prompt}' is none of the {len(self)} words of the extractor '{self._owner}'{colours}{hint}", nearest
         )
 
     def nearest(self, prompt: str) -> tuple[str, ...]:
@@ -108,7 +120,8 @@ def _listed(words: str) -> list[str]:
 
 def _tokens(text: str) -> list[str]:
     """Lower-case words without leading articles; "_" and "-" part words."""
-    words = text.lower().replace("_", " ").replace("-", " ").replace("'s ", " ").split()
+    plain = text.lower().strip(_PUNCTUATION).replace("_", " ").replace("-", " ").replace("'s ", " ")
+    words = [word for part in plain.split() if (word := part.strip(_PUNCTUATION))]
     while len(words) > 1 and words[0] in _ARTICLES:
         words = words[1:]
     return words
@@ -123,7 +136,7 @@ def _forms(tokens: Sequence[str]) -> list[str]:
 
 
 def _singulars(word: str) -> list[str]:
-    singulars = []
+    singulars = [_IRREGULAR[word]] if word in _IRREGULAR else []
     for ending, replacements in (("ves", ("f", "fe")), ("ies", ("y",)), ("es", ("",)), ("s", ("",))):
         if word.endswith(ending) and len(word) > len(ending) + 1 and not word.endswith("ss"):
             singulars += [word[: -len(ending)] + replacement for replacement in replacements]

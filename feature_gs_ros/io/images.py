@@ -39,6 +39,7 @@ _OTHERS = {
     b"#?R": "Radiance HDR",
     **{b"P%d" % kind: "PNM" for kind in range(1, 8)},
 }  # fmt: skip
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # what git checks out where LFS isn't installed
 _BAND = 256  # rows whose channels are swapped at a time: a second image is never held
 
 
@@ -158,6 +159,11 @@ def image_format(start: bytes, source: str) -> Format:
         return "PNG"
     if start.startswith(_JPEG):
         return "JPEG"
+    if start.startswith(LFS_POINTER[: len(start)]) and start:
+        raise ImageError(
+            f"'{source}' is a pointer of git LFS, not the image: run git lfs pull in its repository",
+            code="image.pointer",
+        )
     other = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), None)
     if other is not None:
         raise ImageError(f"'{source}' is a {other} image; only PNG and JPEG are read: convert it", code="image.format")

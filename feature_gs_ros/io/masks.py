@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,17 @@ from feature_gs_ros.io.streams.frame_names import listed_names
 from feature_gs_ros.io.structured import read_mapping
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_GREY = 0  # PNG's colour type
+_GREY, _PALETTE = 0, 3  # PNG's colour types
+IGNORED = 255  # a label that doesn't count
+_LOOKED_AT = 16  # masks of a folder, for whether all are binary
+
+log = logging.getLogger(__name__)
 
 
 class MaskFolder:
-    """Label images ``<folder>/<frame name>.png``, 8 or 16 bit, one channel: a pixel's value is its class.
+    """Label images ``<folder>/<frame name>.png`` of one channel or with a palette: a pixel's value is its class.
+
+    Where all masks hold 0 and 255 alone they are binary, and 255 is class 1; else 255 is what doesn't count.
 
     Raises:
         EvaluationError: the folder is missing or holds no PNG.
@@ -32,6 +41,7 @@ class MaskFolder:
         self._names = sorted(path.stem for path in self.folder.glob("*.png"))
         if not self._names:
             raise EvaluationError(f"'{self.folder}' holds no masks; expected <frame name>.png")
+        self._is_binary: bool | None = None  # None: not looked at yet
 
     def names(self) -> list[str]:
         """Names of the frames that have a mask, sorted."""
@@ -60,11 +70,33 @@ class MaskFolder:
                 f"mask '{path}' is {width}×{height} pixels, its frame {camera.width}×{camera.height}; "
                 "resize it to the frame with nearest neighbours"
             )
-        try:
-            labels = decode_stored(data, str(path))
-        except ImageError as error:
-            raise EvaluationError(f"the mask can't be used: {error}") from error
-        return labels.astype(np.uint16)
+        if self._is_binary is None:
+            self._is_binary = self._all_binary()
+        labels = _decoded(data, path)
+        if not self._is_binary:
+            return labels
+        if not _binary(labels):
+            raise EvaluationError(
+                f"mask '{path}' holds other values than 0 and 255, which others of '{self.folder}' are limited to: "
+                "binary masks and labels don't mix; write the object of binary masks as 1"
+            )
+        return (labels > 0).astype(np.uint16)
+
+    def _all_binary(self) -> bool:
+        """Whether a few masks over the whole folder hold 0 and 255 alone, and both; said in a line."""
+        values: set[int] = set()
+        for name in self._names[:: -(-len(self._names) // _LOOKED_AT)]:
+            path = self.folder / f"{name}.png"
+            try:
+                data = read_image(path)
+                _check_header(data, path)
+                values |= {int(value) for value in np.unique(_decoded(data, path))}
+            except (ImageError, EvaluationError):  # it is reported where it is used
+                continue
+        if values != {0, IGNORED}:
+            return False
+        log.warning("masks of '%s' hold 0 and 255 alone: read as binary, 255 is class 1", self.folder)
+        return True
 
 
 def load_labels(path: str | Path) -> dict[int, str]:
@@ -92,15 +124,45 @@ def load_labels(path: str | Path) -> dict[int, str]:
     return labels
 
 
+def _decoded(data: bytes, path: Path) -> NDArray[np.uint16]:
+    """Labels [H, W] of a PNG whose header was checked."""
+    depth, is_palette = data[24], data[25] == _PALETTE
+    try:
+        labels = decode_stored(_as_grey(data) if is_palette else data, str(path)).astype(np.uint16)
+    except ImageError as error:
+        raise EvaluationError(f"the mask can't be used: {error}") from error
+    # Greys of fewer bits are spread to 8 as they are read.
+    return labels // np.uint16(255 // ((1 << depth) - 1)) if is_palette and depth < 8 else labels
+
+
+def _as_grey(data: bytes) -> bytes:
+    """A PNG with a palette as greys: its pixels are stored alike, and its indices are the labels."""
+    header = data[12:25] + bytes((_GREY,)) + data[26:29]
+    kept = [data[: len(_PNG)], data[8:12], header, struct.pack(">I", zlib.crc32(header))]
+    offset = 33
+    while offset + 12 <= len(data):
+        end = offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
+        if data[offset + 4 : offset + 8] not in (b"PLTE", b"tRNS"):
+            kept.append(data[offset:end])
+        offset = end
+    return b"".join(kept)
+
+
+def _binary(labels: NDArray[np.uint16]) -> bool:
+    return bool(np.isin(labels, (0, IGNORED)).all())
+
+
 def _check_header(data: bytes, path: Path) -> tuple[int, int]:
     """(width, height) of a PNG with one channel of 8 or 16 bits."""
     if not data.startswith(_PNG) or len(data) < 26:
         raise EvaluationError(f"mask '{path}' is no PNG, or damaged")
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     depth, colour_type = data[24], data[25]
-    if colour_type != _GREY or depth not in (8, 16):
-        kind = {2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}.get(colour_type, f"{depth}-bit grey")
-        raise EvaluationError(f"mask '{path}' is a {kind} image; save the labels as one channel of 8 or 16 bits")
+    if not (colour_type == _GREY and depth in (8, 16)) and colour_type != _PALETTE:
+        kind = {2: "RGB", 4: "grey with alpha", 6: "RGBA"}.get(colour_type, f"{depth}-bit grey")
+        raise EvaluationError(
+            f"mask '{path}' is a {kind} image; save the labels as one channel of 8 or 16 bits, or with a palette"
+        )
     if not 0 < width * height <= MAX_PIXELS:
         raise EvaluationError(
             f"the header of mask '{path}' names {width}×{height} pixels, at most {MAX_PIXELS} are read"

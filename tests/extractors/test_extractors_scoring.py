@@ -77,6 +77,25 @@ def test_words_tolerate_case_plural_article_and_underscores(imagenet_words: Word
 
 
 @pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("coffee mug!", "coffee mug"),
+        ("the 'coffee mug'.", "coffee mug"),
+        ("mice", "mouse"),
+        ("timber wolves?", "timber wolf"),
+    ],
+)
+def test_words_tolerate_punctuation_and_irregular_plurals(imagenet_words: WordList, prompt: str, plain: str) -> None:
+    assert imagenet_words.classes(prompt) == imagenet_words.classes(plain)
+
+
+def test_a_colour_is_named_as_what_is_not_known(imagenet_words: WordList) -> None:
+    with pytest.raises(UnknownPromptError, match="without 'green'"):
+        imagenet_words.classes("the green mug")
+    assert imagenet_words.classes("black widow")  # a word of its own
+
+
+@pytest.mark.parametrize(
     ("prompt", "classes"),
     [
         ("screwdriver", (784,)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,7 +38,6 @@ def test_a_mask_that_is_none_is_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "good.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:45])
     (tmp_path / "text.png").write_text("no image")
-    (tmp_path / "palette.png").write_bytes(whole[:25] + b"\3" + whole[26:])
     size = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 0, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + size + struct.pack(">I", zlib.crc32(b"IHDR" + size))
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
@@ -45,7 +45,6 @@ def test_a_mask_that_is_none_is_refused(tmp_path: Path) -> None:
     for name, message in {
         "colour": "is a RGB image",
         "alpha": "is a RGBA image",
-        "palette": "is a palette image",
         "cut": "ends too early",
         "text": "no PNG",
         "bomb": "2147483647×2147483647",
@@ -105,3 +104,54 @@ def test_the_tabletops_masks_fit_its_views(tabletop: Path) -> None:
     camera = Camera(1280, 720, 900.0, 900.0, 640.0, 360.0)
     for name in masks.names():
         assert set(np.unique(masks.load(name, camera))) <= set(labels)
+
+
+def write_palette(path: Path, labels: Any, depth: int = 8) -> None:
+    """A PNG with a palette, by its description."""
+    height, width = labels.shape
+    per_byte = 8 // depth
+    rows = b""
+    for row in labels:
+        padded = np.concatenate([row, np.zeros(-width % per_byte, np.uint8)]).reshape(-1, per_byte)
+        packed = sum(padded[:, k].astype(int) << (8 - depth * (k + 1)) for k in range(per_byte))
+        rows += b"\0" + np.asarray(packed).astype(np.uint8).tobytes()
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 3, 0, 0, 0)),
+        (b"PLTE", np.random.default_rng(0).integers(0, 256, 3 << depth, dtype=np.uint8).tobytes()),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks:
+        data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_the_indices_of_a_palette_are_the_labels(tmp_path: Path, depth: int) -> None:
+    labels = np.random.default_rng(depth).integers(0, 1 << depth, (5, 7)).astype(np.uint8)
+    write_palette(tmp_path / "1.png", labels, depth)
+    np.testing.assert_array_equal(MaskFolder(tmp_path).load("1"), labels)
+
+
+def test_masks_of_0_and_255_alone_are_binary(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    binary = np.array([[0, 255], [255, 0]], np.uint8)
+    for name in ("1", "2"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), binary)
+    np.testing.assert_array_equal(MaskFolder(tmp_path).load("1"), binary // 255)
+    assert "255 is class 1" in caplog.text
+
+
+def test_where_another_class_is_there_255_does_not_count(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "1.png"), np.array([[0, 255]], np.uint8))
+    cv2.imwrite(str(tmp_path / "2.png"), np.array([[0, 3]], np.uint8))
+    assert MaskFolder(tmp_path).load("1").tolist() == [[0, 255]]
+
+
+def test_a_label_among_binary_masks_is_refused(tmp_path: Path) -> None:
+    for index in range(40):
+        cv2.imwrite(str(tmp_path / f"{index:02}.png"), np.array([[0, 4 if index == 20 else 255]], np.uint8))
+    folder = MaskFolder(tmp_path)
+    if folder.load("00").tolist() == [[0, 1]]:  # 20 isn't among those looked at
+        with pytest.raises(EvaluationError, match="don't mix"):
+            folder.load("20")

@@ -201,7 +201,7 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
     assert stream.skipped == {
         f"image file is missing in '{tmp_path / 'images'}'": 1,
         "pose is not finite and rigid": 2,
-        "image has another shape than its camera": 1,
+        "image has its camera's sides swapped: turn it as its EXIF orientation says (mogrify -auto-orient)": 1,
         "image file is damaged": 1,
     }
     (tmp_path / "images" / "good.png").unlink()

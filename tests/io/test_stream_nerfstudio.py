@@ -125,7 +125,7 @@ def test_a_folder_of_reduced_images(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "images_2" / "1.png"), np.zeros((15, 20, 3), np.uint8))
     (only,) = open_stream(tmp_path, images="images_2").frames()
     assert only.camera == Camera(20, 15, 25.0, 25.5, 10.25, 7.25)
-    with pytest.raises(StreamError, match="file is missing"):
+    with pytest.raises(StreamError, match="no images folder"):
         open_stream(tmp_path, images="images_4")
 
 
@@ -169,7 +169,7 @@ def test_a_pose_that_is_none_is_counted(tmp_path: Path, matrix: Any) -> None:
         ({**INTRINSICS, "fl_x": "long", "frames": [frame()]}, CameraError, "'fl_x' .* expected a finite number"),
         ({**INTRINSICS, "fl_x": 10**400, "frames": [frame()]}, CameraError, "'fl_x' .* expected a finite number"),
         ({**INTRINSICS, "w": 40.5, "frames": [frame()]}, CameraError, "whole number"),
-        ({"camera_angle_x": 4.0, "frames": [frame()]}, CameraError, "between 0 and π"),
+        ({"camera_angle_x": 4.0, "frames": [frame()]}, CameraError, "between 0 and 3.14159"),
         ({**INTRINSICS, "camera_model": "EQUIRECTANGULAR", "frames": [frame()]}, CameraError, "EQUIRECTANGULAR"),
         ({**INTRINSICS, "k4": 0.1, "frames": [frame()]}, CameraError, "k4=0.1"),
     ],

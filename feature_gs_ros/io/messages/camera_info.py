@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import CameraError
-from feature_gs_ros.io.structured import Table, read_table
+from feature_gs_ros.io.files import read_regular
+from feature_gs_ros.io.structured import MAX_YAML, Table, parse_yaml, read_table
 
 Numbers = Sequence[float] | NDArray[np.float64]
 MAX_SIDE = 1 << 20  # pixels
@@ -143,13 +144,13 @@ class Calibration:
 
 
 def load_calibration(path: str | Path) -> Calibration:
-    """Read the YAML file that camera_calibration writes and camera_info_manager reads.
+    """Read the YAML file that camera_calibration writes and camera_info_manager reads, or one of OpenCV's FileStorage.
 
     Raises:
         CameraError: the file is missing or says something else.
     """
     path = Path(path)
-    content = read_table(path, CameraError)
+    content = _read_calibration(path)
     return Calibration(
         height=content.whole("image_height", least=1, most=MAX_SIDE),
         width=content.whole("image_width", least=1, most=MAX_SIDE),
@@ -158,6 +159,37 @@ def load_calibration(path: str | Path) -> Calibration:
         k=_matrix(content, "camera_matrix", 9),
         p=_matrix(content, "projection_matrix", 12) if "projection_matrix" in content else (),
     )
+
+
+# OpenCV's own calibration example and its users call the same values by different names.
+_OPENCV_NAMES = {
+    "camera_matrix": ("camera_matrix", "Camera_Matrix", "cameraMatrix", "CameraMatrix", "K"),
+    "distortion_coefficients": (
+        "distortion_coefficients", "Distortion_Coefficients", "distCoeffs", "DistCoeffs", "dist_coeffs", "D",
+    ),
+    "image_width": ("image_width", "image_Width", "width"),
+    "image_height": ("image_height", "image_Height", "height"),
+}  # fmt: skip
+
+
+def _read_calibration(path: Path) -> Table:
+    """The file's table, with OpenCV's names as camera_calibration's."""
+    try:
+        text = read_regular(path, MAX_YAML).decode("utf-8-sig")
+    except (OSError, ValueError) as error:  # not UTF-8, too
+        raise CameraError(f"can't read '{path}': {error}", code="camera.unreadable") from error
+    if not text.startswith("%YAML:"):
+        return read_table(path, CameraError)
+    plain = text.partition("\n")[2].replace("!!opencv-matrix", "")
+    found = Table(parse_yaml(plain, f"'{path}'", CameraError), f"'{path}'", CameraError)
+    named = {
+        key: next((found.get(name) for name in names if name in found), None) for key, names in _OPENCV_NAMES.items()
+    }
+    if named["image_width"] is None and "image_size" in found:
+        named["image_width"], named["image_height"] = found.numbers("image_size", 2)
+    if "fisheye_model" in found and found.whole("fisheye_model"):
+        named["distortion_model"] = "equidistant"
+    return Table({key: value for key, value in named.items() if value is not None}, f"'{path}'", CameraError)
 
 
 def _intrinsics(matrix: Numbers, name: str) -> tuple[float, float, float, float]:

@@ -89,7 +89,7 @@ def image_kind(message: RawImage | CompressedImage) -> ImageKind:
     """
     if isinstance(message, CompressedImage):
         encoding, _, transport = (part.strip() for part in message.format.partition(";"))
-        known = encoding in _LAYOUTS or encoding.lower() in _FILE_FORMATS
+        known = encoding in _LAYOUTS or encoding.lower().removeprefix("image/").lstrip(".") in _FILE_FORMATS
         is_image = known and "compressedDepth" not in transport
     else:
         encoding, is_image = message.encoding, message.encoding in _LAYOUTS

@@ -239,8 +239,8 @@ class _Document:
 def _matrix(node: Table) -> NDArray[np.float64]:
     """A node's transform [4, 4] into its parent's frame; glTF writes matrices column after column."""
     if "matrix" in node:
-        return np.array(node.numbers("matrix", 16)).reshape(4, 4).T
-    matrix = np.eye(4)
+        return np.reshape(np.array(node.numbers("matrix", 16), dtype=np.float64), (4, 4), order="F")
+    matrix: NDArray[np.float64] = np.eye(4)
     if "rotation" in node:
         x, y, z, w = node.numbers("rotation", 4)
         matrix[:3, :3] = rotation_from_quat_wxyz([w, x, y, z]) if any((x, y, z, w)) else np.nan
@@ -255,7 +255,6 @@ def _together(parts: list[GaussianMap], source: str) -> GaussianMap:
     """One map of several; of different degrees the lower ones get zeros."""
     largest = max(part.sh.shape[1] for part in parts)
     sh = [torch.nn.functional.pad(part.sh, (0, 0, 0, largest - part.sh.shape[1])) for part in parts]
-    columns = [
-        torch.cat([getattr(part, name) for part in parts]) for name in ("means", "quats_wxyz", "scales", "opacities")
-    ]
-    return GaussianMap.from_tensors(*columns, torch.cat(sh), source)
+    names = ("means", "quats_wxyz", "scales", "opacities")
+    means, quats, scales, opacities = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+    return GaussianMap.from_tensors(means, quats, scales, opacities, torch.cat(sh), source)

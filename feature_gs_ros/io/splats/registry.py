@@ -12,6 +12,7 @@ from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.io.atomic import finish_interrupted
 from feature_gs_ros.io.files import open_regular
+from feature_gs_ros.io.images import LFS_POINTER
 from feature_gs_ros.io.splats.antimatter import AntimatterSplat
 from feature_gs_ros.io.splats.base import START_BYTES, SplatFormat
 from feature_gs_ros.io.splats.checkpoints import load_checkpoint
@@ -130,11 +131,11 @@ class _NotRead:
     name = "PLY of splat-transform for .ksplat and .lcc"
 
     def matches(self, path: Path, start: bytes) -> bool:
-        return start.startswith(_LFS_POINTER) or path.suffix.lower() in (".ksplat", ".lcc", ".lcc2")
+        return start.startswith(LFS_POINTER) or path.suffix.lower() in (".ksplat", ".lcc", ".lcc2")
 
     def load(self, path: Path) -> GaussianMap:
         with open_regular(path) as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise MapError(
                     f"'{path}' is a pointer of git LFS, not the file itself: run git lfs pull in its repository",
                     code="map.pointer",
@@ -146,7 +147,6 @@ class _NotRead:
         )
 
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _BUILT_IN: tuple[SplatFormat, ...] = (
     _Ply(),
     _Compressed(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -17,8 +18,9 @@ from feature_gs_ros.core.errors import CameraError, ImageError, StreamError
 from feature_gs_ros.io.files import open_regular
 from feature_gs_ros.io.images import decode_stored, has_16_bits, image_file_size, load_image, read_image
 from feature_gs_ros.io.streams.bit_depth import bits_of_stream
-from feature_gs_ros.io.streams.frame_names import check_names, check_not_empty
+from feature_gs_ros.io.streams.frame_names import check_names, check_not_empty, listed_names
 
+log = logging.getLogger(__name__)
 _LOOKED_AT = 8  # images of 16 bits, for how many of them are in use
 
 
@@ -59,15 +61,19 @@ class PosedImageStream:
         self.source = source
         self.skipped: Counter[str] = Counter()
         self._frames: dict[str, Frame] = {}
+        left_out: list[str] = []
         for image in images:
             frame, reason = _frame(image)
             if frame is None:
                 self.skipped[reason] += 1
+                left_out.append(image.path.name)
             elif image.name in self._frames:
                 raise StreamError(f"'{source}' has two images named '{image.name}'; rename one")
             else:
                 self._frames[image.name] = frame
         check_not_empty(len(self._frames), self.skipped, source)
+        if left_out:
+            log.warning("%d images of '%s' are left out: %s", len(left_out), source, listed_names(left_out))
         self._use_all_bits()
 
     def _use_all_bits(self) -> None:
@@ -118,14 +124,20 @@ def _frame(image: PosedImage) -> tuple[Frame | None, str]:
         return None, "pose is not finite and rigid"
     try:
         width, height = image_file_size(image.path)
-    except ImageError:
-        return None, "image file is damaged"
+    except ImageError as error:
+        pointer = error.code == "image.pointer"
+        return None, "image file is a pointer of git LFS: run git lfs pull" if pointer else "image file is damaged"
     camera = image.camera
     if camera is None:
         return None, "image's size is unknown"
     if (width, height) != (camera.width, camera.height):
         # The shape agrees when rounding the reduced size explains the difference.
         if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):
-            return None, "image has another shape than its camera"
+            turned = (height, width) == (camera.width, camera.height)
+            return None, (
+                "image has its camera's sides swapped: turn it as its EXIF orientation says (mogrify -auto-orient)"
+                if turned
+                else "image has another shape than its camera"
+            )
         camera = camera.resized(width, height)
     return Frame(image.name, camera, pose, partial(load_image, image.path, camera), source=str(image.path)), ""

@@ -68,6 +68,7 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
     if not kinds:
         raise StreamError(
             f"'{path}' is no stream: it holds no rosbag2 recording, COLMAP model, transforms.json or cameras.json"
+            f"{_known_otherwise(path)}"
         )
     if len(kinds) > 1:
         raise StreamError(f"'{path}' is {' and '.join(kinds)} at once; name the file or the folder that is meant")
@@ -78,6 +79,26 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
     if bag is not None and bag != BagOptions():
         raise StreamError(f"'{path}' is no rosbag2 recording: leave out the options that are for those, {_words(bag)}")
     return _FILE_STREAMS[kinds[0]](path, images)
+
+
+def _known_otherwise(path: Path) -> str:
+    """What else a file or folder is, and what makes a stream of it; nothing where it isn't known either."""
+    for name, hint in _OTHERS.items():
+        if (path / name).exists() or path.name.endswith(name.lstrip("*")):
+            return f"; {hint}"
+    return ""
+
+
+_OTHERS = {  # files by which other programs' folders are known
+    "transforms_train.json": "it is a data set in parts: name the file, e.g. transforms_train.json",
+    "keyframes/corrected_cameras": "it is Polycam's raw export: ns-process-data polycam makes a transforms.json of it",
+    "keyframes/cameras": "it is Polycam's raw export: ns-process-data polycam makes a transforms.json of it",
+    "rgbd": "it is Record3D's export: ns-process-data record3d makes a transforms.json of it",
+    "ARposes.txt": "it is an ARKit export: ns-process-data arkit or COLMAP makes a stream of it",
+    "*.mcap.zst": "it is compressed as a whole: unpack it first (zstd -d FILE)",
+    "*.mcap.zstd": "it is compressed as a whole: unpack it first (zstd -d FILE)",
+    "*.db3.zstd": "it is compressed as a whole: unpack it first (zstd -d FILE)",
+}
 
 
 def _words(bag: BagOptions) -> str:
