@@ -277,7 +277,11 @@ def test_refusals() -> None:
         transfer(line(4), field, axes_library(), PLAIN)
     with pytest.raises(AffordanceError, match="k=5 neighbours of 4 patches"):
         transfer(gaussians, field, axes_library(), Settings())
-    bad_rates: list[dict[str, object]] = [{"smoothing_rate": -1.0}, {"spread": 1e-300}, {"spread": float("inf")}]
+    bad_rates: list[dict[str, object]] = [
+        {"smoothing_rate": -1.0},
+        {"smoothing_rate": 1e-300},
+        {"smoothing_rate": float("inf")},
+    ]
     for bad in ({"k": 0}, {"floor": 2.0}, {"floor": float("nan")}, {"vote": "loudest"}, *bad_rates):
         with pytest.raises(AffordanceError):
             Settings(**bad)  # type: ignore[arg-type]
