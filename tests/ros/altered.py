@@ -16,6 +16,16 @@ main()
 """
 
 
+GATED = """
+from feature_gs_ros.extractors.color import ColorExtractor
+
+class Gated(ColorExtractor):
+    def extract(self, image, name=""):
+        pass_gate()
+        return super().extract(image, name)
+"""
+
+
 def altered_map(folder: Path, change: str) -> str:
     """The path of a program, for `Starter`, that does ``change``, in Python, and then what feature_map does."""
     path = folder / "altered_map"
@@ -43,6 +53,17 @@ def pass_gate():
         """feature_map after a change that calls ``pass_gate()``."""
         code = self.CODE.format(closed=str(self._closed), reached=str(self._reached))
         return altered_map(self._folder, code + change)
+
+    def extractor(self) -> Path:
+        """A folder for PYTHONPATH with an extractor package of one's own, ``gated``: color's, held up at each image."""
+        site = self._folder / "site"
+        package = site / "gated_extractor-1.0.dist-info"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "METADATA").write_text("Metadata-Version: 2.1\nName: gated-extractor\nVersion: 1.0\n")
+        (package / "entry_points.txt").write_text("[feature_gs_ros.extractors]\ngated = gated_extractor:Gated\n")
+        code = self.CODE.format(closed=str(self._closed), reached=str(self._reached))
+        (site / "gated_extractor.py").write_text(code + GATED)
+        return site
 
     def shut(self) -> None:
         """Hold up who comes next."""

@@ -42,11 +42,12 @@ class Starter:
         self.map_file, self.folder, self.robot = map_file, folder, robot
         self.data = folder / "data"
         self.started: list[NodeProcess] = []
+        self.site: Path | None = None  # further Python packages of the nodes
 
     def program(self, program: str, remap: dict[str, str] | None = None, **parameters: object) -> NodeProcess:
         """``a__b`` stands for the parameter a.b."""
         parameters = {key.replace("__", "."): content for key, content in parameters.items()}
-        node = NodeProcess(program, self.folder / f"{program}.log", parameters, remap)
+        node = NodeProcess(program, self.folder / f"{program}.log", parameters, remap, self.site)
         self.started.append(node)
         return node
 

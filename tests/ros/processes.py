@@ -13,8 +13,18 @@ from ament_index_python.packages import get_package_prefix
 class NodeProcess:
     """A program of the package with parameters, in a process of its own."""
 
-    def __init__(self, program: str, log: Path, parameters: dict[str, object], remap: dict[str, str] | None = None):
+    def __init__(
+        self,
+        program: str,
+        log: Path,
+        parameters: dict[str, object],
+        remap: dict[str, str] | None = None,
+        site: Path | None = None,  # with further Python packages
+    ):
         self.log = log
+        environment = dict(os.environ)
+        if site is not None:
+            environment["PYTHONPATH"] = os.pathsep.join([str(site), environment.get("PYTHONPATH", "")])
         path = Path(get_package_prefix("feature_gs_ros")) / "lib" / "feature_gs_ros" / program
         arguments = [f"{key}:={_yaml(content)}" for key, content in parameters.items()]
         remaps = [f"{a}:={b}" for a, b in (remap or {}).items()]
@@ -22,7 +32,7 @@ class NodeProcess:
         command += [word for argument in arguments for word in ("-p", argument)]
         command += [word for argument in remaps for word in ("-r", argument)]
         with log.open("a") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ))
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
     @property
     def running(self) -> bool:

@@ -202,23 +202,11 @@ def test_a_looped_recording_without_a_clock_goes_on(robot, start: Starter, gauss
         assert used + sum(left_out.values()) == 4
 
 
-SLOW_EXTRACTOR = """
-from feature_gs_ros.extractors.color import ColorExtractor
-
-extract = ColorExtractor.extract
-
-def wait_and_extract(self, image, name=""):
-    pass_gate()
-    return extract(self, image, name)
-
-ColorExtractor.extract = wait_and_extract
-"""
-
-
 def test_a_frame_that_time_jumps_over_in_the_extractor_leaves_no_trace(robot, start: Starter, gaussians, tmp_path):
     """Or all frames of the new lap would be older than the last one that was taken, and refused."""
     gate = Gate(tmp_path)
-    node = start.active(gate.map(SLOW_EXTRACTOR), tf_timeout=5.0)
+    start.site = gate.extractor()
+    node = start.active(extractor="gated", tf_timeout=5.0)
     robot = robot_with_default_topics(robot)
     wait_until(lambda: robot.images.get_subscription_count() == 1)
     watch = Watch(robot)
