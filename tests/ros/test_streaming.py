@@ -15,7 +15,7 @@ from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.srv import QueryText, Save
+from feature_gs_ros.srv import QueryText, RenderView, Save
 from ros.harness import NodeProcess, Robot, Starter, Watch, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
 
@@ -181,8 +181,15 @@ def test_a_calibration_that_cannot_be_used_is_counted_and_a_good_one_mends_it(ro
         "distortion model": {"distortion_model": "of my own"},
         "camera_info describes 333×222": {"width": 333, "height": 222},
     }
+
+    def heard(complaint: str) -> bool:
+        """Images and calibrations come by two topics, in any order."""
+        request = RenderView.Request(camera="camera")
+        return complaint in robot.call(RenderView, "/feature_map/render_view", request).answer.message
+
     for k, (complaint, changes) in enumerate(bad.items()):
         robot.publish_info(robot.now(), **changes)
+        wait_until(lambda complaint=complaint: heard(complaint), what="the calibration")
         robot.publish_posed(rgb, camera_from_map(k / 10))
         used, left_out = watch.outcome(1)
         assert used == 0
