@@ -58,7 +58,7 @@ class Starter:
     def active(self, program: str = "feature_map", **parameters: object) -> NodeProcess:
         """feature_map, or a program that is like it, by itself brought to active."""
         node = self.program(program, **{**self.defaults, "autostart": True, **parameters})
-        wait_until(lambda: not node.running or self.robot.serves(), 60, "the node's services")
+        wait_until(lambda: not node.running or self.robot.serves(), 180, "the node's services")
         end = time.monotonic() + 300  # kernels may have to be compiled
         while node.running and self.robot.state() != "active" and time.monotonic() < end:
             time.sleep(0.1)
