@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from feature_gs_ros.io.messages.feature_grid import fill_extractor
 from feature_gs_ros.live.health import Health, Level, Sample
 from feature_gs_ros.live.pose_check import LivePoseCheck
 from feature_gs_ros.msg import Count, Status
+from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.ros.convert.answers import header_message
 from feature_gs_ros.ros.nodes.session import Session
 
@@ -30,7 +32,7 @@ def status_message(session: Session, stamp: Any) -> Any:
     return message
 
 
-def diagnostics_message(status: Any, name: str, health: Health, pose_check: LivePoseCheck) -> Any:
+def diagnostics_message(status: Any, name: str, health: Health, pose_check: LivePoseCheck, backend: Backend) -> Any:
     """The same for a diagnostic aggregator, with the last period's level: see `Health.judge`.
 
     Images that show the map from elsewhere than tf says raise it: ERROR where most do, WARN where some do.
@@ -60,9 +62,20 @@ def diagnostics_message(status: Any, name: str, health: Health, pose_check: Live
         "coverage": round(status.coverage, 4),
         **pose_check.counts,
         **{f"skipped: {reason}": count for reason, count in skipped.items()},
+        **_backend_values(backend),
     }
     entry.values = [KeyValue(key=key, value=str(content)) for key, content in values.items()]
     return DiagnosticArray(header=status.header, status=[entry])
+
+
+def _backend_values(backend: Backend) -> dict[str, object]:
+    """What rasterises, and the memory of its card if it has one."""
+    values: dict[str, object] = {"rasterizer": backend.name}
+    if backend.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(backend.device)
+        values["card"] = torch.cuda.get_device_name(backend.device)
+        values["card memory free [GB]"], values["card memory [GB]"] = round(free / 1e9, 2), round(total / 1e9, 2)
+    return values
 
 
 def resident_bytes() -> int:
