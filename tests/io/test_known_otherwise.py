@@ -32,6 +32,13 @@ def test_exports_are_named(tmp_path: Path, name: str, hint: str) -> None:
         open_stream(tmp_path)
 
 
+def test_inrias_cameras_are_named(tmp_path: Path) -> None:
+    entry = {"id": 0, "img_name": "1", "width": 4, "height": 3, "position": [0, 0, 0], "rotation": np.eye(3).tolist()}
+    (tmp_path / "cameras.json").write_text(json.dumps([entry | {"fy": 5.0, "fx": 5.0}]))
+    with pytest.raises(StreamError, match="trained by Inria's code"):
+        open_stream(tmp_path)
+
+
 def test_a_recording_compressed_as_a_whole_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.mcap.zstd").write_bytes(b"\x28\xb5\x2f\xfd")
     with pytest.raises(StreamError, match="zstd -d"):

@@ -46,6 +46,12 @@ def open_folder(path: str | Path, images: str | Path | None = None) -> PosedImag
     frames = content if isinstance(content, Mapping) else {"frames": content}
     whole = Table(frames, f"'{file}'", StreamError)
     entries = whole.tables("frames")
+    if entries and "img_name" in entries[0]:
+        raise StreamError(
+            f"'{file}' is the cameras.json of a map trained by Inria's code, which names no image files: give the data "
+            "set that it was trained on",
+            code="stream.inria",
+        )
     report_unknown_keys([whole], ("frames",), refuse_misspelt=True)
     report_unknown_keys(entries, _FRAME_KEYS, refuse_misspelt=True)
     listed = [entry.text("image", empty=False) for entry in entries]
