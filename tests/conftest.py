@@ -8,11 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import Backend, get_backend
+
+# No test is timed: how long an example takes is the machine's.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", params=["cpu", "reference", "warp-cpu", "cuda"])

@@ -49,7 +49,7 @@ COMMANDS: dict[str, Entry] = {
         "backproject",
         "Back-project an extractor's features of every posed image onto the map, and save them as a field.",
     ),
-    "merge": Entry("merge", "merge", "Add up the fields of many jobs: shards of one stream, or several streams."),
+    "merge": Entry("merge", "merge", "Add up fields of one map: shards of one stream, or several streams."),
     "identity": Entry(
         "identity", "identity", "Give every Gaussian the object that it belongs to, from masks of some views."
     ),

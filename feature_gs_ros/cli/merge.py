@@ -30,7 +30,7 @@ def merge(
     resume: bool = False,
     json: bool = False,
 ) -> int:
-    """Add up fields of one map: shards of one stream (backproject --shard), or several streams.
+    """Add up fields of one map: shards of one stream, or several streams.
 
     Args:
         fields: written by feature-gs backproject, all with the same map, extractor and codec.

@@ -15,6 +15,7 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.looks import LookLimits, Looks, take_look
 from feature_gs_ros.backprojection.projector import BackProjector
+from feature_gs_ros.backprojection.shards import merge_fields
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import FieldError, ImageError
 from feature_gs_ros.core.feature_grid import FeatureGrid
@@ -110,9 +111,9 @@ def test_looks_follow_their_views(tmp_path: Path) -> None:
     resumed = BackProjector.resume(MAP, loaded)
     resumed.add(view_from(0.0), grid, name="d", image=image_of(9))
     assert names_of(resumed.field()) == ["a", "c", "d"]
-    merged = loaded.merge(projector_with("ef").field())
+    merged = merge_fields([loaded, projector_with("ef").field()])
     assert names_of(merged) == ["a", "c", "e", "f"]
-    assert len(replace(loaded, looks=loaded.looks.within(LookLimits(count=1))).merge(merged).looks) == 1
+    assert len(merge_fields([replace(loaded, looks=loaded.looks.within(LookLimits(count=1))), merged]).looks) == 1
 
 
 def test_a_field_without_images_says_so(tmp_path: Path) -> None:

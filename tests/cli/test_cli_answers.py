@@ -56,7 +56,7 @@ def test_what_is_not_found_has_no_objects(scene: Path) -> None:
     answer = json.loads(run("query", field, "red", "--json").stdout)
     assert (answer["state"], answer["gaussians"], answer["objects"]) == ("not found", 3, [])
     said = run("query", field, "red").stdout
-    assert "object" not in said
+    assert "object 1" not in said
     assert "'red' not found: only 3 Gaussians pass, too little for a thing; 100%" in said
     likelier = run("query", field, "purple", "--threshold", "0.1", "--negative", "red", "--negative", "blue").stdout
     assert "'purple' not found: the matching Gaussians fit another prompt better; 100%" in likelier

@@ -62,7 +62,7 @@ def test_what_is_no_option(words: list[str]) -> None:
         ("color", "cell=true", "is not a whole number"),
         ("color", "cell=", "cell=None of the extractor 'color' is not a whole number"),
         ("color", "space=2024-01-31", "is not text; text is quoted: space='\"2024-01-31\"'"),
-        ("color", "cell=2024-13-45", "the value is no YAML; quote it"),
+        ("color", "cell=2024-13-45", "is not YAML"),
         ("imagenet-parts", "cell=.nan", "is not a number"),
         ("imagenet", "pixels=many", "is not a whole number"),
         ("precomputed", "folder=5", "is not text or a path; text is quoted: folder='\"5\"'"),

@@ -135,7 +135,7 @@ def test_rendered_features_are_copied_once(
 
 
 def test_going_on_with_a_field_copies_its_features_once(gaussians: GaussianMap, field: FeatureField) -> None:
-    BackProjector(gaussians, field.teacher, 1)  # sorted along the kernels' curve, once per map
+    BackProjector(gaussians, field.extractor, 1)  # sorted along the kernels' curve, once per map
     projector: list[BackProjector] = []
     assert peak_of(lambda: projector.append(BackProjector.resume(gaussians, field))) < 1.5 * FIELD_BYTES
     assert torch.allclose(projector[0].field().features, field.features, atol=1e-6)

@@ -77,11 +77,11 @@ def test_images_where_a_prompt_is_neither_there_nor_predicted_do_not_count() -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "no table"),
+        ([], "expected key: value"),
         ({"imageWidth": 10**6, "imageHeight": 10**6, "shapes": []}, "image size"),
         ({"imageWidth": 8, "imageHeight": 8, "shapes": []}, "no polygon"),
         ({"imageWidth": 8, "imageHeight": 8, "shapes": [{"label": "a", "points": [[0, 0], [1, 1]]}]}, "three points"),
-        ({"imageWidth": 8, "imageHeight": 8, "shapes": [{"label": 3, "points": [[0, 0], [1, 1], [2, 0]]}]}, "without"),
+        ({"imageWidth": 8, "imageHeight": 8, "shapes": [{"label": 3, "points": [[0, 0], [1, 1], [2, 0]]}]}, "label"),
     ],
 )
 def test_damaged_polygons(content: object, message: str, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_masks_of_other_kinds(tmp_path: Path) -> None:
     cv2.imwrite(str(path), np.array([[0, 128, 129, 255]], np.uint8))
     assert read_mask(path).tolist() == [[False, False, True, True]]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8) + (2**31 - 1).to_bytes(4, "big") * 2 + bytes(20))
-    with pytest.raises(EvaluationError, match="2147483647"):
+    with pytest.raises(EvaluationError, match="header"):
         read_mask(path)
     path.write_bytes(b"")
     with pytest.raises(EvaluationError, match="damaged"):

@@ -39,7 +39,7 @@ def make_backend(name: str) -> CudaBackend:
     index = int(name.split(":")[1]) if ":" in name else 0
     reason = why_unusable(index, card=card)
     if reason is not None:
-        raise BackendError(f"backend '{name}' can't be used: {reason}")
+        raise BackendError(f"backend '{name}' can't be used: {reason}; or use --backend auto or cpu")
     from feature_gs_ros.rasterizer.cuda.backend import CudaBackend
 
     return CudaBackend(name, f"cuda:{index}" if card else "cpu")
