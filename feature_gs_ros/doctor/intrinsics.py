@@ -192,7 +192,10 @@ def _fitted_lens(evidence: Evidence, matches: Matches2D3D, code: str, what: str,
         k1, k2 = (float(value) for value in np.clip(x, -MAX_K, MAX_K))
         return with_cameras(evidence, lambda c: _with_lens(c, k1, k2))
 
-    starts: Sequence[Sequence[float]] = [[0.0, 0.0], [-0.1, 0.0], [-0.25, 0.06], [-0.4, 0.15], [0.1, 0.0], [0.25, 0.0]]
+    # The last one is a fisheye's series, atan r = r - r³ / 3 + r⁵ / 5.
+    starts: Sequence[Sequence[float]] = [
+        [0.0, 0.0], [-0.1, 0.0], [-0.25, 0.06], [-0.4, 0.15], [0.1, 0.0], [0.25, 0.0], [-0.33, 0.2],
+    ]  # fmt: skip
     solution = fitted(bent, starts, matches)
     k1, k2 = (float(value) for value in np.clip(solution, -MAX_K, MAX_K))
     return Explanation(
