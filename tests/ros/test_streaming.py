@@ -195,6 +195,7 @@ def test_a_calibration_that_cannot_be_used_is_counted_and_a_good_one_mends_it(ro
         assert used == 0
         assert complaint in next(iter(left_out)), left_out
     robot.publish_info(robot.now())
+    wait_until(lambda: not any(heard(complaint) for complaint in bad), what="the good calibration")
     robot.publish_posed(rgb, camera_from_map(0))
     assert watch.outcome(1) == (1, {})
 
