@@ -89,6 +89,8 @@ class Session:
             except (FeatureGsError, OSError) as error:
                 self.say(str(error), "error")
             except Exception:
+                if self.closed.is_set():  # what a browser asked before it went away
+                    return
                 log.exception("the page's %s failed", job.__name__)
                 self.say("that failed; the terminal of feature-gs view says why", "error")
 
@@ -146,6 +148,10 @@ class Session:
                 self.repaint()
             for tell in self.on_edits:
                 tell()
+            segmenter = self.content.segmenter
+            if self.asked is not None and segmenter is not None:  # of what is left of the map
+                self.view.show_boxes([])
+                self.set_answers(self.asked.at(segmenter, self.asked.question.threshold, self.among))
 
     def repaint(self) -> None:
         """Send the splats' colours where they changed."""

@@ -61,7 +61,7 @@ class Tab:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 30) -> Any:
+    def wait(self, expression: str, seconds: float = 120) -> Any:
         """The first true value of an expression; fails after so many seconds."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -73,6 +73,26 @@ class Tab:
     def text(self) -> str:
         """All text of the page."""
         return str(self.value("document.body ? document.body.innerText : ''"))
+
+    def place(self, find: str) -> tuple[float, float]:
+        """Middle of the element that a JavaScript expression gives, scrolled into view, once it stands still."""
+        self.wait(f"!!({find})")
+        self.value(f"({find}).scrollIntoView({{block: 'center'}})")
+        box, before = f"({find}).getBoundingClientRect()", None
+        while True:  # what opens or closes above it moves it meanwhile
+            x, y = self.value(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({box})")
+            if (x, y) == before:
+                return x, y
+            before = (x, y)
+            self.value("new Promise(done => setTimeout(done, 100))")
+
+    def press(self, text: str) -> None:
+        """Click what shows exactly this text: a button, or a folder's title."""
+        elements = "[...document.querySelectorAll('button, p, div, span, legend')]"
+        shows = f"e => e.innerText && e.innerText.trim() === {json.dumps(text)} && e.offsetParent"
+        find = f"{elements}.filter({shows}).at(-1)"
+        self.wait(f"!!({find})")
+        self.value(f"({find}).click()")
 
     def click(self, x: float, y: float, modifiers: int = 0) -> None:
         """Press and release the left button; modifiers: 8 is shift."""

@@ -64,18 +64,21 @@ class EditPanel:
             session.stack.push(edit)
             session.edits_changed()
         session.say(f"did {edit.summary}")
+        session.settle()
 
     def _back(self) -> None:
         with self._session.lock:
             undone = self._session.stack.undo()
             self._session.edits_changed()
         self._session.say(f"undid {undone.summary}")
+        self._session.settle()
 
     def _again(self) -> None:
         with self._session.lock:
             done = self._session.stack.redo()
             self._session.edits_changed()
         self._session.say(f"did {done.summary}")
+        self._session.settle()
 
     def _save(self) -> None:
         session = self._session
