@@ -51,13 +51,13 @@ def write_field(
 
 
 def test_what_is_not_found_has_no_objects(scene: Path) -> None:
-    """Three red Gaussians side by side: their opacity isn't enough for a thing."""
+    """Three red Gaussians side by side: their opacity isn't enough for an object."""
     field = write_field(scene, lambda means: means[:, 0] >= means[:, 0].topk(3).values[-1])
     answer = json.loads(run("query", field, "red", "--json").stdout)
     assert (answer["state"], answer["gaussians"], answer["objects"]) == ("not found", 3, [])
     said = run("query", field, "red").stdout
     assert "object 1" not in said
-    assert "'red' not found: only 3 Gaussians pass, too little for a thing; 100%" in said
+    assert "'red' not found: only 3 Gaussians pass, too few for an object; 100%" in said
     likelier = run("query", field, "purple", "--threshold", "0.1", "--negative", "red", "--negative", "blue").stdout
     assert "'purple' not found: the matching Gaussians fit another prompt better; 100%" in likelier
     whole = json.loads(run("query", write_field(scene, lambda means: means[:, 0] > 0), "red", "--json").stdout)
@@ -230,7 +230,10 @@ def test_several_texts_are_answered_as_each_alone(scene: Path) -> None:
     together = json.loads(run("query", field, *words, "--json").stdout)
     for word, answer in zip(words, together["answers"], strict=True):
         alone = json.loads(run("query", field, word, "--json").stdout)
-        assert {**answer, "seconds": 0, "unit": together["unit"]} == {**alone, "seconds": 0}
+        assert {**answer, "seconds": 0, "unit": together["unit"], "warnings": together["warnings"]} == {
+            **alone,
+            "seconds": 0,
+        }
     assert [line.split("'")[1] for line in run("query", field, *words).stdout.splitlines() if line[0] == "'"] == [
         *words
     ]
