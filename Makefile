@@ -9,12 +9,13 @@ DEMO ?= demo
 demo: $(VENV)/.installed
 	$(BIN)/python -m feature_gs_ros.demo $(DEMO)
 
+# Files of tests beside each other on all cores; PYTEST="-k name" chooses.
 test: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
 
 # An answer in about a minute, for the person who edits: all but the tests that are marked slow.
 test-fast: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -9,6 +9,8 @@ import pytest
 
 from tests.fuzz import TARGETS, Hang, Target, _hang, fuzz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_every_format_is_read_and_a_few_damaged_files_pass(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from feature_gs_ros.synthetic import (
 )
 from tests.command_line import run
 
+pytestmark = pytest.mark.slow
+
 CAMERA = tabletop_camera(640, 480)
 VIEWS, GAUSSIANS = 12, 24_000
 SCENE = mugs()

@@ -20,6 +20,8 @@ from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.pictures import save_png
 from tests.command_line import Outcome, run
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def control_c() -> Iterator[None]:

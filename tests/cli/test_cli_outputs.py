@@ -19,6 +19,8 @@ from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.pictures import save_png
 from tests.command_line import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:

@@ -16,6 +16,8 @@ from feature_gs_ros.cli import commands, main
 from tests.command_line import run
 from tests.little_scene import FRAMES, write_scene
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-c", "from feature_gs_ros.cli import main; main()"]
 
 

@@ -24,6 +24,8 @@ from feature_gs_ros.training.views import TrainingView, load_views
 from tests.command_line import run
 from tests.disk import largest_file
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 60.0  # seconds that a loaded machine may take
 
 

@@ -8,6 +8,8 @@ from feature_gs_ros.cli.warmup import warmup
 from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.rasterizer import get_backend
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_card_that_is_not_here_is_compiled_for(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("warp")

@@ -22,6 +22,8 @@ from feature_gs_ros.io.structured import Table
 from feature_gs_ros.synthetic.faults import FAULTS, AlteredStream, LateStream, mildly_noisy
 from tests.command_line import run
 
+pytestmark = pytest.mark.slow
+
 Scene = tuple[GaussianMap, Sim3, list[Frame]]
 VIEWS = 6  # looked at: fewer than usual, to be quick
 # Every family on the straight or the distorted recording; docs/frames.md has them all on full-size recordings.

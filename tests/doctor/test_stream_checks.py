@@ -17,6 +17,8 @@ from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.synthetic.faults import AlteredStream, mildly_noisy
 from tests.command_line import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def off(posed_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
 from feature_gs_ros.query.smoothing import GaussianGraph
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def imagenet_words() -> WordList:

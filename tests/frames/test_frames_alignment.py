@@ -25,6 +25,8 @@ from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.synthetic.camera_path import looking_at, pose_at, tabletop_camera
 from tests.command_line import run
 
+pytestmark = pytest.mark.slow
+
 TRUTH = Sim3(3.7, np.array([0.8, -0.4, 0.2, 0.4]), np.array([1.3, -0.7, 2.1]))
 
 

@@ -18,6 +18,8 @@ from feature_gs_ros.io.streams.registry import open_stream
 from tests.command_line import run
 from tests.frames.test_frames_alignment import errors
 
+pytestmark = pytest.mark.slow
+
 MIDDLE = np.array([0.0, 0.0, 0.05])  # of the table
 
 

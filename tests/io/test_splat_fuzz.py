@@ -26,6 +26,8 @@ from splat_samples import (
 from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.io.splats.registry import load_map
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = random_parameters(6, 1)
 
 

@@ -13,6 +13,8 @@ from splat_samples import random_parameters, write_ply
 from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.io.splats.registry import load_map
 
+pytestmark = pytest.mark.slow
+
 NAMES = list(random_parameters(degree=0).columns())
 ROW = 4 * len(NAMES)  # bytes
 

@@ -12,6 +12,8 @@ import pytest
 
 from feature_gs_ros.numerics import cache
 
+pytestmark = pytest.mark.slow
+
 MODULE = """
 import resource, sys, tempfile
 from feature_gs_ros.numerics.runtime import kernel

@@ -29,6 +29,8 @@ from feature_gs_ros.training.trainer import Trainer, TrainingOptions, measure, r
 from feature_gs_ros.training.views import TrainingView, load_views
 from tests.disk import largest_file
 
+pytestmark = pytest.mark.slow
+
 
 def dense_ssim(a: Tensor, b: Tensor) -> Tensor:
     """SSIM of [H, W, 3] from its definition, float64."""

@@ -21,6 +21,8 @@ from feature_gs_ros.training.stereo import StereoView
 from feature_gs_ros.training.trainer import RATES, Trainer, TrainingOptions
 from feature_gs_ros.training.views import TrainingView
 
+pytestmark = pytest.mark.slow
+
 STILL = DensityOptions(start=2.0, end=3.0, every=1000)  # nothing is cloned, split or pruned
 
 

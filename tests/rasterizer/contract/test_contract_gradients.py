@@ -14,6 +14,8 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import Backend, Rendering
 from feature_gs_ros.rasterizer.reference import dense_w
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("means", "quats_wxyz", "scales", "opacities", "sh", "extra")
 
 

@@ -18,6 +18,8 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.rasterizer.reference import dense_u, dense_w
 
+pytestmark = pytest.mark.slow
+
 GRIDS = {
     "14-pixel cells": ((4, 5), {}),
     "cells that do not divide the image": ((3, 5), {"right": 1.13, "bottom": 1.21}),

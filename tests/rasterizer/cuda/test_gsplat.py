@@ -8,6 +8,8 @@ from conftest import random_camera, random_map
 
 from feature_gs_ros import rasterizer
 
+pytestmark = pytest.mark.slow
+
 reference = pytest.importorskip("gsplat.cuda._torch_impl")
 view_module = pytest.importorskip("feature_gs_ros.rasterizer.cuda.view", exc_type=ImportError)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 native = pytest.importorskip("feature_gs_ros.rasterizer.cuda.kernels.native", exc_type=ImportError)
 
 LANES = r"""

@@ -14,6 +14,8 @@ pytest.importorskip("warp")
 from feature_gs_ros.rasterizer.cuda.compile import known_architectures
 from feature_gs_ros.rasterizer.cuda.resources import MAX_THREADS, Resources, find_ptxas, kernel_resources
 
+pytestmark = pytest.mark.slow
+
 EVERY = bool(os.environ.get("FEATURE_GS_ALL_ARCHITECTURES"))
 ARCHITECTURES = sorted({75, 80, 86, 87, 89, 90, 100, 120} & set(MAX_THREADS)) if EVERY else [90]
 

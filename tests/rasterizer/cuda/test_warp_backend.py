@@ -18,6 +18,8 @@ pytest.importorskip("warp")
 
 from feature_gs_ros.rasterizer.cuda import labels, runtime, weights
 
+pytestmark = pytest.mark.slow
+
 MAP = random_map(3, 250)
 
 
