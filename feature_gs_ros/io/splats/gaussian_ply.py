@@ -50,6 +50,8 @@ def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
     """
     vertex = ply.element("vertex")
     ply.require("vertex", (*MEANS, *OPACITY, *SCALES[:2], *QUATS_WXYZ))
+    if vertex.count == 0:
+        raise MapError(f"'{ply.path}' holds no Gaussians; export the map again", code="map.empty")
     is_flat, has_filter = SCALES[2] not in vertex.names, FILTER_3D[0] in vertex.names
     plain = holds_plain_colors(vertex.names)
     colour = RGB if plain else (*SH_DC, *sh_rest_names(rest_count(vertex.names, f"'{ply.path}'")))
