@@ -50,14 +50,14 @@ def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
     """
     vertex = ply.element("vertex")
     ply.require("vertex", (*MEANS, *OPACITY, *SCALES[:2], *QUATS_WXYZ))
-    if vertex.count == 0:
-        raise MapError(f"'{ply.path}' holds no Gaussians; export the map again", code="map.empty")
     is_flat, has_filter = SCALES[2] not in vertex.names, FILTER_3D[0] in vertex.names
     plain = holds_plain_colors(vertex.names)
     colour = RGB if plain else (*SH_DC, *sh_rest_names(rest_count(vertex.names, f"'{ply.path}'")))
     groups = {"means": MEANS, "quats": QUATS_WXYZ, "scales": SCALES[: 2 if is_flat else 3], "opacity": OPACITY}
     groups |= {"sh": colour[: 3 * SH_COEFFICIENTS[-1]], **({"filter": FILTER_3D} if has_filter else {})}
     columns = ply.columns("vertex", groups)
+    if vertex.count == 0:
+        raise MapError(f"'{ply.path}' holds no Gaussians; export the map again", code="map.empty")
     means = columns["means"]
     linear_scales, linear_opacities = linear_values(means, columns["scales"], columns["opacity"])
     # In double precision, as `from_parameters` says why.
