@@ -178,7 +178,7 @@ def test_a_calibration_that_cannot_be_used_is_counted_and_a_good_one_mends_it(ro
         "focal length": {"k": [0.0, 0.0, 80.0, 0.0, 140.0, 60.0, 0.0, 0.0, 1.0]},
         "no K": {"k": [0.0] * 9},
         "not finite": {"k": [float("nan"), 0.0, 80.0, 0.0, 140.0, 60.0, 0.0, 0.0, 1.0]},
-        "distortion model": {"distortion_model": "of my own"},
+        "distortion model": {"distortion_model": "of my own", "d": [0.1, 0.0, 0.0, 0.0, 0.0]},
         "camera_info describes 333×222": {"width": 333, "height": 222},
     }
 
