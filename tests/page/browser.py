@@ -166,13 +166,13 @@ def running(folder: Path) -> Iterator[Browser]:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        told = folder / "DevToolsActivePort"
+        told = folder / "DevToolsActivePort"  # the port, then the path; it is seen half written, too
         end = time.monotonic() + 60
-        while not (told.is_file() and told.read_text().strip()):
+        while len(lines := told.read_text().split("\n") if told.is_file() else []) < 2:
             assert process.poll() is None, "the browser ended"
             assert time.monotonic() < end, "the browser doesn't begin"
             time.sleep(0.05)
-        yield Browser(int(told.read_text().split()[0]), process)
+        yield Browser(int(lines[0]), process)
     finally:
         process.terminate()
         try:
