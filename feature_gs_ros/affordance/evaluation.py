@@ -64,7 +64,8 @@ def evaluate_affordances(
     if not values:
         raise EvaluationError(
             f"none of the classes {', '.join(labels.values())} is an affordance of the library "
-            f"({', '.join(transferred.affordances)}); name them alike"
+            f"({', '.join(transferred.affordances)}); name them alike",
+            code="evaluation.unknown",
         )
     left_out = {
         name: "the library has no such affordance"

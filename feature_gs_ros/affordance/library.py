@@ -52,11 +52,15 @@ class Library:
         """
         others = tuple(other for other in self.sources if other.name != source.name)
         if len(others) < len(self) and not replace_existing:
-            raise AffordanceError(f"the library has a source '{source.name}' already; remove it or choose another name")
+            raise AffordanceError(
+                f"the library has a source '{source.name}' already; remove it or choose another name",
+                code="affordance.exists",
+            )
         if others and others[0].features.shape[1] != source.features.shape[1]:
             raise AffordanceError(
                 f"'{source.name}' has features of {source.features.shape[1]} dimensions, the library "
-                f"{others[0].features.shape[1]}: another extractor"
+                f"{others[0].features.shape[1]}: another extractor",
+                code="affordance.shape",
             )
         return replace(self._keeping(others), sources=(*others, source))
 
@@ -69,7 +73,7 @@ class Library:
         others = tuple(source for source in self.sources if source.name != name)
         if len(others) == len(self):
             known = ", ".join(source.name for source in self.sources) or "none"
-            raise AffordanceError(f"the library has no source '{name}'; it has {known}")
+            raise AffordanceError(f"the library has no source '{name}'; it has {known}", code="affordance.missing")
         return self._keeping(others)
 
     def merge(self, other: Library) -> Library:
@@ -94,7 +98,8 @@ class Library:
             raise AffordanceError(
                 f"the library is of the extractor {describe_extractor(self.extractor)}, "
                 f"not of {describe_extractor(identity)}; "
-                "add the sources anew with the field's extractor"
+                "add the sources anew with the field's extractor",
+                code="affordance.mismatch",
             )
 
     def save(self, path: str | Path) -> None:
@@ -117,7 +122,9 @@ class Library:
             for file in unwanted:
                 file.unlink()
         except OSError as error:
-            raise AffordanceError(f"can't write the library '{path}': {error.strerror or error}") from error
+            raise AffordanceError(
+                f"can't write the library '{path}': {error.strerror or error}", code="affordance.unwritable"
+            ) from error
 
     def _unwanted(self, folder: Path, written: set[Path]) -> list[Path]:
         """Files that nothing needs once ``written`` are: all that they hold is, or was, in this library.
@@ -131,14 +138,17 @@ class Library:
             try:
                 held = _load_file(file).sources
             except AffordanceError as error:
-                raise AffordanceError(f"{error}; it is no part of this library: give it another folder") from error
+                raise AffordanceError(
+                    f"{error}; it is no part of this library: give it another folder", code=error.code
+                ) from error
             if file in written:
                 continue
             strange = [source.name for source in held if not any(_same(source, other) for other in known)]
             if strange:
                 raise AffordanceError(
                     f"the folder '{folder}' holds '{file.name}' of another library (sources {', '.join(strange)}); "
-                    "choose an empty folder, or merge that library, too"
+                    "choose an empty folder, or merge that library, too",
+                    code="affordance.mismatch",
                 )
             unwanted.append(file)
         return unwanted
@@ -153,11 +163,12 @@ class Library:
         path = Path(path)
         if not path.exists():
             raise AffordanceError(
-                f"there is no library '{path}'; make one with: feature-gs affordance add IMAGE MASK --library {path}"
+                f"there is no library '{path}'; make one with: feature-gs affordance add IMAGE MASK --library {path}",
+                code="affordance.unreadable",
             )
         files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
         if not files:
-            raise AffordanceError(f"the folder '{path}' holds no library; add a source first")
+            raise AffordanceError(f"the folder '{path}' holds no library; add a source first", code="affordance.empty")
         library, *others = [_load_file(file) for file in files]
         for other in others:
             library = library.merge(other)

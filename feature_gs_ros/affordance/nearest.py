@@ -61,12 +61,14 @@ def nearest_patches(
     """
     if not 1 <= k <= len(patches):
         raise AffordanceError(
-            f"k={k} neighbours of {len(patches)} patches: choose 1 to {len(patches)}, or add more sources"
+            f"k={k} neighbours of {len(patches)} patches: choose 1 to {len(patches)}, or add more sources",
+            code="affordance.range",
         )
     unit = torch.nn.functional.normalize(patches.to(torch.float32), dim=1)
     if not bool(torch.isfinite(unit).all()):
         raise AffordanceError(
-            "the features of the sources hold NaN or Inf; remove them from the library, add them anew"
+            "the features of the sources hold NaN or Inf; remove them from the library, add them anew",
+            code="affordance.not-finite",
         )
     best = np.full((count, k), np.finfo(np.float32).min)
     index = np.zeros((count, k), np.int32)
@@ -90,11 +92,14 @@ def _checked(block: Tensor, unit: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
     if block.shape[1] != unit.shape[1]:
         raise AffordanceError(
             f"the field's features have {block.shape[1]} dimensions, the sources' {unit.shape[1]}: "
-            "another extractor; make the library with the field's"
+            "another extractor; make the library with the field's",
+            code="affordance.shape",
         )
     norms = torch.linalg.vector_norm(block, dim=1)
     if not bool(torch.isfinite(norms).all()):
-        raise AffordanceError(f"features of the Gaussians {rows.start} to {rows.stop} hold NaN or Inf")
+        raise AffordanceError(
+            f"features of the Gaussians {rows.start} to {rows.stop} hold NaN or Inf", code="affordance.not-finite"
+        )
     return block, norms
 
 

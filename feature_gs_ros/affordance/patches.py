@@ -56,7 +56,7 @@ def make_patches(
         ExtractorError: the extractor can't take the image.
     """
     if not 1 <= turns <= 4:
-        raise AffordanceError(f"turns={turns} copies of the image; choose 1 to 4")
+        raise AffordanceError(f"turns={turns} copies of the image; choose 1 to 4", code="affordance.range")
     # Reduced in proportion; the labels' shares need no reduced labels.
     height, width = image.shape[:2]
     reduction = min(1.0, MAX_SIDE / max(height, width))
@@ -71,7 +71,8 @@ def make_patches(
     features = torch.stack([_patch_means(grid, x, y, rows, columns) for grid in grids]).mean(dim=0)
     if not bool(torch.isfinite(features).all()):
         raise AffordanceError(
-            f"the extractor '{extractor.identity.name}' gives NaN or Inf for this image; it is left out"
+            f"the extractor '{extractor.identity.name}' gives NaN or Inf for this image; it is left out",
+            code="affordance.not-finite",
         )
     return Patches(features, torch.from_numpy(shares[kept]))
 

@@ -74,7 +74,7 @@ def find_regions(
         FieldError: the field belongs to another map.
     """
     if radius is not None and not radius > 0:
-        raise PromptError(f"the regions' radius is {radius} m, expected a positive length")
+        raise PromptError(f"the regions' radius is {radius} m, expected a positive length", code="prompt.range")
     field.check_map(gaussians)
     map_from_splat = field.provenance.splat_from_map.inverse()
     everything = map_from_splat.apply(gaussians.means.numpy())

@@ -76,15 +76,21 @@ def make_source(
     check_name(name, "source")
     if labels.ndim != 2 or labels.shape != image.shape[:2]:
         raise AffordanceError(
-            f"the mask of '{name}' is {_size(labels)}, its image {_size(image)}: mark the image at its own size"
+            f"the mask of '{name}' is {_size(labels)}, its image {_size(image)}: mark the image at its own size",
+            code="affordance.size",
         )
     names = {value: check_name(word, "affordance") for value, word in affordances.items() if value not in (0, IGNORE)}
     marked = [value for value in sorted(names) if bool((labels == value).any())]
     if not marked:
         known = ", ".join(f"{value} ({word})" for value, word in sorted(names.items())) or "none"
-        raise AffordanceError(f"the mask of '{name}' marks nothing: no pixel has a value that is named; named: {known}")
+        raise AffordanceError(
+            f"the mask of '{name}' marks nothing: no pixel has a value that is named; named: {known}",
+            code="affordance.empty",
+        )
     if len(marked) > MAX_AFFORDANCES:
-        raise AffordanceError(f"'{name}' marks {len(marked)} affordances, at most {MAX_AFFORDANCES} are taken")
+        raise AffordanceError(
+            f"'{name}' marks {len(marked)} affordances, at most {MAX_AFFORDANCES} are taken", code="affordance.range"
+        )
     compact = np.where(labels == IGNORE, IGNORE, 0).astype(np.uint8)
     for index, value in enumerate(marked):
         compact[labels == value] = index + 1
@@ -92,7 +98,9 @@ def make_source(
         turns = 1 if reads_files(extractor) else TURNS
     patches = make_patches(image, compact, len(marked), extractor, frame, turns)
     if not bool((patches.shares.sum(dim=0) > 0).all()):
-        raise AffordanceError(f"what '{name}' marks is smaller than a patch, or ignored; mark more of it")
+        raise AffordanceError(
+            f"what '{name}' marks is smaller than a patch, or ignored; mark more of it", code="affordance.empty"
+        )
     return Source(
         name,
         tuple(names[value] for value in marked),
@@ -111,11 +119,15 @@ def box_labels(height: int, width: int, box: Sequence[float]) -> NDArray[np.uint
         AffordanceError: the box is not finite, empty, or outside the image.
     """
     if len(box) != 4 or not np.isfinite(box).all():
-        raise AffordanceError(f"box {tuple(box)} is not four finite numbers left, top, right, bottom")
+        raise AffordanceError(
+            f"box {tuple(box)} is not four finite numbers left, top, right, bottom", code="affordance.value"
+        )
     left, right = (int(np.clip(round(value), 0, width)) for value in (box[0], box[2]))
     top, bottom = (int(np.clip(round(value), 0, height)) for value in (box[1], box[3]))
     if right <= left or bottom <= top:
-        raise AffordanceError(f"box {tuple(box)} holds no pixel of the image of {width}×{height}")
+        raise AffordanceError(
+            f"box {tuple(box)} holds no pixel of the image of {width}×{height}", code="affordance.empty"
+        )
     labels = np.zeros((height, width), np.uint8)
     labels[top:bottom, left:right] = 1
     return labels
@@ -129,10 +141,14 @@ def check_name(name: str, what: str) -> str:
     """
     if not name.strip() or len(name) > MAX_NAME_CHARACTERS:
         raise AffordanceError(
-            f"the {what}'s name has {len(name.strip())} characters, choose 1 to {MAX_NAME_CHARACTERS}"
+            f"the {what}'s name has {len(name.strip())} characters, choose 1 to {MAX_NAME_CHARACTERS}",
+            code="affordance.range",
         )
     if any(part in name for part in "/\\:") or name.startswith(".") or not name.isprintable():
-        raise AffordanceError(f"the {what}'s name {name!r} can't be part of a file name; use letters, digits, _ and -")
+        raise AffordanceError(
+            f"the {what}'s name {name!r} can't be part of a file name; use letters, digits, _ and -",
+            code="affordance.name",
+        )
     return name
 
 

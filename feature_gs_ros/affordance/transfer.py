@@ -35,15 +35,22 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise AffordanceError(f"k={self.k} neighbours can't vote; choose 1 or more, e.g. 5")
+            raise AffordanceError(
+                f"k={self.k} neighbours can't vote; choose 1 or more, e.g. 5", code="affordance.range"
+            )
         if self.vote not in ("majority", "distance"):
-            raise AffordanceError(f"vote '{self.vote}' is unknown; choose majority or distance")
+            raise AffordanceError(
+                f"vote '{self.vote}' is unknown; choose majority or distance", code="affordance.unknown"
+            )
         if self.floor is not None and not -1 <= self.floor <= 1:
-            raise AffordanceError(f"similarity floor {self.floor} is no cosine; choose -1 to 1")
+            raise AffordanceError(
+                f"similarity floor {self.floor} is no cosine; choose -1 to 1", code="affordance.range"
+            )
         if self.smoothing_rate != 0 and not MIN_SMOOTHING_RATE <= self.smoothing_rate <= 1 / MIN_SMOOTHING_RATE:
             raise AffordanceError(
                 f"smoothing rate {self.smoothing_rate} is out of range; choose 0 (none), "
-                f"or {MIN_SMOOTHING_RATE:g} to {1 / MIN_SMOOTHING_RATE:g}"
+                f"or {MIN_SMOOTHING_RATE:g} to {1 / MIN_SMOOTHING_RATE:g}",
+                code="affordance.range",
             )
 
 
@@ -75,7 +82,8 @@ class Transfer:
         """
         if affordance not in self.affordances:
             raise AffordanceError(
-                f"no affordance '{affordance}' was transferred; there are {', '.join(self.affordances)}"
+                f"no affordance '{affordance}' was transferred; there are {', '.join(self.affordances)}",
+                code="affordance.missing",
             )
         return self.label == 1 + self.affordances.index(affordance)
 
@@ -158,13 +166,16 @@ def voters(library: Library, object_word: str = "") -> tuple[tuple[str, ...], Te
     """
     if not library.sources:
         raise AffordanceError(
-            "the library is empty; add a source with: feature-gs affordance add IMAGE MASK --library FILE"
+            "the library is empty; add a source with: feature-gs affordance add IMAGE MASK --library FILE",
+            code="affordance.empty",
         )
     word = object_word.strip().lower()
     sources = [source for source in library.sources if not word or source.object.lower() == word]
     if not sources:
         known = ", ".join(sorted({source.object for source in library.sources if source.object})) or "none"
-        raise AffordanceError(f"no source of the library is of '{object_word}'; its objects: {known}")
+        raise AffordanceError(
+            f"no source of the library is of '{object_word}'; its objects: {known}", code="affordance.missing"
+        )
     affordances = tuple(dict.fromkeys(name for source in sources for name in source.affordances))
     shares = []
     for source in sources:

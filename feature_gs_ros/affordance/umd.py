@@ -71,7 +71,8 @@ def umd_items(folder: str | Path) -> Iterator[UmdItem]:
     if not found:
         raise AffordanceError(
             f"'{folder}' holds no UMD part affordances: expected tools/mug_01/mug_01_00000001{IMAGE_ENDING} "
-            f"beside …{LABEL_ENDING}"
+            f"beside …{LABEL_ENDING}",
+            code="affordance.format",
         )
 
 
@@ -84,16 +85,24 @@ def load_umd_labels(path: str | Path) -> NDArray[np.uint8]:
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise AffordanceError(f"'{path}' has {path.stat().st_size} bytes, a label file at most {MAX_BYTES}")
+            raise AffordanceError(
+                f"'{path}' has {path.stat().st_size} bytes, a label file at most {MAX_BYTES}", code="affordance.range"
+            )
         shapes = {name: shape for name, shape, _ in whosmat(str(path))}
         shape = shapes.get(VARIABLE, ())
         if len(shape) != 2 or not 0 < int(np.prod(shape, dtype=np.float64)) <= MAX_LABELS:
-            raise AffordanceError(f"'{path}' holds {shapes or 'nothing'}, expected {VARIABLE} [H, W]")
+            raise AffordanceError(
+                f"'{path}' holds {shapes or 'nothing'}, expected {VARIABLE} [H, W]", code="affordance.format"
+            )
         labels = np.asarray(loadmat(str(path), variable_names=[VARIABLE])[VARIABLE])
     except OSError as error:
-        raise AffordanceError(f"can't read the labels '{path}': {error.strerror or error}") from error
+        raise AffordanceError(
+            f"can't read the labels '{path}': {error.strerror or error}", code="affordance.unreadable"
+        ) from error
     except (MatReadError, NotImplementedError, ValueError, TypeError, KeyError, IndexError, zlib.error) as error:
-        raise AffordanceError(f"'{path}' is damaged, or no MATLAB file up to version 7: {error}") from error
+        raise AffordanceError(
+            f"'{path}' is damaged, or no MATLAB file up to version 7: {error}", code="affordance.damaged"
+        ) from error
     if labels.dtype.kind not in "uif" or not ((labels >= 0) & (labels <= max(UMD_AFFORDANCES))).all():
-        raise AffordanceError(f"'{path}' holds labels other than 0 to {max(UMD_AFFORDANCES)}")
+        raise AffordanceError(f"'{path}' holds labels other than 0 to {max(UMD_AFFORDANCES)}", code="affordance.label")
     return labels.astype(np.uint8)

@@ -58,7 +58,10 @@ def back_project(
     )
     report = ingest(stream, names, model, projector, progress=progress)
     if not report.used:
-        raise StreamError(f"no image of '{stream.source}' could be used: {counted(report.skipped) or 'stopped early'}")
+        raise StreamError(
+            f"no image of '{stream.source}' could be used: {counted(report.skipped) or 'stopped early'}",
+            code="stream.empty",
+        )
     return field_with_views(projector, stream, report.used)
 
 

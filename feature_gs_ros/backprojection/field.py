@@ -84,7 +84,8 @@ class FeatureField:
             raise FieldError(
                 f"the field has {len(self)} features for the map '{self.provenance.map_path}' "
                 f"(checksum {self.provenance.map_checksum[:12]}), not for this one "
-                f"({len(gaussians)} Gaussians, checksum {gaussians.checksum[:12]}); give the map it was made with"
+                f"({len(gaussians)} Gaussians, checksum {gaussians.checksum[:12]}); give the map it was made with",
+                code="field.mismatch",
             )
 
     def check_extractor(self, identity: ExtractorIdentity) -> None:
@@ -92,7 +93,8 @@ class FeatureField:
         if identity != self.extractor:
             raise FieldError(
                 f"the field was made by the extractor {describe_extractor(self.extractor)}, "
-                f"not by {describe_extractor(identity)}; use the same one or back-project again"
+                f"not by {describe_extractor(identity)}; use the same one or back-project again",
+                code="field.mismatch",
             )
 
     def prune(self, gaussians: GaussianMap) -> tuple[FeatureField, GaussianMap]:
@@ -127,7 +129,9 @@ class FeatureField:
         try:
             write_tensor_file(path, FORMAT, tensors, self._content())
         except OSError as error:
-            raise FieldError(f"can't write the field '{path}': {error.strerror or error}") from error
+            raise FieldError(
+                f"can't write the field '{path}': {error.strerror or error}", code="field.unwritable"
+            ) from error
 
     def _content(self) -> dict[str, object]:
         return {
@@ -152,10 +156,11 @@ class FeatureField:
         with contextlib.suppress(OSError, ValueError):  # a folder that can't be written: what is there is read
             finish_interrupted(path)
         if path.is_dir():
-            raise FieldError(f"'{path}' is a folder; name the field in it")
+            raise FieldError(f"'{path}' is a folder; name the field in it", code="field.unreadable")
         if not path.is_file():
             raise FieldError(
-                f"there is no field '{path}'; make one with: feature-gs backproject MAP STREAM --out {path}"
+                f"there is no field '{path}'; make one with: feature-gs backproject MAP STREAM --out {path}",
+                code="field.unreadable",
             )
         tensors, content = read_tensor_file(path, FORMAT, FieldError, "give a file that feature-gs backproject wrote")
         try:

@@ -216,13 +216,16 @@ def choose_frames(stream: Stream, every: int = 1, skip: Sequence[str] = ()) -> l
     unknown = [name for name in skip if name not in names]
     if unknown:
         raise StreamError(
-            f"{', '.join(unknown)}, to be left out, matches no frame of '{stream.source}'; frames: {some(names)}"
+            f"{', '.join(unknown)}, to be left out, matches no frame of '{stream.source}'; frames: {some(names)}",
+            code="stream.missing",
         )
     if every < 1:
-        raise StreamError(f"every {every}-th frame makes no sense; give 1 or more")
+        raise StreamError(f"every {every}-th frame makes no sense; give 1 or more", code="stream.range")
     chosen = [name for name in names if name not in set(skip)][::every]
     if not chosen:
-        raise StreamError(f"no frame of '{stream.source}' is left: all {len(names)} are to be left out")
+        raise StreamError(
+            f"no frame of '{stream.source}' is left: all {len(names)} are to be left out", code="stream.empty"
+        )
     return chosen
 
 
@@ -264,7 +267,7 @@ def sample_cells(stream: Stream, names: Sequence[str], extractor: Extractor, cou
                 break
         if cells:
             return torch.cat(cells)
-    raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
+    raise StreamError(f"no image of '{stream.source}' could be used: {reason}", code="stream.empty")
 
 
 def evenly_spaced(items: Sequence[Item], count: int = KNOWN_VIEWS) -> tuple[Item, ...]:

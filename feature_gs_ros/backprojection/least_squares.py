@@ -112,16 +112,17 @@ def solve_cells(
         GridError: no target, or shapes that don't fit together.
     """
     if not targets:
-        raise GridError("no view to solve features from")
+        raise GridError("no view to solve features from", code="grid.empty")
     width, count = targets[0][1].shape[1], targets[0][0].gaussians
     for operator, wanted in targets:
         if tuple(wanted.shape) != (len(operator.cells), width) or operator.gaussians != count:
             raise GridError(
                 f"a target is {tuple(wanted.shape)} for {operator.gaussians} Gaussians, expected "
-                f"({len(operator.cells)}, {width}) for {count}"
+                f"({len(operator.cells)}, {width}) for {count}",
+                code="grid.shape",
             )
     if start is not None and tuple(start.shape) != (count, width):
-        raise GridError(f"the start has shape {tuple(start.shape)}, expected ({count}, {width})")
+        raise GridError(f"the start has shape {tuple(start.shape)}, expected ({count}, {width})", code="grid.shape")
     ones = [torch.ones(len(operator.cells), 1) for operator, _ in targets]
     # One product for both: the target's and the weight's.
     sums = torch.zeros(count, width + 1)
@@ -214,18 +215,20 @@ def _narrowed(target: Target, columns: slice) -> Target:
 
 def _check(targets: Sequence[Target], start: Tensor, anchor: Tensor) -> None:
     if not targets:
-        raise GridError("no view to solve features from")
+        raise GridError("no view to solve features from", code="grid.empty")
     count = len(targets[0].view.gaussians)
     if start.dim() != 2 or start.shape[0] != count or tuple(anchor.shape) != (count,):
         raise GridError(
             f"start and anchor have shapes {tuple(start.shape)} and {tuple(anchor.shape)}, "
-            f"expected ({count}, D) and ({count},)"
+            f"expected ({count}, D) and ({count},)",
+            code="grid.shape",
         )
     for target in targets:
         if target.grid.dimension != start.shape[1] or len(target.view.gaussians) != count:
             raise GridError(
                 f"a target has {target.grid.dimension} channels for {len(target.view.gaussians)} Gaussians, "
-                f"the start is {tuple(start.shape)}"
+                f"the start is {tuple(start.shape)}",
+                code="grid.shape",
             )
     if not (bool(torch.isfinite(start).all()) and bool(torch.isfinite(anchor).all()) and float(anchor.min()) >= 0):
-        raise GridError("start and anchor must be finite, and no anchor negative")
+        raise GridError("start and anchor must be finite, and no anchor negative", code="grid.not-finite")

@@ -71,7 +71,8 @@ class LookLimits:
         if self.count < 0 or self.total_bytes < 0 or self.side < 32:
             raise FieldError(
                 f"looks: count={self.count}, total_bytes={self.total_bytes}, side={self.side} are out of range; "
-                "give 0 or more looks and bytes, and a side of at least 32 pixels"
+                "give 0 or more looks and bytes, and a side of at least 32 pixels",
+                code="field.range",
             )
 
 
@@ -173,14 +174,15 @@ def take_look(view: View, image: Image, name: str, side: int = MAX_SIDE) -> Look
     gaussians, camera = view.gaussians, view.camera
     if image.shape != (camera.height, camera.width, 3):
         raise ImageError(
-            f"view '{name}' has an image of shape {image.shape}, its camera {camera.width}×{camera.height} pixels"
+            f"view '{name}' has an image of shape {image.shape}, its camera {camera.width}×{camera.height} pixels",
+            code="image.shape",
         )
     small = _limited(camera, side)
     if (small.width, small.height) != (camera.width, camera.height):
         image = cv2.resize(image, (small.width, small.height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     done, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not done:
-        raise ImageError(f"view '{name}' of shape {image.shape} can't be compressed as JPEG")
+        raise ImageError(f"view '{name}' of shape {image.shape} can't be compressed as JPEG", code="image.shape")
     tiny = _limited(camera, FOOTPRINT_SIDE)
     shown = rasterizer.view(gaussians, tiny, view.camera_from_splat, view.backend)
     _, weight = shown.backproject(FeatureGrid(torch.ones(1, 1, 1)))

@@ -61,7 +61,8 @@ class PoseSanityCheck:
             raise CameraError(
                 f"the first {count} cameras of '{self._source}' see the map in {100 * sum(self._shares) / count:.1f}% "
                 "of their pixels: stream and map are in different frames. Give the transform between them (--alignment "
-                "FILE with splat_from_map, or nerfstudio's dataparser_transforms.json)"
+                "FILE with splat_from_map, or nerfstudio's dataparser_transforms.json)",
+                code="camera.elsewhere",
             )
 
     @property
@@ -109,7 +110,8 @@ def fitting_alignment(gaussians: GaussianMap, own: Sim3, stream: Stream, names: 
         raise CameraError(
             f"the frames of '{stream.source}' see the map in {100 * share_own:.1f}% of their pixels, and without the "
             f"field's alignment in {100 * share_none:.1f}%: they are in another frame. Give the transform (--alignment "
-            "FILE with splat_from_map)"
+            "FILE with splat_from_map)",
+            code="camera.elsewhere",
         )
     if min(share_own, share_none) < SEES_NOTHING:
         return own if share_own > share_none else none

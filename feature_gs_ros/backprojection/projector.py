@@ -61,7 +61,10 @@ class BackProjector:
             FieldError: the codec is for another dimension.
         """
         if codec is not None and codec.feature_dimension != dimension:
-            raise FieldError(f"the codec is for {codec.feature_dimension} dimensions, the extractor has {dimension}")
+            raise FieldError(
+                f"the codec is for {codec.feature_dimension} dimensions, the extractor has {dimension}",
+                code="field.shape",
+            )
         self.gaussians = gaussians
         self.extractor = extractor
         self.dimension = dimension
@@ -158,7 +161,7 @@ class BackProjector:
             FieldError: no view of this name was added.
         """
         if name and name not in self.provenance.frames:
-            raise FieldError(f"no view '{name}' was added, so it can't be subtracted")
+            raise FieldError(f"no view '{name}' was added, so it can't be subtracted", code="field.missing")
         entry = self._entry(view, grid, valid)
         self.flush()
         self._accumulate([entry], sign=-1)
@@ -175,9 +178,9 @@ class BackProjector:
             FieldError: they differ.
         """
         if other.gaussians.checksum != self.gaussians.checksum or other.extractor != self.extractor:
-            raise FieldError("accumulators of another map or extractor can't be merged")
+            raise FieldError("accumulators of another map or extractor can't be merged", code="field.mismatch")
         if not (self.codec.same_as(other.codec) if self.codec else other.codec is None):
-            raise FieldError("accumulators with another codec can't be merged")
+            raise FieldError("accumulators with another codec can't be merged", code="field.mismatch")
         self.flush()
         other.flush()
         for first in range(0, len(self.gaussians), CHUNK):
@@ -251,11 +254,13 @@ class BackProjector:
     def _encoded(self, grid: FeatureGrid) -> FeatureGrid:
         if grid.dimension != self.dimension:
             raise GridError(
-                f"the grid has {grid.dimension} channels, the extractor '{self.extractor.name}' {self.dimension}"
+                f"the grid has {grid.dimension} channels, the extractor '{self.extractor.name}' {self.dimension}",
+                code="grid.shape",
             )
         if not bool(torch.isfinite(grid.values).all()):
             raise GridError(
-                f"the grid of the extractor '{self.extractor.name}' holds NaN or Inf; this view is left out"
+                f"the grid of the extractor '{self.extractor.name}' holds NaN or Inf; this view is left out",
+                code="grid.not-finite",
             )
         return replace(grid, values=self.codec.encode(grid.values)) if self.codec else grid
 

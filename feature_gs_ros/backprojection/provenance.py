@@ -45,7 +45,10 @@ class KnownView:
         name = content.text("name")
         width, height = (int(side) for side in content.numbers("size", 2))
         if not 0 < width * height <= MAX_PIXELS:
-            raise CameraError(f"view '{name}' of the field has {width}×{height} pixels; 1 to {MAX_PIXELS} are possible")
+            raise CameraError(
+                f"view '{name}' of the field has {width}×{height} pixels; 1 to {MAX_PIXELS} are possible",
+                code="camera.range",
+            )
         fx, fy, cx, cy = content.numbers("intrinsics", 4)
         pose = content.array("camera_from_splat", (4, 4))
         camera = Camera(width, height, fx, fy, cx, cy)

@@ -61,7 +61,8 @@ class Ranks:
         except RuntimeError as error:
             raise DistributedError(
                 f"rank {self.rank} of {self.size} waited in vain for the others {what}: {str(error).splitlines()[0]}; "
-                "start the run again with --resume, it goes on from what each rank has saved"
+                "start the run again with --resume, it goes on from what each rank has saved",
+                code="distributed.unreachable",
             ) from error
 
     def add_up(self, out: Path) -> FeatureField:
@@ -91,13 +92,16 @@ def joined(launcher: Launcher) -> Iterator[Ranks]:
     if missing:
         raise DistributedError(
             f"--launcher torchrun, but {', '.join(missing)} is not set: start it by torchrun --nproc-per-node N "
-            "--no-python feature-gs backproject … --launcher torchrun"
+            "--no-python feature-gs backproject … --launcher torchrun",
+            code="distributed.environment",
         )
     try:
         # The accumulators are added up through files: only the meeting needs a backend, and gloo works anywhere.
         dist.init_process_group("gloo", timeout=MEETING)
     except (RuntimeError, ValueError) as error:
-        raise DistributedError(f"the other ranks can't be reached: {str(error).splitlines()[0]}") from error
+        raise DistributedError(
+            f"the other ranks can't be reached: {str(error).splitlines()[0]}", code="distributed.unreachable"
+        ) from error
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:

@@ -1,6 +1,7 @@
 """``feature-gs``: the package without ROS.
 
-Exit codes: 0 done, 2 bad input with one line on stderr, 70 a bug of ours with one line and a log file, 130 interrupted.
+Exit codes: 0 done, 2 bad input with one line on stderr that ends with the error's code, 70 a bug of ours with one line
+and a log file, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def _code(words: list[str]) -> int:
 
 
 def _failed(reason: object, code: int) -> int:
-    print(f"feature-gs: {printable(reason, limit=MAX_MESSAGE)}", file=sys.stderr)
+    kind = f" [{reason.code}]" if isinstance(reason, FeatureGsError) else ""
+    print(f"feature-gs: {printable(reason, limit=MAX_MESSAGE)}{kind}", file=sys.stderr)
     return code
 
 
@@ -98,7 +100,9 @@ class _OneLine(logging.Formatter):
 def _configure_messages() -> None:
     level = os.environ.get("FEATURE_GS_LOG", "WARNING").upper()
     if level not in LOG_LEVELS:
-        raise OptionError(f"FEATURE_GS_LOG={level} is no level of messages; choose {', '.join(LOG_LEVELS)}")
+        raise OptionError(
+            f"FEATURE_GS_LOG={level} is no level of messages; choose {', '.join(LOG_LEVELS)}", code="option.unknown"
+        )
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("%(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])

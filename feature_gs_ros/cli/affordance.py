@@ -86,7 +86,9 @@ def transfer(
     settings = Settings(k, vote, floor, spread)
     check_outputs({}, [field, object_field, library, stream, alignment, map, weights], folders={"--out": out})
     if stream is None and (index is not None or alignment is not None):
-        raise OptionError("--index and --alignment are those of a stream to draw on; give it with --stream")
+        raise OptionError(
+            "--index and --alignment are those of a stream to draw on; give it with --stream", code="option.conflict"
+        )
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
     own_map = find_map(field, features, map)

@@ -129,7 +129,9 @@ def write_files(
         with atomic_path(out / REGIONS) as temporary:
             temporary.write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
     except OSError as error:
-        raise AffordanceError(f"can't write to '{out}': {error.strerror or error}") from error
+        raise AffordanceError(
+            f"can't write to '{out}': {error.strerror or error}", code="affordance.unwritable"
+        ) from error
     if used_before:
         kept = (bool(marked.any()), bool(found.field.provenance.views), photographed is not None)
         remove_stale_outputs(out, [name for name, again in zip(OWN, kept, strict=True) if not again])

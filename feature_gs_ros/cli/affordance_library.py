@@ -175,12 +175,14 @@ def _annotation(
 ) -> tuple[NDArray[np.integer], dict[int, str]]:
     """Label values [H, W], and their names."""
     if (mask is None) == (box is None):
-        raise AffordanceError("mark something: give either a MASK or --box LEFT TOP RIGHT BOTTOM")
+        raise AffordanceError(
+            "mark something: give either a MASK or --box LEFT TOP RIGHT BOTTOM", code="affordance.conflict"
+        )
     if labels is not None and affordance is not None:
-        raise AffordanceError("--labels names the affordances, so leave out --affordance")
+        raise AffordanceError("--labels names the affordances, so leave out --affordance", code="affordance.conflict")
     if box is not None:
         if affordance is None:
-            raise AffordanceError("name what the box marks: --affordance NAME")
+            raise AffordanceError("name what the box marks: --affordance NAME", code="affordance.missing")
         return box_labels(*size, box), {1: affordance}
     assert mask is not None
     if mask.suffix == ".mat":
@@ -192,7 +194,10 @@ def _annotation(
 
 
 def _no_png(mask: Path) -> NDArray[np.integer]:
-    raise AffordanceError(f"the mask '{mask}' is no PNG; JPEG and the like blur the borders of labels: save it as PNG")
+    raise AffordanceError(
+        f"the mask '{mask}' is no PNG; JPEG and the like blur the borders of labels: save it as PNG",
+        code="affordance.format",
+    )
 
 
 def _open_library(
@@ -204,7 +209,8 @@ def _open_library(
         if name is not None and name != sources.extractor.name:
             raise AffordanceError(
                 f"'{path}' is a library of the extractor '{sources.extractor.name}', not of '{name}'; "
-                "choose another file"
+                "choose another file",
+                code="affordance.mismatch",
             )
         if sources.extractor.name == "labels":
             extractor = _extractor("labels", weights, mask, labels)
@@ -222,6 +228,6 @@ def _extractor(name: str, weights: Path | None, mask: Path | None, labels: Path 
         options["weights"] = weights
     if name == "labels":
         if mask is None or labels is None:
-            raise AffordanceError("the extractor 'labels' needs a MASK and --labels YAML")
+            raise AffordanceError("the extractor 'labels' needs a MASK and --labels YAML", code="affordance.missing")
         options |= {"masks": mask.parent, "labels": labels}
     return make_extractor(name, **options)

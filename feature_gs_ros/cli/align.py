@@ -180,7 +180,7 @@ def _height(text: str) -> tuple[str, float]:
     except ValueError:
         metres = float("nan")
     if not name or metres != metres:
-        raise OptionError(f"--camera-height '{text}' is not NAME=METRES, e.g. 0001=0.45")
+        raise OptionError(f"--camera-height '{text}' is not NAME=METRES, e.g. 0001=0.45", code="option.value")
     check_number("--camera-height", metres, 0, above=True)
     return name, metres
 

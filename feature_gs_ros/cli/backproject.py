@@ -148,7 +148,9 @@ def backproject(
             with report.stage("save"):
                 field.save(target)
         elif ranks.size == 1:
-            raise StreamError(f"no image of '{stream}' could be used: {counted(report.skipped) or 'cancelled'}")
+            raise StreamError(
+                f"no image of '{stream}' could be used: {counted(report.skipped) or 'cancelled'}", code="stream.empty"
+            )
         if ranks.size > 1:
             field = _of_all_ranks(ranks, field, report, out)
     if ranks.leads:
@@ -191,10 +193,13 @@ def _make_extractor(
         options["weights"] = weights
     if name == "labels":
         if masks is None or labels is None:
-            raise ExtractorError("the extractor 'labels' needs --masks DIR and --labels YAML")
+            raise ExtractorError("the extractor 'labels' needs --masks DIR and --labels YAML", code="extractor.missing")
         options |= {"masks": masks, "labels": labels}
     elif masks is not None or labels is not None:
-        raise ExtractorError(f"--masks and --labels are for the extractor 'labels', not for '{name}'; leave them out")
+        raise ExtractorError(
+            f"--masks and --labels are for the extractor 'labels', not for '{name}'; leave them out",
+            code="extractor.conflict",
+        )
     return make_extractor(name, **options)
 
 
@@ -213,7 +218,8 @@ def _with_mask(names: list[str], masks: MaskFolder, stream: Stream) -> list[str]
     if not annotated:
         raise StreamError(
             f"no frame of '{stream.source}' has a mask of its name in '{masks.folder}' "
-            f"(frames {', '.join(names[:5])} …, masks {', '.join(masks.names()[:5])} …)"
+            f"(frames {', '.join(names[:5])} …, masks {', '.join(masks.names()[:5])} …)",
+            code="stream.missing",
         )
     return annotated
 
@@ -235,11 +241,15 @@ def _resumed(
     if alignment is not None and not np.allclose(load_alignment(alignment).matrix, own.matrix):
         raise FieldError(
             f"--alignment '{alignment}' is another transform than that of the field '{out}' (scale {own.scale:g}); "
-            "leave it out to go on with the field's, or write another field"
+            "leave it out to go on with the field's, or write another field",
+            code="field.conflict",
         )
     stored = f"{field.codec.kind}:{field.codec.dimension}" if field.codec else "all numbers"
     if codec is not None and (field.codec is None or parse_codec(codec) != (field.codec.kind, field.codec.dimension)):
-        raise FieldError(f"--codec {codec}: the field '{out}' stores {stored}; leave it out, or write another field")
+        raise FieldError(
+            f"--codec {codec}: the field '{out}' stores {stored}; leave it out, or write another field",
+            code="field.conflict",
+        )
     projector = BackProjector.resume(gaussians, field, backend=backend)
     projector.provenance = projector.provenance.going_on_with(stream)
     return projector
@@ -250,7 +260,9 @@ def _fit_codec(text: str | None, stream: Stream, names: list[str], extractor: Ex
         return None
     kind, dimension = parse_codec(text)
     if dimension > extractor.dimension:
-        raise FieldError(f"codec '{text}' stores more numbers than the extractor's {extractor.dimension}")
+        raise FieldError(
+            f"codec '{text}' stores more numbers than the extractor's {extractor.dimension}", code="field.value"
+        )
     if kind == "random":
         return random_projection(extractor.dimension, dimension)
     return fit_pca(sample_cells(stream, names, extractor), dimension)

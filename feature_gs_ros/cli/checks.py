@@ -32,7 +32,7 @@ def check_number(
         return
     lower = f"more than {least:g}" if above else f"{least:g} or more"
     upper = "" if most == math.inf else f", up to {most:g}"
-    raise OptionError(f"{option} {value} is out of range; choose {lower}{upper}")
+    raise OptionError(f"{option} {value} is out of range; choose {lower}{upper}", code="option.range")
 
 
 def check_seed(seed: int) -> None:
@@ -47,7 +47,10 @@ def check_kind(option: str, path: Path | None, suffix: str) -> None:
         OptionError: the name ends as another kind's does.
     """
     if path is not None and path.name and path.suffix.lower() not in ("", suffix):
-        raise OptionError(f"{option} '{path}': a {suffix} file is written; name it '{path.with_suffix(suffix).name}'")
+        raise OptionError(
+            f"{option} '{path}': a {suffix} file is written; name it '{path.with_suffix(suffix).name}'",
+            code="option.suffix",
+        )
 
 
 def files_of(options: Iterable[str]) -> list[Path]:
@@ -80,26 +83,44 @@ def check_outputs(
     read = {_resolved("the input", path) for path in inputs if path is not None}
     for source in read:
         if source.exists() and not (source.is_file() or source.is_dir()):
-            raise OptionError(f"'{source}' is a pipe or a device; write it to a file and name that")
+            raise OptionError(
+                f"'{source}' is a pipe or a device; write it to a file and name that", code="option.format"
+            )
     written: dict[Path, str] = {}
     for option, path in {**files, **(folders or {})}.items():
         if path is None:
             continue
         if option in files and not path.name:  # "." or "/"
-            raise OptionError(f"{option} '{path}' is a folder; choose another name, or one in it")
+            raise OptionError(
+                f"{option} '{path}' is a folder; choose another name, or one in it", code="option.file-kind"
+            )
         target = _resolved(option, path)
         if target in read:
-            raise OptionError(f"{option} '{path}' is read by this command and would be lost; choose another name")
+            raise OptionError(
+                f"{option} '{path}' is read by this command and would be lost; choose another name",
+                code="option.exists",
+            )
         if target in written:
-            raise OptionError(f"{option} and {written[target]} would both be written to '{path}'; choose another name")
+            raise OptionError(
+                f"{option} and {written[target]} would both be written to '{path}'; choose another name",
+                code="option.exists",
+            )
         if option in files and target.is_dir():
-            raise OptionError(f"{option} '{path}' is a folder; choose another name, or one in it")
+            raise OptionError(
+                f"{option} '{path}' is a folder; choose another name, or one in it", code="option.file-kind"
+            )
         if option in files and target.exists() and not target.is_file():
-            raise OptionError(f"{option} '{path}' is a device or a pipe, no file; choose another name")
+            raise OptionError(
+                f"{option} '{path}' is a device or a pipe, no file; choose another name", code="option.file-kind"
+            )
         if option not in files and target.exists() and not target.is_dir():
-            raise OptionError(f"{option} '{path}' is a file, where a folder is wanted; choose another name")
+            raise OptionError(
+                f"{option} '{path}' is a file, where a folder is wanted; choose another name", code="option.file-kind"
+            )
         if target.is_file() and target.suffix.lower() in READ_IN_FOLDERS and read & set(target.parents):
-            raise OptionError(f"{option} '{path}' is of a folder that this command reads; choose another name")
+            raise OptionError(
+                f"{option} '{path}' is of a folder that this command reads; choose another name", code="option.exists"
+            )
         _check_place(option, path, target)
         written[target] = option
 
@@ -113,7 +134,7 @@ def _resolved(option: str, path: Path) -> Path:
     try:
         return path.resolve()
     except (RuntimeError, ValueError) as error:  # a loop of links; a null byte
-        raise OptionError(f"{option} '{path}' can't name a file: {error}") from error
+        raise OptionError(f"{option} '{path}' can't name a file: {error}", code="option.name") from error
 
 
 def _check_place(option: str, path: Path, target: Path) -> None:
@@ -122,11 +143,15 @@ def _check_place(option: str, path: Path, target: Path) -> None:
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise OptionError(f"{option} '{path}' can't be written: '{place}' is a file, no folder; choose another name")
+        raise OptionError(
+            f"{option} '{path}' can't be written: '{place}' is a file, no folder; choose another name",
+            code="option.file-kind",
+        )
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise OptionError(
-            f"{option} '{path}' can't be written in '{place}': {error.strerror or error}; choose another folder"
+            f"{option} '{path}' can't be written in '{place}': {error.strerror or error}; choose another folder",
+            code="option.unwritable",
         ) from error

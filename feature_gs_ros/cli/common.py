@@ -56,7 +56,10 @@ def find_map(path: Path, field: FeatureField, map_path: Path | None) -> Path:
         # Fields and maps move together: look beside the field too.
         beside = path.parent / source.name
         if not beside.is_file():
-            raise FieldError(f"the map '{source}' of the field '{path}' is not there any more; give it with --map FILE")
+            raise FieldError(
+                f"the map '{source}' of the field '{path}' is not there any more; give it with --map FILE",
+                code="field.missing",
+            )
         source = beside
     return source
 
@@ -87,9 +90,9 @@ def extractor_options(texts: Sequence[str]) -> dict[str, object]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
-            raise ExtractorError(f"--option '{text}' is not KEY=VALUE, e.g. model=vitb14")
+            raise ExtractorError(f"--option '{text}' is not KEY=VALUE, e.g. model=vitb14", code="extractor.value")
         if key in options:
-            raise ExtractorError(f"--option {key} is given twice; give it once")
+            raise ExtractorError(f"--option {key} is given twice; give it once", code="extractor.duplicate")
         try:
             options[key] = parse_yaml(value, f"--option '{text}'", ExtractorError)
         except ExtractorError as error:

@@ -89,9 +89,13 @@ def distill(
         bag: how a rosbag2 recording is read.
     """
     if joint and method != "train":
-        raise TrainingError("--joint changes the geometry, which least squares can't: add --method train")
+        raise TrainingError(
+            "--joint changes the geometry, which least squares can't: add --method train", code="training.conflict"
+        )
     if frozen_by_features and not joint:
-        raise TrainingError("--frozen-by-features goes with --joint; without it the geometry is frozen anyway")
+        raise TrainingError(
+            "--frozen-by-features goes with --joint; without it the geometry is frozen anyway", code="training.conflict"
+        )
     check_number("--iterations", iterations, 0 if method == "solve" else 1)
     check_number("--gamma", gamma, 0, 1e6)
     check_number("--size", size, 16)
@@ -102,7 +106,9 @@ def distill(
     options = extractor_options(option) | ({} if weights is None else {"weights": weights})
     teacher = make_extractor(extractor, **options)
     if dims is not None and not 1 <= dims <= teacher.dimension:
-        raise FieldError(f"--dims {dims}: the teacher has {teacher.dimension} dimensions, give 1 to as many")
+        raise FieldError(
+            f"--dims {dims}: the teacher has {teacher.dimension} dimensions, give 1 to as many", code="field.range"
+        )
     gaussians, source = load_map(map), open_stream(stream, bag=bag)
     names = choose_frames(source, every, (*hold_out, *skip))
     pose = alignment_or_identity(alignment)
@@ -149,7 +155,10 @@ def _codec(dims: int | None, work: DistillJob, earlier: FeatureField | None) -> 
     if earlier is not None:
         stored = earlier.features.shape[1]
         if dims is not None and dims != stored:
-            raise FieldError(f"--dims {dims}: the field to go on from stores {stored} numbers; leave out --dims")
+            raise FieldError(
+                f"--dims {dims}: the field to go on from stores {stored} numbers; leave out --dims",
+                code="field.conflict",
+            )
         return earlier.codec
     return None if dims is None else fit_pca(sample_cells(work.stream, work.names, work.teacher), dims)
 

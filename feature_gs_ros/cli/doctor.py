@@ -40,7 +40,7 @@ def doctor(
     """
     check_number("--views", views, 2, 1000)
     if alignment is not None and map is None:
-        raise OptionError("--alignment leads to the frame of --map: give the map, too")
+        raise OptionError("--alignment leads to the frame of --map: give the map, too", code="option.conflict")
     check_outputs({"--mask": mask}, [stream, map, alignment])
     gaussians = None if map is None else load_map(map)
     source = open_stream(stream, bag=bag)

@@ -86,7 +86,9 @@ def edit(
     """
     asked = _operation(delete, extract, recolor, move, Recolor(color, paint), Move(by, turn, scale))
     if (asked is not None) + undo + redo != 1:
-        raise EditError("give one of --delete, --extract, --recolor, --move PROMPT, --undo, --redo")
+        raise EditError(
+            "give one of --delete, --extract, --recolor, --move PROMPT, --undo, --redo", code="edit.conflict"
+        )
     check_outputs({"--out": out}, [])
     remembered = out.with_name(out.name + ".edits")
     outputs = {"--out": out, "the file of the edits": remembered, "--picture": picture}
@@ -132,11 +134,16 @@ def _operation(
     ]  # fmt: skip
     asked = [(operation, prompt) for operation, prompt in given if prompt is not None]
     if len(asked) > 1:
-        raise EditError(f"{len(asked)} edits at once; give one prompt a command, and the same --out for the next")
+        raise EditError(
+            f"{len(asked)} edits at once; give one prompt a command, and the same --out for the next",
+            code="edit.conflict",
+        )
     if asked and isinstance(asked[0][0], Move) and moved == Move():
-        raise EditError("--move goes nowhere; give --by X Y Z, --turn W X Y Z or --scale S")
+        raise EditError("--move goes nowhere; give --by X Y Z, --turn W X Y Z or --scale S", code="edit.conflict")
     if moved != Move() and move is None:
-        raise EditError("--by, --turn and --scale say where to --move something; give it a prompt")
+        raise EditError(
+            "--by, --turn and --scale say where to --move something; give it a prompt", code="edit.conflict"
+        )
     return asked[0] if asked else None
 
 
@@ -158,17 +165,22 @@ def _select(
     if not prompt.startswith("@"):
         return select_text(segmenter, prompt, negatives, threshold, soft_edge, edited.present)
     if negatives:
-        raise EditError("--negative goes with words; leave it out for a point or a picture")
+        raise EditError("--negative goes with words; leave it out for a point or a picture", code="edit.conflict")
     with contextlib.suppress(ValueError):
         point = [float(word) for word in prompt[1:].split(",")]
         splat_from_map = segmenter.field.provenance.splat_from_map
         if len(point) != 3:
-            raise EditError(f"point '{prompt}' has {len(point)} numbers, expected @X,Y,Z in metres of the map frame")
+            raise EditError(
+                f"point '{prompt}' has {len(point)} numbers, expected @X,Y,Z in metres of the map frame",
+                code="edit.value",
+            )
         at = splat_from_map.apply(np.array(point))
         near = weights_near(edited.gaussians, at, CLICK_REACH * splat_from_map.scale) * edited.present
         feature = feature_of(near, segmenter.field) if bool(near.any()) else None
         if feature is None:
-            raise EditError(f"there is nothing of the map that was seen within {CLICK_REACH} m of {prompt[1:]}")
+            raise EditError(
+                f"there is nothing of the map that was seen within {CLICK_REACH} m of {prompt[1:]}", code="edit.empty"
+            )
         return select_example(segmenter, feature[None], prompt, threshold, soft_edge, edited.present)
     example, alike = picture_example(segmenter.extractor, load_image(prompt[1:]), name=Path(prompt[1:]).stem)
     threshold = alike if threshold is None else threshold

@@ -75,5 +75,5 @@ def segmentation(
 def _split(entry: str) -> tuple[str, str]:
     name, separator, text = entry.partition("=")
     if not (name.strip() and separator and text.strip()):
-        raise EvaluationError(f"--prompt '{entry}' is not CLASS=TEXT, e.g. mug='coffee mug'")
+        raise EvaluationError(f"--prompt '{entry}' is not CLASS=TEXT, e.g. mug='coffee mug'", code="evaluation.value")
     return name.strip(), text.strip()

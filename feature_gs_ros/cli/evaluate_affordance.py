@@ -135,7 +135,8 @@ def _frames_of(field: FeatureField, stream: Stream) -> list[str]:
         made = some(field.provenance.frames, 3) or "none"
         raise EvaluationError(
             f"--baseline needs the field's own frames ({made}), '{stream.source}' has none of them: "
-            "give the stream that the field was made of"
+            "give the stream that the field was made of",
+            code="evaluation.missing",
         )
     return frames
 

@@ -178,23 +178,32 @@ def _segmenter(
     """The field given, or one made of all frames but the test views."""
     if field is not None:
         if extractor is not None:
-            raise EvaluationError(f"the field '{field}' knows its extractor: leave out --extractor '{extractor}'")
+            raise EvaluationError(
+                f"the field '{field}' knows its extractor: leave out --extractor '{extractor}'",
+                code="evaluation.conflict",
+            )
         return open_segmenter(field, map_path, weights, option)
     if map_path is None:
-        raise EvaluationError("neither a field nor a map is given; give --map FILE, and --field FILE if there is one")
+        raise EvaluationError(
+            "neither a field nor a map is given; give --map FILE, and --field FILE if there is one",
+            code="evaluation.conflict",
+        )
     gaussians = load_map(map_path)
     given = {"weights": weights} if weights else {}
     model = make_extractor(extractor or DEFAULT_EXTRACTOR, **{**extractor_options(option), **given})
     names = [name for name in stream.names() if name not in set(test_views)]
     if not names:
         raise EvaluationError(
-            f"every frame of '{stream.source}' is a test view, none is left for a field; give --field"
+            f"every frame of '{stream.source}' is a test view, none is left for a field; give --field",
+            code="evaluation.missing",
         )
     projector = BackProjector(gaussians, model.identity, model.dimension, backend=backend)
     with ProgressBar("back-projecting", "view", keep_partial=False).running() as progress:
         report = ingest(stream, names, model, projector, progress=progress)
     if not report.used:
-        raise EvaluationError(f"no image of '{stream.source}' could be used: {counted(report.skipped)}")
+        raise EvaluationError(
+            f"no image of '{stream.source}' could be used: {counted(report.skipped)}", code="evaluation.empty"
+        )
     return Segmenter(gaussians, projector.field(), model)
 
 

@@ -68,7 +68,7 @@ def _row(name: str, needs: Requirements) -> dict[str, Any]:
 
 def _convert(source: Path, target: Path | None) -> int:
     if target is None or target.suffix != ".safetensors":
-        raise ExtractorError("--convert FILE needs --out FILE.safetensors")
+        raise ExtractorError("--convert FILE needs --out FILE.safetensors", code="extractor.missing")
     check_outputs({"--out": target}, [source])
     say(f"wrote {convert_checkpoint(source, target)} tensors to {target}")
     return 0

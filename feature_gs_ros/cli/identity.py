@@ -72,7 +72,7 @@ def identity(
     check_seed(seed)
     check_number("--merge-threshold", merge_threshold, 0, 1, above=True)
     if instances and labels is not None:
-        raise IdentityError("--instances numbers the objects by itself; leave out --labels")
+        raise IdentityError("--instances numbers the objects by itself; leave out --labels", code="identity.conflict")
     check_outputs({"--out": out}, [map, stream, masks, labels, alignment], folders={"--extract": extract})
     gaussians, source, annotated = load_map(map), open_stream(stream, bag=bag), open_masks(masks, instances)
     names = class_names(load_labels(labels)) if labels is not None else None

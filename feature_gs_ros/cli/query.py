@@ -60,7 +60,8 @@ def query(
         raise OptionError(
             "no text is given; say what to look for, e.g. 'coffee mug'"
             if not text
-            else f"--cloud and --picture show one text's answer, {len(text)} are given; ask for one"
+            else f"--cloud and --picture show one text's answer, {len(text)} are given; ask for one",
+            code="option.missing",
         )
     check_outputs(outputs, [field, map, weights, *files_of(option)])
     with told_when_slow(f"reading '{field}' and its map"):

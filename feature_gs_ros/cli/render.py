@@ -143,7 +143,10 @@ def _sam_answers(
     """SAM's best mask of points on and beside the thing, and a box, on the rendered embedding."""
     sam = extractor_of(field.extractor, weights) if field.extractor.name == "sam" else None
     if not isinstance(sam, SamExtractor):
-        raise FieldError(f"--sam-point and --sam-box need a field of 'sam', this is of '{field.extractor.name}'")
+        raise FieldError(
+            f"--sam-point and --sam-box need a field of 'sam', this is of '{field.extractor.name}'",
+            code="field.mismatch",
+        )
     inside, outside, box = prompts
     points = [_pixels(text, 2) for text in (*inside, *outside)]
     masks = segment_rendered_view(
@@ -168,7 +171,9 @@ def _pixels(text: str, count: int) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise PromptError(f"'{text}' is no {'U,V' if count == 2 else 'U0,V0,U1,V1'} in pixels, e.g. 320,240")
+        raise PromptError(
+            f"'{text}' is no {'U,V' if count == 2 else 'U0,V0,U1,V1'} in pixels, e.g. 320,240", code="prompt.value"
+        )
     return numbers
 
 

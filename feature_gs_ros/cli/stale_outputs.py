@@ -36,7 +36,8 @@ def remove_stale_outputs(folder: Path, names: Iterable[str]) -> None:
             path.unlink()
         except OSError as error:
             raise OptionError(
-                f"can't remove '{path}' of an earlier run: {error.strerror or error}; choose another folder"
+                f"can't remove '{path}' of an earlier run: {error.strerror or error}; choose another folder",
+                code="option.unwritable",
             ) from error
         removed.append(name)
     if removed:

@@ -97,9 +97,15 @@ def train(
     check_seed(seed)
     get_backend(backend)
     if alignment is not None and init is None:
-        raise TrainingError("--alignment leads to the frame of --init; without one the map is in the stream's own")
+        raise TrainingError(
+            "--alignment leads to the frame of --init; without one the map is in the stream's own",
+            code="training.conflict",
+        )
     if not all(0 < share < 1 for share in reset_opacity):
-        raise TrainingError(f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1")
+        raise TrainingError(
+            f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1",
+            code="training.value",
+        )
     check_outputs({"--out": out}, [])
     checkpoint = out.with_name(out.name + ".training")
     files, folders = {"--out": out, "the checkpoint": checkpoint}, {"--pictures": pictures}
@@ -150,7 +156,8 @@ def _trainer(
     model = find_model(stream)
     if model is None:
         raise TrainingError(
-            f"'{stream}' is no COLMAP folder, so it has no points to start from; give a map with --init"
+            f"'{stream}' is no COLMAP folder, so it has no points to start from; give a map with --init",
+            code="training.format",
         )
     points, colors = read_points(model)
     parameters = start_from_points(points, colors, views, options.sh_degree, start)
@@ -166,7 +173,9 @@ def _save(trained: GaussianMap, out: Path, trainer: Trainer, checkpoint: Path, f
             save_training(trainer, checkpoint)
         if not checkpoint.is_file():
             raise
-        raise TrainingError(f"{error}; the run is kept in '{checkpoint}': make room, then add --resume") from error
+        raise TrainingError(
+            f"{error}; the run is kept in '{checkpoint}': make room, then add --resume", code="training.unwritable"
+        ) from error
     if finished:
         checkpoint.unlink(missing_ok=True)
 

@@ -53,7 +53,9 @@ def view(
         bag: how a rosbag2 recording is read.
     """
     if importlib.util.find_spec("viser") is None:
-        raise OptionError("the page needs viser, which is not installed: pip install 'feature_gs_ros[viewer]'")
+        raise OptionError(
+            "the page needs viser, which is not installed: pip install 'feature_gs_ros[viewer]'", code="option.package"
+        )
     from feature_gs_ros.page.app import serve  # viser, which is optional
 
     content = open_content(source, folder, identity, stream, alignment, map, weights, option, bag)
@@ -80,11 +82,13 @@ def open_content(
     data = DataFolder(str(folder))
     if format_of(source) != FORMAT:
         if identity is not None or map_path is not None:
-            raise OptionError(f"--identity and --map go with a field, '{source}' is none; leave them out")
+            raise OptionError(
+                f"--identity and --map go with a field, '{source}' is none; leave them out", code="option.conflict"
+            )
         gaussians = load_map(source)
         return Content(source, gaussians, alignment_or_identity(alignment), data, map_path=source)
     if alignment is not None:
-        raise OptionError(f"the field '{source}' has its own alignment; leave out --alignment")
+        raise OptionError(f"the field '{source}' has its own alignment; leave out --alignment", code="option.conflict")
     segmenter = open_segmenter(source, map_path, weights, option)
     field, gaussians = segmenter.field, segmenter.gaussians
     return Content(

@@ -41,7 +41,10 @@ def _architecture(name: str) -> int:
     """87 of "sm_87", "87" or "8.7"."""
     digits = name.removeprefix("sm_").replace(".", "")
     if not (digits.isascii() and digits.isdigit() and 2 <= len(digits) <= 3):
-        raise BackendError(f"'{name}' is no compute capability; give it as sm_87 (nvidia-smi --query-gpu=compute_cap)")
+        raise BackendError(
+            f"'{name}' is no compute capability; give it as sm_87 (nvidia-smi --query-gpu=compute_cap)",
+            code="backend.value",
+        )
     return int(digits)
 
 

@@ -45,15 +45,24 @@ class Distortion:
     def __post_init__(self) -> None:
         counts = COEFFICIENT_COUNTS.get(self.model) if isinstance(self.model, str) else None  # a file may say anything
         if counts is None:
-            raise CameraError(f"distortion model '{self.model}' is unknown; known are {', '.join(COEFFICIENT_COUNTS)}")
+            raise CameraError(
+                f"distortion model '{self.model}' is unknown; known are {', '.join(COEFFICIENT_COUNTS)}",
+                code="camera.unknown",
+            )
         if len(self.coefficients) not in counts:
             wanted = " or ".join(str(count) for count in counts)
-            raise CameraError(f"'{self.model}' takes {wanted} coefficients, got {len(self.coefficients)}")
+            raise CameraError(
+                f"'{self.model}' takes {wanted} coefficients, got {len(self.coefficients)}", code="camera.shape"
+            )
         if not np.isfinite(self.coefficients).all():
-            raise CameraError(f"coefficients of '{self.model}' are not finite: {self.coefficients}; calibrate again")
+            raise CameraError(
+                f"coefficients of '{self.model}' are not finite: {self.coefficients}; calibrate again",
+                code="camera.not-finite",
+            )
         if np.abs(self.coefficients).max(initial=0.0) > MAX_COEFFICIENT:
             raise CameraError(
-                f"coefficients of '{self.model}' are beyond {MAX_COEFFICIENT:g}: {self.coefficients}; calibrate again"
+                f"coefficients of '{self.model}' are beyond {MAX_COEFFICIENT:g}: {self.coefficients}; calibrate again",
+                code="camera.range",
             )
 
 
@@ -78,23 +87,28 @@ class Camera:
 
     def __post_init__(self) -> None:
         if self.width <= 0 or self.height <= 0:
-            raise CameraError(f"image size {self.width}×{self.height} is not positive")
+            raise CameraError(f"image size {self.width}×{self.height} is not positive", code="camera.range")
         for name in ("fx", "fy", "cx", "cy"):
             if not np.isfinite(getattr(self, name)):
-                raise CameraError(f"{name}={getattr(self, name)} is not finite; calibrate the camera")
+                raise CameraError(
+                    f"{name}={getattr(self, name)} is not finite; calibrate the camera", code="camera.not-finite"
+                )
             if abs(getattr(self, name)) > MAX_INTRINSIC:
                 raise CameraError(
-                    f"{name}={getattr(self, name):g} is beyond {MAX_INTRINSIC:g} pixels; calibrate the camera"
+                    f"{name}={getattr(self, name):g} is beyond {MAX_INTRINSIC:g} pixels; calibrate the camera",
+                    code="camera.range",
                 )
         for name in ("fx", "fy"):
             if getattr(self, name) <= 0:
                 raise CameraError(
                     f"focal length {name}={getattr(self, name)} is not positive; "
-                    "give the camera's calibration (a driver that publishes none yet has 0)"
+                    "give the camera's calibration (a driver that publishes none yet has 0)",
+                    code="camera.range",
                 )
             if getattr(self, name) < MIN_FOCAL:
                 raise CameraError(
-                    f"focal length {name}={getattr(self, name):g} is below {MIN_FOCAL:g} pixels; calibrate the camera"
+                    f"focal length {name}={getattr(self, name):g} is below {MIN_FOCAL:g} pixels; calibrate the camera",
+                    code="camera.range",
                 )
 
     @property
@@ -133,15 +147,19 @@ def check_pose(camera_from_world: NDArray[np.float64], source: str) -> NDArray[n
     """A rigid [4, 4] float64 pose, or a CameraError that says what is wrong with it."""
     pose = np.asarray(camera_from_world, dtype=np.float64)
     if pose.shape != (4, 4):
-        raise CameraError(f"pose of {source} has shape {pose.shape}, expected (4, 4)")
+        raise CameraError(f"pose of {source} has shape {pose.shape}, expected (4, 4)", code="camera.shape")
     if not np.isfinite(pose).all():
-        raise CameraError(f"pose of {source} holds NaN or Inf")
+        raise CameraError(f"pose of {source} holds NaN or Inf", code="camera.not-finite")
     if not np.allclose(pose[3], [0, 0, 0, 1]):
-        raise CameraError(f"last row of the pose of {source} is {pose[3]}, expected 0 0 0 1; is it transposed?")
+        raise CameraError(
+            f"last row of the pose of {source} is {pose[3]}, expected 0 0 0 1; is it transposed?", code="camera.pose"
+        )
     # Written so that what overflows is refused, too.
     rigid = np.abs(pose[:3, :3]).max() < 2 and np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() <= 1e-3
     if not rigid or np.linalg.det(pose[:3, :3]) < 0:
-        raise CameraError(f"pose of {source} is not rigid: its rotation is scaled, sheared or mirrored")
+        raise CameraError(
+            f"pose of {source} is not rigid: its rotation is scaled, sheared or mirrored", code="camera.pose"
+        )
     return pose
 
 
@@ -161,7 +179,8 @@ def rectified(image: Image, camera: Camera) -> tuple[Image, Camera, NDArray[np.b
     """
     if image.shape[:2] != (camera.height, camera.width):
         raise CameraError(
-            f"image of {image.shape[1]}×{image.shape[0]} pixels, camera of {camera.width}×{camera.height}: not the same"
+            f"the image is {image.shape[1]}×{image.shape[0]} pixels, its camera {camera.width}×{camera.height}",
+            code="camera.size",
         )
     straight = replace(camera, distortion=None)
     if camera.distortion is None:

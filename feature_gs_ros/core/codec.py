@@ -79,7 +79,9 @@ def fit_pca(samples: Tensor, dimension: int) -> Codec:
     samples = samples.to(torch.float32)
     most = min(samples.shape)
     if not 1 <= dimension <= most:
-        raise FieldError(f"a PCA of {dimension} dimensions needs 1 to {most} (samples {tuple(samples.shape)})")
+        raise FieldError(
+            f"a PCA of {dimension} dimensions needs 1 to {most} (samples {tuple(samples.shape)})", code="field.range"
+        )
     mean = samples.mean(dim=0)
     centred = samples - mean
     _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
@@ -94,7 +96,9 @@ def random_projection(feature_dimension: int, dimension: int, seed: int = 0) -> 
         FieldError: ``dimension`` is not in 1 … ``feature_dimension``.
     """
     if not 1 <= dimension <= feature_dimension:
-        raise FieldError(f"a random projection to {dimension} dimensions needs 1 to {feature_dimension}")
+        raise FieldError(
+            f"a random projection to {dimension} dimensions needs 1 to {feature_dimension}", code="field.range"
+        )
     generator = torch.Generator().manual_seed(seed)
     basis, _ = torch.linalg.qr(torch.randn(feature_dimension, dimension, generator=generator))
     rows = basis.T.contiguous() * (feature_dimension / dimension) ** 0.5
@@ -108,7 +112,9 @@ def span_of(embeddings: Tensor) -> Codec:
         FieldError: no prompt, or more prompts than D.
     """
     if not 1 <= embeddings.shape[0] <= embeddings.shape[1]:
-        raise FieldError(f"the span of {embeddings.shape[0]} prompts needs 1 to {embeddings.shape[1]} of them")
+        raise FieldError(
+            f"the span of {embeddings.shape[0]} prompts needs 1 to {embeddings.shape[1]} of them", code="field.range"
+        )
     _, singular, rows = torch.linalg.svd(embeddings.to(torch.float32), full_matrices=False)
     basis = rows[singular > 1e-6 * singular[0]].contiguous()
     return Codec("span", basis, basis, torch.zeros(embeddings.shape[1]))
@@ -122,5 +128,5 @@ def parse_codec(text: str) -> tuple[CodecKind, int]:
     """
     match = re.fullmatch(r"(pca|random):([1-9][0-9]{0,8})", text)
     if match is None:
-        raise FieldError(f"codec '{text}' is not pca:K or random:K with K ≥ 1, e.g. pca:64")
+        raise FieldError(f"codec '{text}' is not pca:K or random:K with K ≥ 1, e.g. pca:64", code="field.value")
     return ("pca" if match[1] == "pca" else "random"), int(match[2])

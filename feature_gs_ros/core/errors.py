@@ -15,7 +15,7 @@ class FeatureGsError(Exception):
 
     Attributes:
         code: what went wrong, stable over versions while sentences change: the class's own ("map"), or a more
-            specific one that begins with it ("map.truncated") where a caller may want to tell the cases apart.
+            specific one that begins with it ("map.damaged") where a caller may want to tell the cases apart.
     """
 
     code: str = "error"

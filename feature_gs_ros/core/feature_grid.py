@@ -46,11 +46,18 @@ class FeatureGrid:
 
     def __post_init__(self) -> None:
         if self.values.dim() != 3 or 0 in self.values.shape:
-            raise GridError(f"a feature grid needs shape [rows, columns, D], got {tuple(self.values.shape)}")
+            raise GridError(
+                f"a feature grid needs shape [rows, columns, D], got {tuple(self.values.shape)}", code="grid.shape"
+            )
         if self.values.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-            raise GridError(f"a feature grid holds float16, bfloat16 or float32, got {self.values.dtype}")
+            raise GridError(
+                f"a feature grid holds float16, bfloat16 or float32, got {self.values.dtype}", code="grid.dtype"
+            )
         if not (self.right > self.left and self.bottom > self.top):
-            raise GridError(f"the grid's rectangle ({self.left}, {self.top}) to ({self.right}, {self.bottom}) is empty")
+            raise GridError(
+                f"the grid's rectangle ({self.left}, {self.top}) to ({self.right}, {self.bottom}) is empty",
+                code="grid.empty",
+            )
 
     @property
     def rows(self) -> int:
@@ -69,7 +76,7 @@ class FeatureGrid:
         """A grid [rows, columns, D] whose outer centres lie on the outer pixels' centres of a width × height image."""
         rows, columns = values.shape[0], values.shape[1]
         if rows < 2 or columns < 2:
-            raise GridError(f"aligned corners need at least 2×2 cells, got {rows}×{columns}")
+            raise GridError(f"aligned corners need at least 2×2 cells, got {rows}×{columns}", code="grid.range")
         cell_x = (width - 1) / (columns - 1) / width
         cell_y = (height - 1) / (rows - 1) / height
         left, top = 0.5 / width - cell_x / 2, 0.5 / height - cell_y / 2

@@ -83,7 +83,9 @@ class GaussianMap:
         sane = _sane_scales(means, scales, finite & turned)
         keep = finite & turned & sane
         if not bool(keep.any()):
-            raise MapError(f"none of the {count} Gaussians of {source} can be used; export the map again")
+            raise MapError(
+                f"none of the {count} Gaussians of {source} can be used; export the map again", code="map.empty"
+            )
         dropped = DroppedGaussians(
             not_finite=int((~finite).sum()),
             zero_quaternion=int((finite & ~turned).sum()),
@@ -170,18 +172,21 @@ def _check_shapes(
     means: Tensor, quats_wxyz: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor, source: str
 ) -> None:
     if means.dim() != 2:
-        raise MapError(f"means of {source} has shape {tuple(means.shape)}, expected (N, 3)")
+        raise MapError(f"means of {source} has shape {tuple(means.shape)}, expected (N, 3)", code="map.shape")
     count = means.shape[0]
     if count == 0:
-        raise MapError(f"{source} holds no Gaussians; export the map again")
+        raise MapError(f"{source} holds no Gaussians; export the map again", code="map.empty")
     wanted = {"means": (count, 3), "quats_wxyz": (count, 4), "scales": (count, 3), "opacities": (count,)}
     given = {"means": means, "quats_wxyz": quats_wxyz, "scales": scales, "opacities": opacities}
     for name, shape in wanted.items():
         if tuple(given[name].shape) != shape:
-            raise MapError(f"{name} of {source} has shape {tuple(given[name].shape)}, expected {shape}")
+            raise MapError(
+                f"{name} of {source} has shape {tuple(given[name].shape)}, expected {shape}", code="map.shape"
+            )
     if sh.dim() != 3 or sh.shape[0] != count or sh.shape[1] not in SH_COEFFICIENTS or sh.shape[2] != 3:
         raise MapError(
-            f"sh of {source} has shape {tuple(sh.shape)}, expected ({count}, K, 3) with K in {SH_COEFFICIENTS}"
+            f"sh of {source} has shape {tuple(sh.shape)}, expected ({count}, K, 3) with K in {SH_COEFFICIENTS}",
+            code="map.shape",
         )
 
 

@@ -38,16 +38,23 @@ class Sim3:
         """
         values = np.asarray(matrix, dtype=np.float64)
         if values.shape not in ((3, 4), (4, 4)) or not np.isfinite(values).all():
-            raise AlignmentError(f"a transform needs a finite 3×4 or 4×4 matrix, got shape {values.shape}")
+            raise AlignmentError(
+                f"a transform needs a finite 3×4 or 4×4 matrix, got shape {values.shape}", code="alignment.shape"
+            )
         block = values[:3, :3]
         determinant = float(np.linalg.det(block))
         if determinant <= 0:
-            raise AlignmentError(f"determinant {determinant:.3g} of the transform: mirrored or flat, not a similarity")
+            raise AlignmentError(
+                f"determinant {determinant:.3g} of the transform: mirrored or flat, not a similarity",
+                code="alignment.similarity",
+            )
         scale = determinant ** (1 / 3)
         rotation = block / scale
         error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
         if error > 1e-3:
-            raise AlignmentError(f"the transform is not a similarity: R Rᵀ differs from 1 by {error:.2g}")
+            raise AlignmentError(
+                f"the transform is not a similarity: R Rᵀ differs from 1 by {error:.2g}", code="alignment.similarity"
+            )
         return Sim3(scale, quat_wxyz_from_rotation(rotation), values[:3, 3].copy())
 
     @property

@@ -45,7 +45,10 @@ def distorted(points: Floats, lens: Distortion) -> Floats:
         bent_points: Floats = points * (bent / radius)
         return bent_points
     if lens.model not in ("plumb_bob", "rational_polynomial"):
-        raise CameraError(f"lens model '{lens.model}' is unknown; use plumb_bob, rational_polynomial or equidistant")
+        raise CameraError(
+            f"lens model '{lens.model}' is unknown; use plumb_bob, rational_polynomial or equidistant",
+            code="camera.unknown",
+        )
     k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4, tilt_x, tilt_y = _padded(lens.coefficients, 14)
     x, y = points[..., 0], points[..., 1]
     r2 = x * x + y * y
@@ -99,7 +102,8 @@ def undistorted(points: Floats, lens: Distortion) -> Floats:
         )
     raise CameraError(
         f"the {lens.model} lens {lens.coefficients} folds over within the image; "
-        "its coefficients don't belong to this focal length"
+        "its coefficients don't belong to this focal length",
+        code="camera.lens",
     )
 
 

@@ -43,5 +43,6 @@ class Decoder:
         if self.teacher_dimension != teacher_dimension:
             raise FieldError(
                 f"the decoder lifts to {self.teacher_dimension} dimensions, the teacher has {teacher_dimension}: "
-                "use the teacher that the decoder was trained with, or train a new one"
+                "use the teacher that the decoder was trained with, or train a new one",
+                code="field.shape",
             )

@@ -46,13 +46,15 @@ class FeatureTrainer:
             GridError: no target, or a start of another shape.
         """
         if not targets:
-            raise GridError("no view to distil from")
+            raise GridError("no view to distil from", code="grid.empty")
         dimension, count = targets[0].wanted.shape[1], targets[0].operator.gaussians
         if decoder is not None:
             decoder.check(dimension)
             dimension = decoder.dimension
         if start is not None and tuple(start.shape) != (count, dimension):
-            raise GridError(f"the start has shape {tuple(start.shape)}, expected ({count}, {dimension})")
+            raise GridError(
+                f"the start has shape {tuple(start.shape)}, expected ({count}, {dimension})", code="grid.shape"
+            )
         self.targets, self.options, self.decoder = targets, options, decoder
         self.features = (torch.zeros(count, dimension) if start is None else start.clone()).requires_grad_()
         spread = float(torch.cat([target.wanted.flatten()[:100_000] for target in targets]).std().clamp_min(1e-12))
@@ -81,7 +83,8 @@ class FeatureTrainer:
         if not math.isfinite(value):
             self._restore()
             raise TrainingError(
-                f"the loss is {value} at step {self.iteration}; features of the last good step are kept"
+                f"the loss is {value} at step {self.iteration}; features of the last good step are kept",
+                code="training.diverged",
             )
         loss.backward()  # type: ignore[no-untyped-call]
         self.adam.step()

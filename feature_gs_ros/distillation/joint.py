@@ -57,12 +57,15 @@ class JointTrainer:
         if not views or len(views) != len(grids) or len(features) != len(gaussians):
             raise GridError(
                 f"{len(views)} views, {len(grids)} grids and {len(features)} features "
-                f"don't fit {len(gaussians)} Gaussians"
+                f"don't fit {len(gaussians)} Gaussians",
+                code="grid.shape",
             )
         if decoder is not None:
             decoder.check(grids[0].dimension)
         elif features.shape[1] != grids[0].dimension:
-            raise GridError(f"features of {features.shape[1]} dimensions need a decoder to {grids[0].dimension}")
+            raise GridError(
+                f"features of {features.shape[1]} dimensions need a decoder to {grids[0].dimension}", code="grid.value"
+            )
         self.views, self.options, self.decoder = views, options, decoder
         self.backend = get_backend(backend)
         self.parameters = SplatParameters.of_map(gaussians, gaussians.sh_degree)
@@ -114,7 +117,9 @@ class JointTrainer:
         value = float(loss.detach())
         if not math.isfinite(value):
             self._restore()
-            raise TrainingError(f"the loss is {value} at step {self.iteration}; the last good state is kept")
+            raise TrainingError(
+                f"the loss is {value} at step {self.iteration}; the last good state is kept", code="training.diverged"
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         self._adam.step(parameters, self._rates)
         self._feature_adam.step()

@@ -77,7 +77,7 @@ def distillation_targets(
             raise StoppedError(f"stopped after {done} of {len(names)} views")
     sight.finish()
     if not targets:
-        raise StreamError(f"no image of '{stream.source}' could be used: {reason}")
+        raise StreamError(f"no image of '{stream.source}' could be used: {reason}", code="stream.empty")
     return targets
 
 

@@ -154,7 +154,7 @@ class Evidence:
 
 
 def _no_image() -> Image:
-    raise ImageError("the doctor doesn't keep images of all frames")
+    raise ImageError("the doctor doesn't keep images of all frames", code="image.missing")
 
 
 PoseChange = Callable[[Array], Array]  # camera_from_map [4, 4] to camera_from_map

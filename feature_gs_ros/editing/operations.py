@@ -82,11 +82,16 @@ class Recolor:
 
     def __post_init__(self) -> None:
         if len(self.color) != 3 or not all(0 <= value <= 1 for value in self.color):
-            raise EditError(f"colour {tuple(self.color)} is no RGB triple of 0 to 1")
+            raise EditError(f"colour {tuple(self.color)} is no RGB triple of 0 to 1", code="edit.value")
         if self.paint not in ("flat", "hue", "brightness"):
-            raise EditError(f"'{self.paint}' is no way to recolour; choose flat, hue or brightness")
+            raise EditError(
+                f"'{self.paint}' is no way to recolour; choose flat, hue or brightness", code="edit.unknown"
+            )
         if self.paint == "hue" and _luminance(self.color) < DARKEST:
-            raise EditError(f"colour {tuple(self.color)} is black and has no hue to give; recolour with paint 'flat'")
+            raise EditError(
+                f"colour {tuple(self.color)} is black and has no hue to give; recolour with paint 'flat'",
+                code="edit.value",
+            )
 
     def apply(self, edited: EditedMap, selection: Selection, map_from_splat: Sim3) -> EditedMap:  # noqa: ARG002
         gaussians, rows = edited.gaussians, selection.rows
@@ -120,21 +125,27 @@ class Move:
     def __post_init__(self) -> None:
         numbers: Sequence[float] = (*self.translation, *self.rotation_wxyz, self.scale)
         if not all(math.isfinite(value) for value in numbers):
-            raise EditError(f"a move by {numbers} holds a value that is no number")
+            raise EditError(f"a move by {numbers} holds a value that is no number", code="edit.value")
         if max(map(abs, self.translation)) > FARTHEST:
-            raise EditError(f"a move by {self.translation} m is out of range; give up to {FARTHEST:g} m an axis")
+            raise EditError(
+                f"a move by {self.translation} m is out of range; give up to {FARTHEST:g} m an axis", code="edit.range"
+            )
         length = math.hypot(*self.rotation_wxyz)
         if length < 1e-6:
-            raise EditError("the rotation is the zero quaternion; no rotation is (1, 0, 0, 0)")
+            raise EditError("the rotation is the zero quaternion; no rotation is (1, 0, 0, 0)", code="edit.value")
         if length > 1e6:
-            raise EditError(f"the rotation {self.rotation_wxyz} is no quaternion; no rotation is (1, 0, 0, 0)")
+            raise EditError(
+                f"the rotation {self.rotation_wxyz} is no quaternion; no rotation is (1, 0, 0, 0)", code="edit.value"
+            )
         if not 1e-3 <= self.scale <= 1e3:
-            raise EditError(f"scale {self.scale:g} is out of range; give 0.001 to 1000")
+            raise EditError(f"scale {self.scale:g} is out of range; give 0.001 to 1000", code="edit.range")
 
     def apply(self, edited: EditedMap, selection: Selection, map_from_splat: Sim3) -> EditedMap:
         gaussians, rows = edited.gaussians, selection.rows[selection.amounts >= MOVED_AMOUNT]
         if len(rows) == 0:
-            raise EditError("no Gaussian takes half of the edit or more, so none moves; make the edge harder")
+            raise EditError(
+                "no Gaussian takes half of the edit or more, so none moves; make the edge harder", code="edit.empty"
+            )
         means = gaussians.means[rows].double().numpy()
         weights = gaussians.opacities[rows].double().numpy()
         centroid = map_from_splat.apply(np.average(means, axis=0, weights=weights + 1e-9))

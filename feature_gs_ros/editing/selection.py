@@ -68,7 +68,7 @@ def select_example(
 def _of_answer(answer: Answer, threshold: float, soft_edge: float) -> Selection:
     """An answer that was asked with the threshold ``threshold − soft_edge``."""
     if answer.state is not State.FOUND:
-        raise EditError(f"there is nothing to edit: {answer.message}")
+        raise EditError(f"there is nothing to edit: {answer.message}", code="edit.empty")
     rows = answer.mask.nonzero()[:, 0]
     amounts = torch.ones(len(rows))
     if soft_edge > 0:
@@ -84,5 +84,7 @@ def check_soft_edge(soft_edge: float) -> float:
         EditError: outside 0..1, or NaN.
     """
     if not 0 <= soft_edge <= 1:
-        raise EditError(f"soft edge {soft_edge} is out of range; give 0 (hard) to 1, in units of the similarity")
+        raise EditError(
+            f"soft edge {soft_edge} is out of range; give 0 (hard) to 1, in units of the similarity", code="edit.range"
+        )
     return soft_edge

@@ -72,15 +72,19 @@ class EditStack:
         before = self.edited()
         rows = edit.selection.rows
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.gaussians):
-            raise EditError(f"the selection has rows up to {int(rows.max())}, the map {len(self.gaussians)}")
+            raise EditError(
+                f"the selection has rows up to {int(rows.max())}, the map {len(self.gaussians)}", code="edit.value"
+            )
         whole = edit.selection.dense(len(self.gaussians))[before.present] == 1
         if not bool(before.present[rows].any()):
-            raise EditError(f"'{edit.prompt}' selects nothing that is still in the map")
+            raise EditError(f"'{edit.prompt}' selects nothing that is still in the map", code="edit.empty")
         if bool(whole.all()):
-            raise EditError(f"{edit.summary}: that is everything; select less, by a higher threshold")
+            raise EditError(
+                f"{edit.summary}: that is everything; select less, by a higher threshold", code="edit.everything"
+            )
         after = self._applied(before, edit)
         if not bool(after.present.any()):
-            raise EditError(f"{edit.summary} would leave no Gaussian; select less")
+            raise EditError(f"{edit.summary} would leave no Gaussian; select less", code="edit.everything")
         self.edits.append(edit)
         self.undone.clear()
         self._applied_last = list(self.edits), after
@@ -93,7 +97,7 @@ class EditStack:
             EditError: there is none.
         """
         if not self.edits:
-            raise EditError("there is no edit to undo; this is the map as it was")
+            raise EditError("there is no edit to undo; this is the map as it was", code="edit.history")
         self.undone.append(self.edits.pop())
         return self.undone[-1]
 
@@ -104,7 +108,7 @@ class EditStack:
             EditError: there is none.
         """
         if not self.undone:
-            raise EditError("there is no undone edit to do again")
+            raise EditError("there is no undone edit to do again", code="edit.history")
         self.edits.append(self.undone.pop())
         return self.edits[-1]
 
@@ -143,7 +147,9 @@ class EditStack:
         try:
             write_tensor_file(path, FORMAT, tensors, content)
         except OSError as error:
-            raise EditError(f"can't write the edits '{path}': {error.strerror or error}") from error
+            raise EditError(
+                f"can't write the edits '{path}': {error.strerror or error}", code="edit.unwritable"
+            ) from error
 
     @staticmethod
     def load(path: str | Path, gaussians: GaussianMap, map_from_splat: Sim3 | None = None) -> EditStack:
@@ -157,10 +163,11 @@ class EditStack:
         edits = [_from_record(record, index, tensors) for index, record in enumerate(content.tables("records"))]
         if checksum != gaussians.checksum:
             raise EditError(
-                f"'{path}' holds edits of another map (checksum {checksum[:12]}, this one is {gaussians.checksum[:12]})"
+                f"'{path}' holds edits of another map (checksum {checksum[:12]}, not {gaussians.checksum[:12]})",
+                code="edit.mismatch",
             )
         if not 0 <= done <= len(edits):
-            raise EditError(f"'{path}' is damaged: {done} of {len(edits)} edits are done")
+            raise EditError(f"'{path}' is damaged: {done} of {len(edits)} edits are done", code="edit.damaged")
         for edit in edits:
             _check_rows(edit.selection, len(gaussians), str(path))
         return EditStack(gaussians, map_from_splat or Sim3.identity(), edits[:done], edits[done:][::-1])
@@ -174,7 +181,7 @@ def _from_record(record: Table, index: int, tensors: Mapping[str, Tensor]) -> Ed
     values = record.table("values")
     rows, amounts = tensors.get(f"{index}.rows"), tensors.get(f"{index}.amounts")
     if rows is None or amounts is None:
-        raise EditError(f"{record.source} has no selection: the file is damaged; edit anew")
+        raise EditError(f"{record.source} has no selection: the file is damaged; edit anew", code="edit.damaged")
     operation: Operation = kind(**{one.name: _value(values, one) for one in fields(kind) if one.name in values})
     return Edit(operation, record.text("prompt"), Selection(rows, amounts))
 
@@ -191,6 +198,8 @@ def _check_rows(selection: Selection, count: int, source: str) -> None:
     fits = rows.dim() == 1 and rows.shape == amounts.shape and rows.dtype == torch.int64
     fits = fits and amounts.dtype == torch.float32
     if not fits or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count):
-        raise EditError(f"'{source}' is damaged: a selection's rows don't fit the map's {count} Gaussians")
+        raise EditError(
+            f"'{source}' is damaged: a selection's rows don't fit the map's {count} Gaussians", code="edit.damaged"
+        )
     if not bool(((amounts > 0) & (amounts <= 1)).all()):
-        raise EditError(f"'{source}' is damaged: a selection's amounts are not in 0..1")
+        raise EditError(f"'{source}' is damaged: a selection's amounts are not in 0..1", code="edit.damaged")

@@ -44,13 +44,17 @@ class Confusion:
             EvaluationError: the sizes differ, or a label is beyond the classes.
         """
         if predicted.shape != true.shape:
-            raise EvaluationError(f"prediction is {predicted.shape}, truth {true.shape}: not the same size")
+            raise EvaluationError(
+                f"prediction is {predicted.shape}, truth {true.shape}: not the same size", code="evaluation.size"
+            )
         counted = true != IGNORE
         p, t = predicted[counted].astype(np.int64), true[counted].astype(np.int64)
         classes = len(self.counts)
         for what, labels in (("predicted", p), ("true", t)):
             if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-                raise EvaluationError(f"{what} label {labels.max()} is beyond the {classes} classes")
+                raise EvaluationError(
+                    f"{what} label {labels.max()} is beyond the {classes} classes", code="evaluation.range"
+                )
         self.counts += np.bincount(t * classes + p, minlength=classes**2).reshape(classes, classes)
 
     def iou(self) -> NDArray[np.float64]:
@@ -151,7 +155,8 @@ def known_classes(
     unknown = set(prompts) - set(labels.values())
     if unknown:
         raise EvaluationError(
-            f"prompt for unknown class {', '.join(sorted(unknown))}; classes: {', '.join(labels.values())}"
+            f"prompt for unknown class {', '.join(sorted(unknown))}; classes: {', '.join(labels.values())}",
+            code="evaluation.unknown",
         )
     asked, left_out = {}, {}
     for value, name in labels.items():
@@ -165,7 +170,8 @@ def known_classes(
             left_out[name] = str(error)
     if not asked:
         raise EvaluationError(
-            f"the extractor knows none of the classes {', '.join(labels.values())}; give --prompt CLASS=TEXT"
+            f"the extractor knows none of the classes {', '.join(labels.values())}; give --prompt CLASS=TEXT",
+            code="evaluation.unknown",
         )
     return asked, left_out
 
@@ -181,13 +187,17 @@ def evaluated_views(stream: Stream, masks: MaskFolder, views: Sequence[str] | No
     if not both:
         raise EvaluationError(
             f"no mask in '{masks.folder}' ({', '.join(masks.names()[:5])} …) has the name of a frame of "
-            f"'{stream.source}' ({', '.join(frames[:5])} …)"
+            f"'{stream.source}' ({', '.join(frames[:5])} …)",
+            code="evaluation.missing",
         )
     if views is None:
         return both
     missing = [name for name in views if name not in both]
     if missing:
-        raise EvaluationError(f"no frame with a mask is called {', '.join(missing)}; there are {', '.join(both)}")
+        raise EvaluationError(
+            f"no frame with a mask is called {', '.join(missing)}; there are {', '.join(both)}",
+            code="evaluation.missing",
+        )
     return list(dict.fromkeys(views))  # one that is named twice is evaluated once
 
 

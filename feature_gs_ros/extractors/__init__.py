@@ -57,7 +57,8 @@ def make_extractor(name: str, **options: object) -> Extractor:
         unknown = sorted(set(options) - set(parameters))
         if unknown:
             raise ExtractorError(
-                f"the extractor '{name}' has no option {', '.join(unknown)}; it has {', '.join(parameters) or 'none'}"
+                f"the extractor '{name}' has no option {', '.join(unknown)}; it has {', '.join(parameters) or 'none'}",
+                code="extractor.unknown",
             )
     missing = [
         key
@@ -67,7 +68,7 @@ def make_extractor(name: str, **options: object) -> Extractor:
         and key not in options
     ]
     if missing:
-        raise ExtractorError(f"the extractor '{name}' needs the option {', '.join(missing)}")
+        raise ExtractorError(f"the extractor '{name}' needs the option {', '.join(missing)}", code="extractor.missing")
     return factory(**checked_options(name, factory, options))
 
 
@@ -108,8 +109,10 @@ def _factory(name: str) -> Callable[..., Extractor]:
         if name in third_party:
             return cast("Callable[..., Extractor]", third_party[name].load())
     except (ImportError, AttributeError) as error:
-        raise ExtractorError(f"the extractor '{name}' can't be imported: {error}") from error
-    raise ExtractorError(f"extractor '{name}' is unknown; choose {', '.join(extractor_names())}")
+        raise ExtractorError(f"the extractor '{name}' can't be imported: {error}", code="extractor.import") from error
+    raise ExtractorError(
+        f"extractor '{name}' is unknown; choose {', '.join(extractor_names())}", code="extractor.unknown"
+    )
 
 
 def _third_party() -> dict[str, EntryPoint]:

@@ -49,10 +49,13 @@ class CachedExtractor:
         """
         if not extractor.identity.weights:
             raise ExtractorError(
-                f"the extractor '{extractor.identity.name}' has no network, so nothing is worth a cache"
+                f"the extractor '{extractor.identity.name}' has no network, so nothing is worth a cache",
+                code="extractor.unsupported",
             )
         if not gigabytes > 0:
-            raise ExtractorError(f"a cache of {gigabytes} GB can hold nothing; give a positive size")
+            raise ExtractorError(
+                f"a cache of {gigabytes} GB can hold nothing; give a positive size", code="extractor.value"
+            )
         self._extractor = extractor
         self._folder = Path(folder)
         self._limit = int(gigabytes * 1e9)
@@ -63,7 +66,9 @@ class CachedExtractor:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ExtractorError(f"can't make the cache '{folder}': {error.strerror}") from error
+            raise ExtractorError(
+                f"can't make the cache '{folder}': {error.strerror}", code="extractor.unwritable"
+            ) from error
         self._size = sum(size for _, size, _ in self._files())
 
     @property

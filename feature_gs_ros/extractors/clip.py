@@ -78,16 +78,19 @@ class ClipExtractor(NetworkExtractor):
         """
         super().__init__(device, precision)
         if path not in ("value", "plain"):
-            raise ExtractorError(f"path '{path}' is unknown; choose value or plain")
+            raise ExtractorError(f"path '{path}' is unknown; choose value or plain", code="extractor.unknown")
         if score not in ("softmax", "cosine"):
-            raise ExtractorError(f"score '{score}' is unknown; choose softmax or cosine")
+            raise ExtractorError(f"score '{score}' is unknown; choose softmax or cosine", code="extractor.unknown")
         self._softmax = score == "softmax"
         self.text_rule = self.SOFTMAX_RULE if self._softmax else self.COSINE_RULE
         input_size(1, 1, pixels, 64)
         self._open_clip = import_library("open_clip", PACKAGE)
         config = self._open_clip.get_model_config(model)
         if config is None:
-            raise ExtractorError(f"model '{model}' is unknown to open_clip; some are {', '.join(self._some_models())}")
+            raise ExtractorError(
+                f"model '{model}' is unknown to open_clip; some are {', '.join(self._some_models())}",
+                code="extractor.unknown",
+            )
         self._model, self._value, self._pixels = model, path == "value", pixels
         self._preprocessing = self._pretrained_config(pretrained)
         self._path = find_weights(self._weights_file(), weights)
@@ -131,7 +134,9 @@ class ClipExtractor(NetworkExtractor):
             self._open_clip.load_checkpoint(network, str(self._path))
         except (RuntimeError, KeyError, ValueError) as error:
             first = " ".join(str(error).split())[:300]
-            raise ExtractorError(f"'{self._path}' is no file of open_clip's {self._model}: {first}") from error
+            raise ExtractorError(
+                f"'{self._path}' is no file of open_clip's {self._model}: {first}", code="extractor.format"
+            ) from error
         return network.eval().requires_grad_(False).to(self.device, self.dtype)
 
     @cached_property
@@ -180,7 +185,9 @@ class ClipExtractor(NetworkExtractor):
         tags = self._open_clip.list_pretrained_tags_by_model(self._model)
         if tag and tag not in tags:
             known = ", ".join(tags) or "none"
-            raise ExtractorError(f"open_clip has no weights '{tag}' of {self._model}; choose {known}")
+            raise ExtractorError(
+                f"open_clip has no weights '{tag}' of {self._model}; choose {known}", code="extractor.range"
+            )
         self._tag = tag or ("openai" if "openai" in tags else next(iter(tags), ""))
         defaults = {"mean": self._open_clip.OPENAI_DATASET_MEAN, "std": self._open_clip.OPENAI_DATASET_STD}
         return {**defaults, **(self._open_clip.get_pretrained_cfg(self._model, self._tag) or {})}

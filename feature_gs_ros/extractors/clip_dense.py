@@ -45,7 +45,8 @@ def dense_features(visual: Any, pixels: Tensor, value_path: bool) -> Tensor:
     if kind == "TimmModel":
         return _timm_tower(visual, pixels)
     raise ExtractorError(
-        f"dense features of open_clip's {kind} with this pooling are not known; choose a ViT without it"
+        f"dense features of open_clip's {kind} with this pooling are not known; choose a ViT without it",
+        code="extractor.unsupported",
     )
 
 
@@ -71,7 +72,9 @@ def _values(block: Any, x: Tensor) -> Tensor:
     """
     attention = block.attn
     if attention.in_proj_weight is None:
-        raise ExtractorError("this model's attention has separate projections; choose path=plain")
+        raise ExtractorError(
+            "this model's attention has separate projections; choose path=plain", code="extractor.unsupported"
+        )
     width = attention.in_proj_weight.shape[1]
     bias = None if attention.in_proj_bias is None else attention.in_proj_bias[2 * width :]
     values = functional.linear(block.ln_1(x), attention.in_proj_weight[2 * width :], bias)
@@ -83,7 +86,10 @@ def _timm_tower(visual: Any, pixels: Tensor) -> Tensor:
     """Every cell pooled and projected as if it were alone: an attention over one cell is its value path."""
     trunk = visual.trunk
     if getattr(trunk, "rope", None) is not None:
-        raise ExtractorError("EVA's rotary positions are fixed to one square size in open_clip; choose another model")
+        raise ExtractorError(
+            "EVA's rotary positions are fixed to one square size in open_clip; choose another model",
+            code="extractor.unsupported",
+        )
     _allow_any_size(trunk)
     features = trunk.forward_features(pixels)
     if features.dim() == 4:  # convolutional: [B, C, h, w]
@@ -94,7 +100,10 @@ def _timm_tower(visual: Any, pixels: Tensor) -> Tensor:
         batch, rows, columns = len(features), pixels.shape[2] // patch, pixels.shape[3] // patch
         alone = features[:, trunk.num_prefix_tokens :].reshape(batch * rows * columns, 1, -1)
     else:
-        raise ExtractorError(f"dense features of timm's {type(trunk).__name__} are not known; choose a ViT or ConvNeXt")
+        raise ExtractorError(
+            f"dense features of timm's {type(trunk).__name__} are not known; choose a ViT or ConvNeXt",
+            code="extractor.unsupported",
+        )
     projected: Tensor = visual.head(trunk.forward_head(alone))
     return projected.reshape(batch, rows, columns, -1)
 

@@ -37,7 +37,7 @@ class IdentityExtractor(Extractor):
             ExtractorError: no class, or a value that is no number.
         """
         if not classes or not all(key.isdigit() for key in classes):
-            raise ExtractorError(f"classes {dict(classes)} are not names by pixel value")
+            raise ExtractorError(f"classes {dict(classes)} are not names by pixel value", code="extractor.value")
         self.names = {int(key): name for key, name in sorted(classes.items(), key=lambda item: int(item[0]))}
         self.values = tuple(self.names)
         self.dimension = len(self.values)
@@ -59,7 +59,8 @@ class IdentityExtractor(Extractor):
             ExtractorError: always.
         """
         raise ExtractorError(
-            "identities come from masks, not from images: use feature-gs identity MAP STREAM --masks …"
+            "identities come from masks, not from images: use feature-gs identity MAP STREAM --masks …",
+            code="extractor.missing",
         )
 
     def embed(self, prompts: Sequence[str]) -> Tensor:

@@ -54,9 +54,9 @@ class ColorExtractor(Extractor):
             ExtractorError: another space, or a cell below one pixel.
         """
         if space not in ("lab", "rgb"):
-            raise ExtractorError(f"space '{space}' is unknown; choose lab or rgb")
+            raise ExtractorError(f"space '{space}' is unknown; choose lab or rgb", code="extractor.unknown")
         if cell < 1:
-            raise ExtractorError(f"cell={cell} pixels is out of range; choose 1 or more")
+            raise ExtractorError(f"cell={cell} pixels is out of range; choose 1 or more", code="extractor.range")
         self._space, self._cell = space, cell
         self._farthest = FARTHEST if space == "lab" else 1.0
         self._words = WordList([[name] for name in COLORS], "color")

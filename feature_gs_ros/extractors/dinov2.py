@@ -68,7 +68,9 @@ class Dinov2Extractor(NetworkExtractor):
             is_file = weights is not None and Path(weights).expanduser().is_file()
             model = model_of(load_state(Path(weights).expanduser())) if is_file and weights else DEFAULT_MODEL
         if model not in MODELS:
-            raise ExtractorError(f"model '{model}' of DINOv2 is unknown; choose {', '.join(MODELS)}")
+            raise ExtractorError(
+                f"model '{model}' of DINOv2 is unknown; choose {', '.join(MODELS)}", code="extractor.unknown"
+            )
         input_size(1, 1, pixels, PATCH)
         self._model, self._pixels = model, pixels
         self._clone = hub or os.environ.get(CLONE_VARIABLE)
@@ -132,7 +134,9 @@ def model_of(state: Mapping[str, Tensor]) -> str:
     for model, dimension in DIMENSIONS.items():
         if token is not None and tuple(token.shape) == (1, 1, dimension):
             return f"{model}_reg" if "register_tokens" in state else model
-    raise ExtractorError("the weights are no state dict of DINOv2: there is no cls_token of a known size")
+    raise ExtractorError(
+        "the weights are no state dict of DINOv2: there is no cls_token of a known size", code="extractor.format"
+    )
 
 
 def _hub_network(model: str, clone: str | Path | None) -> nn.Module:
@@ -157,6 +161,7 @@ def _hub_network(model: str, clone: str | Path | None) -> nn.Module:
         where = f"the clone '{clone}'" if clone is not None else f"github.com/{REPOSITORY}"
         raise ExtractorError(
             f"can't get DINOv2's code from {where}: {str(error).splitlines()[0]}; without a network, "
-            f"git clone https://github.com/{REPOSITORY} (at {COMMIT[:7]}), then hub=FOLDER or {CLONE_VARIABLE}=FOLDER"
+            f"git clone https://github.com/{REPOSITORY} (at {COMMIT[:7]}), then hub=FOLDER or {CLONE_VARIABLE}=FOLDER",
+            code="extractor.unreadable",
         ) from error
     return network

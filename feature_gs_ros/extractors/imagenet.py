@@ -182,5 +182,7 @@ def check_pixels(pixels: int) -> int:
         ExtractorError: less than 64×64 or more than 8192×8192.
     """
     if not 64**2 <= pixels <= lite.MAX_INPUT_PIXELS:
-        raise ExtractorError(f"pixels={pixels} is out of range; choose {64**2} to {lite.MAX_INPUT_PIXELS}")
+        raise ExtractorError(
+            f"pixels={pixels} is out of range; choose {64**2} to {lite.MAX_INPUT_PIXELS}", code="extractor.range"
+        )
     return pixels

@@ -41,7 +41,7 @@ class ImageNetPartsExtractor(Extractor):
             ExtractorError: the weights can't be used, or ``cell`` is out of range.
         """
         if not 2 <= cell <= 64:
-            raise ExtractorError(f"cell={cell} pixels is out of range; choose 2 to 64")
+            raise ExtractorError(f"cell={cell} pixels is out of range; choose 2 to 64", code="extractor.range")
         self._cell = cell
         self._pretrained = lite.load_pretrained(weights)
         self.dimension = len(self._pretrained.stride16.mean) + len(self._pretrained.stride32.mean)
@@ -60,7 +60,8 @@ class ImageNetPartsExtractor(Extractor):
         if height * width > lite.MAX_INPUT_PIXELS:
             raise ExtractorError(
                 f"an image of {image.shape[1]}×{image.shape[0]} needs {width}×{height} pixels at cells of "
-                f"{self._cell:g} px, at most {lite.MAX_INPUT_PIXELS} fit; choose a larger cell"
+                f"{self._cell:g} px, at most {lite.MAX_INPUT_PIXELS} fit; choose a larger cell",
+                code="extractor.range",
             )
         with torch.inference_mode():
             stages = self._pretrained.network(lite.network_input(image, width, height))

@@ -51,13 +51,16 @@ class LabelsExtractor(Extractor):
             ExtractorError: classes are given by neither or both, or there are too many.
         """
         if (labels is None) == (classes is None):
-            raise ExtractorError("the extractor 'labels' needs either labels=YAML or classes={value: name}")
+            raise ExtractorError(
+                "the extractor 'labels' needs either labels=YAML or classes={value: name}", code="extractor.conflict"
+            )
         self._masks = None if masks is None else MaskFolder(masks)
         names = load_labels(labels) if labels is not None else _by_value(classes or {})
         self._names = {value: name for value, name in sorted(names.items()) if value != IGNORED}
         if not 0 < len(self._names) <= MAX_CLASSES:
             raise ExtractorError(
-                f"{len(self._names)} classes are named, the extractor 'labels' takes 1 to {MAX_CLASSES}"
+                f"{len(self._names)} classes are named, the extractor 'labels' takes 1 to {MAX_CLASSES}",
+                code="extractor.range",
             )
         self.classes = tuple(self._names)
         self.dimension = len(self.classes)
@@ -74,16 +77,19 @@ class LabelsExtractor(Extractor):
                 folder was given.
         """
         if self._masks is None:
-            raise ExtractorError("the extractor 'labels' was made without masks; pass masks=DIR")
+            raise ExtractorError(
+                "the extractor 'labels' was made without masks; pass masks=DIR", code="extractor.missing"
+            )
         try:
             labels = self._masks.load(name)
         except EvaluationError as error:  # as every extractor says it, so that this frame alone is left out
-            raise ExtractorError(str(error)) from error
+            raise ExtractorError(str(error), code="extractor.mask") from error
         height, width = image.shape[:2]
         if abs(labels.shape[1] * height - labels.shape[0] * width) > max(height, width):
             raise ExtractorError(
                 f"label image '{name}' is {labels.shape[1]}×{labels.shape[0]}, its frame {width}×{height}: "
-                "another crop; make it from the frame"
+                "another crop; make it from the frame",
+                code="extractor.size",
             )
         one_hot = labels[:, :, None] == np.array(self.classes, dtype=np.uint16)
         return FeatureGrid(torch.from_numpy(one_hot).to(torch.float16), interpolation="nearest")
@@ -122,4 +128,6 @@ def _by_value(classes: Mapping[str, str]) -> dict[int, str]:
     try:
         return {int(value): name for value, name in classes.items()}
     except (TypeError, ValueError) as error:
-        raise ExtractorError(f"the classes of the extractor 'labels' need a number for each name: {error}") from error
+        raise ExtractorError(
+            f"the classes of the extractor 'labels' need a number for each name: {error}", code="extractor.value"
+        ) from error

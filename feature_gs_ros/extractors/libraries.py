@@ -36,7 +36,8 @@ def import_library(module: str, package: str) -> ModuleType:
         raise ExtractorError(
             f"this extractor needs {package}, and {what}; pip install 'feature_gs_ros[models]', and on a machine "
             "without CUDA take torchvision from where torch came from: "
-            "pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/cpu"
+            "pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/cpu",
+            code="extractor.package",
         ) from error
 
 

@@ -71,7 +71,9 @@ class LSegExtractor(NetworkExtractor):
         """
         super().__init__(device, precision)
         if features not in ("unit", "linear"):
-            raise ExtractorError(f"features '{features}' of LSeg are unknown; choose unit or linear")
+            raise ExtractorError(
+                f"features '{features}' of LSeg are unknown; choose unit or linear", code="extractor.unknown"
+            )
         input_size(1, 1, pixels, MULTIPLE)
         self._unit, self._pixels = features == "unit", pixels
         self._path = find_weights(WEIGHTS, weights)
@@ -157,7 +159,9 @@ class LSegExtractor(NetworkExtractor):
         try:
             return Shape.of(self._state(_IMAGE_KEYS))
         except (KeyError, ValueError, IndexError) as error:
-            raise ExtractorError(f"'{self._path}' is no checkpoint of LSeg: {error} is missing or misshapen") from error
+            raise ExtractorError(
+                f"'{self._path}' is no checkpoint of LSeg: {error} is missing or misshapen", code="extractor.format"
+            ) from error
 
     def _state(self, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
         """The checkpoint's tensors whose keys, less the Lightning module's ``net.``, begin so."""

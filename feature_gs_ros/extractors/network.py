@@ -43,7 +43,9 @@ class NetworkExtractor(Extractor, ABC):
             ExtractorError: there is no such device or precision.
         """
         if precision not in _PRECISIONS:
-            raise ExtractorError(f"precision '{precision}' is unknown; choose {', '.join(_PRECISIONS)}")
+            raise ExtractorError(
+                f"precision '{precision}' is unknown; choose {', '.join(_PRECISIONS)}", code="extractor.unknown"
+            )
         self.dtype = _PRECISIONS[precision]
         self.device = _device(device)
 
@@ -62,7 +64,9 @@ class NetworkExtractor(Extractor, ABC):
             ExtractorError: sizes differ, or the device has too little memory.
         """
         if len({image.shape for image in images}) > 1:
-            raise ExtractorError("a batch holds images of different sizes; give those of one size together")
+            raise ExtractorError(
+                "a batch holds images of different sizes; give those of one size together", code="extractor.size"
+            )
         try:
             with torch.inference_mode():
                 grids = self._cells(images)
@@ -71,7 +75,8 @@ class NetworkExtractor(Extractor, ABC):
         except torch.cuda.OutOfMemoryError as error:
             raise ExtractorError(
                 f"{self.device} has too little memory for {len(images)} images of {images[0].shape[1]}×"
-                f"{images[0].shape[0]}; use fewer pixels, precision=float16 or device=cpu"
+                f"{images[0].shape[0]}; use fewer pixels, precision=float16 or device=cpu",
+                code="extractor.memory",
             ) from error
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -106,7 +111,7 @@ def input_size(height: int, width: int, pixels: int, multiple: int, most: int = 
         ExtractorError: ``pixels`` is out of range.
     """
     if not multiple**2 <= pixels <= most:
-        raise ExtractorError(f"pixels={pixels} is out of range; choose {multiple**2} to {most}")
+        raise ExtractorError(f"pixels={pixels} is out of range; choose {multiple**2} to {most}", code="extractor.range")
     scale = (pixels / (height * width)) ** 0.5
     rows, columns = (max(1, round(side * scale / multiple)) for side in (height, width))
     return rows * multiple, columns * multiple
@@ -138,7 +143,10 @@ def resized_positions(positions: Tensor, rows: int, columns: int, mode: Interpol
     """
     side = int((len(positions) - 1) ** 0.5)
     if side * side != len(positions) - 1:
-        raise ExtractorError(f"the network's {len(positions) - 1} positions are no square grid; use another model")
+        raise ExtractorError(
+            f"the network's {len(positions) - 1} positions are no square grid; use another model",
+            code="extractor.unsupported",
+        )
     if (rows, columns) == (side, side):
         return positions
     grid = positions[1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
@@ -152,7 +160,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ExtractorError(f"device '{name}' is unknown; choose auto, cpu or cuda") from error
+        raise ExtractorError(
+            f"device '{name}' is unknown; choose auto, cpu or cuda", code="extractor.unknown"
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ExtractorError(f"device '{name}' is not on this machine; choose auto or cpu")
+        raise ExtractorError(f"device '{name}' is not on this machine; choose auto or cpu", code="extractor.unusable")
     return device

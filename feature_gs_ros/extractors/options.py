@@ -40,7 +40,9 @@ def _checked(name: str, key: str, value: object, hint: Any) -> object:
     if not any(_fits(value, choice) for choice in choices):
         wanted = " or ".join(_described(choice) for choice in choices if choice is not type(None))
         mend = f"; text is quoted: {key}='\"{value}\"'" if str in choices and not isinstance(value, str) else ""
-        raise ExtractorError(f"the option {key}={value} of the extractor '{name}' is not {wanted}{mend}")
+        raise ExtractorError(
+            f"the option {key}={value} of the extractor '{name}' is not {wanted}{mend}", code="extractor.option"
+        )
     return value
 
 

@@ -74,7 +74,8 @@ class PrecomputedExtractor(Extractor):
             dimension = _grid(next(iter(self._files.values()))).dimension
         if dimension is None or dimension < 1:
             raise ExtractorError(
-                "the extractor 'precomputed' needs folder=DIR with the feature maps, or their dimension=D"
+                "the extractor 'precomputed' needs folder=DIR with the feature maps, or their dimension=D",
+                code="extractor.missing",
             )
         self.dimension = dimension
         self._prompts, self._embeddings = _read_embeddings(embeddings, self.dimension)
@@ -90,12 +91,14 @@ class PrecomputedExtractor(Extractor):
         """
         if name not in self._files:
             raise ExtractorError(
-                f"no feature map for frame '{name}' in '{self._folder}'; there are {listed_names(list(self._files))}"
+                f"no feature map for frame '{name}' in '{self._folder}'; there are {listed_names(list(self._files))}",
+                code="extractor.missing",
             )
         grid = _grid(self._files[name])
         if grid.dimension != self.dimension:
             raise ExtractorError(
-                f"'{self._files[name]}' has {grid.dimension} channels, the other feature maps {self.dimension}"
+                f"'{self._files[name]}' has {grid.dimension} channels, the other feature maps {self.dimension}",
+                code="extractor.shape",
             )
         return grid
 
@@ -129,10 +132,12 @@ class PrecomputedExtractor(Extractor):
 def _feature_files(folder: Path) -> dict[str, Path]:
     """Feature maps by frame name."""
     if not folder.is_dir():
-        raise ExtractorError(f"'{folder}' is not a folder of feature maps")
+        raise ExtractorError(f"'{folder}' is not a folder of feature maps", code="extractor.unreadable")
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
     if not files:
-        raise ExtractorError(f"'{folder}' holds no feature maps; expected <frame name>{', '.join(SUFFIXES)}")
+        raise ExtractorError(
+            f"'{folder}' holds no feature maps; expected <frame name>{', '.join(SUFFIXES)}", code="extractor.empty"
+        )
     return files
 
 
@@ -141,19 +146,27 @@ def _grid(path: Path) -> FeatureGrid:
     rectangle = arrays.pop(RECTANGLE, None)
     values = arrays[FEATURES] if FEATURES in arrays else next(iter(arrays.values())) if len(arrays) == 1 else None
     if values is None:
-        raise ExtractorError(f"'{path}' holds the arrays {listed_names(list(arrays))}, expected '{FEATURES}'")
+        raise ExtractorError(
+            f"'{path}' holds the arrays {listed_names(list(arrays))}, expected '{FEATURES}'", code="extractor.format"
+        )
     if values.dim() != 3 or 0 in values.shape:
-        raise ExtractorError(f"'{path}' has shape {tuple(values.shape)}, expected [rows, columns, D]")
+        raise ExtractorError(
+            f"'{path}' has shape {tuple(values.shape)}, expected [rows, columns, D]", code="extractor.shape"
+        )
     if not values.dtype.is_floating_point:
-        raise ExtractorError(f"'{path}' holds {values.dtype}, expected a floating type")
+        raise ExtractorError(f"'{path}' holds {values.dtype}, expected a floating type", code="extractor.format")
     if values.dtype == torch.float64:
         values = values.float()
     if not bool(torch.isfinite(values).all()):
-        raise ExtractorError(f"'{path}' holds NaN or Inf; mask these pixels or make the map again")
+        raise ExtractorError(
+            f"'{path}' holds NaN or Inf; mask these pixels or make the map again", code="extractor.not-finite"
+        )
     if rectangle is None:
         return FeatureGrid(values)
     if rectangle.shape != (4,) or not bool(torch.isfinite(rectangle).all()):
-        raise ExtractorError(f"'{RECTANGLE}' in '{path}' needs four finite numbers: left, top, right, bottom")
+        raise ExtractorError(
+            f"'{RECTANGLE}' in '{path}' needs four finite numbers: left, top, right, bottom", code="extractor.missing"
+        )
     left, top, right, bottom = (float(value) for value in rectangle)
     return FeatureGrid(values, left, top, right, bottom)
 
@@ -165,7 +178,8 @@ def _read_embeddings(path: str | Path | None, dimension: int) -> tuple[WordList 
     for prompt, vector in arrays.items():
         if vector.shape != (dimension,) or not bool(torch.isfinite(vector).all()):
             raise ExtractorError(
-                f"'{prompt}' in '{path}' has shape {tuple(vector.shape)}, expected ({dimension},), finite"
+                f"'{prompt}' in '{path}' has shape {tuple(vector.shape)}, expected ({dimension},), finite",
+                code="extractor.shape",
             )
     return WordList([[prompt] for prompt in arrays], "precomputed"), torch.stack(list(arrays.values())).float()
 
@@ -185,12 +199,12 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
             with open_regular(path) as file:
                 arrays = {FEATURES: torch.from_numpy(_read_npy(file, path.stat().st_size))}
     except OSError as error:
-        raise ExtractorError(f"can't read '{path}': {error.strerror or error}") from error
+        raise ExtractorError(f"can't read '{path}': {error.strerror or error}", code="extractor.unreadable") from error
     except (*_DAMAGED, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExtractorError(f"'{path}' is damaged or no array file: {reason}", code="extractor.damaged") from error
     if not arrays:
-        raise ExtractorError(f"'{path}' holds no arrays")
+        raise ExtractorError(f"'{path}' holds no arrays", code="extractor.empty")
     return arrays
 
 

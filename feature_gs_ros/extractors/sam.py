@@ -52,7 +52,9 @@ class SamExtractor(NetworkExtractor):
             is_file = weights is not None and Path(weights).expanduser().is_file()
             model = model_of(load_state(Path(weights).expanduser())) if is_file and weights else DEFAULT_MODEL
         if model not in _WIDTHS:
-            raise ExtractorError(f"model '{model}' of SAM is unknown; choose {', '.join(_WIDTHS)}")
+            raise ExtractorError(
+                f"model '{model}' of SAM is unknown; choose {', '.join(_WIDTHS)}", code="extractor.unknown"
+            )
         self._model = model
         self._path = find_weights(weights_file(model), weights)
         self.identity = ExtractorIdentity(
@@ -114,7 +116,10 @@ def model_of(state: Mapping[str, Tensor]) -> str:
     for model, width in _WIDTHS.items():
         if positions is not None and tuple(positions.shape) == (1, CELLS, CELLS, width):
             return model
-    raise ExtractorError("the weights are no state dict of SAM: there is no image_encoder.pos_embed of a known size")
+    raise ExtractorError(
+        "the weights are no state dict of SAM: there is no image_encoder.pos_embed of a known size",
+        code="extractor.format",
+    )
 
 
 def fitted(height: int, width: int) -> tuple[int, int]:

@@ -49,7 +49,8 @@ def prompted_masks(
     """
     if tuple(embedding.shape) != (CELLS, CELLS, DIMENSION):
         raise ExtractorError(
-            f"an embedding has shape {(CELLS, CELLS, DIMENSION)}, got {tuple(embedding.shape)}; see `padded`"
+            f"an embedding has shape {(CELLS, CELLS, DIMENSION)}, got {tuple(embedding.shape)}; see `padded`",
+            code="extractor.shape",
         )
     prompt, corners = _prompt(points, labels, box, _scale(size))
     logits, quality = _decoded(sam, embedding, size, prompt, corners, several)
@@ -126,7 +127,10 @@ def padded(rendered: Tensor, padding: Tensor | None = None) -> Tensor:
     """
     rows, columns, dimension = rendered.shape
     if max(rows, columns) > CELLS or dimension != DIMENSION:
-        raise ExtractorError(f"rendered features have shape {tuple(rendered.shape)}, SAM takes up to (64, 64, 256)")
+        raise ExtractorError(
+            f"rendered features have shape {tuple(rendered.shape)}, SAM takes up to (64, 64, 256)",
+            code="extractor.shape",
+        )
     embedding = torch.zeros(CELLS, CELLS, DIMENSION) if padding is None else padding.float().clone()
     embedding[:rows, :columns] = rendered.float()
     return embedding
@@ -207,21 +211,22 @@ def _prompt(
 ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
     """Points with labels [1, P, 2], [1, P] and box [1, 4] in pixels of the network's input."""
     if points is None and box is None:
-        raise PromptError("SAM needs points or a box to prompt it")
+        raise PromptError("SAM needs points or a box to prompt it", code="prompt.missing")
     prompt = corners = None
     if points is not None:
         at = torch.as_tensor(np.asarray(points), dtype=torch.float32)
         marks = torch.as_tensor(labels if labels is not None else [1] * len(at), dtype=torch.int64)
         if at.dim() != 2 or at.shape[1] != 2 or marks.shape != (len(at),) or not len(at):
             raise PromptError(
-                f"points have shape {tuple(at.shape)} and labels {tuple(marks.shape)}, expected (P, 2), (P,)"
+                f"points have shape {tuple(at.shape)} and labels {tuple(marks.shape)}, expected (P, 2), (P,)",
+                code="prompt.shape",
             )
         if not bool(torch.isfinite(at).all()) or not set(marks.tolist()) <= {0, 1}:
-            raise PromptError("a point is not finite, or a label is neither 0 nor 1")
+            raise PromptError("a point is not finite, or a label is neither 0 nor 1", code="prompt.not-finite")
         prompt = ((at * scale)[None], marks[None])
     if box is not None:
         edges = torch.as_tensor(box, dtype=torch.float32)
         if edges.shape != (4,) or not bool((edges[2:] > edges[:2]).all()):
-            raise PromptError(f"box {list(box)} is not x0, y0, x1, y1 with x0 < x1 and y0 < y1")
+            raise PromptError(f"box {list(box)} is not x0, y0, x1, y1 with x0 < x1 and y0 < y1", code="prompt.value")
         corners = (edges.view(2, 2) * scale).view(1, 4)
     return prompt, corners

@@ -28,7 +28,9 @@ class PromptEncoder:
         """
         wrong = [template for template in templates if "{}" not in template]
         if wrong or not templates:
-            raise ExtractorError(f"templates {list(templates)} are no sentences with {{}} for the prompt")
+            raise ExtractorError(
+                f"templates {list(templates)} are no sentences with {{}} for the prompt", code="extractor.value"
+            )
         self._encode, self._templates = encode, tuple(templates)
         self._known: dict[str, Tensor] = {}
 
@@ -48,7 +50,7 @@ class PromptEncoder:
     def _embedding(self, prompt: str) -> Tensor:
         synonyms = [word.strip() for word in prompt.split(SYNONYM_MARK) if word.strip()]
         if not synonyms:
-            raise ExtractorError(f"prompt '{prompt}' is empty")
+            raise ExtractorError(f"prompt '{prompt}' is empty", code="extractor.empty")
         texts = [template.replace("{}", word) for word in synonyms for template in self._templates]
         with torch.inference_mode():
             embeddings = functional.normalize(self._encode(texts).float().cpu(), dim=1)

@@ -60,7 +60,7 @@ def find_weights(wanted: WeightsFile, given: str | Path | None = None) -> Path:
         path = Path(given).expanduser()
         path = path / wanted.name if path.is_dir() else path
         if not path.is_file():
-            raise ExtractorError(f"there are no weights at '{path}'; get {wanted}")
+            raise ExtractorError(f"there are no weights at '{path}'; get {wanted}", code="extractor.weights")
         return path
     for path in present_weights([wanted]):
         return path
@@ -69,7 +69,8 @@ def find_weights(wanted: WeightsFile, given: str | Path | None = None) -> Path:
     if reason:
         raise ExtractorError(
             f"the weights {wanted} are missing ({reason}); get the file and pass it as weights=FILE (--weights FILE), "
-            f"or put it into {target.parent} or a folder that {FOLDERS_VARIABLE} names"
+            f"or put it into {target.parent} or a folder that {FOLDERS_VARIABLE} names",
+            code="extractor.weights",
         )
     return target
 
@@ -97,7 +98,9 @@ def sha256_of(path: Path) -> str:
         status = path.stat()
         return _sha256(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
-        raise ExtractorError(f"can't read the weights '{path}': {error.strerror}") from error
+        raise ExtractorError(
+            f"can't read the weights '{path}': {error.strerror}", code="extractor.unreadable"
+        ) from error
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -115,14 +118,17 @@ def load_state(path: Path) -> dict[str, Tensor]:
         # Mapped: of a training checkpoint only the weights are read, not the optimizer's state.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
-        raise ExtractorError(f"can't read the weights '{path}': {error.strerror or error}") from error
+        raise ExtractorError(
+            f"can't read the weights '{path}': {error.strerror or error}", code="extractor.unreadable"
+        ) from error
     except pickle.UnpicklingError as error:
         if "Unsupported" not in str(error) and "global" not in str(error).lower():
             raise _damaged(path, error) from error
         raise ExtractorError(
             f"'{path}' holds Python objects beside its weights, and opening these could run code: it is not read. "
             f"Take the weights out without running anything: feature-gs extractors --convert {path} "
-            f"--out {path.with_suffix('.safetensors').name}"
+            f"--out {path.with_suffix('.safetensors').name}",
+            code="extractor.unsafe",
         ) from error
     except (SafetensorError, struct.error, zipfile.BadZipFile, *_DAMAGED) as error:
         raise _damaged(path, error) from error
@@ -139,7 +145,9 @@ def convert_checkpoint(source: Path, target: Path) -> int:
         _refuse_torchscript(source)
         checkpoint = torch.load(source, map_location="cpu", weights_only=False, pickle_module=_InertPickle)
     except OSError as error:
-        raise ExtractorError(f"can't read the weights '{source}': {error.strerror or error}") from error
+        raise ExtractorError(
+            f"can't read the weights '{source}': {error.strerror or error}", code="extractor.unreadable"
+        ) from error
     except (pickle.UnpicklingError, struct.error, zipfile.BadZipFile, *_DAMAGED) as error:
         raise _damaged(source, error) from error
     tensors = {key: value.detach().clone().contiguous() for key, value in _tensors(checkpoint, source).items()}
@@ -147,7 +155,9 @@ def convert_checkpoint(source: Path, target: Path) -> int:
         with atomic_path(target) as part:
             save_file(tensors, part)
     except OSError as error:
-        raise ExtractorError(f"can't write '{target}': {error.strerror or error}") from error
+        raise ExtractorError(
+            f"can't write '{target}': {error.strerror or error}", code="extractor.unwritable"
+        ) from error
     return len(tensors)
 
 
@@ -163,14 +173,17 @@ def fill_network(network: nn.Module, state: Mapping[str, Tensor], path: Path, wh
         parts = [
             f"{len(keys)} {word}: {_some(keys)}" for word, keys in (("missing", missing), ("unknown", extra)) if keys
         ]
-        raise ExtractorError(f"'{path}' is no file of {what}; keys {'; '.join(parts)}")
+        raise ExtractorError(f"'{path}' is no file of {what}; keys {'; '.join(parts)}", code="extractor.format")
     for key, value in own.items():
         if value.shape != state[key].shape:
             raise ExtractorError(
-                f"'{key}' in '{path}' has shape {tuple(state[key].shape)}, {what} wants {tuple(value.shape)}"
+                f"'{key}' in '{path}' has shape {tuple(state[key].shape)}, {what} wants {tuple(value.shape)}",
+                code="extractor.shape",
             )
         if not bool(torch.isfinite(state[key]).all()):
-            raise ExtractorError(f"'{key}' in '{path}' holds NaN or Inf; download it again")
+            raise ExtractorError(
+                f"'{key}' in '{path}' holds NaN or Inf; download it again", code="extractor.not-finite"
+            )
     network.load_state_dict(state)
 
 
@@ -207,7 +220,8 @@ def _refuse_torchscript(path: Path) -> None:
         if any(name.endswith("constants.pkl") for name in archive.namelist()):
             raise ExtractorError(
                 f"'{path}' is a TorchScript program, which is code, and is not read; take the plain weights, such as "
-                "open_clip_model.safetensors of https://huggingface.co/timm/vit_base_patch16_clip_224.openai"
+                "open_clip_model.safetensors of https://huggingface.co/timm/vit_base_patch16_clip_224.openai",
+                code="extractor.unsafe",
             )
 
 
@@ -221,13 +235,17 @@ def _tensors(checkpoint: object, path: Path) -> dict[str, Tensor]:
         else {}
     )
     if not tensors:
-        raise ExtractorError(f"'{path}' holds no weights, but a {type(checkpoint).__name__}; is it another file?")
+        raise ExtractorError(
+            f"'{path}' holds no weights, but a {type(checkpoint).__name__}; is it another file?", code="extractor.empty"
+        )
     return tensors
 
 
 def _damaged(path: Path, error: Exception) -> ExtractorError:
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    return ExtractorError(f"'{path}' is damaged or no file of weights ({first[:200]}); download it again")
+    return ExtractorError(
+        f"'{path}' is damaged or no file of weights ({first[:200]}); download it again", code="extractor.damaged"
+    )
 
 
 def _some(keys: list[str]) -> str:

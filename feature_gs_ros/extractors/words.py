@@ -110,7 +110,7 @@ def _lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ExtractorError(f"can't read the words '{path}': {error}") from error
+        raise ExtractorError(f"can't read the words '{path}': {error}", code="extractor.unreadable") from error
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 

@@ -67,7 +67,10 @@ def align_hand_eye(flange: Poses, reference: Poses, by: MatchBy = "auto") -> Ali
 
 def _matched(flange: Poses, reference: Poses, by: MatchBy) -> Matches:
     if by == "shape":
-        raise AlignmentError("flange poses can't be matched by shape; name them like the images, or give stamps")
+        raise AlignmentError(
+            "flange poses can't be matched by shape; name them like the images, or give stamps",
+            code="alignment.unmatched",
+        )
     if by != "auto":
         return match_poses(flange, reference, by)
     reasons = []
@@ -78,7 +81,8 @@ def _matched(flange: Poses, reference: Poses, by: MatchBy) -> Matches:
         reasons.append(reason)
     raise AlignmentError(
         f"poses of '{flange.source}' and '{reference.source}' don't correspond ({'; '.join(reasons)}); name the flange "
-        "poses like the images, or give stamps"
+        "poses like the images, or give stamps",
+        code="alignment.unmatched",
     )
 
 
@@ -90,7 +94,9 @@ def solve_hand_eye(matches: Matches) -> AlignmentReport:
     """
     a, b = matches.stream, matches.reference
     if len(a) < MIN_POSES:
-        raise AlignmentError(f"{len(a)} poses; hand–eye calibration takes {MIN_POSES} or more, better 15")
+        raise AlignmentError(
+            f"{len(a)} poses; hand–eye calibration takes {MIN_POSES} or more, better 15", code="alignment.too-few"
+        )
     state, inliers = _robust_start(a, b)
     state, inliers, covariance = _refined(a, b, state, inliers)
     positions, turns = _lengths(a, b, state)
@@ -128,7 +134,8 @@ def _robust_start(a: Poses, b: Poses) -> tuple[_State, NDArray[np.bool_]]:
     if best is None:
         raise AlignmentError(
             f"the {len(a)} poses of '{a.source}' turn by less than {np.degrees(MIN_TURN):.0f}° or not as those of "
-            f"'{b.source}' do: hand–eye calibration needs turns of 30° or more about two axes, the same in both"
+            f"'{b.source}' do: hand–eye calibration needs turns of 30° or more about two axes, the same in both",
+            code="alignment.degenerate",
         )
     return best, ranks <= np.quantile(ranks, 0.6)
 

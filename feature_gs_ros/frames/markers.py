@@ -92,11 +92,14 @@ def _detector(dictionary: str) -> Any:
     aruco = getattr(cv2, "aruco", None)
     if aruco is None or not hasattr(aruco, "ArucoDetector"):
         raise AlignmentError(
-            f"OpenCV {cv2.__version__} here finds no markers; pip install 'opencv-python-headless>=4.7'"
+            f"OpenCV {cv2.__version__} here finds no markers; pip install 'opencv-python-headless>=4.7'",
+            code="alignment.package",
         )
     if not hasattr(aruco, dictionary):
         known = ", ".join(name for name in dir(aruco) if name.startswith("DICT_"))
-        raise AlignmentError(f"marker dictionary '{dictionary}' is unknown; OpenCV has {known}")
+        raise AlignmentError(
+            f"marker dictionary '{dictionary}' is unknown; OpenCV has {known}", code="alignment.unknown"
+        )
     parameters = aruco.DetectorParameters()
     parameters.cornerRefinementMethod = aruco.CORNER_REFINE_SUBPIX
     return aruco.ArucoDetector(aruco.getPredefinedDictionary(getattr(aruco, dictionary)), parameters)
@@ -124,11 +127,15 @@ def align_markers(observations: Sequence[Observation]) -> AlignmentReport:
     if len(observations) < 2:
         raise AlignmentError(
             f"markers are seen in {len(observations)} images; two or more are needed, from different sides: "
-            "check the dictionary, the ids and the images"
+            "check the dictionary, the ids and the images",
+            code="alignment.too-few",
         )
     in_map, in_splat = _triangulated(observations)
     if len(in_map) < 3:
-        raise AlignmentError("the images see the markers all from one side, so the scale is unknown; add other views")
+        raise AlignmentError(
+            "the images see the markers all from one side, so the scale is unknown; add other views",
+            code="alignment.degenerate",
+        )
     fit = fit_points(in_map, in_splat).target_from_source
     sigma, used = 1.0, list(observations)
     for _ in range(5):

@@ -55,7 +55,8 @@ def match_poses(stream: Poses, reference: Poses, by: MatchBy = "auto") -> Matche
         reasons.append(f"by {name}: {reason or 'too few'}")
     raise AlignmentError(
         f"poses of '{stream.source}' ({len(stream)}) and '{reference.source}' ({len(reference)}) don't correspond: "
-        f"{'; '.join(reasons)}. Give both the images' names, or stamps, or poses of the same motion"
+        f"{'; '.join(reasons)}. Give both the images' names, or stamps, or poses of the same motion",
+        code="alignment.unmatched",
     )
 
 

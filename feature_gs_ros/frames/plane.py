@@ -33,7 +33,7 @@ def largest_plane(gaussians: GaussianMap) -> tuple[Array, float, NDArray[np.bool
     if len(points) > MAX_POINTS:
         points = points[rng.choice(len(points), MAX_POINTS, replace=False)]
     if len(points) < 3:
-        raise AlignmentError(f"{len(points)} Gaussians are opaque enough to find a plane in")
+        raise AlignmentError(f"{len(points)} Gaussians are opaque enough to find a plane in", code="alignment.too-few")
     low, high = np.quantile(points, [0.1, 0.9], axis=0)
     thickness = THICKNESS * float(np.linalg.norm(high - low))
     best: tuple[Array, float] = (np.array([0.0, 0.0, 1.0]), 0.0)
@@ -48,7 +48,9 @@ def largest_plane(gaussians: GaussianMap) -> tuple[Array, float, NDArray[np.bool
         if count > most:
             best, most = (normal / length, float(a @ normal / length)), count
     if most < MIN_ON_PLANE * len(points):
-        raise AlignmentError("the map holds no large plane; align it by poses, points or markers")
+        raise AlignmentError(
+            "the map holds no large plane; align it by poses, points or markers", code="alignment.not-found"
+        )
     normal, offset = best
     for _ in range(3):
         on = np.abs(points @ normal - offset) < thickness
@@ -85,15 +87,21 @@ def align_plane(
     unknown = [name for name in camera_heights if name not in rows]
     if unknown or not camera_heights:
         raise AlignmentError(
-            f"camera {', '.join(unknown) or 'heights'} of '{reference.source}': give NAME=METRES of its frames"
+            f"camera {', '.join(unknown) or 'heights'} of '{reference.source}': give NAME=METRES of its frames",
+            code="alignment.size",
         )
     if min(camera_heights.values()) <= 0:
-        raise AlignmentError(f"a camera height of {min(camera_heights.values())} m; expected metres above the plane")
+        raise AlignmentError(
+            f"a camera height of {min(camera_heights.values())} m; expected metres above the plane",
+            code="alignment.value",
+        )
     known = np.array(list(camera_heights.values()))
     above = np.array([float(reference.positions[rows[name]] @ normal - offset) for name in camera_heights])
     scale = float(known @ above / (known @ known))  # least squares of above = scale · known
     if scale <= 0:
-        raise AlignmentError("the cameras of known height are below the plane; is it the map's largest one?")
+        raise AlignmentError(
+            "the cameras of known height are below the plane; is it the map's largest one?", code="alignment.degenerate"
+        )
     rotation = _level(normal, np.eye(3) if start is None else start.rotation.T)
     level = Sim3(1 / scale, quat_wxyz_from_rotation(rotation), np.zeros(3))
     foot = reference.positions[0] if start is None else start.apply(np.zeros(3))

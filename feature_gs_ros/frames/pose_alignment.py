@@ -84,7 +84,8 @@ def _consensus(a: Poses, b: Poses) -> Sim3:
             best, least = candidate, cost
     if best is None:
         raise AlignmentError(
-            f"the {len(a)} cameras of '{a.source}' are all in one place, so there is no scale: move the camera"
+            f"the {len(a)} cameras of '{a.source}' are all in one place, so there is no scale: move the camera",
+            code="alignment.degenerate",
         )
     return best
 
@@ -146,7 +147,8 @@ def _no_fit(matches: Matches, inliers: NDArray[np.bool_]) -> AlignmentError:
         hint = "their positions agree but their axes don't: poses of a flange (feature-gs align hand-eye) or other axes"
     return AlignmentError(
         f"no similarity brings more than {int(inliers.sum())} of the {len(a)} poses of '{a.source}' together with "
-        f"'{b.source}': {hint}"
+        f"'{b.source}': {hint}",
+        code="alignment.inconsistent",
     )
 
 

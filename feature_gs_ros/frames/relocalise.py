@@ -107,7 +107,8 @@ def align_images(
     if found is None:
         raise AlignmentError(
             f"the {len(live.frames)} images looked at show nothing of the map that can be found from outside it: is it "
-            "the same scene? Give a --start within 20 cm and 20°, or align by poses, points or markers"
+            "the same scene? Give a --start within 20 cm and 20°, or align by poses, points or markers",
+            code="alignment.not-found",
         )
     _tell(progress, 2, "found")
     alignment, covariance, matches = found

@@ -32,7 +32,9 @@ def umeyama(source: Array, target: Array) -> Sim3:
         AlignmentError: fewer than three points, or all on a line.
     """
     if len(source) < 3:
-        raise AlignmentError(f"{len(source)} pairs of points; a similarity takes three or more")
+        raise AlignmentError(
+            f"{len(source)} pairs of points; a similarity takes three or more", code="alignment.too-few"
+        )
     mean_source, mean_target = source.mean(axis=0), target.mean(axis=0)
     centred_source, centred_target = source - mean_source, target - mean_target
     for name, points in (("source", centred_source), ("target", centred_target)):
@@ -40,7 +42,8 @@ def umeyama(source: Array, target: Array) -> Sim3:
         if extents[1] <= MIN_SPREAD * extents[0]:
             raise AlignmentError(
                 f"the {name} points lie on a line (or are one point), so the rotation about it is free; "
-                "give points that span a plane at least"
+                "give points that span a plane at least",
+                code="alignment.degenerate",
             )
     u, singular, vt = np.linalg.svd(centred_target.T @ centred_source / len(source))
     sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
@@ -75,7 +78,9 @@ def fit_points(source: Array, target: Array, tolerance: float | None = None) -> 
     umeyama(source, target)  # names what is wrong with them
     best = _least_median(source, target)
     if best is None:
-        raise AlignmentError("no three of the pairs of points span a plane in both frames; give others")
+        raise AlignmentError(
+            "no three of the pairs of points span a plane in both frames; give others", code="alignment.degenerate"
+        )
     floor = RELATIVE_FLOOR * float(np.ptp(source, axis=0).max())
     inliers = np.ones(len(source), dtype=np.bool_)
     for _ in range(10):

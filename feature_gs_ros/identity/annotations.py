@@ -57,7 +57,8 @@ def read_annotations(
     if not chosen:
         raise IdentityError(
             f"no frame of '{stream.source}' has a mask of its name: "
-            f"frames {some(stream.names(), 5)}; masks {some(sorted(known), 5)}"
+            f"frames {some(stream.names(), 5)}; masks {some(sorted(known), 5)}",
+            code="identity.missing",
         )
     found: list[Annotation] = []
     skipped: Counter[str] = Counter()
@@ -76,7 +77,7 @@ def read_annotations(
             raise StoppedError(f"stopped after the masks of {done} of {len(chosen)} views")
     pose_check.finish()
     if not found:
-        raise IdentityError(f"no mask can be used: {counted(skipped)}")
+        raise IdentityError(f"no mask can be used: {counted(skipped)}", code="identity.empty")
     for name in sorted(known - set(chosen)):
         skipped[f"mask '{name}' has no frame"] += 1
     return Annotated(tuple(found), skipped)
@@ -92,6 +93,7 @@ def _labels(masks: Masks, frame: Frame, names: Mapping[int, str] | None) -> NDAr
     unknown = unnamed_values(labels, names) if names is not None else []
     if unknown:
         raise EvaluationError(
-            f"mask '{frame.name}' holds the value {unknown[0]}, which has no name; add it to the labels"
+            f"mask '{frame.name}' holds the value {unknown[0]}, which has no name; add it to the labels",
+            code="evaluation.label",
         )
     return labels

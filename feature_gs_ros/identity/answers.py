@@ -53,7 +53,8 @@ class Identities:
         field.check_map(gaussians)
         if field.extractor.name != "identity":
             raise IdentityError(
-                f"the field is of the extractor '{field.extractor.name}', not of identities: use feature-gs identity"
+                f"the field is of the extractor '{field.extractor.name}', not of identities: use feature-gs identity",
+                code="identity.mismatch",
             )
         extractor = extractor_of(field.extractor)
         assert isinstance(extractor, IdentityExtractor)
@@ -128,7 +129,7 @@ class Identities:
             IdentityError: no object has this id.
         """
         if value not in self.names or value == BACKGROUND:
-            raise IdentityError(f"no object has the id {value}; there are {self._listed()}")
+            raise IdentityError(f"no object has the id {value}; there are {self._listed()}", code="identity.missing")
         return self.labels == value
 
     def value_of(self, name: str) -> int:
@@ -140,7 +141,7 @@ class Identities:
         for value, known in self.names.items():
             if value != BACKGROUND and name in (known, str(value)):
                 return value
-        raise IdentityError(f"no object is called '{name}'; there are {self._listed()}")
+        raise IdentityError(f"no object is called '{name}'; there are {self._listed()}", code="identity.missing")
 
     def describe(self, value: int) -> IdentifiedObject:
         """Size, box and views of one object.
@@ -178,7 +179,10 @@ class Identities:
         """
         mask = self.mask(value)
         if not bool(mask.any()):
-            raise IdentityError(f"'{self.names[value]}' holds no Gaussian of this map; was it annotated in any view?")
+            raise IdentityError(
+                f"'{self.names[value]}' holds no Gaussian of this map; was it annotated in any view?",
+                code="identity.missing",
+            )
         part = self.gaussians.select(mask)
         if path is not None:
             save_ply(part, path, {"confidence": self.confidence[mask], "label": self.labels[mask].float()})

@@ -59,14 +59,16 @@ def associate(annotations: Sequence[Annotation], threshold: float = MERGE_THRESH
         IdentityError: no mask, or a threshold out of range.
     """
     if not 0 < threshold <= 1:
-        raise IdentityError(f"the merge threshold {threshold} is not in (0, 1]; the default is {MERGE_THRESHOLD}")
+        raise IdentityError(
+            f"the merge threshold {threshold} is not in (0, 1]; the default is {MERGE_THRESHOLD}", code="identity.range"
+        )
     values = [
         [int(value) for value in np.unique(annotation.labels) if value not in (BACKGROUND, IGNORE)]
         for annotation in annotations
     ]
     nodes = [(row, value) for row, found in enumerate(values) for value in found]
     if not nodes:
-        raise IdentityError("no view holds an instance mask; there is nothing to associate")
+        raise IdentityError("no view holds an instance mask; there is nothing to associate", code="identity.empty")
     told = [_mask_of_gaussians(annotation, found) for annotation, found in zip(annotations, values, strict=True)]
     overlaps = _overlaps(told, values)
     clusters, contested = _merged(nodes, overlaps, threshold)

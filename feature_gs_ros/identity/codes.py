@@ -99,7 +99,9 @@ def make_codes(
         IdentityError: unknown kind, too many classes, or codes that coincide.
     """
     if kind not in get_args(CodeKind):
-        raise IdentityError(f"codes '{kind}' are unknown; choose {' or '.join(get_args(CodeKind))}")
+        raise IdentityError(
+            f"codes '{kind}' are unknown; choose {' or '.join(get_args(CodeKind))}", code="identity.unknown"
+        )
     if kind == "orthogonal":
         return orthogonal_codes(classes, dimension, seed=seed)
     dimension = CONTRASTIVE_DIMENSION if dimension is None else dimension
@@ -117,7 +119,8 @@ def orthogonal_codes(classes: int, dimension: int | None = None, *, seed: int = 
     if classes > dimension:
         raise IdentityError(
             f"{classes} classes can't have orthogonal codes of {dimension} numbers: at most {dimension} vectors are "
-            f"orthogonal there; store {classes} numbers, or use contrastive codes"
+            f"orthogonal there; store {classes} numbers, or use contrastive codes",
+            code="identity.range",
         )
     if classes == dimension:
         codes = torch.eye(classes)
@@ -149,7 +152,8 @@ def contrastive_codes(
     if angle < COINCIDING:
         raise IdentityError(
             f"of {classes} codes of {dimension} numbers two coincide ({angle:.1f}° apart, at least {COINCIDING:.0f}° "
-            "needed); give more dimensions"
+            "needed); give more dimensions",
+            code="identity.coinciding",
         )
     return book
 
@@ -213,9 +217,11 @@ def _through_unit(gradient: Array, unit: Array, lengths: Array) -> Array:
 
 def _check_counts(classes: int, dimension: int) -> None:
     if not 1 <= classes <= MAX_CLASSES:
-        raise IdentityError(f"{classes} classes can't be encoded; 1 to {MAX_CLASSES} can")
+        raise IdentityError(f"{classes} classes can't be encoded; 1 to {MAX_CLASSES} can", code="identity.range")
     if not 1 <= dimension <= MAX_CLASSES:
-        raise IdentityError(f"codes of {dimension} numbers can't be made; 1 to {MAX_CLASSES} can")
+        raise IdentityError(
+            f"codes of {dimension} numbers can't be made; 1 to {MAX_CLASSES} can", code="identity.range"
+        )
 
 
 def _cached(path: Path, classes: int, dimension: int) -> CodeBook | None:

@@ -145,7 +145,9 @@ def class_names(labels: Mapping[int, str]) -> dict[int, str]:
     names = {value: name for value, name in sorted(labels.items()) if value != IGNORE}
     names.setdefault(BACKGROUND, "background")
     if len(names) < 2:
-        raise IdentityError("no object is named beside background 0; name the pixel values of the masks")
+        raise IdentityError(
+            "no object is named beside background 0; name the pixel values of the masks", code="identity.missing"
+        )
     return dict(sorted(names.items()))
 
 
@@ -159,15 +161,18 @@ def numbered_names(annotations: Iterable[NDArray[np.integer]]) -> dict[int, str]
 
 def _check(annotations: Sequence[Annotation], names: Mapping[int, str], book: CodeBook) -> None:
     if not annotations:
-        raise IdentityError("no annotated view is left to take identities from")
+        raise IdentityError("no annotated view is left to take identities from", code="identity.empty")
     if len(names) != len(book):
-        raise IdentityError(f"{len(book)} codes don't fit {len(names)} classes (background counts as one)")
+        raise IdentityError(
+            f"{len(book)} codes don't fit {len(names)} classes (background counts as one)", code="identity.shape"
+        )
     for annotation in annotations:
         unknown = unnamed_values(annotation.labels, names)
         if unknown:
             raise IdentityError(
                 f"the mask of '{annotation.name}' holds {', '.join(map(str, unknown[:5]))}, which has no name; "
-                f"named are {', '.join(map(str, sorted(names)))}"
+                f"named are {', '.join(map(str, sorted(names)))}",
+                code="identity.label",
             )
 
 

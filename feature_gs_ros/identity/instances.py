@@ -80,7 +80,8 @@ def find_instances(
     rows = (field.seen & (gaussians.opacities > 0)).nonzero()[:, 0]
     if len(rows) < max(2 * smallest, DENSITY):
         raise IdentityError(
-            f"{len(rows)} Gaussians were seen, too few for clusters of {smallest}; back-project more views"
+            f"{len(rows)} Gaussians were seen, too few for clusters of {smallest}; back-project more views",
+            code="identity.too-few",
         )
     generator = torch.Generator().manual_seed(seed)
     if len(rows) > samples:
@@ -117,7 +118,10 @@ def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
         IdentityError: no instance was found.
     """
     if not bool((ids > 0).any()):
-        raise IdentityError("the features fall into no clusters; ask for smaller ones, or back-project more views")
+        raise IdentityError(
+            "the features fall into no clusters; ask for smaller ones, or back-project more views",
+            code="identity.no-clusters",
+        )
     names = numbered_names([ids.numpy()])
     values = torch.tensor(sorted(names))
     book = make_codes("orthogonal" if len(names) <= MAX_ORTHOGONAL else "contrastive", len(names))
@@ -128,15 +132,20 @@ def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
 
 def _check(samples: int, smallest: int, largest: float, place: float) -> None:
     if smallest < 2:
-        raise IdentityError(f"smallest={smallest}: a cluster has at least 2 samples")
+        raise IdentityError(f"smallest={smallest}: a cluster has at least 2 samples", code="identity.too-few")
     if samples < max(2 * smallest, DENSITY):
         raise IdentityError(
-            f"samples={samples} are too few for clusters of {smallest}; choose {max(2 * smallest, DENSITY)} or more"
+            f"samples={samples} are too few for clusters of {smallest}; choose {max(2 * smallest, DENSITY)} or more",
+            code="identity.too-few",
         )
     if not 0 < largest <= 1:
-        raise IdentityError(f"largest={largest} is no share of the samples; choose more than 0, up to 1")
+        raise IdentityError(
+            f"largest={largest} is no share of the samples; choose more than 0, up to 1", code="identity.too-few"
+        )
     if not 0 <= place <= FARTHEST:
-        raise IdentityError(f"place={place} is out of range; choose 0 (features alone) to {FARTHEST:g}")
+        raise IdentityError(
+            f"place={place} is out of range; choose 0 (features alone) to {FARTHEST:g}", code="identity.range"
+        )
 
 
 def _winners(views: Sequence[View], count: int, rows: Tensor, ids: Tensor, clusters: int) -> list[Winners]:

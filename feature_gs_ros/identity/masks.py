@@ -57,7 +57,8 @@ class CocoMasks:
                 raise EvaluationError(f"{annotation.source} belongs to no image", code="evaluation.value")
             if not instances and annotation.get("category_id") == IGNORE:
                 raise EvaluationError(
-                    f"'{path}' uses the category {IGNORE}, which stands for pixels that don't count; renumber it"
+                    f"'{path}' uses the category {IGNORE}, which stands for pixels that don't count; renumber it",
+                    code="evaluation.label",
                 )
             self._annotations[name_of_image].append(annotation)
         self.labels = {
@@ -65,7 +66,7 @@ class CocoMasks:
             for category in (content.tables("categories") if "categories" in content else ())
         }
         if not any(self._annotations.values()):
-            raise EvaluationError(f"'{path}' annotates nothing")
+            raise EvaluationError(f"'{path}' annotates nothing", code="evaluation.empty")
 
     def names(self) -> list[str]:
         """Frames that have annotations, sorted."""
@@ -78,7 +79,7 @@ class CocoMasks:
             EvaluationError: no such frame, another size than the camera's, or a damaged mask.
         """
         if name not in self._images:
-            raise EvaluationError(f"'{self.path}' holds no image '{name}'")
+            raise EvaluationError(f"'{self.path}' holds no image '{name}'", code="evaluation.missing")
         image = self._images[name]
         size = _size([image.get("height"), image.get("width")], f"image '{name}' of '{self.path}'")
         _check_size(size, camera, f"image '{name}' of '{self.path}'")
@@ -97,7 +98,9 @@ class SamMasks:
         self.folder = Path(folder)
         self._names = sorted(path.stem for path in self.folder.glob("*.json"))
         if not self._names:
-            raise EvaluationError(f"'{folder}' holds no masks: neither <frame name>.png nor <frame name>.json")
+            raise EvaluationError(
+                f"'{folder}' holds no masks: neither <frame name>.png nor <frame name>.json", code="evaluation.empty"
+            )
 
     def names(self) -> list[str]:
         """Frames that have masks, sorted."""
@@ -110,12 +113,12 @@ class SamMasks:
             EvaluationError: no such file, another size than the camera's, or a damaged mask.
         """
         if name not in self._names:
-            raise EvaluationError(f"'{self.folder}' holds no masks of '{name}'")
+            raise EvaluationError(f"'{self.folder}' holds no masks of '{name}'", code="evaluation.empty")
         path = self.folder / f"{name}.json"
         content = read_structured(path, EvaluationError)
         entries = content.get("annotations") if isinstance(content, Mapping) else content
         if not isinstance(entries, list) or not entries:
-            raise EvaluationError(f"'{path}' is no list of masks")
+            raise EvaluationError(f"'{path}' is no list of masks", code="evaluation.format")
         masks, size = [], None
         for entry in entries:
             rle = entry.get("segmentation") if isinstance(entry, Mapping) else None
@@ -155,7 +158,7 @@ def mask_numbers() -> Iterator[int]:
 def stacked(masks: Sequence[NDArray[np.bool_]], values: Iterable[int], size: tuple[int, int]) -> NDArray[np.uint16]:
     """Labels [H, W] of masks that may overlap: the smaller one is on top."""
     if len(masks) > MAX_MASKS:
-        raise EvaluationError(f"{len(masks)} masks in one image, at most {MAX_MASKS} are read")
+        raise EvaluationError(f"{len(masks)} masks in one image, at most {MAX_MASKS} are read", code="evaluation.range")
     labels = np.zeros(size, np.uint16)
     for mask, value in sorted(zip(masks, values, strict=True), key=lambda item: -int(item[0].sum())):
         labels[mask] = value
@@ -170,17 +173,21 @@ def decode_rle(counts: str | Sequence[int], size: tuple[int, int], source: str) 
     """
     height, width = size
     if len(counts) > 16 * (height * width + 1):
-        raise EvaluationError(f"a mask of {source} has more run lengths than pixels")
+        raise EvaluationError(f"a mask of {source} has more run lengths than pixels", code="evaluation.damaged")
     runs = _from_string(counts, source) if isinstance(counts, str) else [_run(run, source) for run in counts]
     if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise EvaluationError(f"a mask's run lengths of {source} don't add up to {width}×{height} pixels")
+        raise EvaluationError(
+            f"a mask's run lengths of {source} don't add up to {width}×{height} pixels", code="evaluation.damaged"
+        )
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
 def _run(value: object, source: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:  # NaN, too
-        raise EvaluationError(f"a mask's run lengths of {source} hold {shown(value)}, expected whole numbers")
+        raise EvaluationError(
+            f"a mask's run lengths of {source} hold {shown(value)}, expected whole numbers", code="evaluation.damaged"
+        )
     return int(min(max(value, -1), MAX_PIXELS + 1))  # beyond that it can't be right anyway
 
 
@@ -192,7 +199,7 @@ def _from_string(text: str, source: str) -> list[int]:
         value, shift, more = 0, 0, True
         while more:
             if position >= len(text) or not 48 <= ord(text[position]) < 112 or shift > 40:
-                raise EvaluationError(f"a mask's run lengths of {source} are damaged")
+                raise EvaluationError(f"a mask's run lengths of {source} are damaged", code="evaluation.damaged")
             bits = ord(text[position]) - 48
             value |= (bits & 0x1F) << shift
             more = bool(bits & 0x20)
@@ -207,7 +214,9 @@ def _decoded(segmentation: object, size: tuple[int, int], source: str) -> NDArra
     """A mask [H, W] from RLE or polygons."""
     if isinstance(segmentation, Mapping) and isinstance(segmentation.get("counts"), (str, list)):
         if "size" in segmentation and _size(segmentation["size"], source) != size:
-            raise EvaluationError(f"a mask of {source} has another size than {size[1]}×{size[0]}")
+            raise EvaluationError(
+                f"a mask of {source} has another size than {size[1]}×{size[0]}", code="evaluation.size"
+            )
         return decode_rle(segmentation["counts"], size, source)
     if isinstance(segmentation, list) and segmentation:
         mask = np.zeros(size, np.uint8)
@@ -216,7 +225,7 @@ def _decoded(segmentation: object, size: tuple[int, int], source: str) -> NDArra
             if all(len(p) and np.isfinite(p).all() and np.abs(p).max() < 1e6 for p in polygons):
                 cv2.fillPoly(mask, [np.rint(polygon).astype(np.int32) for polygon in polygons], 1)
                 return mask.astype(np.bool_)
-    raise EvaluationError(f"a mask of {source} is neither RLE nor polygons")
+    raise EvaluationError(f"a mask of {source} is neither RLE nor polygons", code="evaluation.format")
 
 
 def _size(given: object, source: str) -> tuple[int, int]:
@@ -225,11 +234,15 @@ def _size(given: object, source: str) -> tuple[int, int]:
         height, width = int(given[0]), int(given[1])
         if 0 < height * width <= MAX_PIXELS and height > 0:
             return height, width
-    raise EvaluationError(f"the size {shown(given)} of {source} is not [height, width] of at most {MAX_PIXELS} pixels")
+    raise EvaluationError(
+        f"the size {shown(given)} of {source} is not [height, width] of at most {MAX_PIXELS} pixels",
+        code="evaluation.range",
+    )
 
 
 def _check_size(size: tuple[int, int], camera: Camera | None, source: str) -> None:
     if camera is not None and size != (camera.height, camera.width):
         raise EvaluationError(
-            f"{source} is {size[1]}×{size[0]} pixels, its frame {camera.width}×{camera.height}; resize it"
+            f"{source} is {size[1]}×{size[0]} pixels, its frame {camera.width}×{camera.height}; resize it",
+            code="evaluation.size",
         )

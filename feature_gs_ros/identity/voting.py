@@ -44,11 +44,14 @@ def vote(masked_views: Iterable[tuple[View, NDArray[np.bool_]]]) -> Vote:
     for view, mask in masked_views:
         camera = view.camera
         if mask.shape != (camera.height, camera.width):
-            raise IdentityError(f"a mask is {mask.shape}, its view {camera.height}×{camera.width}: not the same size")
+            raise IdentityError(
+                f"a mask is {mask.shape}, its view {camera.height}×{camera.width}: not the same size",
+                code="identity.size",
+            )
         grid = FeatureGrid(torch.from_numpy(mask).to(torch.float32).unsqueeze(2), interpolation="nearest")
         numerator, weight = view.backproject(grid)
         inside = numerator[:, 0] if inside is None else inside + numerator[:, 0]
         total = weight if total is None else total + weight
     if inside is None or total is None:
-        raise IdentityError("no masked view to vote with")
+        raise IdentityError("no masked view to vote with", code="identity.empty")
     return Vote(inside, (total - inside).clamp_min(0.0))

@@ -34,7 +34,8 @@ def load_alignment(path: str | Path) -> Sim3:
         return sim3_from_mapping(content["splat_from_map"], str(path))
     raise AlignmentError(
         f"'{path}' holds no alignment; expected splat_from_map: {{scale, rotation_xyzw, translation}} "
-        "or nerfstudio's dataparser_transforms.json"
+        "or nerfstudio's dataparser_transforms.json",
+        code="alignment.format",
     )
 
 
@@ -55,7 +56,9 @@ def save_alignment(splat_from_map: Sim3, path: str | Path, comment: str = "", **
         with atomic_path(path) as temporary:
             temporary.write_text(text + yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     except OSError as cause:
-        raise AlignmentError(f"can't write the alignment '{path}': {cause.strerror or cause}") from cause
+        raise AlignmentError(
+            f"can't write the alignment '{path}': {cause.strerror or cause}", code="alignment.unwritable"
+        ) from cause
 
 
 def sim3_as_mapping(transform: Sim3) -> dict[str, object]:
@@ -78,14 +81,18 @@ def sim3_from_mapping(values: object, source: str) -> Sim3:
     scale = table.number("scale", 1.0)
     key = "rotation_wxyz" if "rotation_wxyz" in table else "rotation_xyzw"
     if key == "rotation_wxyz" and "rotation_xyzw" in table:
-        raise AlignmentError(f"{named} gives rotation_xyzw and rotation_wxyz; leave one of them out")
+        raise AlignmentError(
+            f"{named} gives rotation_xyzw and rotation_wxyz; leave one of them out", code="alignment.conflict"
+        )
     quat = np.roll(table.numbers(key, 4), 0 if key == "rotation_wxyz" else 1)  # w first
     translation = np.array(table.numbers("translation", 3))
     _check_scale(scale, named)
     norm = float(np.linalg.norm(quat))
     if abs(norm - 1) > 1e-2:
         order = " ".join(key.removeprefix("rotation_"))
-        raise AlignmentError(f"{key} in '{source}' has length {norm:.4g}, expected 1; the order is {order}")
+        raise AlignmentError(
+            f"{key} in '{source}' has length {norm:.4g}, expected 1; the order is {order}", code="alignment.value"
+        )
     return Sim3(scale, quat / norm, translation)
 
 
@@ -96,14 +103,15 @@ def _from_dataparser(content: Table) -> Sim3:
     try:
         rigid = Sim3.from_matrix(np.reshape(transform, (-1, 4)))
     except AlignmentError as error:
-        raise AlignmentError(f"{content.source}: {error}") from error
+        raise AlignmentError(f"{content.source}: {error}", code=error.code) from error
     return Sim3(scale * rigid.scale, rigid.quat_wxyz, scale * rigid.translation)
 
 
 def _check_scale(scale: float, source: str) -> None:
     if scale <= 0:
-        raise AlignmentError(f"scale of {source} is {scale}, expected a positive number")
+        raise AlignmentError(f"scale of {source} is {scale}, expected a positive number", code="alignment.range")
     if not MIN_SCALE <= scale <= MAX_SCALE:
         raise AlignmentError(
-            f"scale of {source} is {scale:g}, expected {MIN_SCALE:g} to {MAX_SCALE:g} splat units per metre"
+            f"scale of {source} is {scale:g}, expected {MIN_SCALE:g} to {MAX_SCALE:g} splat units per metre",
+            code="alignment.value",
         )

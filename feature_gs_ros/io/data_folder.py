@@ -20,7 +20,9 @@ class DataFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path = self.path.resolve(strict=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ParameterError(f"parameter data_dir '{path}' can't be used: {error}") from error
+            raise ParameterError(
+                f"parameter data_dir '{path}' can't be used: {error}", code="parameter.value"
+            ) from error
 
     def __call__(self, name: str) -> Path:
         """The whole path of a file asked for; links are followed before it is judged.
@@ -29,11 +31,11 @@ class DataFolder:
             FieldError: no name, or one that leads out of the folder.
         """
         if not name.strip() or "\0" in name:
-            raise FieldError(f"{name!r} can't name a file; give a path below data_dir, {self.path}")
+            raise FieldError(f"{name!r} can't name a file; give a path below data_dir, {self.path}", code="field.name")
         try:
             path = (self.path / name).resolve()
         except (OSError, RuntimeError) as error:
-            raise FieldError(f"{name!r} can't name a file: {error}") from error
+            raise FieldError(f"{name!r} can't name a file: {error}", code="field.name") from error
         if self.path not in path.parents:
-            raise FieldError(f"'{name}' leads out of data_dir ('{self.path}'); give a path below it")
+            raise FieldError(f"'{name}' leads out of data_dir ('{self.path}'); give a path below it", code="field.name")
         return path

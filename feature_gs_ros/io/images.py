@@ -64,7 +64,7 @@ def read_image(path: str | Path) -> bytes:
     try:
         return read_regular(path, MAX_FILE)
     except (OSError, ValueError) as error:
-        raise ImageError(f"can't read the image '{path}': {_reason(error)}") from error
+        raise ImageError(f"can't read the image '{path}': {_reason(error)}", code="image.unreadable") from error
 
 
 def bits_in_use(brightest: int) -> int:
@@ -146,7 +146,7 @@ def image_file_size(path: Path) -> tuple[int, int]:
         with open_regular(path) as file:
             return image_size(file, str(path))
     except (OSError, ValueError) as error:
-        raise ImageError(f"can't read the image '{path}': {_reason(error)}") from error
+        raise ImageError(f"can't read the image '{path}': {_reason(error)}", code="image.unreadable") from error
 
 
 def image_format(start: bytes, source: str) -> Format:

@@ -37,10 +37,10 @@ class MaskFolder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise EvaluationError(f"'{self.folder}' is not a folder of masks")
+            raise EvaluationError(f"'{self.folder}' is not a folder of masks", code="evaluation.unreadable")
         self._names = sorted(path.stem for path in self.folder.glob("*.png"))
         if not self._names:
-            raise EvaluationError(f"'{self.folder}' holds no masks; expected <frame name>.png")
+            raise EvaluationError(f"'{self.folder}' holds no masks; expected <frame name>.png", code="evaluation.empty")
         self._is_binary: bool | None = None  # None: not looked at yet
 
     def names(self) -> list[str]:
@@ -59,16 +59,17 @@ class MaskFolder:
         """
         path = self.folder / f"{name}.png"
         if name not in self._names:
-            raise EvaluationError(f"no mask '{path}'; there are {listed_names(self._names)}")
+            raise EvaluationError(f"no mask '{path}'; there are {listed_names(self._names)}", code="evaluation.missing")
         try:
             data = read_image(path)
         except ImageError as error:
-            raise EvaluationError(str(error)) from error
+            raise EvaluationError(str(error), code="evaluation.mask") from error
         width, height = _check_header(data, path)
         if camera is not None and (width, height) != (camera.width, camera.height):
             raise EvaluationError(
                 f"mask '{path}' is {width}×{height} pixels, its frame {camera.width}×{camera.height}; "
-                "resize it to the frame with nearest neighbours"
+                "resize it to the frame with nearest neighbours",
+                code="evaluation.size",
             )
         if self._is_binary is None:
             self._is_binary = self._all_binary()
@@ -78,7 +79,8 @@ class MaskFolder:
         if not _binary(labels):
             raise EvaluationError(
                 f"mask '{path}' holds other values than 0 and 255, which others of '{self.folder}' are limited to: "
-                "binary masks and labels don't mix; write the object of binary masks as 1"
+                "binary masks and labels don't mix; write the object of binary masks as 1",
+                code="evaluation.label",
             )
         return (labels > 0).astype(np.uint16)
 
@@ -112,15 +114,22 @@ def load_labels(path: str | Path) -> dict[int, str]:
     for key, value in read_mapping(path, EvaluationError).items():
         label, name = (key, value) if isinstance(key, int) else (value, key)
         if isinstance(label, bool) or not isinstance(label, int) or not isinstance(name, str):
-            raise EvaluationError(f"'{path}' holds {shown({key: value})}, expected a number and a name")
+            raise EvaluationError(
+                f"'{path}' holds {shown({key: value})}, expected a number and a name", code="evaluation.value"
+            )
         if not 0 <= label <= 65535:
-            raise EvaluationError(f"'{path}' gives {shown(name)} the value {shown(label)}, masks hold 0 to 65535")
+            raise EvaluationError(
+                f"'{path}' gives {shown(name)} the value {shown(label)}, masks hold 0 to 65535", code="evaluation.label"
+            )
         if label in labels or name in names:
-            raise EvaluationError(f"'{path}' holds {shown({key: value})} beside another line with that name or value")
+            raise EvaluationError(
+                f"'{path}' holds {shown({key: value})} beside another line with that name or value",
+                code="evaluation.duplicate",
+            )
         labels[label] = name
         names.add(name)
     if not labels:
-        raise EvaluationError(f"'{path}' names no classes")
+        raise EvaluationError(f"'{path}' names no classes", code="evaluation.empty")
     return labels
 
 
@@ -130,7 +139,7 @@ def _decoded(data: bytes, path: Path) -> NDArray[np.uint16]:
     try:
         labels = decode_stored(_as_grey(data) if is_palette else data, str(path)).astype(np.uint16)
     except ImageError as error:
-        raise EvaluationError(f"the mask can't be used: {error}") from error
+        raise EvaluationError(f"the mask can't be used: {error}", code="evaluation.mask") from error
     # Greys of fewer bits are spread to 8 as they are read.
     return labels // np.uint16(255 // ((1 << depth) - 1)) if is_palette and depth < 8 else labels
 
@@ -155,16 +164,18 @@ def _binary(labels: NDArray[np.uint16]) -> bool:
 def _check_header(data: bytes, path: Path) -> tuple[int, int]:
     """(width, height) of a PNG with one channel of 8 or 16 bits."""
     if not data.startswith(_PNG) or len(data) < 26:
-        raise EvaluationError(f"mask '{path}' is no PNG, or damaged")
+        raise EvaluationError(f"mask '{path}' is no PNG, or damaged", code="evaluation.damaged")
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     depth, colour_type = data[24], data[25]
     if not (colour_type == _GREY and depth in (8, 16)) and colour_type != _PALETTE:
         kind = {2: "RGB", 4: "grey with alpha", 6: "RGBA"}.get(colour_type, f"{depth}-bit grey")
         raise EvaluationError(
-            f"mask '{path}' is a {kind} image; save the labels as one channel of 8 or 16 bits, or with a palette"
+            f"mask '{path}' is a {kind} image; save the labels as one channel of 8 or 16 bits, or with a palette",
+            code="evaluation.format",
         )
     if not 0 < width * height <= MAX_PIXELS:
         raise EvaluationError(
-            f"the header of mask '{path}' names {width}×{height} pixels, at most {MAX_PIXELS} are read"
+            f"the header of mask '{path}' names {width}×{height} pixels, at most {MAX_PIXELS} are read",
+            code="evaluation.range",
         )
     return width, height

@@ -184,7 +184,9 @@ class LiveField:
                 field.save(field_file)
                 self.edits.save(edits_file)
         except OSError as error:
-            raise FieldError(f"can't write the field '{path}': {error.strerror or error}") from error
+            raise FieldError(
+                f"can't write the field '{path}': {error.strerror or error}", code="field.unwritable"
+            ) from error
         return field
 
     def load(self, path: Path) -> None:

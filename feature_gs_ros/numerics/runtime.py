@@ -62,7 +62,9 @@ def _threads_of_environment() -> int:
     """0 where the variable doesn't say; read on first use, so that a bad value is an error of a command."""
     text = os.environ.get("FEATURE_GS_THREADS", "").strip() or "0"
     if not (text.isascii() and text.isdigit() and len(text) < 5):
-        raise OptionError(f"FEATURE_GS_THREADS={text} is no number of threads; give 1 or more, or unset it")
+        raise OptionError(
+            f"FEATURE_GS_THREADS={text} is no number of threads; give 1 or more, or unset it", code="option.range"
+        )
     return int(text)
 
 

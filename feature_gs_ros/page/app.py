@@ -162,7 +162,9 @@ def serve(content: Content, host: str, port: int) -> None:
 
 def _listen(host: str, port: int) -> viser.ViserServer:
     if not 0 <= port <= 65535:
-        raise OptionError(f"--port {port} is out of range; choose 1024 to 65535, or 0 for any that is free")
+        raise OptionError(
+            f"--port {port} is out of range; choose 1024 to 65535, or 0 for any that is free", code="option.range"
+        )
     _check_free(host, port)
     with _quiet():
         return _Server(host=host, port=port, verbose=False)
@@ -179,7 +181,8 @@ def _check_free(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise OptionError(
-            f"can't listen on --host {host} --port {port}: {error.strerror or error}; choose another --port, or 0"
+            f"can't listen on --host {host} --port {port}: {error.strerror or error}; choose another --port, or 0",
+            code="option.listen",
         ) from error
 
 

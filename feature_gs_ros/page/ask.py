@@ -61,7 +61,9 @@ def prompts_of(text: str) -> list[str]:
     """
     prompts = [prompt.strip() for prompt in text.split(",") if prompt.strip()]
     if len(prompts) > MAX_PROMPTS:
-        raise PromptError(f"{len(prompts)} prompts at once, at most {MAX_PROMPTS} are taken; ask for fewer")
+        raise PromptError(
+            f"{len(prompts)} prompts at once, at most {MAX_PROMPTS} are taken; ask for fewer", code="prompt.range"
+        )
     return prompts
 
 
@@ -96,7 +98,7 @@ def ask_examples(
         PromptError: there is no example.
     """
     if not examples:
-        raise PromptError("nothing was clicked yet that is meant; click it")
+        raise PromptError("nothing was clicked yet that is meant; click it", code="prompt.missing")
     start = time.perf_counter()
     not_meant = torch.stack(list(negatives)) if negatives else None
     scored = segmenter.score_examples(torch.stack(list(examples)), not_meant, threshold, CLICKED)
@@ -110,7 +112,10 @@ def command_of(content: Content, asked: Asked, index: int) -> str:
         PromptError: the question was not in words.
     """
     if not asked.in_words:
-        raise PromptError("what was clicked has no words, so no command repeats it; feature-gs edit takes points")
+        raise PromptError(
+            "what was clicked has no words, so no command repeats it; feature-gs edit takes points",
+            code="prompt.missing",
+        )
     own = _own_negative(content)
     prompt = asked.question.asked[index]
     others = [text for text in asked.question.texts if text not in (prompt, own)]

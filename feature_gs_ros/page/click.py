@@ -47,7 +47,7 @@ def pick_along_ray(
     start, towards = np.asarray(origin, np.float64), np.asarray(direction, np.float64)
     length = float(np.linalg.norm(towards))
     if not (np.isfinite(start).all() and np.isfinite(length) and length > 0 and 0 < focal < np.inf):
-        raise PromptError(f"the click's ray from {start} along {towards} is no ray; click again")
+        raise PromptError(f"the click's ray from {start} along {towards} is no ray; click again", code="prompt.value")
     camera = Camera(SIDE, SIDE, focal, focal, SIDE / 2, SIDE / 2)
     pose = content.splat_from_map.camera_from_splat(_looking_along(start, towards / length))
     return _pick(content, edited, camera, pose, SIDE / 2, SIDE / 2)

@@ -43,7 +43,9 @@ def answer_picture(segmenter: Segmenter, answer: Answer, backend: str = "auto") 
 def best_view(gaussians: GaussianMap, views: tuple[KnownView, ...], mask: torch.Tensor) -> KnownView:
     """The camera in which the masked Gaussians are large and whole; most of the map where none is masked."""
     if not views:
-        raise FieldError("the field remembers no camera to draw a picture from; back-project a stream again")
+        raise FieldError(
+            "the field remembers no camera to draw a picture from; back-project a stream again", code="field.missing"
+        )
     shown = mask if bool(mask.any()) else torch.ones_like(mask)
     values = shown.to(torch.float32).unsqueeze(1)
     points = gaussians.means[shown].numpy().astype(np.float64)

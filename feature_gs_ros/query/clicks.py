@@ -33,7 +33,9 @@ def straight_pixel(camera: Camera, u: float, v: float) -> tuple[float, float]:
         PromptError: outside the image, not finite, or where the lens images nothing.
     """
     if not (0 <= u < camera.width and 0 <= v < camera.height):  # False for NaN, too
-        raise PromptError(f"pixel ({u:g}, {v:g}) is outside the image of {camera.width}×{camera.height}")
+        raise PromptError(
+            f"pixel ({u:g}, {v:g}) is outside the image of {camera.width}×{camera.height}", code="prompt.outside"
+        )
     if camera.distortion is None:
         return u, v
     seen = np.array([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy])
@@ -41,9 +43,9 @@ def straight_pixel(camera: Camera, u: float, v: float) -> tuple[float, float]:
     try:
         x, y = (float(value) for value in undistorted(seen, camera.distortion))
     except CameraError as error:
-        raise PromptError(nothing) from error
+        raise PromptError(nothing, code="prompt.lens") from error
     if not np.hypot(x, y) < turning_radius(camera.distortion):
-        raise PromptError(nothing)
+        raise PromptError(nothing, code="prompt.lens")
     return camera.fx * x + camera.cx, camera.fy * y + camera.cy
 
 
@@ -55,7 +57,10 @@ def weights_of_pixel(view: View, u: float, v: float) -> Tensor:
     """
     camera = view.camera
     if not (0 <= u < camera.width and 0 <= v < camera.height):
-        raise PromptError(f"pixel ({u:g}, {v:g}) is outside the rectified image of {camera.width}×{camera.height}")
+        raise PromptError(
+            f"pixel ({u:g}, {v:g}) is outside the rectified image of {camera.width}×{camera.height}",
+            code="prompt.outside",
+        )
     valid = torch.zeros(camera.height, camera.width)
     valid[int(v), int(u)] = 1.0
     _, weight = view.backproject(FeatureGrid(torch.ones(1, 1, 1)), valid)
@@ -90,7 +95,9 @@ def weights_near(gaussians: GaussianMap, point: ArrayLike, radius: float) -> Ten
     """
     place = torch.as_tensor(np.asarray(point, dtype=np.float64))
     if not bool(torch.isfinite(place).all()):
-        raise PromptError(f"the point {tuple(place.tolist())} is not finite; give finite numbers")
+        raise PromptError(
+            f"the point {tuple(place.tolist())} is not finite; give finite numbers", code="prompt.not-finite"
+        )
     at = place.float()
     weights = torch.zeros(len(gaussians))
     distances, rows = (gaussians.means - at).norm(dim=1).topk(min(NEIGHBOURS, len(gaussians)), largest=False)
@@ -161,6 +168,6 @@ def feature_under_mask(grid: FeatureGrid, mask: Tensor) -> Tensor:
     """
     shares = mask.to(torch.float32)
     if not float(shares.sum()) > 0:
-        raise PromptError("the mask marks nothing; mark the thing with values above 0")
+        raise PromptError("the mask marks nothing; mark the thing with values above 0", code="prompt.empty")
     cells = pool(grid, shares).reshape(-1, 1)
     return (cells * grid.values.float().reshape(-1, grid.dimension)).sum(dim=0) / cells.sum()

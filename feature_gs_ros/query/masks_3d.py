@@ -96,7 +96,9 @@ class Segmenter:
         extractor = extractor_of(field.extractor) if extractor is None else extractor
         field.check_extractor(extractor.identity)
         if graph is not None and len(graph) != len(gaussians):
-            raise FieldError(f"the graph is of {len(graph)} Gaussians, the map has {len(gaussians)}")
+            raise FieldError(
+                f"the graph is of {len(graph)} Gaussians, the map has {len(gaussians)}", code="field.mismatch"
+            )
         self.gaussians = gaussians
         self.field = field
         self.extractor = extractor
@@ -322,10 +324,11 @@ class Segmenter:
         """Similarity [N] to the nearest of the examples [E, D]."""
         if examples.dim() != 2 or examples.shape[1] != self.field.dimension or len(examples) == 0:
             raise PromptError(
-                f"{what} features have shape {tuple(examples.shape)}, expected (E ≥ 1, {self.field.dimension})"
+                f"{what} features have shape {tuple(examples.shape)}, expected (E ≥ 1, {self.field.dimension})",
+                code="prompt.shape",
             )
         if not bool(torch.isfinite(examples).all()):
-            raise PromptError(f"{what} features hold NaN or Inf")
+            raise PromptError(f"{what} features hold NaN or Inf", code="prompt.not-finite")
         similar = self._scored(
             lambda features, _: self.extractor.similarities(features, examples).amax(dim=1, keepdim=True)
         )[:, 0]

@@ -69,7 +69,7 @@ def find_objects(
         PromptError: ``radius`` is not positive.
     """
     if radius is not None and not radius > 0:
-        raise PromptError(f"the clusters' radius is {radius} m, expected a positive length")
+        raise PromptError(f"the clusters' radius is {radius} m, expected a positive length", code="prompt.range")
     rows = mask.nonzero()[:, 0].numpy()
     if len(rows) == 0:
         return []

@@ -32,7 +32,7 @@ class TextPrompts:
             PromptError: no prompt, an empty, overlong or unprintable one, or a threshold that is not a number.
         """
         if not prompts:
-            raise PromptError("no prompt given; ask for something, e.g. 'coffee mug'")
+            raise PromptError("no prompt given; ask for something, e.g. 'coffee mug'", code="prompt.empty")
         asked = tuple(check_prompt(text) for text in prompts)
         others = tuple(check_prompt(text) for text in negatives)
         both = sorted(set(asked) & set(others))
@@ -64,11 +64,15 @@ def check_prompt(text: str) -> str:
     """
     stripped = text.strip()
     if not stripped:
-        raise PromptError("the prompt is empty; ask for something, e.g. 'coffee mug'")
+        raise PromptError("the prompt is empty; ask for something, e.g. 'coffee mug'", code="prompt.empty")
     if len(stripped) > MAX_PROMPT_CHARACTERS:
-        raise PromptError(f"the prompt has {len(stripped)} characters, at most {MAX_PROMPT_CHARACTERS} are taken")
+        raise PromptError(
+            f"the prompt has {len(stripped)} characters, at most {MAX_PROMPT_CHARACTERS} are taken", code="prompt.range"
+        )
     if any(not character.isprintable() for character in stripped):
-        raise PromptError(f"the prompt {stripped[:40]!r} holds characters that can't be printed")
+        raise PromptError(
+            f"the prompt {stripped[:40]!r} holds characters that can't be printed", code="prompt.characters"
+        )
     return stripped
 
 
@@ -81,5 +85,7 @@ def check_threshold(threshold: float | None, rule: ScoringRule) -> float:
     if threshold is None:
         return rule.threshold
     if not abs(threshold) < float("inf"):
-        raise PromptError(f"threshold {threshold} is not a number; the default is {rule.threshold}")
+        raise PromptError(
+            f"threshold {threshold} is not a number; the default is {rule.threshold}", code="prompt.value"
+        )
     return threshold

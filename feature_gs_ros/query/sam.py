@@ -68,7 +68,8 @@ def rendered_embedding(
     if field.extractor.name != "sam" or field.dimension != DIMENSION:
         raise FieldError(
             f"the field is of the extractor '{field.extractor.name}' ({field.dimension} numbers), SAM's decoder takes "
-            "those of 'sam'; back-project with --extractor sam"
+            "those of 'sam'; back-project with --extractor sam",
+            code="field.mismatch",
         )
     cells = rasterizer.view(gaussians, camera_of_cells(camera), camera_from_splat, backend)
     known = field.seen.to(torch.float32).unsqueeze(1)

@@ -95,9 +95,13 @@ class GaussianGraph:
             PromptError: the rate is not positive, or the scores are not of this map.
         """
         if not rate > 0:
-            raise PromptError(f"smoothing rate {rate} is not positive; leave smoothing out instead")
+            raise PromptError(
+                f"smoothing rate {rate} is not positive; leave smoothing out instead", code="prompt.range"
+            )
         if scores.dim() != 2 or scores.shape[0] != len(self):
-            raise PromptError(f"scores have shape {tuple(scores.shape)}, expected [{len(self)}, P]")
+            raise PromptError(
+                f"scores have shape {tuple(scores.shape)}, expected [{len(self)}, P]", code="prompt.shape"
+            )
         given = scores.detach().to("cpu", torch.float32).numpy()
         restart = np.full(len(self), rate, dtype=np.float32)
         if trust is not None:

@@ -59,7 +59,8 @@ def view(
     """
     if camera.distortion is not None:
         raise CameraError(
-            f"the rasteriser needs a pinhole camera, this one has {camera.distortion.model}: rectify first"
+            f"the rasteriser needs a pinhole camera, this one has {camera.distortion.model}: rectify first",
+            code="camera.unsupported",
         )
     return get_backend(backend).view(gaussians, camera, check_pose(camera_from_splat, "the view"))
 
@@ -101,7 +102,9 @@ def _made(name: str) -> Backend:
         return ReferenceBackend()
     card = name.removeprefix("cuda:")
     if name not in ("cuda", "warp-cpu") and not (name != card and card.isascii() and card.isdigit()):
-        raise BackendError(f"backend '{name}' is unknown; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+        raise BackendError(
+            f"backend '{name}' is unknown; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}", code="backend.unknown"
+        )
     made: Backend = _cuda_package().make_backend(name)
     return made
 

@@ -72,7 +72,8 @@ def _blend(
     if entries > MAX_ENTRIES:
         raise BackendError(
             f"{camera.width}×{camera.height} pixels × {len(means)} Gaussians are {entries} entries of W, more than the "
-            f"{MAX_ENTRIES} that the backend 'reference' writes out; use the backend cpu, or a smaller image or map"
+            f"{MAX_ENTRIES} that the backend 'reference' writes out; use the backend cpu, or a smaller image or map",
+            code="backend.range",
         )
     means, quats_wxyz, scales, opacities = (part.cpu().double() for part in (means, quats_wxyz, scales, opacities))
     pose = torch.as_tensor(camera_from_splat, dtype=torch.float64)
@@ -177,7 +178,7 @@ class ReferenceCellOperator:
         """A grid's values at `cells`."""
         values = grid.values.reshape(-1, grid.dimension)
         if len(self.cells) and int(self.cells[-1]) >= len(values):
-            raise GridError(f"a grid of {len(values)} cells doesn't fit the operator's")
+            raise GridError(f"a grid of {len(values)} cells doesn't fit the operator's", code="grid.shape")
         return values[self.cells].float()
 
 
@@ -202,7 +203,9 @@ class ReferenceView:
     def render(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
         """W v."""
         if values.dim() != 2 or len(values) != len(self.gaussians):
-            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)")
+            raise GridError(
+                f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)", code="grid.shape"
+            )
         first, end = rows or (0, self.camera.height)
         band = self._blended.weights[first * self.camera.width : end * self.camera.width]
         return (band @ values.detach().cpu().double()).float().reshape(end - first, self.camera.width, values.shape[1])
@@ -210,7 +213,9 @@ class ReferenceView:
     def render_visible(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
         """W v of the visible Gaussians' values."""
         if values.dim() != 2 or len(values) != len(self.visible):
-            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.visible)}, C)")
+            raise GridError(
+                f"values have shape {tuple(values.shape)}, expected ({len(self.visible)}, C)", code="grid.shape"
+            )
         every = torch.zeros(len(self.gaussians), values.shape[1], dtype=torch.float64)
         every[self.visible] = values.detach().cpu().double()
         return self.render(every, rows)
@@ -242,7 +247,8 @@ class ReferenceView:
         size = (self.camera.height, self.camera.width)
         if labels.shape != size or labels.max() >= classes:
             raise GridError(
-                f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes"
+                f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes",
+                code="grid.shape",
             )
         flat = torch.from_numpy(np.asarray(labels, dtype=np.int64)).reshape(-1)
         one_hot = torch.nn.functional.one_hot(flat.clamp_min(0), classes).double() * (flat >= 0)[:, None]
@@ -265,7 +271,8 @@ class ReferenceView:
         if tuple(valid.shape) != (self.camera.height, self.camera.width):
             raise GridError(
                 f"the mask of pixels that count is {tuple(valid.shape)}, the image "
-                f"{self.camera.height}×{self.camera.width}"
+                f"{self.camera.height}×{self.camera.width}",
+                code="grid.size",
             )
         return valid.cpu().double().reshape(-1)
 
@@ -332,13 +339,15 @@ class ReferenceAccumulator:
         if not isinstance(view, ReferenceView):
             raise BackendError(
                 f"a view of the backend '{view.backend.name}' can't be added to sums of the backend 'reference'; make "
-                "both with one backend"
+                "both with one backend",
+                code="backend.mismatch",
             )
         if grid.dimension != self.channels:
-            raise GridError(f"the grid has {grid.dimension} channels, the sums {self.channels}")
+            raise GridError(f"the grid has {grid.dimension} channels, the sums {self.channels}", code="grid.shape")
         if len(view.gaussians) != len(self.gaussians):
             raise GridError(
-                f"a view of {len(view.gaussians)} Gaussians can't be added to sums of {len(self.gaussians)}"
+                f"a view of {len(view.gaussians)} Gaussians can't be added to sums of {len(self.gaussians)}",
+                code="grid.mismatch",
             )
         view._counts(valid)
         return view
@@ -379,9 +388,14 @@ class ReferenceBackend:
         count = len(means)
         shapes = [tuple(tensor.shape) for tensor in (means, quats_wxyz, scales, opacities)]
         if shapes != [(count, 3), (count, 4), (count, 3), (count,)] or sh.dim() != 3 or sh.shape[::2] != (count, 3):
-            raise MapError(f"means, quaternions, scales, opacities and SH have shapes {shapes} and {tuple(sh.shape)}")
+            raise MapError(
+                f"means, quaternions, scales, opacities and SH have shapes {shapes} and {tuple(sh.shape)}",
+                code="map.shape",
+            )
         if extra_signals is not None and (extra_signals.dim() != 2 or len(extra_signals) != count):
-            raise GridError(f"the extra signals have shape {tuple(extra_signals.shape)}, expected ({count}, C)")
+            raise GridError(
+                f"the extra signals have shape {tuple(extra_signals.shape)}, expected ({count}, C)", code="grid.shape"
+            )
         pose = check_pose(camera_from_splat, "the view")
         unit = torch.nn.functional.normalize(quats_wxyz, dim=1)
         blended = _blend(means, unit, scales, opacities, camera, pose, means2d)

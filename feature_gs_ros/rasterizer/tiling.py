@@ -88,7 +88,8 @@ def pixel_layout(width: int, height: int) -> Layout:
 def _layout(x: Axis, y: Axis) -> Layout:
     if max(x.tiles, y.tiles) > MAX_TILES:
         raise CameraError(
-            f"an image of {len(x.lower)}×{len(y.lower)} px has more than {MAX_TILES} tiles a side; render it in parts"
+            f"an image of {len(x.lower)}×{len(y.lower)} px has more than {MAX_TILES} tiles a side; render it in parts",
+            code="camera.range",
         )
     return Layout(x, y)
 

@@ -156,7 +156,7 @@ class FeatureMapClient:
         request = SetParametersAtomically.Request(parameters=[parameter])
         result = self._call(SetParametersAtomically, "set_parameters_atomically", request).result
         if not result.successful:
-            raise ParameterError(f"'{self._target}' refuses {name}={value}: {result.reason}")
+            raise ParameterError(f"'{self._target}' refuses {name}={value}: {result.reason}", code="parameter.refused")
 
     # Questions
 

@@ -81,9 +81,9 @@ def record(
         MapError: ``gaussians`` is out of range.
     """
     if not 1 <= views <= MAX_VIEWS:
-        raise StreamError(f"views={views}; choose 1 to {MAX_VIEWS}")
+        raise StreamError(f"views={views}; choose 1 to {MAX_VIEWS}", code="stream.range")
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise StreamError(f"images of {width}×{height} pixels; choose 1 to {MAX_PIXELS} in all")
+        raise StreamError(f"images of {width}×{height} pixels; choose 1 to {MAX_PIXELS} in all", code="stream.range")
     directory = Path(directory)
     cameras = {"stream": tabletop_camera(width, height)}
     if distorted:
@@ -108,7 +108,9 @@ def record(
             for path in sorted(unfinished.iterdir()):
                 path.rename(directory / path.name)
     except OSError as error:
-        raise StreamError(f"can't write the recording to '{directory}': {error.strerror}") from error
+        raise StreamError(
+            f"can't write the recording to '{directory}': {error.strerror}", code="stream.unwritable"
+        ) from error
 
 
 def _write_map(folder: Path, scene: Scene, truth: LabelledMap) -> None:
@@ -158,7 +160,8 @@ def _refuse_to_overwrite(directory: Path) -> None:
     if present:
         raise StreamError(
             f"'{directory}' holds {', '.join(present)} already and nothing is overwritten: "
-            "choose another folder or delete them"
+            "choose another folder or delete them",
+            code="stream.exists",
         )
 
 

@@ -54,7 +54,7 @@ def sample_gaussians(scene: Scene, count: int = 60_000, seed: int = 0) -> Labell
         MapError: ``count`` is out of range.
     """
     if not len(scene.objects) < count <= MAX_GAUSSIANS:
-        raise MapError(f"{count} Gaussians; choose {len(scene.objects) + 1} to {MAX_GAUSSIANS}")
+        raise MapError(f"{count} Gaussians; choose {len(scene.objects) + 1} to {MAX_GAUSSIANS}", code="map.range")
     rng = np.random.default_rng(seed)
     patches = [_Patch.drawn(scene, o, rng, PROBE) for o in range(len(scene.objects))]
     weights = np.array([patch.area * thing.splat_density for patch, thing in zip(patches, scene.objects, strict=True)])

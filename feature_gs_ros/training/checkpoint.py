@@ -28,13 +28,15 @@ def save_training(trainer: Trainer, path: str | Path) -> None:
     """
     state = trainer.state()
     if not all(bool(torch.isfinite(tensor).all()) for name, tensor in state.items() if tensor.is_floating_point()):
-        raise TrainingError(f"parameters are not finite at iteration {trainer.iteration}")
+        raise TrainingError(f"parameters are not finite at iteration {trainer.iteration}", code="training.not-finite")
     content = {"iteration": trainer.iteration, "options": asdict(trainer.options), "views": trainer.names}
     try:
         tensors = {name: tensor.detach().clone() for name, tensor in state.items()}
         write_tensor_file(path, FORMAT, tensors, content)
     except OSError as error:
-        raise TrainingError(f"can't write the checkpoint '{path}': {error.strerror or error}") from error
+        raise TrainingError(
+            f"can't write the checkpoint '{path}': {error.strerror or error}", code="training.unwritable"
+        ) from error
 
 
 def read_training(path: str | Path) -> tuple[dict[str, Tensor], Table]:
@@ -56,12 +58,17 @@ def resume_training(trainer: Trainer, path: str | Path) -> None:
     ours = json.loads(json.dumps({"options": asdict(trainer.options), "views": trainer.names}))
     for name, value in ours.items():
         if content.get(name) != value:
-            raise TrainingError(f"'{path}' is of a run with other {name}; give the same ones, or leave out --resume")
+            raise TrainingError(
+                f"'{path}' is of a run with other {name}; give the same ones, or leave out --resume",
+                code="training.mismatch",
+            )
     try:
         _check_tensors(tensors, trainer, path)
         trainer.restore(tensors, content.whole("iteration", least=0))
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise TrainingError(f"'{path}' is damaged: {error}; start anew without --resume") from error
+        raise TrainingError(
+            f"'{path}' is damaged: {error}; start anew without --resume", code="training.damaged"
+        ) from error
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], trainer: Trainer, path: str | Path) -> None:
@@ -78,10 +85,14 @@ def _check_tensors(tensors: Mapping[str, Tensor], trainer: Trainer, path: str | 
             if tuple(tensor.shape) != wanted or tensor.dtype != parameter.dtype:
                 raise TrainingError(
                     f"'{kind}.{name}' of '{path}' has shape {tuple(tensor.shape)} and type {tensor.dtype}, expected "
-                    f"{wanted} and {parameter.dtype}; start anew without --resume"
+                    f"{wanted} and {parameter.dtype}; start anew without --resume",
+                    code="training.shape",
                 )
             if not bool(torch.isfinite(tensor).all()):
-                raise TrainingError(f"'{kind}.{name}' of '{path}' is not finite; start anew without --resume")
+                raise TrainingError(
+                    f"'{kind}.{name}' of '{path}' is not finite; start anew without --resume",
+                    code="training.not-finite",
+                )
     for name, own in trainer.state().items():
         if name.partition(".")[0] in ("parameters", "first", "second", "average", "queue"):
             continue
@@ -89,11 +100,14 @@ def _check_tensors(tensors: Mapping[str, Tensor], trainer: Trainer, path: str | 
         if tuple(tensors[name].shape) != wanted or tensors[name].dtype != own.dtype:
             raise TrainingError(
                 f"'{name}' of '{path}' has shape {tuple(tensors[name].shape)}, expected {wanted}; "
-                "start anew without --resume"
+                "start anew without --resume",
+                code="training.shape",
             )
     queue = tensors["queue"]
     if queue.dim() != 1 or queue.dtype != torch.int64 or bool(((queue < 0) | (queue >= len(trainer.names))).any()):
-        raise TrainingError(f"'queue' of '{path}' names views that there aren't; start anew without --resume")
+        raise TrainingError(
+            f"'queue' of '{path}' names views that there aren't; start anew without --resume", code="training.value"
+        )
 
 
 def saved_parameters(path: str | Path) -> SplatParameters:
@@ -109,4 +123,4 @@ def saved_parameters(path: str | Path) -> SplatParameters:
         parameters = SplatParameters(**{name: tensors[f"{kind}.{name}"] for name in names})
         return seen_exposed(parameters, tensors["exposures.by_direction"])
     except KeyError as error:
-        raise TrainingError(f"'{path}' is damaged: it lacks {error}; start anew") from error
+        raise TrainingError(f"'{path}' is damaged: it lacks {error}; start anew", code="training.damaged") from error

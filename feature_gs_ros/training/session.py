@@ -69,7 +69,9 @@ def train_map(
             keep()
     except TrainingError as error:
         if not kept or not options.checkpoint.is_file():
-            raise TrainingError(f"{error}; there is no checkpoint to go back to: check images and poses") from error
+            raise TrainingError(
+                f"{error}; there is no checkpoint to go back to: check images and poses", code="training.diverged"
+            ) from error
         last = saved_parameters(options.checkpoint).to_map()
         if note is not None:
             note(f"{error}: the map is the one of the last checkpoint, '{options.checkpoint}'")
@@ -93,7 +95,9 @@ def set_aside(checkpoint: Path) -> Path | None:
     try:
         return checkpoint.rename(free)
     except OSError as error:
-        raise TrainingError(f"can't set the earlier run '{checkpoint}' aside: {error.strerror or error}") from error
+        raise TrainingError(
+            f"can't set the earlier run '{checkpoint}' aside: {error.strerror or error}", code="training.unwritable"
+        ) from error
 
 
 def save_pictures(trainer: Trainer, views: Sequence[TrainingView], folder: Path) -> None:

@@ -54,15 +54,20 @@ def start_from_points(
     options = options or StartOptions()
     if len(points) < MIN_POINTS:
         raise TrainingError(
-            f"{len(points)} points are too few to start from ({MIN_POINTS} at least); start from a map with --init"
+            f"{len(points)} points are too few to start from ({MIN_POINTS} at least); start from a map with --init",
+            code="training.too-few",
         )
     if not float(np.ptp(points, axis=0).max()) > 0:
-        raise TrainingError(f"all {len(points)} points to start from are in one place; start from a map with --init")
+        raise TrainingError(
+            f"all {len(points)} points to start from are in one place; start from a map with --init",
+            code="training.degenerate",
+        )
     depths = np.concatenate(_depths(points, views))
     if len(depths) == 0:
         raise TrainingError(
             f"none of the {len(points)} points to start from is in any of the {len(views)} images: take more of the "
-            "images, check their poses, or start from a map with --init"
+            "images, check their poses, or start from a map with --init",
+            code="training.elsewhere",
         )
     places, shades = points, colors / 255.0
     if options.stereo:

@@ -75,7 +75,7 @@ class Trainer:
             TrainingError: no view.
         """
         if not views:
-            raise TrainingError("no view to train on")
+            raise TrainingError("no view to train on", code="training.empty")
         self.parameters, self.options, self.backend = parameters, options, get_backend(backend)
         self.names = [view.name for view in views]
         self.iteration = 0
@@ -127,7 +127,7 @@ class Trainer:
         loss = rgb_loss(image, target) + self._costs(rendering)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(f"the loss is {value} at iteration {self.iteration}")
+            raise TrainingError(f"the loss is {value} at iteration {self.iteration}", code="training.diverged")
         loss.backward()  # type: ignore[no-untyped-call]
         assert means2d.grad is not None
         self.density.note(rendering, means2d.grad, view.camera.width, view.camera.height)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
+import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -23,8 +26,24 @@ def test_every_class_has_a_code_of_its_own() -> None:
     assert all(code.isascii() and code == code.lower() and " " not in code for code in codes)
 
 
+def test_every_code_is_listed_in_the_document() -> None:
+    """Also those of raises that no test reaches: the last word of each stands in docs/conventions.md."""
+    root = Path(errors.__file__).parents[2]
+    document = (root / "docs" / "conventions.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`([a-z-]+)`", document.partition("## Errors")[2].partition("\n## ")[0]))
+    classes = {kind.code for kind in CLASSES}
+    for path in sorted((root / "feature_gs_ros").rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            words = {word.arg: word.value for word in call.keywords} if isinstance(call, ast.Call) else {}
+            code = getattr(words.get("code"), "value", None)
+            if isinstance(call, ast.Call) and isinstance(code, str) and getattr(call.func, "id", "").endswith("Error"):
+                kind = vars(errors)[call.func.id].code  # type: ignore[attr-defined]
+                assert f"{code}.".startswith(f"{kind}."), f"{path}: {code} of {kind}"
+                assert code in classes or code.rpartition(".")[2] in listed, f"{path}: {code}"
+
+
 def test_a_raise_may_give_a_more_specific_code() -> None:
-    assert MapError("truncated", code="map.truncated").code == "map.truncated"
+    assert MapError("truncated", code="map.damaged").code == "map.damaged"
     assert MapError("truncated").code == MapError.code == "map"
     assert UnknownPromptError("no word", ("mug",), code="prompt.empty").nearest == ("mug",)
 

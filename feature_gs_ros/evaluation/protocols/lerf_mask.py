@@ -49,7 +49,9 @@ def read_prompt_folders(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[
         EvaluationError: the folder is missing or holds no masks.
     """
     if not folder.is_dir():
-        raise EvaluationError(f"there is no '{folder}'; expected <view>/<prompt>.png in it")
+        raise EvaluationError(
+            f"there is no '{folder}'; expected <view>/<prompt>.png in it", code="evaluation.unreadable"
+        )
     found: dict[str, dict[str, Path]] = {}
     skipped: dict[str, str] = {}
     for entry in sorted(folder.iterdir()):
@@ -61,7 +63,7 @@ def read_prompt_folders(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[
         else:
             skipped[entry.name] = "holds no masks"
     if not found:
-        raise EvaluationError(f"'{folder}' holds no <view>/<prompt>.png")
+        raise EvaluationError(f"'{folder}' holds no <view>/<prompt>.png", code="evaluation.empty")
     return found, skipped
 
 

@@ -51,7 +51,10 @@ def evaluate_lerf_ovs(
         except EvaluationError as error:
             skipped[path.name] = str(error)
     if not truth:
-        raise EvaluationError(f"'{source}' holds no labels (frame_*.json) that can be read; {skipped or 'it is empty'}")
+        raise EvaluationError(
+            f"'{source}' holds no labels (frame_*.json) that can be read; {skipped or 'it is empty'}",
+            code="evaluation.empty",
+        )
     frames = {}
     for name in truth:
         if name in stream.names():
@@ -89,18 +92,23 @@ def read_polygons(path: Path) -> dict[str, Mask]:
         height, width = (content.whole(key, least=1, most=MAX_PIXELS) for key in ("imageHeight", "imageWidth"))
         names, polygons, entries = "label", "points", content.tables("shapes")
     if height * width > MAX_PIXELS:
-        raise EvaluationError(f"'{path}' gives the image size {width}×{height}, at most {MAX_PIXELS} pixels are read")
+        raise EvaluationError(
+            f"'{path}' gives the image size {width}×{height}, at most {MAX_PIXELS} pixels are read",
+            code="evaluation.range",
+        )
     masks: dict[str, Mask] = {}
     for entry in entries:
         outline, name = _outline(entry.get(polygons)), entry.text(names)
         if outline is None:
-            raise EvaluationError(f"'{polygons}' of {entry.source} is no polygon of three points or more")
+            raise EvaluationError(
+                f"'{polygons}' of {entry.source} is no polygon of three points or more", code="evaluation.value"
+            )
         filled = np.zeros((height, width), np.uint8)
         cv2.fillPoly(filled, [outline], 1)
         before = masks.get(name)
         masks[name] = filled.astype(np.bool_) if before is None else before | filled.astype(np.bool_)
     if not masks:
-        raise EvaluationError(f"'{path}' holds no polygon")
+        raise EvaluationError(f"'{path}' holds no polygon", code="evaluation.empty")
     return masks
 
 

@@ -73,7 +73,7 @@ def scene_stream(folder: Path) -> Stream:
         EvaluationError: the folder is missing.
     """
     if not folder.is_dir():
-        raise EvaluationError(f"there is no scene folder '{folder}'")
+        raise EvaluationError(f"there is no scene folder '{folder}'", code="evaluation.unreadable")
     return open_stream(folder)
 
 
@@ -86,7 +86,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     try:
         grey = decode_grey(read_image(path), str(path))
     except ImageError as error:
-        raise EvaluationError(f"the mask can't be used: {error}") from error
+        raise EvaluationError(f"the mask can't be used: {error}", code="evaluation.mask") from error
     return np.asarray(grey > ON)
 
 
@@ -100,7 +100,10 @@ def resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]
         return mask
     (height, width), (rows, columns) = size, mask.shape
     if abs(width * rows / (height * columns) - 1) > SAME_ASPECT:
-        raise EvaluationError(f"a mask of {width}×{height} isn't a resized frame of {columns}×{rows}: another crop")
+        raise EvaluationError(
+            f"a mask of {width}×{height} isn't a resized frame of {columns}×{rows}: another crop",
+            code="evaluation.size",
+        )
     y = np.minimum(((np.arange(height) + 0.5) * rows / height).astype(np.int64), rows - 1)
     x = np.minimum(((np.arange(width) + 0.5) * columns / width).astype(np.int64), columns - 1)
     result: NDArray[np.bool_] = mask[y[:, None], x[None, :]]

@@ -57,10 +57,15 @@ def evaluate_replica(
     skipped: dict[str, str] = {}
     names = replica_tests(stream)
     if not names:
-        raise EvaluationError(f"'{stream.source}' has {len(stream.names())} frames; the third is the first test view")
+        raise EvaluationError(
+            f"'{stream.source}' has {len(stream.names())} frames; the third is the first test view",
+            code="evaluation.too-few",
+        )
     asked = known_prompts(segmenter, [classes[value] for value in sorted(classes)], skipped)
     if not asked:
-        raise EvaluationError(f"the teacher knows none of the classes {', '.join(classes.values())}")
+        raise EvaluationError(
+            f"the teacher knows none of the classes {', '.join(classes.values())}", code="evaluation.unknown"
+        )
     index = {name: position for position, name in enumerate(asked)}
     merged = np.array([index.get(MERGED.get(name, name), index[name]) for name in asked])
     ious, accuracies = [], []
@@ -78,7 +83,7 @@ def evaluate_replica(
         ious.append(frequent_iou(teacher[counted], student[counted]))
         accuracies.append(float((teacher[counted] == student[counted]).mean()))
     if not ious:
-        raise EvaluationError(f"no test view of '{folder}' could be evaluated: {skipped}")
+        raise EvaluationError(f"no test view of '{folder}' could be evaluated: {skipped}", code="evaluation.empty")
     metrics = {"mIoU": float(np.mean(ious)), "accuracy": float(np.mean(accuracies))}
     return ProtocolResult("Replica", folder.name, metrics, {}, len(ious), len(classes), len(asked), skipped)
 

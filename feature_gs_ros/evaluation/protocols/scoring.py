@@ -30,7 +30,9 @@ class PromptScores:
             EvaluationError: the sizes differ.
         """
         if predicted.shape != true.shape:
-            raise EvaluationError(f"prediction is {predicted.shape}, truth {true.shape}: not the same size")
+            raise EvaluationError(
+                f"prediction is {predicted.shape}, truth {true.shape}: not the same size", code="evaluation.size"
+            )
         union = int((predicted | true).sum())
         self._iou[prompt].append(float((predicted & true).sum() / union) if union else float("nan"))
         self._boundary[prompt].append(boundary_iou(predicted, true))
@@ -111,7 +113,9 @@ def summarised(
     iou, boundary = scores.iou(), scores.boundary()
     if not iou:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:3])
-        raise EvaluationError(f"nothing of '{scene}' could be evaluated ({reasons or 'no masks'})")
+        raise EvaluationError(
+            f"nothing of '{scene}' could be evaluated ({reasons or 'no masks'})", code="evaluation.empty"
+        )
     return ProtocolResult(
         protocol,
         scene,

@@ -72,8 +72,8 @@ def read_classes(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"can't read the class list '{path}': {error}") from error
+        raise EvaluationError(f"can't read the class list '{path}': {error}", code="evaluation.unreadable") from error
     classes = [line.strip() for line in lines if line.strip()]
     if not classes:
-        raise EvaluationError(f"'{path}' names no class")
+        raise EvaluationError(f"'{path}' names no class", code="evaluation.empty")
     return classes

@@ -69,7 +69,10 @@ def camera_from_info(info: CameraInfo, width: int, height: int, *, is_rectified:
     roi, bin_x, bin_y = info.roi, max(1, int(info.binning_x)), max(1, int(info.binning_y))
     has_roi = roi.width > 0 and roi.height > 0
     if is_rectified and has_roi and roi.do_rectify:
-        raise CameraError("camera_info has a region of interest that is yet to be rectified: use the raw image")
+        raise CameraError(
+            "camera_info has a region of interest that is yet to be rectified: use the raw image",
+            code="camera.unsupported",
+        )
     name, values = ("P", info.p) if is_rectified else ("K", info.k)
     if not is_rectified and not np.any(info.k) and np.any(info.p):
         raise CameraError(
@@ -81,7 +84,10 @@ def camera_from_info(info: CameraInfo, width: int, height: int, *, is_rectified:
     described_height = int(roi.height if has_roi else info.height) // bin_y
     factor = described_width // max(1, width)
     if factor < 1 or (described_width, described_height) != (factor * width, factor * height):
-        raise CameraError(f"camera_info describes {described_width}×{described_height}, the image is {width}×{height}")
+        raise CameraError(
+            f"camera_info describes {described_width}×{described_height}, the image is {width}×{height}",
+            code="camera.size",
+        )
     camera = Camera(
         width=described_width,
         height=described_height,
@@ -109,7 +115,8 @@ def distortion_from_ros(model: str, d: Numbers) -> Distortion | None:
     if model not in ("plumb_bob", "rational_polynomial", "thin_prism", "tilted", ""):
         raise CameraError(
             f"distortion model '{model}' is unknown; known are plumb_bob, rational_polynomial and equidistant: "
-            "rectify the images (image_proc) and pass --rectified, or calibrate for one of these"
+            "rectify the images (image_proc) and pass --rectified, or calibrate for one of these",
+            code="camera.unknown",
         )
     if len(coefficients) > 8 and not any(coefficients[8:]):
         coefficients = coefficients[:8]  # thin prism and tilt, unused
@@ -198,7 +205,8 @@ def _intrinsics(matrix: Numbers, name: str) -> tuple[float, float, float, float]
     if values.size not in (9, 12) or not values.any():
         raise CameraError(
             f"camera_info has no calibration, its {name} is {'zero' if values.size in (9, 12) else 'missing'}: "
-            "calibrate the camera or give a calibration file"
+            "calibrate the camera or give a calibration file",
+            code="camera.missing",
         )
     rows = values.reshape(3, -1)
     return float(rows[0, 0]), float(rows[0, 2]), float(rows[1, 1]), float(rows[1, 2])

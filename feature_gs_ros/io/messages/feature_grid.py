@@ -57,7 +57,9 @@ def fill_grid(message: Any, grid: FeatureGrid, identity: ExtractorIdentity) -> N
     """
     values = grid.values.to("cpu", torch.float16).contiguous()
     if not bool(torch.isfinite(values).all()):
-        raise GridError(f"the grid of the extractor '{identity.name}' holds values that float16 can't")
+        raise GridError(
+            f"the grid of the extractor '{identity.name}' holds values that float16 can't", code="grid.not-finite"
+        )
     message.rows, message.columns, message.dimension = grid.rows, grid.columns, grid.dimension
     message.left, message.top, message.right, message.bottom = grid.left, grid.top, grid.right, grid.bottom
     message.interpolation = INTERPOLATIONS.index(grid.interpolation)
@@ -75,14 +77,17 @@ def grid_from_message(message: GridMessage, identity: ExtractorIdentity) -> Feat
     teacher = message.teacher
     if (teacher.name, teacher.weights, teacher.preprocessing) != expected:
         raise GridError(
-            f"grid of the extractor '{teacher.name}' with other weights or preprocessing than '{expected[0]}'"
+            f"grid of the extractor '{teacher.name}' with other weights or preprocessing than '{expected[0]}'",
+            code="grid.mismatch",
         )
     shape = (int(message.rows), int(message.columns), int(message.dimension))
     data = byte_array(message.data, "the grid", GridError)
     if min(shape) < 1 or 2 * shape[0] * shape[1] * shape[2] != len(data):
-        raise GridError(f"grid of {shape[0]}×{shape[1]} cells × {shape[2]} numbers holds {len(data)} bytes")
+        raise GridError(
+            f"grid of {shape[0]}×{shape[1]} cells × {shape[2]} numbers holds {len(data)} bytes", code="grid.value"
+        )
     if message.interpolation >= len(INTERPOLATIONS):
-        raise GridError(f"grid has the unknown interpolation {message.interpolation}")
+        raise GridError(f"grid has the unknown interpolation {message.interpolation}", code="grid.unknown")
     values = torch.from_numpy(data.view("<f2").astype(np.float16).reshape(shape))
     return FeatureGrid(
         values, message.left, message.top, message.right, message.bottom, INTERPOLATIONS[message.interpolation]

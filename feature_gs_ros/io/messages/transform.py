@@ -61,7 +61,7 @@ def pose_from_transform(transform: Transform) -> tuple[NDArray[np.float64], NDAr
     with np.errstate(over="ignore"):  # an infinite length is refused below
         norm = np.linalg.norm(quat_wxyz)
     if not (np.isfinite(xyz).all() and np.isfinite(norm) and norm > 1e-6):
-        raise NoTransformError("a transform holds NaN, Inf or a zero quaternion")
+        raise NoTransformError("a transform holds NaN, Inf or a zero quaternion", code="transform.not-finite")
     return xyz, quat_wxyz / norm
 
 

@@ -24,7 +24,8 @@ def load_antimatter_splat(path: Path) -> GaussianMap:
     if size % ROW.itemsize:
         raise MapError(
             f"'{path}' has {size} bytes, not a multiple of {ROW.itemsize}: cut off at Gaussian {size // ROW.itemsize}, "
-            "or not a .splat file; copy it again"
+            "or not a .splat file; copy it again",
+            code="map.damaged",
         )
     rows = np.fromfile(path, ROW)
     rgba = torch.from_numpy(rows["rgba"].astype(np.float32)) / 255

@@ -75,7 +75,8 @@ def load_checkpoint(path: Path) -> GaussianMap:
             found = f"a {type(content).__name__}"
     raise MapError(
         f"'{path}' is no checkpoint of gsplat ('splats'), nerfstudio ('pipeline') or Inria (model, iteration): "
-        f"it holds {found}; export the map as PLY"
+        f"it holds {found}; export the map as PLY",
+        code="map.format",
     )
 
 
@@ -91,7 +92,8 @@ def _from_nerfstudio(state: Mapping[object, object], path: Path) -> GaussianMap:
     if len(prefixes) != 1:
         raise MapError(
             f"the pipeline of '{path}' holds {len(prefixes)} models with 'features_dc', expected 1 of splatfacto; "
-            f"its keys are {_some(state)}"
+            f"its keys are {_some(state)}",
+            code="map.format",
         )
     dimensions = {"means": 2, "quats": 2, "scales": 2, "opacities": 2, "features_dc": 2, "features_rest": 3}
     keys = {prefixes[0] + key: dimension for key, dimension in dimensions.items()}
@@ -118,7 +120,10 @@ def _gaussians(
     path: Path,
 ) -> GaussianMap:
     if sh_dc.shape[::2] != sh_rest.shape[::2]:
-        raise MapError(f"SH of '{path}' have shapes {tuple(sh_dc.shape)} and {tuple(sh_rest.shape)}: they don't fit")
+        raise MapError(
+            f"SH of '{path}' have shapes {tuple(sh_dc.shape)} and {tuple(sh_rest.shape)}: they don't fit",
+            code="map.shape",
+        )
     sh = torch.cat([sh_dc, sh_rest], dim=1)
     # The tensors lie on the file itself; a map must not change when the file does.
     means = means.clone()
@@ -132,15 +137,20 @@ def _take(values: Mapping[object, object], dimensions: Mapping[str, int], path: 
     for key, dimension in dimensions.items():
         value = values.get(key)
         if not isinstance(value, Tensor):
-            raise MapError(f"'{path}' holds no tensor '{key}'; found {_some(values)}: save the checkpoint again")
+            raise MapError(
+                f"'{path}' holds no tensor '{key}'; found {_some(values)}: save the checkpoint again",
+                code="map.missing",
+            )
         if value.layout != torch.strided or not value.is_floating_point() or value.dim() != dimension:
             raise MapError(
                 f"'{key}' of '{path}' has shape {tuple(value.shape)} and type {value.dtype}, "
-                f"expected {dimension} dimensions of floats"
+                f"expected {dimension} dimensions of floats",
+                code="map.shape",
             )
         if value.numel() * value.element_size() > size:  # repeated by a stride of 0
             raise MapError(
-                f"'{key}' of '{path}' claims {value.numel() * value.element_size()} bytes, the file has {size}"
+                f"'{key}' of '{path}' claims {value.numel() * value.element_size()} bytes, the file has {size}",
+                code="map.damaged",
             )
         taken.append(value.detach())
     return taken
@@ -166,7 +176,8 @@ def _check_pickle(path: Path) -> None:
         raise MapError(
             f"'{path}' calls {_some(foreign)} when it is loaded and is refused: a pickle can run anything, so only "
             "tensors, containers and numbers are let through. If you trust its origin, open it in the project that "
-            "wrote it and export a PLY, or torch.save its tensors alone"
+            "wrote it and export a PLY, or torch.save its tensors alone",
+            code="map.unsafe",
         )
 
 
@@ -207,4 +218,7 @@ def _some(names: Mapping[object, object] | Sequence[str]) -> str:
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
-    raise MapError(f"the checkpoint '{path}' is damaged or not of torch's zip format: {reason}; save or copy it again")
+    raise MapError(
+        f"the checkpoint '{path}' is damaged or not of torch's zip format: {reason}; save or copy it again",
+        code="map.damaged",
+    )

@@ -71,12 +71,15 @@ def _read_bounds(ply: PlyFile) -> dict[str, _Floats]:
     vertex, chunk = ply.element("vertex"), ply.element("chunk")
     ply.require("vertex", _PACKED)
     if any(vertex.dtype[name].kind != "u" or vertex.dtype[name].itemsize != 4 for name in _PACKED):
-        raise MapError(f"'{ply.path}' packs into {vertex.dtype}, expected 'uint' for each; export the map again")
+        raise MapError(
+            f"'{ply.path}' packs into {vertex.dtype}, expected 'uint' for each; export the map again", code="map.format"
+        )
     chunks = -(-vertex.count // CHUNK_ROWS)
     if chunk.count < chunks:
         raise MapError(
             f"'{ply.path}' has {chunk.count} chunks for {vertex.count} Gaussians, {chunks} of {CHUNK_ROWS} are needed; "
-            "export the map again"
+            "export the map again",
+            code="map.value",
         )
     old = "min_r" not in chunk.names
     read = ply.columns("chunk", {key: names for key, names in _BOUNDS.items() if not (old and "color" in key)})
@@ -95,9 +98,15 @@ def _read_sh(ply: PlyFile) -> NDArray[np.float32]:
     if rest == 0:
         return sh
     if element.count != vertex.count:
-        raise MapError(f"'{ply.path}' has SH for {element.count} of {vertex.count} Gaussians; export the map again")
+        raise MapError(
+            f"'{ply.path}' has SH for {element.count} of {vertex.count} Gaussians; export the map again",
+            code="map.value",
+        )
     if any(element.dtype[name] != np.uint8 for name in names):
-        raise MapError(f"'{ply.path}' has SH of type {element.dtype}, expected 'uchar' for each; export the map again")
+        raise MapError(
+            f"'{ply.path}' has SH of type {element.dtype}, expected 'uchar' for each; export the map again",
+            code="map.format",
+        )
     start = 0
     for block in ply.blocks("sh"):
         levels = np.stack([block[name] for name in names], axis=1)

@@ -30,9 +30,13 @@ def need(module: str, form: str) -> Any:
 def check_linear(scales: NDArray[np.float32], opacities: NDArray[np.float32], source: str) -> None:
     """Raise a MapError where a format of linear values holds what a PLY does: logarithms and logits."""
     if np.median(scales) <= 0:
-        raise MapError(f"scales of {source} are negative, so logarithms; the format's are linear: export it again")
+        raise MapError(
+            f"scales of {source} are negative, so logarithms; the format's are linear: export it again",
+            code="map.format",
+        )
     if np.nanmin(opacities) < -0.01 or np.nanmax(opacities) > 1.01:
         raise MapError(
             f"opacities of {source} reach from {np.nanmin(opacities):.3g} to {np.nanmax(opacities):.3g}, so they are "
-            "logits; the format's are from 0 to 1: export it again"
+            "logits; the format's are from 0 to 1: export it again",
+            code="map.format",
         )

@@ -125,7 +125,7 @@ def save_ply(gaussians: GaussianMap, path: str | Path, extra: Mapping[str, Tenso
     """
     path = Path(path)
     if len(gaussians) == 0:
-        raise MapError(f"no Gaussian is left to write to '{path}'; a splat file can't be empty")
+        raise MapError(f"no Gaussian is left to write to '{path}'; a splat file can't be empty", code="map.empty")
     usual = property_names(gaussians)
     further = _check_extra(extra or {}, usual, len(gaussians))
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
@@ -138,7 +138,7 @@ def save_ply(gaussians: GaussianMap, path: str | Path, extra: Mapping[str, Tenso
                 more = [values[rows, None] for values in further.values()]
                 file.write(np.concatenate([property_values(gaussians, rows), *more], axis=1).astype("<f4").tobytes())
     except OSError as error:
-        raise MapError(f"can't write '{path}': {error.strerror}") from error
+        raise MapError(f"can't write '{path}': {error.strerror}", code="map.unwritable") from error
 
 
 def property_names(gaussians: GaussianMap) -> tuple[str, ...]:
@@ -181,7 +181,8 @@ def rest_count(names: Sequence[str], source: str) -> int:
     if len(indices) not in allowed or indices != set(range(len(indices))):
         raise MapError(
             f"{source} has {len(indices)} properties f_rest_*, up to f_rest_{max(indices)}; "
-            f"SH of degree 0 to 4 have {', '.join(map(str, allowed))}, numbered from 0: export the map again"
+            f"SH of degree 0 to 4 have {', '.join(map(str, allowed))}, numbered from 0: export the map again",
+            code="map.value",
         )
     return len(indices)
 
@@ -195,7 +196,12 @@ def sh_rest_names(count: int) -> list[str]:
 def _check_extra(extra: Mapping[str, Tensor], usual: Sequence[str], count: int) -> dict[str, NDArray[np.float32]]:
     for name, values in extra.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name in usual:
-            raise MapError(f"'{name}' can't name a further property: use letters, digits and _, and none of a 3DGS PLY")
+            raise MapError(
+                f"'{name}' can't name a further property: use letters, digits and _, and none of a 3DGS PLY",
+                code="map.name",
+            )
         if tuple(values.shape) != (count,):
-            raise MapError(f"the further property '{name}' has shape {tuple(values.shape)}, expected ({count},)")
+            raise MapError(
+                f"the further property '{name}' has shape {tuple(values.shape)}, expected ({count},)", code="map.shape"
+            )
     return {name: values.detach().to("cpu", torch.float32).numpy() for name, values in extra.items()}

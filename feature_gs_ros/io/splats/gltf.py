@@ -76,7 +76,10 @@ class _Document:
         meshes = self._tables("meshes")
         for index, placement in self._placed_meshes():
             if not 0 <= index < len(meshes):
-                raise MapError(f"a node of '{self.path}' names mesh {index} of {len(meshes)}: damaged; export it again")
+                raise MapError(
+                    f"a node of '{self.path}' names mesh {index} of {len(meshes)}: damaged; export it again",
+                    code="map.damaged",
+                )
             for primitive in meshes[index].tables("primitives"):
                 if "extensions" in primitive and EXTENSION in primitive.table("extensions"):
                     yield self._gaussians(primitive, placement)
@@ -87,7 +90,8 @@ class _Document:
             if start[:4] != _GLB:
                 if self.size > MAX_JSON:
                     raise MapError(
-                        f"'{self.path}' has {self.size} bytes of JSON, at most {MAX_JSON} are read; use .glb"
+                        f"'{self.path}' has {self.size} bytes of JSON, at most {MAX_JSON} are read; use .glb",
+                        code="map.range",
                     )
                 return start + file.read()
             json, offset = b"", 12
@@ -141,7 +145,10 @@ class _Document:
                 code="map.format",
             )
         if extension.get("kernel") not in _KERNELS:
-            raise MapError(f"'{self.path}' has the kernel {extension.get('kernel')!r}, only ellipses are Gaussians")
+            raise MapError(
+                f"'{self.path}' has the kernel {extension.get('kernel')!r}, only ellipses are Gaussians",
+                code="map.format",
+            )
         attributes = primitive.table("attributes")
         degree = max((n for n in range(1, 4) if f"{EXTENSION}:SH_DEGREE_{n}_COEF_0" in attributes), default=0)
         bands = [(n, k) for n in range(degree + 1) for k in range(2 * n + 1)]
@@ -167,7 +174,8 @@ class _Document:
             placed = transformed(gaussians, Sim3.from_matrix(placement))
         except AlignmentError as error:
             raise MapError(
-                f"a node of '{self.path}' places its Gaussians by what no Gaussian can take: {error}"
+                f"a node of '{self.path}' places its Gaussians by what no Gaussian can take: {error}",
+                code="map.unsupported",
             ) from error
         return replace(placed, notes=("placed",))
 
@@ -175,11 +183,13 @@ class _Document:
         """Values [N, width] of an attribute, normalised integers as floats."""
         accessors, views = self._tables("accessors"), self._tables("bufferViews")
         if name not in attributes:
-            raise MapError(f"'{self.path}' has Gaussians without {name}; export it again")
+            raise MapError(f"'{self.path}' has Gaussians without {name}; export it again", code="map.missing")
         index = attributes.whole(name, least=0, most=len(accessors) - 1)
         accessor = accessors[index]
         if "sparse" in accessor or "bufferView" not in accessor:
-            raise MapError(f"{accessor.source} is sparse or empty, which isn't read; export it again")
+            raise MapError(
+                f"{accessor.source} is sparse or empty, which isn't read; export it again", code="map.format"
+            )
         if _WIDTHS.get(accessor.text("type")) != width:
             raise self._damaged(f"{name} is of type {accessor.text('type')}, expected {width} values")
         kind = np.dtype(_TYPES[accessor.choice("componentType", tuple(_TYPES))]).newbyteorder("<")
@@ -222,18 +232,22 @@ class _Document:
                 raise self._damaged(f"a buffer within it is no base64: {error}") from error
         name = unquote(uri)
         if "://" in name or "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise MapError(f"'{self.path}' names the buffer {uri[:80]!r}, which isn't a file beside or below it")
+            raise MapError(
+                f"'{self.path}' names the buffer {uri[:80]!r}, which isn't a file beside or below it", code="map.name"
+            )
         beside = self.path.parent / name
         try:
             return read_regular(beside, MAX_BUFFER)
         except OSError as error:
-            raise MapError(f"can't read the buffer '{beside}' of '{self.path}': {error.strerror or error}") from error
+            raise MapError(
+                f"can't read the buffer '{beside}' of '{self.path}': {error.strerror or error}", code="map.unreadable"
+            ) from error
 
     def _tables(self, key: str) -> list[Table]:
         return self.content.tables(key) if key in self.content else []
 
     def _damaged(self, reason: str) -> MapError:
-        return MapError(f"'{self.path}' is a damaged glTF: {reason}; export it again")
+        return MapError(f"'{self.path}' is a damaged glTF: {reason}; export it again", code="map.damaged")
 
 
 def _matrix(node: Table) -> NDArray[np.float64]:

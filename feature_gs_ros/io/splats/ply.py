@@ -242,4 +242,4 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
-    raise MapError(f"'{path}' can't be read: {reason}")
+    raise MapError(f"'{path}' can't be read: {reason}", code="map.unreadable")

@@ -59,14 +59,16 @@ def copy_ply_rows(
         kept = np.zeros(count, np.bool_)
         kept[_row_indices(keep, count, source)] = True
         if not kept.any():
-            raise MapError(f"none of the {count} Gaussians of '{source}' is kept; a splat file can't be empty")
+            raise MapError(
+                f"none of the {count} Gaussians of '{source}' is kept; a splat file can't be empty", code="map.empty"
+            )
         edit = _Edit(ply, edited, edited_rows)
         with atomic_path(target) as temporary, temporary.open("wb") as file:
             file.write(re.sub(rb"(?m)^(\s*element\s+vertex\s+)[0-9]+", rb"\g<1>%d" % kept.sum(), ply.header, count=1))
             for chunk in _text(ply, kept, edit) if ply.encoding == "ascii" else _binary(ply, kept, edit):
                 file.write(chunk)
     except OSError as error:
-        raise MapError(f"can't copy '{source}' to '{target}': {error.strerror}") from error
+        raise MapError(f"can't copy '{source}' to '{target}': {error.strerror}", code="map.unwritable") from error
 
 
 class _Edit:
@@ -79,12 +81,14 @@ class _Edit:
         self.rgb: list[np.dtype] = []  # of red, green and blue, where the file holds them in place of SH
         self.edited = edited
         if (edited is None) != (rows is None):
-            raise MapError("edited Gaussians and their rows go together; give both or none")
+            raise MapError("edited Gaussians and their rows go together; give both or none", code="map.conflict")
         if edited is None or rows is None:
             return
         indices = _row_indices(rows, vertex.count, ply.path)
         if len(indices) != len(edited) or len(np.unique(indices)) != len(edited):
-            raise MapError(f"{len(edited)} edited Gaussians need as many different rows, got {len(indices)}")
+            raise MapError(
+                f"{len(edited)} edited Gaussians need as many different rows, got {len(indices)}", code="map.value"
+            )
         self.gaussian_of_row[indices] = np.arange(len(edited))
         self.names = property_names(edited)
         _check_values(ply)
@@ -92,7 +96,10 @@ class _Edit:
         left_out = (*NORMALS, *SH_DC) if self.rgb else NORMALS
         ply.require("vertex", [name for name in self.names if name not in left_out])
         if f"f_rest_{3 * (edited.sh.shape[1] - 1)}" in vertex.names:
-            raise MapError(f"the edited Gaussians have SH of degree {edited.sh_degree}, '{ply.path}' has a higher one")
+            raise MapError(
+                f"the edited Gaussians have SH of degree {edited.sh_degree}, '{ply.path}' has a higher one",
+                code="map.unsupported",
+            )
 
     def values(self, start: int, stop: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.number]]]:
         """Edited rows, counted from ``start``, and their new values by property."""
@@ -142,14 +149,19 @@ def _text(ply: PlyFile, kept: NDArray[np.bool_], edit: _Edit) -> Iterator[bytes]
             if len(touched):
                 words = line.split()
                 if len(words) != len(column_of):
-                    raise MapError(f"row {row} of '{ply.path}' has {len(words)} values, expected {len(column_of)}")
+                    raise MapError(
+                        f"row {row} of '{ply.path}' has {len(words)} values, expected {len(column_of)}",
+                        code="map.damaged",
+                    )
                 for name, column in values.items():
                     words[column_of[name]] = b"%.9g" % column[0]
                 line = b" ".join(words) + b"\n"
             if kept[row]:
                 yield line
         if row + 1 < vertex.count:
-            raise MapError(f"'{ply.path}' is truncated: {row + 1} of {vertex.count} rows of 'vertex' are there")
+            raise MapError(
+                f"'{ply.path}' is truncated: {row + 1} of {vertex.count} rows of 'vertex' are there", code="map.damaged"
+            )
         yield from lines
 
 
@@ -161,11 +173,16 @@ def _plain_color(dc: NDArray[np.number], kind: np.dtype) -> NDArray[np.number]:
 
 def _check_source(ply: PlyFile) -> None:
     if is_compressed_ply(ply):
-        raise MapError(f"'{ply.path}' is compressed by chunks of rows, which can't be taken apart; use save_ply")
+        raise MapError(
+            f"'{ply.path}' is compressed by chunks of rows, which can't be taken apart; use save_ply",
+            code="map.unsupported",
+        )
     ply.require("vertex", ("x", "y", "z"))
     lists = [element.name for element in ply.elements if element.lists]
     if lists:
-        raise MapError(f"'{ply.path}' has lists in {', '.join(lists)} that may point at rows; use save_ply")
+        raise MapError(
+            f"'{ply.path}' has lists in {', '.join(lists)} that may point at rows; use save_ply", code="map.unsupported"
+        )
 
 
 def _check_values(ply: PlyFile) -> None:
@@ -175,7 +192,8 @@ def _check_values(ply: PlyFile) -> None:
     if FILTER_3D[0] in ply.element("vertex").names or any(linear_values(*columns.values())):
         raise MapError(
             f"rows of '{ply.path}' can't be edited in place: its scales or opacities are linear or carry a filter_3D; "
-            "write the edited map to a new file (save_ply)"
+            "write the edited map to a new file (save_ply)",
+            code="map.unsupported",
         )
 
 
@@ -184,8 +202,12 @@ def _row_indices(rows: Tensor, count: int, source: Path) -> NDArray[np.int64]:
     values = rows.detach().cpu().numpy()
     if values.dtype == np.bool_:
         if values.shape != (count,):
-            raise MapError(f"a mask of shape {values.shape} doesn't fit the {count} rows of '{source}'")
+            raise MapError(
+                f"a mask of shape {values.shape} doesn't fit the {count} rows of '{source}'", code="map.shape"
+            )
         values = np.flatnonzero(values)
     if values.ndim != 1 or values.dtype.kind not in "iu" or ((values < 0) | (values >= count)).any():
-        raise MapError(f"rows to keep or edit must be indices from 0 to {count - 1}, the rows of '{source}'")
+        raise MapError(
+            f"rows to keep or edit must be indices from 0 to {count - 1}, the rows of '{source}'", code="map.value"
+        )
     return values.astype(np.int64)

@@ -42,15 +42,18 @@ def load_map(path: str | Path) -> GaussianMap:
     """
     path = Path(path)
     if "\0" in str(path):
-        raise MapError(f"{str(path)!r} holds a null byte and can't name a file")
+        raise MapError(f"{str(path)!r} holds a null byte and can't name a file", code="map.name")
     try:
         if path.is_dir():
-            raise MapError(f"'{path}' is a folder; name the file of the map in it ({', '.join(format_names())})")
+            raise MapError(
+                f"'{path}' is a folder; name the file of the map in it ({', '.join(format_names())})",
+                code="map.unreadable",
+            )
         with contextlib.suppress(OSError):  # a folder that can't be written: what is there is read
             finish_interrupted(path)
         gaussians = _load(path)
     except OSError as error:
-        raise MapError(f"can't read the map '{path}': {error.strerror or error}") from error
+        raise MapError(f"can't read the map '{path}': {error.strerror or error}", code="map.unreadable") from error
     if gaussians.dropped.total:
         log.warning("%s: of %d Gaussians %s", path, len(gaussians) + gaussians.dropped.total, gaussians.dropped)
     for note in gaussians.notes:
@@ -108,7 +111,8 @@ class _Checkpoint:
         if start != b"PK\x03\x04":
             raise MapError(
                 f"'{path}' begins with {start!r}, not as torch's zip format: damaged, or saved by torch < 1.6; "
-                "save the checkpoint again, or export the map as PLY"
+                "save the checkpoint again, or export the map as PLY",
+                code="map.damaged",
             )
         return load_checkpoint(path)
 

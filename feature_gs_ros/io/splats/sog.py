@@ -41,7 +41,7 @@ class Sog:
             raise
         except Exception as error:  # of zipfile, imagecodecs and gsply, which share no base class
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise MapError(f"'{path}' can't be read as SOG: {reason}; export it again") from error
+            raise MapError(f"'{path}' can't be read as SOG: {reason}; export it again", code="map.format") from error
         return from_gsply(data, f"'{path}'")
 
 
@@ -50,21 +50,32 @@ def _check_bundle(path: Path) -> None:
         entries = {entry.filename: entry for entry in bundle.infolist()}
         packed = path.stat().st_size
         if sum(entry.file_size for entry in entries.values()) > _RATIO * packed + MAX_JSON:
-            raise MapError(f"'{path}' unpacks to more than {_RATIO} times its {packed} bytes: damaged; export it again")
+            raise MapError(
+                f"'{path}' unpacks to more than {_RATIO} times its {packed} bytes: damaged; export it again",
+                code="map.damaged",
+            )
         if "meta.json" not in entries:
-            raise MapError(f"'{path}' holds no meta.json: it is no SOG bundle")
+            raise MapError(f"'{path}' holds no meta.json: it is no SOG bundle", code="map.format")
         if entries["meta.json"].file_size > MAX_JSON:
-            raise MapError(f"meta.json in '{path}' has {entries['meta.json'].file_size} bytes, at most {MAX_JSON}")
+            raise MapError(
+                f"meta.json in '{path}' has {entries['meta.json'].file_size} bytes, at most {MAX_JSON}",
+                code="map.range",
+            )
         meta = Table(parse_json(bundle.read("meta.json"), f"meta.json in '{path}'", MapError), f"'{path}'", MapError)
         count = _check_tables(meta)
         for key in ("means", "quats", "scales", "sh0", *(["shN"] if "shN" in meta else [])):
             for name in meta.table(key).texts("files"):
                 if name not in entries:
-                    raise MapError(f"'{path}' lacks '{name}', which its meta.json names; copy it again")
+                    raise MapError(
+                        f"'{path}' lacks '{name}', which its meta.json names; copy it again", code="map.damaged"
+                    )
                 with bundle.open(name) as file:
                     width, height = _webp_size(file.read(_HEADER), f"'{name}' in '{path}'")
                 if width * height > 2 * count + _PALETTE:
-                    raise MapError(f"'{name}' in '{path}' is {width}×{height} pixels for {count} Gaussians: damaged")
+                    raise MapError(
+                        f"'{name}' in '{path}' is {width}×{height} pixels for {count} Gaussians: damaged",
+                        code="map.damaged",
+                    )
 
 
 def _check_tables(meta: Table) -> int:
@@ -87,7 +98,7 @@ def _check_tables(meta: Table) -> int:
             meta.table(key).numbers(end, numbers)
     shape = means.numbers("shape")
     if not shape or not 1 <= shape[0] <= _MAX_POINTS or shape[0] != int(shape[0]):
-        raise MapError(f"'shape' of {means.source} is {shape}, expected a count of Gaussians first")
+        raise MapError(f"'shape' of {means.source} is {shape}, expected a count of Gaussians first", code="map.value")
     return int(shape[0])
 
 
@@ -99,4 +110,4 @@ def _webp_size(start: bytes, source: str) -> tuple[int, int]:
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         if start[12:16] == b"VP8X":
             return int.from_bytes(start[24:27], "little") + 1, int.from_bytes(start[27:30], "little") + 1
-    raise MapError(f"{source} is no lossless WebP: damaged; export it again")
+    raise MapError(f"{source} is no lossless WebP: damaged; export it again", code="map.damaged")

@@ -45,11 +45,11 @@ class Spz:
         try:
             data = gsply.read_spz(path)
         except (ValueError, RuntimeError, OverflowError, MemoryError, LookupError) as error:
-            raise MapError(f"'{path}' can't be read as SPZ: {error}; export it again") from error
+            raise MapError(f"'{path}' can't be read as SPZ: {error}; export it again", code="map.format") from error
         except Exception as error:  # zstandard's own class, which this module doesn't know
             if type(error).__module__.partition(".")[0] not in ("zstandard", "zstd", "isal"):
                 raise
-            raise MapError(f"'{path}' can't be read as SPZ: {error}; export it again") from error
+            raise MapError(f"'{path}' can't be read as SPZ: {error}; export it again", code="map.format") from error
         gaussians = from_gsply(data, f"'{path}'")
         return replace(gaussians, notes=(ANTIALIASED_NOTE,)) if header.flags & _ANTIALIASED else gaussians
 
@@ -70,7 +70,7 @@ def save_spz(gaussians: GaussianMap, path: str | Path) -> None:
     path = Path(path)
     gsply = need("gsply", "writing SPZ")
     if len(gaussians) == 0:
-        raise MapError(f"no Gaussian is left to write to '{path}'; a splat file can't be empty")
+        raise MapError(f"no Gaussian is left to write to '{path}'; a splat file can't be empty", code="map.empty")
     opacities = gaussians.opacities.double()
     logits = (opacities.log() - torch.log1p(-opacities)).clamp(-MAX_LOGIT, MAX_LOGIT)
     sh = gaussians.sh.numpy()
@@ -87,7 +87,7 @@ def save_spz(gaussians: GaussianMap, path: str | Path) -> None:
         with atomic_path(path) as temporary:
             gsply.write_spz(temporary, data)
     except OSError as error:
-        raise MapError(f"can't write '{path}': {error.strerror}") from error
+        raise MapError(f"can't write '{path}': {error.strerror}", code="map.unwritable") from error
 
 
 def from_gsply(data: Any, source: str) -> GaussianMap:
@@ -122,13 +122,17 @@ def _checked_header(path: Path) -> _Header:
             file.seek(0)
             start = _unpacked_start(file.read(_CHUNK), path)
         if len(start) < _HEADER.size or start[:4] != MAGIC:
-            raise MapError(f"'{path}' is no SPZ, or cut off: it has {size} bytes; copy it again")
+            raise MapError(f"'{path}' is no SPZ, or cut off: it has {size} bytes; copy it again", code="map.damaged")
         _, version, points, degree, _, flags, _ = _HEADER.unpack(start[: _HEADER.size])
         if points == 0 or points * _MIN_BYTES > size * _MAX_RATIO:
-            raise MapError(f"'{path}' says that it holds {points} Gaussians, in {size} bytes: damaged; copy it again")
+            raise MapError(
+                f"'{path}' says that it holds {points} Gaussians, in {size} bytes: damaged; copy it again",
+                code="map.damaged",
+            )
         if degree > 3:
             raise MapError(
-                f"'{path}' has spherical harmonics of degree {degree}, up to 3 are read from SPZ: export it with 3"
+                f"'{path}' has spherical harmonics of degree {degree}, up to 3 are read from SPZ: export it with 3",
+                code="map.unsupported",
             )
         if is_gzip:
             most = _HEADER.size + points * (_MIN_BYTES + 1 + 3 * ((degree + 1) ** 2 - 1)) + _TRAILER
@@ -141,7 +145,7 @@ def _unpacked_start(data: bytes, path: Path) -> bytes:
     try:
         return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, _HEADER.size)
     except zlib.error as error:
-        raise MapError(f"'{path}' is damaged: {error}; copy it again") from error
+        raise MapError(f"'{path}' is damaged: {error}; copy it again", code="map.damaged") from error
 
 
 def _check_unpacked_size(file: Any, most: int, path: Path) -> None:
@@ -152,11 +156,17 @@ def _check_unpacked_size(file: Any, most: int, path: Path) -> None:
         while not unpacker.eof:
             data = unpacker.unconsumed_tail or file.read(_CHUNK)
             if not data:
-                raise MapError(f"'{path}' is cut off: its compressed data ends too early; copy it again")
+                raise MapError(
+                    f"'{path}' is cut off: its compressed data ends too early; copy it again", code="map.damaged"
+                )
             unpacked += len(unpacker.decompress(data, _CHUNK))
             if unpacked > most:
-                raise MapError(f"'{path}' unpacks to more than the {most} bytes of its Gaussians: damaged")
+                raise MapError(
+                    f"'{path}' unpacks to more than the {most} bytes of its Gaussians: damaged", code="map.damaged"
+                )
     except zlib.error as error:
-        raise MapError(f"'{path}' is damaged: {error}; copy it again") from error
+        raise MapError(f"'{path}' is damaged: {error}; copy it again", code="map.damaged") from error
     if unpacker.unused_data or file.read(1):
-        raise MapError(f"'{path}' holds further data behind its Gaussians: damaged; export it again")
+        raise MapError(
+            f"'{path}' holds further data behind its Gaussians: damaged; export it again", code="map.damaged"
+        )

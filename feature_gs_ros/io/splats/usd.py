@@ -40,9 +40,11 @@ class Usd:
             layer = sdf.Layer.OpenAsAnonymous(str(path))
         except tf.ErrorException as error:
             reason = (str(error).strip().splitlines() or ["damaged"])[-1].strip()
-            raise MapError(f"'{path}' can't be read as OpenUSD: {reason[:200]}; export it again") from error
+            raise MapError(
+                f"'{path}' can't be read as OpenUSD: {reason[:200]}; export it again", code="map.format"
+            ) from error
         if layer is None:
-            raise MapError(f"'{path}' can't be read as OpenUSD; export it again")
+            raise MapError(f"'{path}' can't be read as OpenUSD; export it again", code="map.format")
         prims = [prim for root in layer.rootPrims for prim in _below(root) if prim.typeName == PRIM]
         if len(prims) != 1:
             raise MapError(
@@ -71,7 +73,8 @@ def _gaussians(prim: Any, path: Path) -> GaussianMap:
     if not isinstance(declared, int) or per != (declared + 1) ** 2 or per * count != len(sh):
         raise MapError(
             f"'{path}' has {len(sh)} coefficients {_RADIANCE} of degree {declared} for {count} Gaussians; "
-            "export it again"
+            "export it again",
+            code="map.value",
         )
     notes = []
     if per > SH_COEFFICIENTS[-1]:
@@ -98,4 +101,4 @@ def _values(prim: Any, name: str, path: Path, width: int) -> NDArray[np.float32]
             array = np.asarray(value, dtype=np.float32)
             if array.size == len(array) * width:
                 return np.array(array.reshape(-1, width))
-    raise MapError(f"'{path}' has a {PRIM} without {name}, or of another shape; export it again")
+    raise MapError(f"'{path}' has a {PRIM} without {name}, or of another shape; export it again", code="map.missing")

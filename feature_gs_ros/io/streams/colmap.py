@@ -66,13 +66,18 @@ def open_colmap(path: str | Path, images: str | Path | None = None) -> PosedImag
     path = Path(path)
     model = find_model(path)
     if model is None:
-        raise StreamError(f"'{path}' holds no COLMAP model: no cameras and images (.bin or .txt) in sparse/0 or sparse")
+        raise StreamError(
+            f"'{path}' holds no COLMAP model: no cameras and images (.bin or .txt) in sparse/0 or sparse",
+            code="stream.format",
+        )
     cameras = read_cameras(model)
     listed = read_images(model)
     folder = _images_folder(model, images, listed)
     missing = sorted({image.camera_id for image in listed} - set(cameras))
     if missing:
-        raise StreamError(f"images in '{model}' ask for camera {missing[0]}, which cameras doesn't have")
+        raise StreamError(
+            f"images in '{model}' ask for camera {missing[0]}, which cameras doesn't have", code="stream.damaged"
+        )
     names = unique_names([image.path for image in listed])
     return PosedImageStream(
         str(path),
@@ -95,6 +100,7 @@ def _images_folder(model: Path, images: str | Path | None, listed: Sequence[Colm
     if holding is None and not usual[0].is_dir():
         raise StreamError(
             f"none of the {len(listed)} images of '{model}', e.g. '{listed[0].path if listed else ''}', is in "
-            f"{', '.join(_USUAL_IMAGES)} of '{project}'; name their folder (--images)"
+            f"{', '.join(_USUAL_IMAGES)} of '{project}'; name their folder (--images)",
+            code="stream.missing",
         )
     return holding or usual[0]

@@ -88,7 +88,7 @@ def count_images(model: Path) -> int:
         with path.open("rb") as file:
             return _Binary(file, path).count(73)
     except OSError as error:
-        raise StreamError(f"can't read '{path}': {error.strerror}") from error
+        raise StreamError(f"can't read '{path}': {error.strerror}", code="stream.unreadable") from error
 
 
 def read_points(model: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
@@ -100,7 +100,10 @@ def read_points(model: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     rows = np.array(_read(model, "points3D", _text_points, _binary_points), dtype=np.float64).reshape(-1, 6)
     xyz, rgb = rows[:, :3], rows[:, 3:]
     if not np.isfinite(rows).all() or ((rgb < 0) | (rgb > 255)).any():
-        raise StreamError(f"points3D in '{model}' holds positions that are not finite, or colours beyond 0 … 255")
+        raise StreamError(
+            f"points3D in '{model}' holds positions that are not finite, or colours beyond 0 … 255",
+            code="stream.not-finite",
+        )
     return xyz.copy(), rgb.astype(np.uint8)
 
 
@@ -119,7 +122,8 @@ def camera_from_colmap(model: str, width: int, height: int, parameters: Sequence
     else:
         supported = ", ".join(name for name, _ in MODELS if name not in _UNSUPPORTED)
         raise CameraError(
-            f"COLMAP's camera model {model} is not supported ({supported} are); run colmap image_undistorter first"
+            f"COLMAP's camera model {model} is not supported ({supported} are); run colmap image_undistorter first",
+            code="camera.unsupported",
         )
     if model.endswith("FISHEYE"):
         lens = Distortion("equidistant", k + (0.0,) * (4 - len(k)))
@@ -144,7 +148,10 @@ class _Binary:
         size = struct.calcsize("<" + form)
         data = self.file.read(size)
         if len(data) < size:
-            raise StreamError(f"'{self.path}' ends after {self.size} bytes in the middle of a record; export it again")
+            raise StreamError(
+                f"'{self.path}' ends after {self.size} bytes in the middle of a record; export it again",
+                code="stream.damaged",
+            )
         return struct.unpack("<" + form, data)
 
     def count(self, record_bytes: int) -> int:
@@ -152,7 +159,10 @@ class _Binary:
         (count,) = self.unpack("Q")
         left = self.size - self.file.tell()
         if count * record_bytes > left:
-            raise StreamError(f"'{self.path}' promises {count} records, but {left} bytes are left; export it again")
+            raise StreamError(
+                f"'{self.path}' promises {count} records, but {left} bytes are left; export it again",
+                code="stream.damaged",
+            )
         return int(count)
 
     def skip(self, size: int) -> None:
@@ -163,7 +173,9 @@ class _Binary:
         data = bytearray()
         while (byte := self.file.read(1)) != b"\0":
             if not byte:
-                raise StreamError(f"'{self.path}' ends in the middle of an image's name; export it again")
+                raise StreamError(
+                    f"'{self.path}' ends in the middle of an image's name; export it again", code="stream.damaged"
+                )
             data += byte
         return data.decode()
 
@@ -184,12 +196,12 @@ def _read(
             with path.open(encoding="utf-8") as text:
                 return list(parse_text(text))
         except OSError as error:
-            raise StreamError(f"can't read '{path}': {error.strerror}") from error
+            raise StreamError(f"can't read '{path}': {error.strerror}", code="stream.unreadable") from error
         except CameraError as error:
-            raise CameraError(f"'{path}': {error}") from error
+            raise CameraError(f"'{path}': {error}", code=error.code) from error
         except (ValueError, IndexError) as error:
-            raise StreamError(f"'{path}' is damaged: {error}; export it again") from error
-    raise StreamError(f"'{model}' lacks {part}.bin or {part}.txt")
+            raise StreamError(f"'{path}' is damaged: {error}; export it again", code="stream.damaged") from error
+    raise StreamError(f"'{model}' lacks {part}.bin or {part}.txt", code="stream.missing")
 
 
 def _content(lines: Iterable[str]) -> Iterator[str]:
@@ -213,7 +225,10 @@ def _binary_cameras(binary: _Binary) -> Iterator[tuple[int, Camera]]:
     for _ in range(binary.count(24)):
         camera_id, model_id, width, height = (int(value) for value in binary.unpack("IiQQ"))
         if not 0 <= model_id < len(MODELS):
-            raise StreamError(f"'{binary.path}' has the unknown camera model id {model_id}; damaged, or too new")
+            raise StreamError(
+                f"'{binary.path}' has the unknown camera model id {model_id}; damaged, or too new",
+                code="stream.unsupported",
+            )
         name, count = MODELS[model_id]
         yield camera_id, camera_from_colmap(name, width, height, binary.unpack("d" * count))
 

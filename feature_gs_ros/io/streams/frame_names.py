@@ -25,7 +25,7 @@ def unique_names(paths: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     repeated = next(path for path in flat if flat.count(path) > 1)
-    raise StreamError(f"image '{repeated}' occurs twice; remove one of its two poses")
+    raise StreamError(f"image '{repeated}' occurs twice; remove one of its two poses", code="stream.duplicate")
 
 
 def check_names(wanted: Collection[str], existing: Collection[str], source: str) -> None:
@@ -37,7 +37,8 @@ def check_names(wanted: Collection[str], existing: Collection[str], source: str)
     missing = sorted(set(wanted) - set(existing))
     if missing:
         raise StreamError(
-            f"'{source}' has no posed frame named {listed_names(missing)}; it has {listed_names(existing)}"
+            f"'{source}' has no posed frame named {listed_names(missing)}; it has {listed_names(existing)}",
+            code="stream.missing",
         )
 
 
@@ -49,7 +50,7 @@ def check_not_empty(posed: int, skipped: Mapping[str, int], source: str, hint: s
     """
     if posed == 0:
         reasons = "; ".join(f"{count} × {reason}" for reason, count in skipped.items()) or "it holds no images"
-        raise StreamError(f"'{source}' has no posed image: {reasons}{hint}")
+        raise StreamError(f"'{source}' has no posed image: {reasons}{hint}", code="stream.empty")
 
 
 def listed_names(names: Collection[str]) -> str:

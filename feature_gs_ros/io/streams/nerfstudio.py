@@ -99,7 +99,9 @@ def _applied_transform(content: Table) -> Sim3:
     try:
         return Sim3.from_matrix(scale * transform)
     except AlignmentError as error:
-        raise StreamError(f"applied_transform or applied_scale in {content.source} can't be used: {error}") from error
+        raise StreamError(
+            f"applied_transform or applied_scale in {content.source} can't be used: {error}", code="stream.value"
+        ) from error
 
 
 def _camera_from_world(entry: Table) -> NDArray[np.float64]:
@@ -122,7 +124,7 @@ def _camera(values: Table, image: Path) -> Camera | None:
             return None
     fx = _focal_length(values, "x", width)
     if fx is None:
-        raise CameraError(f"{values.source} lacks fl_x or camera_angle_x")
+        raise CameraError(f"{values.source} lacks fl_x or camera_angle_x", code="camera.missing")
     fy = _focal_length(values, "y", height)
     cx, cy = values.number("cx", width / 2), values.number("cy", height / 2)
     lens = _distortion(values)
@@ -140,7 +142,10 @@ def _focal_length(values: Table, axis: str, size: int) -> float | None:
         if key in values:
             angle = values.number(key)
             if not 0 < angle < half_circle:
-                raise CameraError(f"{key} of {values.source} is {angle}, expected {unit} between 0 and {half_circle:g}")
+                raise CameraError(
+                    f"{key} of {values.source} is {angle}, expected {unit} between 0 and {half_circle:g}",
+                    code="camera.value",
+                )
             return size / (2 * math.tan(math.pi * angle / half_circle / 2))
     return None
 
@@ -156,10 +161,16 @@ def _distortion(values: Table) -> Distortion | None:
     k1, k2, k3, k4, p1, p2 = (values.number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     if _is_fisheye(values):
         if p1 or p2:
-            raise CameraError(f"{values.source} is a fisheye with p1={p1}, p2={p2}, which that model hasn't")
+            raise CameraError(
+                f"{values.source} is a fisheye with p1={p1}, p2={p2}, which that model hasn't",
+                code="camera.unsupported",
+            )
         return Distortion("equidistant", (k1, k2, k3, k4))
     if k4 != 0:
-        raise CameraError(f"{values.source} has k4={k4} without being a fisheye: only {_FISHEYE} has four here")
+        raise CameraError(
+            f"{values.source} has k4={k4} without being a fisheye: only {_FISHEYE} has four here",
+            code="camera.unsupported",
+        )
     return Distortion("plumb_bob", (k1, k2, p1, p2, k3)) if any((k1, k2, k3, p1, p2)) else None
 
 
@@ -170,5 +181,8 @@ def _is_fisheye(values: Table) -> bool:
         return bool(flag)
     model = values.choice("camera_model", (*_PERSPECTIVE, _FISHEYE))
     if flag is not None and flag != (model == _FISHEYE) and not (flag and model == "OPENCV"):
-        raise CameraError(f"{values.source} has camera_model {model} and {_FISHEYE_FLAG} {flag}: correct one of them")
+        raise CameraError(
+            f"{values.source} has camera_model {model} and {_FISHEYE_FLAG} {flag}: correct one of them",
+            code="camera.conflict",
+        )
     return model == _FISHEYE or bool(flag)

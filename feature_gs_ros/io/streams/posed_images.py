@@ -33,7 +33,7 @@ def images_folder(base: Path, images: str | Path) -> Path:
     for folder in (base / images, Path(images)):
         if folder.is_dir():
             return folder
-    raise StreamError(f"there is no images folder '{base / images}' nor '{images}'")
+    raise StreamError(f"there is no images folder '{base / images}' nor '{images}'", code="stream.missing")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,9 @@ class PosedImageStream:
                 self.skipped[reason] += 1
                 left_out.append(image.path.name)
             elif image.name in self._frames:
-                raise StreamError(f"'{source}' has two images named '{image.name}'; rename one")
+                raise StreamError(
+                    f"'{source}' has two images named '{image.name}'; rename one", code="stream.duplicate"
+                )
             else:
                 self._frames[image.name] = frame
         check_not_empty(len(self._frames), self.skipped, source)

@@ -61,23 +61,33 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
         images, bag = images or bag.images, replace(bag, images=None)
     try:
         if not path.exists():
-            raise StreamError(f"there is no stream '{path}'")
+            raise StreamError(f"there is no stream '{path}'", code="stream.unreadable")
         kinds = [kind for kind, is_kind in _KINDS.items() if is_kind(path)]
     except OSError as error:
-        raise StreamError(f"can't read '{error.filename}': {error.strerror}") from error
+        raise StreamError(f"can't read '{error.filename}': {error.strerror}", code="stream.unreadable") from error
     if not kinds:
         raise StreamError(
             f"'{path}' is no stream: it holds no rosbag2 recording, COLMAP model, transforms.json or cameras.json"
-            f"{_known_otherwise(path)}"
+            f"{_known_otherwise(path)}",
+            code="stream.format",
         )
     if len(kinds) > 1:
-        raise StreamError(f"'{path}' is {' and '.join(kinds)} at once; name the file or the folder that is meant")
+        raise StreamError(
+            f"'{path}' is {' and '.join(kinds)} at once; name the file or the folder that is meant",
+            code="stream.conflict",
+        )
     if kinds == ["rosbag2"]:
         if images is not None:
-            raise StreamError(f"'{path}' is a rosbag2 recording, which holds its images: leave out images='{images}'")
+            raise StreamError(
+                f"'{path}' is a rosbag2 recording, which holds its images: leave out images='{images}'",
+                code="stream.conflict",
+            )
         return RosbagStream(path, bag)
     if bag is not None and bag != BagOptions():
-        raise StreamError(f"'{path}' is no rosbag2 recording: leave out the options that are for those, {_words(bag)}")
+        raise StreamError(
+            f"'{path}' is no rosbag2 recording: leave out the options that are for those, {_words(bag)}",
+            code="stream.conflict",
+        )
     return _FILE_STREAMS[kinds[0]](path, images)
 
 

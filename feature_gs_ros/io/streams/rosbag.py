@@ -191,12 +191,14 @@ class RosbagStream:
             )
         if not tf_topics:
             raise StreamError(
-                f"'{self.source}' holds no /tf or /tf_static, so its images have no poses: record both topics"
+                f"'{self.source}' holds no /tf or /tf_static, so its images have no poses: record both topics",
+                code="stream.tf",
             )
         if not self._tf.frames():
             raise StreamError(
                 f"no transform in {' and '.join(tf_topics)} of '{self.source}' can be used, so its images have no "
-                "poses: record both /tf and /tf_static"
+                "poses: record both /tf and /tf_static",
+                code="stream.tf",
             )
         for child, count in self._tf.conflicts().items():
             log.warning(
@@ -207,7 +209,8 @@ class RosbagStream:
         if self.options.map_frame not in self._tf:
             raise StreamError(
                 f"tf of '{self.source}' has no frame '{self.options.map_frame}'; "
-                f"set map_frame (--map-frame) to one of {', '.join(self._tf.frames())}{self._hint}"
+                f"set map_frame (--map-frame) to one of {', '.join(self._tf.frames())}{self._hint}",
+                code="stream.missing",
             )
 
     def _add_transforms(self, message: Any, *, is_static: bool) -> None:
@@ -252,7 +255,7 @@ class _Calibrations:
             CameraError: there is none, or it doesn't fit.
         """
         if not self._infos:
-            raise CameraError("no camera_info")
+            raise CameraError("no camera_info", code="camera.missing")
         index = max(0, bisect_right(self._stamps, stamp) - 1)
         key = index, size, is_rectified
         if key not in self._cameras:
@@ -262,7 +265,8 @@ class _Calibrations:
                 raise CameraError(
                     f"the calibration file is for {info.width}×{info.height} pixels, the image has "
                     f"{size[0]}×{size[1]}; if it is this camera's, divide the file's sizes, K and P by "
-                    f"{info.width / size[0]:g}"
+                    f"{info.width / size[0]:g}",
+                    code="camera.size",
                 )
             self._cameras[key] = camera_from_info(info, *size, is_rectified=is_rectified)
         return self._cameras[key]

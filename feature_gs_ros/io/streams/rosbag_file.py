@@ -151,21 +151,27 @@ def is_bag(path: Path) -> bool:
 def _storage(path: Path) -> Path:
     """What `rosbags` opens: the folder, or the only file of one without metadata.yaml."""
     if not path.exists():
-        raise StreamError(f"there is no recording '{path}'")
+        raise StreamError(f"there is no recording '{path}'", code="stream.unreadable")
     files = _storage_files(path) if path.is_dir() else [path]
     for file in files:
         log = file.with_name(file.name + "-wal")
         if log.is_file() and log.stat().st_size > 0:
             raise StreamError(
                 f"'{file}' was not closed by its recorder: '{log.name}' holds messages that aren't in it yet; "
-                f"run sqlite3 '{file}' 'PRAGMA wal_checkpoint(TRUNCATE)'"
+                f"run sqlite3 '{file}' 'PRAGMA wal_checkpoint(TRUNCATE)'",
+                code="stream.unfinished",
             )
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         if len(files) != 1:
-            raise StreamError(f"'{path}' has {len(files)} storage files and no metadata.yaml; run ros2 bag reindex")
+            raise StreamError(
+                f"'{path}' has {len(files)} storage files and no metadata.yaml; run ros2 bag reindex",
+                code="stream.unfinished",
+            )
         return files[0]
     if path.is_file() and path.suffix not in (".mcap", ".db3") and not _start(path).startswith(_ROS1):
-        raise StreamError(f"'{path}' must end in .mcap or .db3 to be read as a recording; rename it")
+        raise StreamError(
+            f"'{path}' must end in .mcap or .db3 to be read as a recording; rename it", code="stream.format"
+        )
     return path
 
 
@@ -230,7 +236,8 @@ def _reading(path: Path) -> Iterator[None]:
             "rosbag reindex" if path.suffix == ".bag" else "mcap recover on the file or ros2 bag reindex on the folder"
         )
         raise StreamError(
-            f"can't read the recording '{path}': {reason}; if its recorder was killed, run {mended}"
+            f"can't read the recording '{path}': {reason}; if its recorder was killed, run {mended}",
+            code="stream.unreadable",
         ) from error
 
 

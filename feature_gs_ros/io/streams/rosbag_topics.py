@@ -48,17 +48,20 @@ def choose_cameras(bag: Bag, options: BagOptions) -> tuple[list[CameraTopic], di
     """
     available = bag.names(IMAGE, COMPRESSED_IMAGE)
     if not available:
-        raise StreamError(f"'{bag.path}' has no images; it has {_listed(bag.all_topics)}")
+        raise StreamError(f"'{bag.path}' has no images; it has {_listed(bag.all_topics)}", code="stream.empty")
     ignored: dict[str, str] = {}
     if options.image_topics:
         cameras = _named_cameras(bag, options, available)
     else:
         if options.camera_info_topics:
-            raise StreamError("--camera-info-topics goes with --image-topics: name both")
+            raise StreamError("--camera-info-topics goes with --image-topics: name both", code="stream.conflict")
         cameras, ignored = _usual_cameras(bag, options, available)
     if options.camera_info_file is not None and len(cameras) > 1:
         topics = _listed([camera.image for camera in cameras])
-        raise StreamError(f"one camera_info_file for several cameras ({topics}): name one of them (--image-topics)")
+        raise StreamError(
+            f"one camera_info_file for several cameras ({topics}): name one of them (--image-topics)",
+            code="stream.conflict",
+        )
     return _with_names(cameras), ignored
 
 
@@ -66,17 +69,22 @@ def _named_cameras(bag: Bag, options: BagOptions, available: Sequence[str]) -> l
     recorded = bag.names(CAMERA_INFO)
     infos = options.camera_info_topics or ("",) * len(options.image_topics)
     if len(infos) != len(options.image_topics):
-        raise StreamError(f"{len(options.image_topics)} --image-topics, but {len(infos)} --camera-info-topics")
+        raise StreamError(
+            f"{len(options.image_topics)} --image-topics, but {len(infos)} --camera-info-topics", code="stream.conflict"
+        )
     cameras = []
     for topic, info in zip(options.image_topics, infos, strict=True):
         if topic not in available:
-            raise StreamError(f"'{bag.path}' has no image topic '{topic}'; it has {_listed(available)}")
+            raise StreamError(
+                f"'{bag.path}' has no image topic '{topic}'; it has {_listed(available)}", code="stream.missing"
+            )
         given = CameraTopic(topic, info, _is_rectified(topic, options)) if info else None
         camera = given or _camera(topic, recorded, options)
         if camera is None or camera.camera_info not in ("", *recorded):
             raise StreamError(
                 f"'{topic}' has no camera_info ({info or ' or '.join(_usual_infos(topic))}); the bag has "
-                f"{_listed(recorded)}: name one (--camera-info-topics) or give a calibration (--camera-info-file)"
+                f"{_listed(recorded)}: name one (--camera-info-topics) or give a calibration (--camera-info-file)",
+                code="stream.missing",
             )
         cameras.append(camera)
     return cameras
@@ -107,7 +115,8 @@ def _usual_cameras(bag: Bag, options: BagOptions, available: Sequence[str]) -> t
         reasons = "; ".join(f"{topic}: {reason}" for topic, reason in ignored.items())
         raise StreamError(
             f"none of the image topics of '{bag.path}' can be used ({reasons}); name --image-topics and "
-            "--camera-info-topics, or give a calibration (--camera-info-file)"
+            "--camera-info-topics, or give a calibration (--camera-info-file)",
+            code="stream.missing",
         )
     return sorted(chosen.values(), key=lambda camera: camera.image), ignored
 

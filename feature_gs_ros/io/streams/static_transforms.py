@@ -44,7 +44,9 @@ def load_static_transforms(path: str | Path) -> list[StaticTransform]:
     is_urdf = path.suffix.lower() in _XML
     found = list(_from_urdf(path) if is_urdf else _from_list(path))
     if not found:
-        raise StreamError(f"'{path}' holds no {'fixed joint' if is_urdf else 'transform'}, expected one at least")
+        raise StreamError(
+            f"'{path}' holds no {'fixed joint' if is_urdf else 'transform'}, expected one at least", code="stream.range"
+        )
     return found
 
 
@@ -54,7 +56,7 @@ def _from_list(path: Path) -> Iterator[StaticTransform]:
     for entry in Table(whole, f"'{path}'", StreamError).only(("transforms",)).tables("transforms"):
         entry.only(("parent", "child", "translation", "rotation_xyzw", "rpy"))
         if ("rotation_xyzw" in entry) == ("rpy" in entry):
-            raise StreamError(f"{entry.source} takes one of rotation_xyzw and rpy [rad]")
+            raise StreamError(f"{entry.source} takes one of rotation_xyzw and rpy [rad]", code="stream.conflict")
         if "rpy" in entry:
             quat = quat_from_rpy(*entry.numbers("rpy", 3))
         else:
@@ -62,7 +64,10 @@ def _from_list(path: Path) -> Iterator[StaticTransform]:
             quat = np.array([w, x, y, z])
         norm = float(np.linalg.norm(quat))
         if not 0.99 < norm < 1.01:
-            raise StreamError(f"rotation_xyzw of {entry.source} has length {norm:.3g}, expected a unit quaternion")
+            raise StreamError(
+                f"rotation_xyzw of {entry.source} has length {norm:.3g}, expected a unit quaternion",
+                code="stream.value",
+            )
         xyz = np.array(entry.numbers("translation", 3))
         yield StaticTransform(entry.text("parent", empty=False), entry.text("child", empty=False), xyz, quat / norm)
 
@@ -71,13 +76,15 @@ def _from_urdf(path: Path) -> Iterator[StaticTransform]:
     try:
         text = read_regular(path, MAX_URDF)
     except OSError as error:
-        raise StreamError(f"can't read '{path}': {error.strerror or error}") from error
+        raise StreamError(f"can't read '{path}': {error.strerror or error}", code="stream.unreadable") from error
     if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise StreamError(f"'{path}' declares entities, which a URDF doesn't need: leave them out")
+        raise StreamError(
+            f"'{path}' declares entities, which a URDF doesn't need: leave them out", code="stream.unsafe"
+        )
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise StreamError(f"'{path}' is not XML: {error}") from error
+        raise StreamError(f"'{path}' is not XML: {error}", code="stream.format") from error
     for joint in root.iter("joint"):
         parent, child, origin = joint.find("parent"), joint.find("child"), joint.find("origin")
         if joint.get("type") != "fixed" or parent is None or child is None:
@@ -94,7 +101,9 @@ def _three(text: str, source: str) -> NDArray[np.float64]:
     except ValueError:
         values = np.empty(0)
     if values.shape != (3,) or not np.isfinite(values).all():
-        raise StreamError(f"{source} is '{text[:80]}', expected three numbers; run xacro on the file first")
+        raise StreamError(
+            f"{source} is '{text[:80]}', expected three numbers; run xacro on the file first", code="stream.value"
+        )
     return values
 
 

@@ -89,12 +89,12 @@ class TfTree:
         target, source = target.lstrip("/"), source.lstrip("/")
         for frame in (target, source):
             if frame not in self._frames:
-                raise NoTransformError(f"frame '{frame}' is not in tf")
+                raise NoTransformError(f"frame '{frame}' is not in tf", code="transform.frame")
         above_target = self._ancestors(target, stamp_ns)
         above_source = self._ancestors(source, stamp_ns)
         common = next((frame for frame in above_source if frame in above_target), None)
         if common is None:
-            raise NoTransformError(f"tf doesn't connect '{source}' with '{target}'")
+            raise NoTransformError(f"tf doesn't connect '{source}' with '{target}'", code="transform.disconnected")
         return above_target, above_source, common
 
     def _note(self, parent: str, child: str) -> tuple[str, str]:
@@ -114,7 +114,7 @@ class TfTree:
             else:
                 return chain
             if parent in chain:
-                raise NoTransformError(f"tf runs in a circle at '{parent}'")
+                raise NoTransformError(f"tf runs in a circle at '{parent}'", code="transform.circle")
             chain.append(parent)
 
     def _climb(self, chain: list[str], common: str, stamp_ns: int) -> Matrix:
@@ -157,7 +157,7 @@ class _Edge:
         stamps, parents, values = self._samples()
         before = int(np.searchsorted(stamps, stamp_ns, side="right")) - 1
         if before < 0 or (before + 1 == len(stamps) and stamps[before] != stamp_ns):
-            raise NoTransformError(f"no tf of '{self.child}' at its stamp")
+            raise NoTransformError(f"no tf of '{self.child}' at its stamp", code="transform.stamp")
         here = values[before]
         if stamps[before] == stamp_ns or parents[before + 1] != parents[before]:
             return rigid_pose(here[:3], here[3:])

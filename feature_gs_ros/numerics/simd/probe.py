@@ -29,10 +29,10 @@ def check_vectors() -> None:
         one, products = np.arange(SIZE, dtype=np.float32), np.zeros(SIZE, np.float32)
         found = kernel(dot)(one, one, products)
     except Exception as error:  # whatever numba's internals raise
-        raise BackendError(_advice(f"{type(error).__name__}: {error}")) from error
+        raise BackendError(_advice(f"{type(error).__name__}: {error}"), code="backend.unusable") from error
     expected = one * one + 1
     if found != expected.sum() or not np.array_equal(products, expected):
-        raise BackendError(_advice(f"a sum of {found} instead of {expected.sum()}"))
+        raise BackendError(_advice(f"a sum of {found} instead of {expected.sum()}"), code="backend.unusable")
 
 
 def _advice(problem: str) -> str:

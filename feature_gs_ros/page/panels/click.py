@@ -78,11 +78,16 @@ class ClickPanel:
             self._name(pick)
             return
         if pick.feature is None or session.content.segmenter is None:
-            raise PromptError("what was clicked was not observed, so nothing is known of it; click elsewhere")
+            raise PromptError(
+                "what was clicked was not observed, so nothing is known of it; click elsewhere",
+                code="prompt.not-observed",
+            )
         clicks = self._meant if meant else self._not_meant
         with session.lock:
             if len(self._meant) + len(self._not_meant) >= MAX_CLICKS:
-                raise PromptError(f"{MAX_CLICKS} points are clicked, no more are taken; forget the clicks first")
+                raise PromptError(
+                    f"{MAX_CLICKS} points are clicked, no more are taken; forget the clicks first", code="prompt.range"
+                )
             clicks.append((pick.point, pick.feature))
             session.view.show_clicks([p for p, _ in self._meant], [p for p, _ in self._not_meant])
         if not self._meant:

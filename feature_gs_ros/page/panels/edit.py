@@ -58,7 +58,7 @@ class EditPanel:
         with session.lock:
             answer = session.answer
             if answer is None or answer.state is not State.FOUND:
-                raise EditError("nothing is found that could be edited; ask or click first")
+                raise EditError("nothing is found that could be edited; ask or click first", code="edit.empty")
             rows = torch.nonzero(answer.mask)[:, 0]
             edit = Edit(operation, answer.prompt, Selection(rows, torch.ones(len(rows))))
             session.stack.push(edit)
@@ -98,11 +98,13 @@ class EditPanel:
         """
         name, content = self._name.value.strip(), self._session.content
         if len(name) > MAX_NAME_CHARACTERS or not name.lower().endswith(".ply"):
-            raise EditError(f"the map is written as a PLY; name it so, in up to {MAX_NAME_CHARACTERS} characters")
+            raise EditError(
+                f"the map is written as a PLY; name it so, in up to {MAX_NAME_CHARACTERS} characters", code="edit.name"
+            )
         path = content.folder(name)
         own = {file.resolve() for file in (content.source, content.map_path) if file is not None}
         if path in own or path.with_name(path.name + ".edits") in own:
-            raise EditError(f"'{name}' is a file that this page shows; choose another name")
+            raise EditError(f"'{name}' is a file that this page shows; choose another name", code="edit.exists")
         return path
 
     def _choose(self, event: viser.GuiEvent[Any]) -> None:

@@ -44,13 +44,13 @@ class TakeAwayPanel:
     def _answer(self) -> Answer:
         answer = self._session.answer
         if answer is None:
-            raise PromptError("nothing was asked yet; ask or click first")
+            raise PromptError("nothing was asked yet; ask or click first", code="prompt.empty")
         return answer
 
     def _segment(self) -> None:
         answer = self._answer()
         if answer.state is not State.FOUND:
-            raise PromptError(f"there is no segment to take away: {answer.message}")
+            raise PromptError(f"there is no segment to take away: {answer.message}", code="prompt.missing")
         frame = cast("Literal['splat', 'map']", self._frame.value)
         self._send(f"{_file_name(answer.prompt)}.ply", segment_bytes(self._session, answer, frame))
 
@@ -71,7 +71,9 @@ class TakeAwayPanel:
                 timeout=RENDER_SECONDS,
             )  # fmt: skip
         except TimeoutError as error:
-            raise PromptError("the browser drew no picture in time; keep its tab in front and try again") from error
+            raise PromptError(
+                "the browser drew no picture in time; keep its tab in front and try again", code="prompt.timeout"
+            ) from error
         done, data = cv2.imencode(".png", np.asarray(image)[:, :, 2::-1])
         assert done
         self._send("view.png", data.tobytes())

@@ -82,13 +82,15 @@ class CpuAccumulator:
         if not isinstance(view, CpuView):
             raise BackendError(
                 f"a view of the backend '{view.backend.name}' can't be added to sums of the backend 'cpu'; make both "
-                "with one backend"
+                "with one backend",
+                code="backend.mismatch",
             )
         if grid.dimension != self.channels:
-            raise GridError(f"the grid has {grid.dimension} channels, the sums {self.channels}")
+            raise GridError(f"the grid has {grid.dimension} channels, the sums {self.channels}", code="grid.shape")
         if len(view.gaussians) != len(self.gaussians):
             raise GridError(
-                f"a view of {len(view.gaussians)} Gaussians can't be added to sums of {len(self.gaussians)}"
+                f"a view of {len(view.gaussians)} Gaussians can't be added to sums of {len(self.gaussians)}",
+                code="grid.mismatch",
             )
         grid_layout(grid, view.camera.width, view.camera.height)
         check_valid(valid, view.camera)

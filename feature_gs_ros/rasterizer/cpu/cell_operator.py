@@ -104,7 +104,7 @@ class CpuCellOperator:
         """
         values = grid.values.reshape(-1, grid.dimension)
         if len(self.cells) and int(self.cells[-1]) >= len(values):
-            raise GridError(f"a grid of {len(values)} cells doesn't fit the operator's")
+            raise GridError(f"a grid of {len(values)} cells doesn't fit the operator's", code="grid.shape")
         return values[self.cells].float()
 
 

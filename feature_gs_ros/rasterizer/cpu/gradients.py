@@ -48,9 +48,13 @@ def render_with_gradients(
     count = len(means)
     shapes = [tuple(tensor.shape) for tensor in (means, quats_wxyz, scales, opacities)]
     if shapes != [(count, 3), (count, 4), (count, 3), (count,)] or sh.dim() != 3 or sh.shape[::2] != (count, 3):
-        raise MapError(f"means, quaternions, scales, opacities and SH have shapes {shapes} and {tuple(sh.shape)}")
+        raise MapError(
+            f"means, quaternions, scales, opacities and SH have shapes {shapes} and {tuple(sh.shape)}", code="map.shape"
+        )
     if extra_signals is not None and (extra_signals.dim() != 2 or len(extra_signals) != count):
-        raise GridError(f"the extra signals have shape {tuple(extra_signals.shape)}, expected ({count}, C)")
+        raise GridError(
+            f"the extra signals have shape {tuple(extra_signals.shape)}, expected ({count}, C)", code="grid.shape"
+        )
     image, features, rows, radii = _Rasterise.apply(  # type: ignore[no-untyped-call]
         means,
         torch.nn.functional.normalize(quats_wxyz, dim=1),

@@ -17,7 +17,8 @@ def check_valid(valid: Tensor | None, camera: Camera) -> Tensor | None:
     """The mask, or a GridError if its size isn't the image's."""
     if valid is not None and tuple(valid.shape) != (camera.height, camera.width):
         raise GridError(
-            f"the mask of pixels that count is {tuple(valid.shape)}, the image {camera.height}×{camera.width}"
+            f"the mask of pixels that count is {tuple(valid.shape)}, the image {camera.height}×{camera.width}",
+            code="grid.size",
         )
     return valid
 

@@ -59,7 +59,8 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
     np.cumsum(slots, out=slots)
     if slots[-1] >= 2**31:
         raise BackendError(  # they would need 32 GB
-            f"{slots[-1]} pairs of tile and Gaussian are more than 2³¹; use a smaller image or prune the map"
+            f"{slots[-1]} pairs of tile and Gaussian are more than 2³¹; use a smaller image or prune the map",
+            code="backend.range",
         )
     # Chunks of the front-to-back order fill their own stretch of every tile's list: parallel, and the same list.
     walks = np.empty((count, 4), np.int32)

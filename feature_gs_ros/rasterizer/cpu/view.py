@@ -56,7 +56,9 @@ class CpuView:
     def render(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
         """W v, see `View.render`."""
         if values.dim() != 2 or values.shape[0] != len(self.gaussians):
-            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)")
+            raise GridError(
+                f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)", code="grid.shape"
+            )
         return self._render_visible(values.detach().to("cpu", torch.float32)[self.visible].numpy(), rows)
 
     @property
@@ -67,7 +69,9 @@ class CpuView:
     def render_visible(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
         """W v of the visible Gaussians' values, see `View.render_visible`."""
         if values.dim() != 2 or len(values) != len(self.projection):
-            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.projection)}, C)")
+            raise GridError(
+                f"values have shape {tuple(values.shape)}, expected ({len(self.projection)}, C)", code="grid.shape"
+            )
         return self._render_visible(values.detach().to("cpu", torch.float32).numpy(), rows)
 
     def render_color(self) -> Tensor:
@@ -97,7 +101,8 @@ class CpuView:
         size = (self.camera.height, self.camera.width)
         if labels.shape != size or labels.max() >= classes:
             raise GridError(
-                f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes"
+                f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes",
+                code="grid.shape",
             )
         numbers = np.ascontiguousarray(labels, dtype=np.int32)
         mask = mask_array(valid, self.camera)

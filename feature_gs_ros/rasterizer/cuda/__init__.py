@@ -39,7 +39,9 @@ def make_backend(name: str) -> CudaBackend:
     index = int(name.split(":")[1]) if ":" in name else 0
     reason = why_unusable(index, card=card)
     if reason is not None:
-        raise BackendError(f"backend '{name}' can't be used: {reason}; or use --backend auto or cpu")
+        raise BackendError(
+            f"backend '{name}' can't be used: {reason}; or use --backend auto or cpu", code="backend.unusable"
+        )
     from feature_gs_ros.rasterizer.cuda.backend import CudaBackend
 
     return CudaBackend(name, f"cuda:{index}" if card else "cpu")
@@ -56,7 +58,7 @@ def compile_ahead(architecture: int) -> list[Path]:
     """
     reason = why_unusable(card=False)
     if reason is not None:
-        raise BackendError(f"can't compile for sm_{architecture}: {reason}")
+        raise BackendError(f"can't compile for sm_{architecture}: {reason}", code="backend.unsupported")
     from feature_gs_ros.rasterizer.cuda import compile as ahead
 
     return ahead.compile_ahead(architecture)

@@ -83,13 +83,15 @@ class CudaAccumulator:
         if not isinstance(view, CudaView) or view.device != self._backend.device:
             raise BackendError(
                 f"a view of the backend '{view.backend.name}' can't be added to sums of the backend "
-                f"'{self._backend.name}'; make both with one backend"
+                f"'{self._backend.name}'; make both with one backend",
+                code="backend.mismatch",
             )
         if grid.dimension != self.channels:
-            raise GridError(f"the grid has {grid.dimension} channels, the sums {self.channels}")
+            raise GridError(f"the grid has {grid.dimension} channels, the sums {self.channels}", code="grid.shape")
         if len(view.gaussians) != len(self.gaussians):
             raise GridError(
-                f"a view of {len(view.gaussians)} Gaussians can't be added to sums of {len(self.gaussians)}"
+                f"a view of {len(view.gaussians)} Gaussians can't be added to sums of {len(self.gaussians)}",
+                code="grid.mismatch",
             )
         grid_layout(grid, view.camera.width, view.camera.height)
         view.check_valid(valid)

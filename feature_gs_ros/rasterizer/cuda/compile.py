@@ -37,7 +37,8 @@ def compile_ahead(architecture: int, folder: Path | None = None, ptx: bool = Fal
     if architecture not in known:
         raise BackendError(
             f"warp-lang {VERSION} doesn't compile for sm_{architecture}, but for "
-            f"{', '.join(f'sm_{arch}' for arch in known) or 'no card'}"
+            f"{', '.join(f'sm_{arch}' for arch in known) or 'no card'}",
+            code="backend.unsupported",
         )
     found = []
     for name in KERNELS:

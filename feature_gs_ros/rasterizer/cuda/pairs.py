@@ -81,7 +81,8 @@ def pair_tiles(projection: Projection, layout: Layout) -> Pairs:
     pairs = int(ends[-1]) if count else 0
     if pairs > MAX_PAIRS:
         raise BackendError(
-            f"{pairs} pairs of tile and Gaussian are more than {MAX_PAIRS}; use a smaller image or prune the map"
+            f"{pairs} pairs of tile and Gaussian are more than {MAX_PAIRS}; use a smaller image or prune the map",
+            code="backend.range",
         )
     tiles, gaussians = torch.empty(2, 2 * pairs, dtype=torch.int32, device=device)
     launch(kernels.list_pairs, pairs, device, rects, ends, layout.x.tiles, tiles, gaussians)

@@ -79,7 +79,9 @@ def kernel_resources(architecture: int, ptxas: Path) -> list[Resources]:
             command = [ptxas, "-v", f"-arch=sm_{architecture}", text, "-o", Path(folder) / "kernel.cubin"]
             result = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
             if result.returncode != 0:
-                raise BackendError(f"{ptxas} fails for sm_{architecture}: {result.stderr.strip()[:500]}")
+                raise BackendError(
+                    f"{ptxas} fails for sm_{architecture}: {result.stderr.strip()[:500]}", code="backend.unusable"
+                )
             found += _parsed(result.stderr, architecture)
     return found
 
@@ -90,7 +92,7 @@ def _parsed(report: str, architecture: int) -> list[Resources]:
     for part in report.split("Compiling entry function '")[1:]:
         name, spills, used = NAME.match(part), SPILLS.search(part), USED.search(part)
         if name is None or spills is None or used is None:
-            raise BackendError(f"the assembler's report is not understood: {part[:200]}")
+            raise BackendError(f"the assembler's report is not understood: {part[:200]}", code="backend.unusable")
         stack, stores, loads = map(int, spills.groups())
         registers, shared = int(used[1]), int(used[2] or 0)
         found.append(Resources(name[1], architecture, registers, shared, stack, stores + loads))

@@ -56,14 +56,18 @@ class CudaView:
     def render(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
         """W v, see `View.render`; the image lies where the values lie."""
         if values.dim() != 2 or values.shape[0] != len(self.gaussians):
-            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)")
+            raise GridError(
+                f"values have shape {tuple(values.shape)}, expected ({len(self.gaussians)}, C)", code="grid.shape"
+            )
         index = self.projection.rows.to(values.device).long()
         return self._render(values.detach()[index], rows).to(values.device)
 
     def render_visible(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
         """As `render`, of values [V, C] of the `visible` Gaussians alone."""
         if values.dim() != 2 or len(values) != len(self.projection):
-            raise GridError(f"values have shape {tuple(values.shape)}, expected ({len(self.projection)}, C)")
+            raise GridError(
+                f"values have shape {tuple(values.shape)}, expected ({len(self.projection)}, C)", code="grid.shape"
+            )
         return self._render(values.detach(), rows).to(values.device)
 
     def render_color(self) -> Tensor:
@@ -101,7 +105,8 @@ class CudaView:
         size = (self.camera.height, self.camera.width)
         if labels.shape != size or labels.max() >= classes:
             raise GridError(
-                f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes"
+                f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes",
+                code="grid.shape",
             )
         image = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int32)).to(self.device)
         shape = (len(self.gaussians), classes)
@@ -136,7 +141,8 @@ class CudaView:
         if valid is not None and tuple(valid.shape) != (self.camera.height, self.camera.width):
             raise GridError(
                 f"the mask of pixels that count is {tuple(valid.shape)}, "
-                f"the image {self.camera.height}×{self.camera.width}"
+                f"the image {self.camera.height}×{self.camera.width}",
+                code="grid.size",
             )
 
     def _render(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:

@@ -49,7 +49,8 @@ def plan_blocks(projection: Projection, pairs: Pairs, layout: Layout, valid: Ten
     if max(part.size for part in parts) > COUNTABLE:
         raise BackendError(
             f"{max(part.size for part in parts)} weights of Gaussians and cells are too many; use larger cells, a "
-            "smaller image or --backend cpu"
+            "smaller image or --backend cpu",
+            code="backend.range",
         )
     return parts
 

@@ -65,9 +65,13 @@ class CameraSettings:
             value(node, f"{name}.mask_topic"),
         )
         if not settings.image or not settings.camera_info:
-            raise ParameterError(f"parameters {name}.image and {name}.camera_info must name topics")
+            raise ParameterError(
+                f"parameters {name}.image and {name}.camera_info must name topics", code="parameter.missing"
+            )
         if settings.mask_image and not Path(settings.mask_image).expanduser().is_file():
-            raise ParameterError(f"parameter {name}.mask_image: there is no file '{settings.mask_image}'")
+            raise ParameterError(
+                f"parameter {name}.mask_image: there is no file '{settings.mask_image}'", code="parameter.unreadable"
+            )
         return settings
 
 
@@ -199,7 +203,8 @@ class CameraInput:
         for mask in masks:
             if mask.shape != (camera.height, camera.width):
                 raise ImageError(
-                    f"mask is {mask.shape[1]}×{mask.shape[0]} pixels, the image {camera.width}×{camera.height}"
+                    f"mask is {mask.shape[1]}×{mask.shape[0]} pixels, the image {camera.width}×{camera.height}",
+                    code="image.size",
                 )
             straight = rectified(mask.astype(np.uint8) * 255, camera)[0] > 0
             ignored = straight if ignored is None else ignored | straight

@@ -80,7 +80,7 @@ class Poses:
         try:
             stamped = self._buffer.lookup_transform(target.lstrip("/"), source.lstrip("/"), Time(nanoseconds=stamp_ns))
         except TransformException as error:
-            raise NoTransformError(f"no tf from '{source}' to '{target}': {error}") from error
+            raise NoTransformError(f"no tf from '{source}' to '{target}': {error}", code="transform.lookup") from error
         return matrix_from_transform(stamped.transform)
 
     def clear(self) -> None:

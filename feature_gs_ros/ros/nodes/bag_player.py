@@ -47,12 +47,14 @@ class BagPlayer(Node):
         declare(self, BAG_PLAYER)
         path = str(value(self, "bag"))
         if not path:
-            raise ParameterError("parameter bag is empty; give the path of a recording")
+            raise ParameterError("parameter bag is empty; give the path of a recording", code="parameter.empty")
         self._keeps_stamps = bool(value(self, "clock")) or not value(self, "restamp")
         self._bag = Bag(Path(path).expanduser())
         if not self._bag.topics:
             others = ", ".join(self._bag.all_topics) or "no topics at all"
-            raise StreamError(f"the recording '{path}' has no images, camera_info or tf to play; it has {others}")
+            raise StreamError(
+                f"the recording '{path}' has no images, camera_info or tf to play; it has {others}", code="stream.empty"
+            )
         self._outputs = {
             topic.name: self.create_publisher(
                 TYPES[topic.type], topic.name, STATIC if topic.name.endswith("tf_static") else MOVING

@@ -58,7 +58,7 @@ class Session:
             if camera.settings.name == name:
                 return camera
         known = ", ".join(camera.settings.name for camera in self.worker.cameras)
-        raise ParameterError(f"there is no camera '{name}'; there are {known or 'none'}")
+        raise ParameterError(f"there is no camera '{name}'; there are {known or 'none'}", code="parameter.missing")
 
     def save(self, name: str = "") -> Path:
         """Save the field below data_dir, by default under the parameter field.

@@ -23,7 +23,9 @@ def declare(node: Any, parameters: Sequence[Parameter]) -> None:
         try:
             node.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
         except InvalidParameterValueException as error:
-            raise ParameterError(f"{error}; {parameter.hint}" if parameter.hint else str(error)) from error
+            raise ParameterError(
+                f"{error}; {parameter.hint}" if parameter.hint else str(error), code="parameter.value"
+            ) from error
 
 
 def value(node: Any, name: str) -> Any:
@@ -36,7 +38,9 @@ def value(node: Any, name: str) -> Any:
         return node.get_parameter(name).value
     except ParameterUninitializedException:
         meaning = node.describe_parameter(name).description
-        raise ParameterError(f"parameter {name} is empty; it must hold at least one: {meaning}") from None
+        raise ParameterError(
+            f"parameter {name} is empty; it must hold at least one: {meaning}", code="parameter.range"
+        ) from None
 
 
 def chosen(node: Any, name: str, choices: Sequence[str]) -> str:
@@ -47,7 +51,7 @@ def chosen(node: Any, name: str, choices: Sequence[str]) -> str:
     """
     word = str(value(node, name))
     if word not in choices:
-        raise ParameterError(f"parameter {name} is '{word}'; choose {', '.join(choices)}")
+        raise ParameterError(f"parameter {name} is '{word}'; choose {', '.join(choices)}", code="parameter.range")
     return word
 
 

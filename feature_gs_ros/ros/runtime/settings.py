@@ -41,10 +41,12 @@ class Settings:
         """
         self.map_path = str(Path(value(node, "map")).expanduser())
         if not Path(self.map_path).is_file():
-            raise ParameterError(f"parameter map: there is no file '{value(node, 'map')}'; give a splat map")
+            raise ParameterError(
+                f"parameter map: there is no file '{value(node, 'map')}'; give a splat map", code="parameter.unreadable"
+            )
         self.map_frame = str(value(node, "map_frame"))
         if not self.map_frame:
-            raise ParameterError("parameter map_frame is empty; name a frame of tf")
+            raise ParameterError("parameter map_frame is empty; name a frame of tf", code="parameter.empty")
         self.splat_from_map = _alignment(node)
         self.backend = get_backend(str(value(node, "backend")))
         self.extractor = chosen(node, "extractor", [*extractor_names(), SAVED])
@@ -65,7 +67,9 @@ class Settings:
         self.field_path()
         names = list(value(node, "cameras"))
         if len(set(names)) != len(names):
-            raise ParameterError(f"parameter cameras names a camera twice: {', '.join(names)}")
+            raise ParameterError(
+                f"parameter cameras names a camera twice: {', '.join(names)}", code="parameter.duplicate"
+            )
         chosen(node, "image_reliability", ("best_effort", "reliable"))
         self.cameras = [CameraSettings.read(node, name) for name in names]
 
@@ -79,13 +83,15 @@ class Settings:
         if path == edits_beside(path.with_suffix("")):
             raise FieldError(
                 f"'{path}' is the name of a field's edits, which are written beside it; choose a name that "
-                f"doesn't end in {path.suffix}"
+                f"doesn't end in {path.suffix}",
+                code="field.exists",
             )
         for parameter, taken in (("affordances", self.library), ("map", Path(self.map_path).resolve())):
             if taken in (path, edits_beside(path)):
                 raise FieldError(
                     f"a field in '{path}', with its edits beside it, would overwrite '{taken}' of the parameter "
-                    f"{parameter}; choose another name"
+                    f"{parameter}; choose another name",
+                    code="field.exists",
                 )
         return path
 
@@ -98,7 +104,9 @@ def check_replaceable(path: Path) -> None:
     """
     for file, expected, kind in ((path, FIELD, "learned field"), (edits_beside(path), STACK, "stack of edits")):
         if format_of(file) not in (None, expected):
-            raise FieldError(f"'{file}' is there and is no {kind}, so it isn't replaced; choose another name")
+            raise FieldError(
+                f"'{file}' is there and is no {kind}, so it isn't replaced; choose another name", code="field.exists"
+            )
 
 
 def ingestion_limits(node: Any) -> IngestionLimits:
@@ -125,7 +133,10 @@ def extractor_options(node: Any) -> dict[str, object]:
     text = str(value(node, "extractor_options"))
     options = parse_yaml(text or "{}", "parameter extractor_options", ParameterError)
     if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
-        raise ParameterError(f"parameter extractor_options is {shown(text)}, expected a mapping such as {{space: rgb}}")
+        raise ParameterError(
+            f"parameter extractor_options is {shown(text)}, expected a mapping such as {{space: rgb}}",
+            code="parameter.value",
+        )
     return options
 
 
@@ -140,7 +151,8 @@ def extractor_of_settings(settings: Settings, field: FeatureField | None) -> Ext
     if field is None:
         raise ParameterError(
             f"parameter extractor is {SAVED}, but load_on_activate is false or '{settings.field}' isn't in "
-            f"'{settings.data.path}': name an extractor, or put a learned field there"
+            f"'{settings.data.path}': name an extractor, or put a learned field there",
+            code="parameter.conflict",
         )
     return extractor_of(field.extractor, options=settings.extractor_options)
 
@@ -148,7 +160,10 @@ def extractor_of_settings(settings: Settings, field: FeatureField | None) -> Ext
 def _alignment(node: Any) -> Sim3:
     xyzw, wxyz = list(value(node, "splat_from_map.rotation_xyzw")), list(value(node, "splat_from_map.rotation_wxyz"))
     if wxyz != NO_TURN_WXYZ and xyzw != NO_TURN:
-        raise ParameterError("parameters splat_from_map.rotation_xyzw and .rotation_wxyz are both given; leave one out")
+        raise ParameterError(
+            "parameters splat_from_map.rotation_xyzw and .rotation_wxyz are both given; leave one out",
+            code="parameter.conflict",
+        )
     by_parameters = sim3_from_mapping(
         {
             "scale": float(value(node, "splat_from_map.scale")),
@@ -161,7 +176,9 @@ def _alignment(node: Any) -> Sim3:
     if not path:
         return by_parameters
     if not _is_identity(by_parameters):
-        raise ParameterError("parameters alignment and splat_from_map.* both give a transform; leave one out")
+        raise ParameterError(
+            "parameters alignment and splat_from_map.* both give a transform; leave one out", code="parameter.conflict"
+        )
     return load_alignment(Path(path).expanduser())
 
 

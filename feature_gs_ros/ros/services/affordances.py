@@ -164,9 +164,13 @@ def _settings(request: Any) -> Settings:
         PromptError: k or floor is out of range.
     """
     if request.k > MAX_NEIGHBOURS:
-        raise PromptError(f"k is {request.k}, expected 1 to {MAX_NEIGHBOURS} neighbours, or 0 (the default)")
+        raise PromptError(
+            f"k is {request.k}, expected 1 to {MAX_NEIGHBOURS} neighbours, or 0 (the default)", code="prompt.range"
+        )
     if not 0 <= request.floor <= 1:
-        raise PromptError(f"floor {request.floor} is out of range; give 0 (the extractor's own) to 1")
+        raise PromptError(
+            f"floor {request.floor} is out of range; give 0 (the extractor's own) to 1", code="prompt.range"
+        )
     usual = Settings()
     rate = usual.smoothing_rate if request.smooth else 0.0
     return Settings(k=request.k or usual.k, floor=float(request.floor) or None, smoothing_rate=rate)
@@ -180,10 +184,12 @@ def _transferred(
         AffordanceError: there is nothing to transfer, or k is larger than it.
     """
     if not library.sources:
-        raise AffordanceError("the library is empty; mark something by ~/add_affordance first")
+        raise AffordanceError("the library is empty; mark something by ~/add_affordance first", code="affordance.empty")
     if request.affordance and request.affordance not in library.affordances:
         known = ", ".join(library.affordances)
-        raise AffordanceError(f"the library has no affordance '{request.affordance}'; it has {known}")
+        raise AffordanceError(
+            f"the library has no affordance '{request.affordance}'; it has {known}", code="affordance.missing"
+        )
     # Sources of the object asked about know it best; where there are none, those of other objects are taken.
     word = request.object_text.strip()
     known_words = {source.object.lower() for source in library.sources}

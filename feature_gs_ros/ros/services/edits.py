@@ -85,4 +85,4 @@ def _operation(request: Any) -> Operation:
     if request.operation == Request.MOVE:
         by, turn = request.moved.translation, request.moved.rotation
         return Move((by.x, by.y, by.z), (turn.w, turn.x, turn.y, turn.z), request.scale)
-    raise EditError(f"operation {request.operation} is unknown; choose 0 to 5")
+    raise EditError(f"operation {request.operation} is unknown; choose 0 to 5", code="edit.unknown")

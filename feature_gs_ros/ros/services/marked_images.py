@@ -42,13 +42,16 @@ def marked_image(session: Session, request: Any) -> MarkedImage:
         return MarkedImage(image, _marks(request, image.shape[0], image.shape[1]).astype(np.uint8), "")
     last = session.camera(request.camera).last
     if last is None:
-        raise NoTransformError(f"no frame of the camera '{request.camera}' was used yet")
+        raise NoTransformError(f"no frame of the camera '{request.camera}' was used yet", code="transform.no-frame")
     if last.image is None:
-        raise AffordanceError(f"camera '{request.camera}' gives feature grids; send the image along")
+        raise AffordanceError(
+            f"camera '{request.camera}' gives feature grids; send the image along", code="affordance.unsupported"
+        )
     stamp = stamp_ns(request.mask.header.stamp)
     if stamp not in (0, last.stamp):
         raise AffordanceError(
-            f"the mask's stamp is {stamp}, the last frame's of '{request.camera}' {last.stamp}: send the image along"
+            f"the mask's stamp is {stamp}, the last frame's of '{request.camera}' {last.stamp}: send the image along",
+            code="affordance.stamp",
         )
     marked = _marks(request, last.lens.height, last.lens.width)  # on the image as it came, through its lens
     labels = (rectified(marked.astype(np.uint8) * 255, last.lens)[0] > 127).astype(np.uint8)
@@ -64,11 +67,12 @@ def _marks(request: Any, height: int, width: int) -> NDArray[np.bool_]:
         if marked.shape != (height, width):
             raise AffordanceError(
                 f"the mask is {marked.shape[1]}×{marked.shape[0]} pixels, the image {width}×{height}; "
-                "mark the image at its own size"
+                "mark the image at its own size",
+                code="affordance.size",
             )
         return marked
     box = request.box
     if not box.width or not box.height:
-        raise AffordanceError("nothing is marked; give a mask or a box")
+        raise AffordanceError("nothing is marked; give a mask or a box", code="affordance.missing")
     left, top = float(box.x_offset), float(box.y_offset)
     return box_labels(height, width, (left, top, left + box.width, top + box.height)) > 0

@@ -50,11 +50,16 @@ def _places(session: Session, shown: ShownMap, request: Any, points: Sequence[An
     """3D points in any frame of tf."""
     frame, to_splat = request.header.frame_id, session.settings.splat_from_map
     if not frame:
-        raise PromptError(f"header.frame_id is empty; name the points' frame, e.g. '{session.settings.map_frame}'")
+        raise PromptError(
+            f"header.frame_id is empty; name the points' frame, e.g. '{session.settings.map_frame}'",
+            code="prompt.empty",
+        )
     places = [np.array([point.x, point.y, point.z]) for point in points]
     for place in places:
         if not np.isfinite(place).all():
-            raise PromptError(f"the point {tuple(place.tolist())} is not finite; give its place in metres")
+            raise PromptError(
+                f"the point {tuple(place.tolist())} is not finite; give its place in metres", code="prompt.not-finite"
+            )
     map_from_frame = np.eye(4)
     if frame != session.settings.map_frame:
         map_from_frame = session.poses.lookup(session.settings.map_frame, frame, stamp_ns(request.header.stamp))
@@ -83,9 +88,11 @@ def camera_view(session: Session, shown: ShownMap, request: Any) -> tuple[Camera
     else:
         current = source.camera()
         if current is None:
-            raise CameraError(f"camera '{request.camera}' has no camera_info yet")
+            raise CameraError(f"camera '{request.camera}' has no camera_info yet", code="camera.missing")
         if not source.frame_id or stamp == 0:
-            raise NoTransformError(f"camera '{request.camera}' has no image yet, so its pose is not known")
+            raise NoTransformError(
+                f"camera '{request.camera}' has no image yet, so its pose is not known", code="transform.no-frame"
+            )
         max_gap = session.worker.limits().tf_max_gap
         camera, pose = current, session.poses.camera_from_map(source.frame_id, stamp, max_gap)
     return camera, session.field.map.view(replace(camera, distortion=None), pose, shown.gaussians)

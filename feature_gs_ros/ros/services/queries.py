@@ -70,7 +70,9 @@ class Queries:
         with answering(response.answer, self._node.get_logger()):
             session, times = self._session(), StepTimes()
             if not 1 <= len(request.texts) <= MAX_TEXTS:
-                raise PromptError(f"the request holds {len(request.texts)} texts, expected 1 to {MAX_TEXTS}")
+                raise PromptError(
+                    f"the request holds {len(request.texts)} texts, expected 1 to {MAX_TEXTS}", code="prompt.range"
+                )
             texts, negatives = [check_texts([text])[0] for text in request.texts], check_texts(request.negatives)
             with times.step("snapshot"):
                 snapshot = session.field.question()
@@ -100,7 +102,10 @@ class Queries:
             session, times = self._session(), StepTimes()
             for name, points, fewest in (("points", request.points, 1), ("negatives", request.negatives, 0)):
                 if not fewest <= len(points) <= MAX_POINTS:
-                    raise PromptError(f"the request holds {len(points)} {name}, expected {fewest} to {MAX_POINTS}")
+                    raise PromptError(
+                        f"the request holds {len(points)} {name}, expected {fewest} to {MAX_POINTS}",
+                        code="prompt.value",
+                    )
             threshold = threshold_of(request.threshold)
             snapshot = _snapshot(session, times)
             with times.step("points"):
@@ -219,10 +224,12 @@ def check_texts(texts: Sequence[str]) -> list[str]:
         PromptError: too many, empty, too long, or not UTF-8.
     """
     if len(texts) > 1 + MAX_NEGATIVES:
-        raise PromptError(f"the request holds {len(texts) - 1} negatives, at most {MAX_NEGATIVES} are taken")
+        raise PromptError(
+            f"the request holds {len(texts) - 1} negatives, at most {MAX_NEGATIVES} are taken", code="prompt.range"
+        )
     for text in texts:
         if REPLACEMENT in text:
-            raise PromptError("the prompt is not text in UTF-8")
+            raise PromptError("the prompt is not text in UTF-8", code="prompt.characters")
     return [check_prompt(text) for text in texts]
 
 
@@ -233,7 +240,9 @@ def threshold_of(requested: float) -> float | None:
         PromptError: outside 0..1, or NaN.
     """
     if not 0 <= requested <= 1:
-        raise PromptError(f"threshold {requested} is out of range; give 0 (the extractor's own) to 1")
+        raise PromptError(
+            f"threshold {requested} is out of range; give 0 (the extractor's own) to 1", code="prompt.range"
+        )
     return float(requested) or None
 
 
@@ -270,6 +279,8 @@ def _image_example(session: Session, image: Any, mask: Any) -> tuple[Tensor, flo
         marked = torch.from_numpy(decode_image(mask, "the mask").any(axis=2))
         if marked.shape != pixels.shape[:2]:
             raise PromptError(
-                f"the mask is {marked.shape[1]}×{marked.shape[0]} pixels, the image {pixels.shape[1]}×{pixels.shape[0]}"
+                f"the mask is {marked.shape[1]}×{marked.shape[0]} pixels, "
+                f"its image {pixels.shape[1]}×{pixels.shape[0]}",
+                code="prompt.size",
             )
     return picture_example(session.field.map.extractor, pixels, marked, "example")

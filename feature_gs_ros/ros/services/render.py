@@ -70,21 +70,23 @@ def _viewpoint(session: Session, request: Any) -> tuple[Camera, NDArray[np.float
     info = request.camera_info
     if info.width or info.height:
         if int(info.width) * int(info.height) > MAX_PIXELS:
-            raise CameraError(f"an image of {info.width}×{info.height} pixels is too large, at most {MAX_PIXELS}")
+            raise CameraError(
+                f"an image of {info.width}×{info.height} pixels is too large, at most {MAX_PIXELS}", code="camera.range"
+            )
         camera = camera_from_info(info, int(info.width), int(info.height))
     elif source is None:
-        raise CameraError("neither camera nor camera_info is given")
+        raise CameraError("neither camera nor camera_info is given", code="camera.missing")
     else:
         known = source.camera()
         if known is None:
-            raise CameraError(f"camera '{request.camera}' has no camera_info yet")
+            raise CameraError(f"camera '{request.camera}' has no camera_info yet", code="camera.missing")
         camera = known
     frame = request.pose.header.frame_id
     if frame:
         camera_from_map = _pose(session, request.pose)
         header = header_message(frame, request.pose.header.stamp)
     elif source is None or source.last is None:
-        raise NoTransformError("no pose is given, and no frame of this camera was used yet")
+        raise NoTransformError("no pose is given, and no frame of this camera was used yet", code="transform.no-frame")
     else:
         camera_from_map = source.last.camera_from_map
         header = header_message(source.last.frame_id, Time(nanoseconds=source.last.stamp).to_msg())
@@ -121,7 +123,7 @@ def _rendered(session: Session, view: View, request: Any) -> tuple[str, Pixels, 
         colors, coverage = render_similarities(view, principal_colors(field.features, field.weight), field.seen)
         return "rgb8", to_image(colors * (coverage > COVERED).unsqueeze(2)), _mean(coverage)
     if request.content not in (RenderView.Request.SIMILARITY, RenderView.Request.MASK):
-        raise PromptError(f"content {request.content} is unknown; choose 0 to 4")
+        raise PromptError(f"content {request.content} is unknown; choose 0 to 4", code="prompt.unknown")
     segmenter = session.field.snapshot().segmenter
     texts = check_texts([request.text, *request.negatives])
     question = TextPrompts.of(segmenter.extractor.text_rule, texts[:1], texts[1:], threshold_of(request.threshold))

@@ -1,0 +1,21 @@
+"""What a test expects of an error: its stable code, and the values, limits or names that it has to quote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from feature_gs_ros.core.errors import FeatureGsError
+
+
+@contextmanager
+def raises(code: str, *quoted: object) -> Iterator[pytest.ExceptionInfo[FeatureGsError]]:
+    """The block ends with an error of ours of this very code, whose message holds each of ``quoted`` literally."""
+    with pytest.raises(FeatureGsError) as caught:
+        yield caught
+    error = caught.value
+    assert error.code == code, f"{error.code}: {error}"
+    missing = [str(part) for part in quoted if str(part) not in str(error)]
+    assert not missing, f"{missing} not in: {error}"
