@@ -19,7 +19,7 @@ from feature_gs_ros.core.progress import note
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.splats.registry import load_map
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.structured import parse_yaml
 from feature_gs_ros.query.masks_3d import Segmenter
 

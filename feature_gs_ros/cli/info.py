@@ -10,8 +10,8 @@ from feature_gs_ros.core.errors import FeatureGsError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.io.formats import format_of
 from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 
 
 def info(path: Path, /, *, json: bool = False, bag: RecordingOptions = NO_OPTIONS) -> int:

@@ -16,8 +16,8 @@ from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.io.data_folder import DataFolder
 from feature_gs_ros.io.formats import format_of
 from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import Stream, open_stream
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 from feature_gs_ros.page.content import Content
 from feature_gs_ros.query.masks_3d import Segmenter
 

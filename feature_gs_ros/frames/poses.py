@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation, Slerp
 from feature_gs_ros.core.camera import check_pose
 from feature_gs_ros.core.errors import AlignmentError, CameraError
 from feature_gs_ros.core.geometry import rotation_from_quat_wxyz
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import Stream, open_stream
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 
 Array = NDArray[np.float64]
 

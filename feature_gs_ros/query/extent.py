@@ -65,16 +65,15 @@ def whole_object(gaussians: GaussianMap, part: Tensor, seed: int = 0) -> Tensor:
     low, high = np.quantile(chosen, [TRIM, 1 - TRIM], axis=0)
     side = float((high - low).max())
     centre = (low + high) / 2
-    means, opacities = gaussians.means.double().numpy(), gaussians.opacities.double().numpy()
-    near = (np.abs(means - centre) < SURROUNDINGS * side).all(axis=1) & (opacities >= MIN_OPACITY)
-    rows = np.nonzero(near)[0]
+    rows = _surroundings(gaussians, centre, SURROUNDINGS * side)
     if len(rows) < MIN_POINTS:
         return part
-    points, weights = means[rows], opacities[rows]
+    points, weights = gaussians.means[rows].double().numpy(), gaussians.opacities[rows].double().numpy()
+    chosen_here = part[rows].numpy()
+    supports = _supports(points, weights, tuple(fraction * side for fraction in PLANE_SIDES), seed)
     found = []
-    for tolerance in PLANE_SIDES:
-        standing = ~_support(points, weights, tolerance * side, seed)
-        own = _cluster_of(points, weights, part.numpy()[rows], standing)
+    for support in supports:
+        own = _cluster_of(points, weights, chosen_here, ~support)
         if own is None:
             return part
         ends = np.quantile(points[own], [TRIM, 1 - TRIM], axis=0)
@@ -84,11 +83,11 @@ def whole_object(gaussians: GaussianMap, part: Tensor, seed: int = 0) -> Tensor:
     common, either = found[0] & found[1], found[0] | found[1]
     if weights[common].sum() < MIN_AGREEMENT * weights[either].sum():
         return part
-    total, contained = weights[found[0]].sum(), weights[found[0] & part.numpy()[rows]].sum()
+    total, contained = weights[found[0]].sum(), weights[found[0] & chosen_here].sum()
     if total > MAX_GROWTH * contained or contained > WHOLE * total:
         return part
     grown = part.clone()
-    grown[torch.from_numpy(rows[found[0]])] = True
+    grown[rows[torch.from_numpy(found[0])]] = True
     return grown
 
 
@@ -107,20 +106,36 @@ def _cluster_of(
     return np.asarray(labels == int(votes.argmax()))
 
 
-def _support(points: Array, weights: Array, tolerance: float, seed: int) -> NDArray[np.bool_]:
-    """The points [M] within ``tolerance`` of the plane that bears most weight, or none if that is little."""
+def _surroundings(gaussians: GaussianMap, centre: Array, half_side: float) -> Tensor:
+    """Rows [M] of the Gaussians of a surface in the cube of this half side [splat units] around a point [3]."""
+    apart = (gaussians.means - torch.from_numpy(centre).float()).abs_()
+    near = (apart < half_side).all(dim=1) & (gaussians.opacities >= MIN_OPACITY)
+    return near.nonzero()[:, 0]
+
+
+def _supports(points: Array, weights: Array, tolerances: tuple[float, ...], seed: int) -> list[NDArray[np.bool_]]:
+    """Per tolerance the points [M] within it of the plane that bears most weight so, or none if that is little.
+
+    Planes through three points each are tried on a sample; all of them at once, as products of matrices.
+    """
     rng = np.random.default_rng(seed)
     sample = rng.permutation(len(points))[:PLANE_SAMPLE]
     tried, borne_by = points[sample], weights[sample]
-    best, plane = MIN_SUPPORT * borne_by.sum(), None
-    for first, second, third in tried[rng.integers(0, len(tried), (PLANE_TRIALS, 3))]:
-        normal = np.cross(second - first, third - first)
-        length = float(np.linalg.norm(normal))
-        if length == 0:
-            continue
-        borne = float(borne_by[np.abs((tried - first) @ (normal / length)) < tolerance].sum())
-        if borne > best:
-            best, plane = borne, (first, normal / length)
-    if plane is None:
-        return np.zeros(len(points), np.bool_)
-    return np.asarray(np.abs((points - plane[0]) @ plane[1]) < tolerance)
+    first, second, third = np.moveaxis(tried[rng.integers(0, len(tried), (PLANE_TRIALS, 3))], 1, 0)  # [P, 3] each
+    normals = np.cross(second - first, third - first)
+    lengths = np.linalg.norm(normals, axis=1)
+    usable = lengths > 0
+    if not usable.any():
+        return [np.zeros(len(points), np.bool_) for _ in tolerances]
+    normals, first = normals[usable] / lengths[usable, None], first[usable]
+    offsets = (first * normals).sum(axis=1)
+    distances = np.abs(tried @ normals.T - offsets)  # [S, P]
+    supports = []
+    for tolerance in tolerances:
+        borne = borne_by @ (distances < tolerance)
+        best = int(borne.argmax())
+        if borne[best] <= MIN_SUPPORT * borne_by.sum():
+            supports.append(np.zeros(len(points), np.bool_))
+        else:
+            supports.append(np.abs((points - first[best]) @ normals[best]) < tolerance)
+    return supports

@@ -23,7 +23,7 @@ from feature_gs_ros.numerics.point_grid import (
 
 Array = NDArray[np.float64]
 
-MAX_SAMPLE = 10_000  # points whose neighbours tell the spacing
+MAX_SAMPLE = 2500  # points whose neighbours tell the spacing, within about a hundredth
 NEIGHBOURS = 8  # the median distance to this neighbour is the map's own spacing
 RADIUS = 3.0  # spacings within which two Gaussians belong to one cluster
 FINE = 1 / 6  # of the radius: a map much denser than that is clustered by cubes of this side

@@ -19,10 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,6 +29,9 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 
 class CellOperator(Protocol):

@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import CameraError, ImageError, StreamError
 from feature_gs_ros.io.streams.colmap_model import MODELS, camera_from_colmap, read_images, read_points
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import Stream, open_stream
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 
 CameraRow = tuple[int, str, int, int, Sequence[float]]
 ImageRow = tuple[int, Sequence[float], Sequence[float], int, str]  # id, qw qx qy qz, t, camera, name

@@ -37,10 +37,10 @@ from scipy.spatial.transform import Rotation
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import CameraError, ImageError, StreamError
 from feature_gs_ros.io.alignment import load_alignment
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.io.streams.rosbag import RosbagStream
 from feature_gs_ros.io.streams.rosbag_limits import MAX_UNPACKED, limit_rosbags
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 from tests.memory_use import peak_megabytes
 
 CAMERA = Camera(WIDTH, HEIGHT, 30.0, 31.0, 16.0, 12.0)

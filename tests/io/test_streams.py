@@ -15,8 +15,8 @@ from recordings import record
 from feature_gs_ros.core.camera import Camera, Distortion
 from feature_gs_ros.core.errors import CameraError, StreamError
 from feature_gs_ros.io.streams.frame_names import unique_names
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 
 POSE = [[0, -1, 0, 1.0], [1, 0, 0, 2.0], [0, 0, 1, 3.0], [0, 0, 0, 1]]
 

@@ -12,9 +12,9 @@ from feature_gs_ros.core.errors import StreamError
 from feature_gs_ros.io.streams.colmap import find_models, open_colmap
 from feature_gs_ros.io.streams.folder import open_folder
 from feature_gs_ros.io.streams.nerfstudio import open_nerfstudio
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.rosbag import RosbagStream
 from feature_gs_ros.io.streams.rosbag_file import is_bag
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 
 
 class Stream(Protocol):

@@ -20,8 +20,9 @@ from feature_gs_ros.io.messages.image import brightest_of_16_bits, decode_image,
 from feature_gs_ros.io.messages.transform import pose_from_transform, stamp_ns
 from feature_gs_ros.io.streams.bit_depth import bits_of_stream
 from feature_gs_ros.io.streams.frame_names import check_names, check_not_empty
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.rosbag_file import TF, Bag
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions, CameraTopic, choose_cameras
+from feature_gs_ros.io.streams.rosbag_topics import CameraTopic, choose_cameras
 from feature_gs_ros.io.streams.static_transforms import load_static_transforms
 from feature_gs_ros.io.streams.tf_tree import TfTree
 

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from feature_gs_ros.core.errors import ImageError, StreamError
 from feature_gs_ros.io.messages.image import ImageKind, image_kind
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.rosbag_file import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, Bag
 
 _TRANSPORTS = ("compressed", "zstd", "theora", "ffmpeg")
-
-
-@dataclass(frozen=True)
-class BagOptions:
-    """How a stream is read; all but `images` belong to recordings."""
-
-    map_frame: str = "map"  # of a recording: the tf frame in which poses are given
-    image_topics: tuple[str, ...] = ()  # of a recording; by default one of each colour camera that has a camera_info
-    camera_info_topics: tuple[str, ...] = ()  # one for each of the image topics; by ROS's usual names by default
-    camera_info_file: Path | None = None  # a calibration file instead of the recorded camera_info
-    rectified: bool | None = None  # the images need no undistortion; by default where the topic is named image_rect*
-    tf: Path | None = None  # static transforms that the recording lacks: a YAML list, or a URDF with fixed joints
-    images: Path | None = None  # not of a recording: folder of the images, where it isn't the usual one
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from feature_gs_ros.action import BackprojectBag
 from feature_gs_ros.backprojection.ingest import Report, choose_frames, ingest
 from feature_gs_ros.core.errors import UnavailableError
+from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.io.streams.rosbag_topics import BagOptions
 from feature_gs_ros.msg import Count, StepTime
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import reporting
