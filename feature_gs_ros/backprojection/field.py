@@ -18,6 +18,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.text import shown
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.io.atomic import finish_interrupted
+from feature_gs_ros.io.checked_once import mark_of, remember
 from feature_gs_ros.io.structured import Table
 from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
 
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 FORMAT = "feature_gs_ros field 1"
+CHECK = "field 1: finite, not negative"  # what `load` reads all numbers for, once per file
 MIN_WEIGHT = 1e-12
 
 
@@ -162,11 +164,16 @@ class FeatureField:
                 f"there is no field '{path}'; make one with: feature-gs backproject MAP STREAM --out {path}",
                 code="field.unreadable",
             )
+        mark = mark_of(path, CHECK)
+        known = mark is not None and mark.exists()
         tensors, content = read_tensor_file(path, FORMAT, FieldError, "give a file that feature-gs backproject wrote")
         try:
-            return _from_file(tensors, content)
+            loaded = _from_file(tensors, content, values_are_known=known)
         except (KeyError, TypeError, ValueError, AlignmentError, CameraError) as error:
             raise FieldError(f"'{path}' is damaged: {error!r}; make it anew", code="field.value") from error
+        if not known:
+            remember(path, CHECK, mark)
+        return loaded
 
 
 def expected_features(numerator: Tensor, weight: Tensor) -> Tensor:
@@ -189,16 +196,18 @@ def describe_extractor(identity: ExtractorIdentity) -> str:
     return f"'{identity.name}' ({', '.join(details)})" if details else f"'{identity.name}'"
 
 
-def _from_file(tensors: Mapping[str, Tensor], content: Table) -> FeatureField:
+def _from_file(tensors: Mapping[str, Tensor], content: Table, values_are_known: bool) -> FeatureField:
     features, weight, view_count = tensors["features"], tensors["weight"], tensors["view_count"]
     shapes = tuple(features.shape), tuple(weight.shape), tuple(view_count.shape)
     if len(shapes[0]) != 2 or 0 in shapes[0] or shapes[1:] != (shapes[0][:1],) * 2:
         raise ValueError(f"shapes {shapes[0]}, {shapes[1]}, {shapes[2]} don't fit together")
-    _check_finite(features=features, weight=weight)
+    _check_floats(features=features, weight=weight)
     if view_count.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"view_count holds {view_count.dtype}")
-    if bool((weight < 0).any()) or bool((view_count < 0).any()):
-        raise ValueError("weights or view counts are negative")
+    if not values_are_known:
+        _check_finite(features=features, weight=weight)
+        if bool((weight < 0).any()) or bool((view_count < 0).any()):
+            raise ValueError("weights or view counts are negative")
     return FeatureField(
         features=features,
         weight=weight,
@@ -234,14 +243,19 @@ def _codec_from_file(kind: object, tensors: Mapping[str, Tensor], stored: int) -
         raise ValueError(
             f"a codec of shapes {shape}, {tuple(decoder.shape)}, {tuple(mean.shape)} doesn't fit {stored} numbers"
         )
+    _check_floats(encoder=encoder, decoder=decoder, mean=mean)
     _check_finite(encoder=encoder, decoder=decoder, mean=mean)
     return Codec(kind, encoder, decoder, mean)
 
 
-def _check_finite(**tensors: Tensor) -> None:
+def _check_floats(**tensors: Tensor) -> None:
     for name, values in tensors.items():
         if values.dtype not in (torch.float16, torch.bfloat16, torch.float32):
             raise TypeError(f"{name} hold {values.dtype}")
+
+
+def _check_finite(**tensors: Tensor) -> None:
+    for name, values in tensors.items():
         # One pass without a copy, however large; NaN wins either.
         if not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):
             raise ValueError(f"{name} hold NaN or Inf")

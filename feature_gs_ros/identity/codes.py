@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # comes with scikit-learn
 from torch import Tensor
 
+from feature_gs_ros.core.cache_folder import cache_folder
 from feature_gs_ros.core.codec import Codec
 from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.tensors import load_tensors
-from feature_gs_ros.numerics.cache import cache_folder
 
 CodeKind = Literal["orthogonal", "contrastive"]
 Array = NDArray[np.float32]

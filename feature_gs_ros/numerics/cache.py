@@ -1,4 +1,4 @@
-"""What can be made again, kept between processes: folders that only we can write, and numba's compiled kernels.
+"""numba's compiled kernels, kept between processes.
 
 A compiled kernel is machine code that is run as soon as it is read. Entries of numba's cache therefore carry a
 checksum, and are read only from files of ours (or root's); what is damaged is compiled again and replaced. A folder
@@ -11,10 +11,7 @@ import hashlib
 import logging
 import os
 import pickle
-import stat
-import tempfile
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,39 +32,6 @@ _UNREADABLE = (
 )
 log = logging.getLogger(__name__)
 _said = False
-
-
-def cache_folder(name: str) -> Path:
-    """A folder for what can be made again, below ``XDG_CACHE_HOME``; a private one where that is closed to us."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feature_gs_ros"
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = base.stat()
-        if status.st_uid == os.getuid() and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            base.chmod(0o700)
-        folder = base / name
-        folder.mkdir(exist_ok=True)
-        if status.st_uid == os.getuid() and os.access(folder, os.W_OK):
-            return folder
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        pass
-    return _private_folder(tempfile.gettempdir())
-
-
-@lru_cache(maxsize=8)
-def _private_folder(parent: str) -> Path:
-    """A folder of ours in one that everybody may write; the same for all our processes unless others were there first.
-
-    A read-only home, as in many containers, leads here.
-    """
-    folder = Path(parent) / f"feature_gs_ros-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        status = folder.lstat()  # of a link, not of where it leads
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-            return Path(tempfile.mkdtemp(prefix="feature_gs_ros-", dir=parent))
-    return folder
 
 
 def compiled_in(folder: str, compile_cached: Callable[[bool], Any]) -> Any:

@@ -17,8 +17,9 @@ from typing import Any
 
 import numba
 
+from feature_gs_ros.core.cache_folder import cache_folder
 from feature_gs_ros.core.errors import OptionError
-from feature_gs_ros.numerics.cache import cache_folder, compiled_in
+from feature_gs_ros.numerics.cache import compiled_in
 
 SIMD = ("types.py", "math.py", "transpose.py")  # pieces of kernels in all folders
 

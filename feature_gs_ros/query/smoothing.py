@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from feature_gs_ros.core.cache_folder import cache_folder
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
-from feature_gs_ros.numerics.cache import cache_folder
 from feature_gs_ros.numerics.multigrid import Level, RestartedLaplacian, SparseRows
 from feature_gs_ros.numerics.sorting import morton_order
 

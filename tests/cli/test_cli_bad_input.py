@@ -11,8 +11,8 @@ import pytest
 
 import feature_gs_ros.cli.commands  # noqa: F401 - all of it, while every file can be read
 from feature_gs_ros.cli import main
+from feature_gs_ros.core.cache_folder import cache_folder
 from feature_gs_ros.numerics import runtime as kernels
-from feature_gs_ros.numerics.cache import cache_folder
 from tests.command_line import run
 from tests.little_scene import write_scene
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from feature_gs_ros.numerics import cache
-
 pytestmark = pytest.mark.slow
 
 MODULE = """
@@ -87,12 +85,3 @@ def test_a_closed_home_leads_to_a_folder_that_is_ours_alone(planted: str, tmp_pa
     assert stat.S_IMODE(used[0].stat().st_mode) == 0o700
     assert (used[0] == expected) == (planted == "nothing")
     assert not list((tmp_path / "elsewhere").iterdir())
-
-
-def test_a_folder_that_others_may_write_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "feature_gs_ros").mkdir()
-    (tmp_path / "feature_gs_ros").chmod(0o777)
-    folder = cache.cache_folder("codes")
-    assert folder == tmp_path / "feature_gs_ros" / "codes"
-    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700

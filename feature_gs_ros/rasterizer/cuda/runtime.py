@@ -19,9 +19,9 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from feature_gs_ros.core.cache_folder import cache_folder
 from feature_gs_ros.core.errors import OutOfMemoryError
 from feature_gs_ros.core.memory import available_bytes, gigabytes
-from feature_gs_ros.numerics.cache import cache_folder
 
 VERSION: str = wp.config.version
 BLOCK = 256  # threads: a tile, and a whole number of warps
