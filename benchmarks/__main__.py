@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME]… [--json FILE]``: all, or the named ones; ``gpu`` and ``found`` have options."""
+"""``python -m benchmarks [NAME]… [--json FILE]``: all, or the named; gpu, found, doctor, align, refine have options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("backprojection", "queries", "tabletop", "affordance", "sam", "training
 
 def main() -> None:
     words = sys.argv[1:]
-    if words[:1] in (["gpu"], ["found"]):
+    if words[:1] in (["gpu"], ["found"], ["doctor"], ["align"], ["refine"]):
         sys.exit(importlib.import_module(f"benchmarks.{words[0]}").command(words[1:]))
     target = Path(words.pop(words.index("--json") + 1)) if "--json" in words else None
     names = [word for word in words if word != "--json"] or list(NAMES)

@@ -94,7 +94,7 @@ def backproject(
         looks: images at most that the field keeps, small ones of its most informative views, so that what is found can
             be looked at again; 0 keeps none.
         trust_poses: go on even where the images say that their poses are wrong.
-        refine_poses: correct each view's pose by up to 3 cm and 3 degrees where its image clearly asks for it.
+        refine_poses: correct each view's pose by up to 5% of its depth and 3 degrees where its image asks for it.
         backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
         json: print one JSON object.
         bag: how a rosbag2 recording is read.

@@ -212,6 +212,7 @@ def _tell(
                 "held_out_cosine": cosine,
                 "best_cosine_of_the_code": costs,
                 "finished": outcome.finished,
+                "findings": [finding.as_json() for finding in field.provenance.findings],
             }
         )
         return

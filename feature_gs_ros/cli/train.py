@@ -18,6 +18,7 @@ from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.errors import MapError, TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.progress import ProgressBar, note, say
+from feature_gs_ros.doctor.findings import Finding
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.colmap import find_model
@@ -81,7 +82,7 @@ def train(
         reset_opacity: shares of the run, between 0 and 1, at which all opacities are lowered; what is needed returns.
         pictures: folder for pictures of the held-out frames (of the first one, if none is) on the way.
         picture_every: iterations between two pictures.
-        trust_poses: go on even where the images say that their poses don't fit --init.
+        trust_poses: go on even where the images say that their poses are wrong (by --init, or by each other).
         resume: go on with the checkpoint beside --out; without it an earlier run's checkpoint is set aside.
         seed: of the random order of the images.
         backend: what renders: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
@@ -114,8 +115,7 @@ def train(
     source = open_stream(stream, bag=bag)
     names = choose_frames(source, every, (*hold_out, *skip))
     frame = alignment_or_identity(alignment)
-    if init is not None:
-        checked(source, names, load_map(init), frame, trust_poses)
+    findings = checked(source, names, None if init is None else load_map(init), frame, trust_poses)
     views, held = load_views(source, names, frame, size), load_views(source, hold_out, frame, size)
     iterations = max(MIN_STEPS, STEPS_A_VIEW * len(views)) if iterations is None else iterations
     density = DensityOptions(grow=densify or (init is None and stereo == 0), most=gaussians, reset=reset_opacity)
@@ -137,7 +137,7 @@ def train(
 
         trained, finished = train_map(trainer, held or views[:1], session, progress, note)
     _save(trained, out, trainer, session.checkpoint, finished)
-    _tell(trained, held, time.perf_counter() - start, finished, trainer.iteration, out, json)
+    _tell(trained, held, time.perf_counter() - start, finished, trainer.iteration, out, json, findings)
     return 0 if finished else 130
 
 
@@ -188,6 +188,7 @@ def _tell(
     iterations: int,
     out: Path,
     json: bool,
+    findings: tuple[Finding, ...],
 ) -> None:
     quality = measure(SplatParameters.of_map(trained, trained.sh_degree), held)
     mean = float(np.mean(list(quality.values()))) if quality else None
@@ -201,6 +202,7 @@ def _tell(
                 "seconds": round(seconds, 1),
                 "psnr": {name: round(value, 2) for name, value in quality.items()},
                 "mean_psnr": None if mean is None else round(mean, 2),
+                "findings": [finding.as_json() for finding in findings],
             }
         )
         return

@@ -15,6 +15,7 @@ MIN_IMAGES = 5
 MIN_AREA = 0.01  # of the image
 CONSTANT = 0.25  # of the median pixel's deviation over the images: less is constant
 MIN_DEVIATION = 8.0  # of 255, of the median pixel: less, and the camera hardly moved
+BLACK = 12.0  # of 255: constant pixels darker than this are a rim without image, not a thing
 MIN_CONTRAST = 3.0  # of 255: deviation that constant pixels may have at most anyhow
 
 
@@ -36,6 +37,7 @@ def constant_pixels(evidence: Evidence) -> NDArray[np.bool_] | None:
     if usual < MIN_DEVIATION:
         return None
     still = (deviation < max(MIN_CONTRAST, CONSTANT * usual)).astype(np.uint8)
+    still[np.median(small, axis=0).max(axis=2) < BLACK] = 0  # of a fisheye or a rectified image
     constant = np.asarray(cv2.morphologyEx(still, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(constant)
     mask = np.zeros(constant.shape, dtype=np.bool_)
@@ -64,7 +66,7 @@ def arm_findings(evidence: Evidence) -> list[Finding]:
     box += f"y {rows.min() * scale_y:.0f}…{(rows.max() + 1) * scale_y:.0f} px"
     return [
         Finding(
-            "images.own-arm", "warning", 0.85,
+            "images.own-arm", "warning", 0.7,
             f"{mask.mean():.0%} of the image is the same in all images while the camera moves ({box}): the robot's own "
             "arm, or dirt on the lens",
             "Leave these pixels out; feature-gs doctor --mask FILE writes them as a mask (255 where they are)", (),

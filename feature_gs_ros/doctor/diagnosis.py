@@ -39,8 +39,9 @@ from feature_gs_ros.doctor.timing import (
     shift_explanations,
     stamp_findings,
 )
+from feature_gs_ros.doctor.without_map import pair_findings
 from feature_gs_ros.frames.features import MapFeatures, Matches2D3D, map_features, match_features
-from feature_gs_ros.frames.relocalise import LiveViews, search, similarities_by_pairs, solved_poses
+from feature_gs_ros.frames.relocalise import similarities_by_pairs, solved_poses, surrounding_features
 from feature_gs_ros.frames.reprojection import PosedCamera
 from feature_gs_ros.frames.umeyama import Array
 from feature_gs_ros.io.streams.registry import Stream
@@ -52,6 +53,7 @@ SIMPLER = 0.03  # of the support that a simpler explanation may lack beside the 
 MIN_SOLVED = 0.2  # of a view's matches that its own pose must explain: a tenth agree by chance
 SETTLED = 0.9  # of the support that the views' own poses have: an explanation that has so much is the right one
 TRIED_VIEWS = 2  # rendered by an explanation whose cameras see other parts of the map
+MIN_FOUND = 3  # views whose pose is found anywhere in the map
 MAX_TRIED = 8  # explanations rendered
 MIN_IN_VIEW = 0.25  # of the image's parts in which the map must be
 WRONG_METRES, WRONG_DEGREES, WRONG_TIMES = 0.015, 1.5, 4.0  # beyond which one view's pose is wrong beside the others
@@ -115,6 +117,8 @@ def diagnose(
     if gaussians is not None and evidence.frames:
         by_map, supported, best = _examine_against_map(evidence)
         findings = _merged(by_map, findings)
+    elif evidence.frames:
+        findings = _merged(pair_findings(evidence), findings)
     return Diagnosis(
         stream.source,
         ranked(findings),
@@ -248,11 +252,19 @@ def _other_sightings(evidence: Evidence, matches: Matches2D3D) -> tuple[list[Exp
         return others, Matches2D3D.joined([evidence.match(known), found]), []
     if _solvable(evidence, matches):
         return others, matches, []  # without the conventions' own, which are all wrong
+    anywhere = _sightings_anywhere(evidence)
+    return others, matches if anywhere is None else anywhere, []
+
+
+def _sightings_anywhere(evidence: Evidence) -> Matches2D3D | None:
+    """Matches with the map rendered from all around, then from where each view is by these; None where few have any."""
     assert evidence.gaussians is not None
-    anywhere = search(evidence.gaussians, LiveViews(evidence.frames, tuple(evidence.features)))
-    if anywhere is None:
-        return others, matches, []
-    return others, anywhere[2], [anywhere[0]]
+    around = evidence.match(surrounding_features(evidence.gaussians, evidence.frames[0].camera))
+    solved = solved_poses(evidence.frames, around)
+    own = [PosedCamera(evidence.frames[index].camera, pose) for index, pose in solved.items()]
+    if len(own) < MIN_FOUND:
+        return None
+    return evidence.match(MapFeatures.pooled([map_features(evidence.render(posed)) for posed in own]))
 
 
 def _solvable(evidence: Evidence, matches: Matches2D3D) -> bool:

@@ -27,6 +27,7 @@ from feature_gs_ros.frames.features import (
 )
 from feature_gs_ros.frames.poses import Poses
 from feature_gs_ros.frames.reprojection import PosedCamera, posed_cameras, support
+from feature_gs_ros.frames.two_view import ViewPair, matched_pairs, paired_rows
 from feature_gs_ros.frames.umeyama import Array
 from feature_gs_ros.io.streams.registry import Stream
 
@@ -40,6 +41,15 @@ class Interpolating(Protocol):
 
     def camera_from_map(self, frame: Frame, stamp_ns: int) -> Array:
         """[4, 4]; raises a NoTransformError where it doesn't know."""
+        ...
+
+
+@runtime_checkable
+class KnowsGaps(Protocol):
+    """A stream whose poses are interpolated between samples."""
+
+    def tf_gap(self, frame: Frame) -> float:
+        """Seconds between the samples that a frame's pose lies between; raises a NoTransformError where none are."""
         ...
 
 
@@ -61,13 +71,18 @@ class Evidence:
     def of(stream: Stream, gaussians: GaussianMap | None, splat_from_map: Sim3, count: int = VIEWS) -> Evidence:
         """Look at up to ``count`` frames, spread over the stream; poses are read of all.
 
+        Without a map as many neighbours are looked at, too.
+
         Raises:
             StreamError: the stream is damaged.
         """
         listed = [replace(frame, load_image=_no_image) for frame in stream.frames()]
-        chosen = np.unique(np.linspace(0, len(listed) - 1, min(count, len(listed))).round().astype(int))
+        if gaussians is None:
+            chosen = paired_rows(len(listed), count)
+        else:
+            chosen = sorted(set(np.linspace(0, len(listed) - 1, min(count, len(listed))).round().astype(int).tolist()))
         rows, frames, images, damaged = [], [], [], []
-        by_name = {listed[row].name: int(row) for row in chosen}
+        by_name = {listed[row].name: row for row in chosen}
         for frame in stream.frames(list(by_name)):
             try:
                 images.append(frame.image)
@@ -100,6 +115,14 @@ class Evidence:
     def features(self) -> tuple[Features, ...]:
         """Of the images looked at."""
         return tuple(live_features(image) for image in self.images)
+
+    @cached_property
+    def pairs(self) -> list[ViewPair]:
+        """Neighbours among the frames looked at with their matches; their indices are of all frames."""
+        features = dict(zip(self.rows, self.features, strict=True))
+        return matched_pairs(
+            len(self.all_frames), features, {row: self.all_frames[row].camera for row in self.rows}
+        )  # fmt: skip
 
     @cached_property
     def mirrored_features(self) -> tuple[Features, ...]:

@@ -30,7 +30,8 @@ from feature_gs_ros.frames.features import (
     render_view,
     small_camera,
 )
-from feature_gs_ros.frames.reprojection import PosedCamera, pose_from_matches, support
+from feature_gs_ros.frames.reprojection import PosedCamera, pose_from_matches, posed_cameras, support
+from feature_gs_ros.frames.two_view import matched_pairs, paired_rows, supports
 from feature_gs_ros.io.streams.registry import Stream
 
 VIEWS = 6  # of a stream that are checked
@@ -40,6 +41,7 @@ MIN_SOLVED = 0.2  # of its matches: a tenth agree by chance
 ELSEWHERE = 0.35  # of what its own pose reaches: a view that has less is not where its pose says
 CERTAIN = 0.5  # of the views that can be judged: if as many are elsewhere, the stream is wrong
 COVERED = 0.05  # of the pixels that must show the map for a view to be judged
+PAIRS = 8  # of neighbouring images that are checked without a map
 DENSE_SIZE = 80  # px at which whole images are laid over each other
 DENSE_REACH = 12  # px by which they are shifted against each other
 DENSE_NEAR = 2  # px: a best shift so near to none says that they belong together
@@ -59,10 +61,11 @@ class ViewVerdict:
 
 @dataclass(frozen=True)
 class StreamVerdict:
-    """Some images beside the map."""
+    """Some images beside the map, or beside each other."""
 
     views: tuple[ViewVerdict, ...]
     findings: tuple[Finding, ...]
+    shown: str = "show the map where their poses say"
 
     @property
     def is_wrong(self) -> bool:
@@ -72,11 +75,11 @@ class StreamVerdict:
     def __str__(self) -> str:
         judged = [view for view in self.views if view.state != "unknown"]
         if not judged:
-            return f"none of {len(self.views)} images looked at tells whether the poses fit the map"
+            return f"none of {len(self.views)} images looked at tells whether the poses are right"
         fitting = sum(view.state == "fits" for view in judged)
         worst = min(judged, key=lambda view: view.supported / max(view.reached, 1e-9))
         return (
-            f"{fitting} of {len(judged)} images looked at show the map where their poses say (worst '{worst.name}': "
+            f"{fitting} of {len(judged)} images looked at {self.shown} (worst '{worst.name}': "
             f"{worst.supported:.0f} of {worst.reached:.0f} points)"
         )
 
@@ -114,6 +117,32 @@ def check_stream(
     return StreamVerdict(tuple(verdicts), findings_of(verdicts))
 
 
+def check_pairs(stream: Stream, names: Sequence[str], pairs: int = PAIRS) -> StreamVerdict:
+    """Neighbouring images of a stream beside each other: whether what both show lies on epipolar lines; needs no map.
+
+    A transform that all poses share, and their scale, can't be seen so.
+
+    Raises:
+        StreamError: the stream is damaged.
+    """
+    rows = {names[row]: row for row in paired_rows(len(names), pairs)}
+    frames, features = {}, {}
+    for frame in stream.frames(list(rows)):
+        with contextlib.suppress(ImageError):
+            features[rows[frame.name]] = live_features(frame.image)
+            frames[rows[frame.name]] = frame
+    found = matched_pairs(len(names), features, {row: frame.camera for row, frame in frames.items()})
+    cameras = dict(zip(frames, posed_cameras(list(frames.values()), Sim3.identity()), strict=True))
+    verdicts = []
+    for pair, supported in zip(found, supports(found, cameras), strict=True):
+        state: State = "elsewhere" if supported < ELSEWHERE * pair.reached else "fits"
+        verdicts.append(ViewVerdict(names[pair.first], state, float(supported), max(pair.reached, float(supported))))
+    verdicts += [ViewVerdict(frame.name, "unknown", 0.0, 0.0) for frame in frames.values()][: len(verdicts) == 0]
+    shown = "agree with their neighbours by their poses"
+    finding = findings_of(verdicts, "disagree with their neighbours by their poses", "feature-gs doctor STREAM")
+    return StreamVerdict(tuple(verdicts), finding, shown)
+
+
 def _rendered(gaussians: GaussianMap, frame: Frame, splat_from_map: Sim3) -> RenderedView | None:
     """What the frame should show; None where that is next to nothing of the map."""
     try:
@@ -141,7 +170,11 @@ def _verdict(frame: Frame, image: Image, rendered: RenderedView, known: MapFeatu
     return ViewVerdict(frame.name, state, supported, reached)
 
 
-def findings_of(views: Sequence[ViewVerdict]) -> tuple[Finding, ...]:
+def findings_of(
+    views: Sequence[ViewVerdict],
+    wrong_how: str = "show the map from elsewhere than their poses say",
+    command: str = "feature-gs doctor STREAM --map MAP --alignment FILE",
+) -> tuple[Finding, ...]:
     """What verdicts on some views come to."""
     judged = [view for view in views if view.state != "unknown"]
     elsewhere = [view for view in judged if view.state == "elsewhere"]
@@ -155,8 +188,8 @@ def findings_of(views: Sequence[ViewVerdict]) -> tuple[Finding, ...]:
             "poses.mismatch",
             "error" if is_certain else "warning",
             min(0.99, 0.5 + 0.5 * wrong),
-            f"{len(elsewhere)} of {len(judged)} images looked at show the map from elsewhere than their poses say",
-            "feature-gs doctor STREAM --map MAP --alignment FILE finds out why",
+            f"{len(elsewhere)} of {len(judged)} images looked at {wrong_how}",
+            f"{command} finds out why",
             names,
             {"images": float(len(elsewhere)), "judged": float(len(judged))},
         ),

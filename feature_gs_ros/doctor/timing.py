@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from feature_gs_ros.core.errors import NoTransformError
-from feature_gs_ros.doctor.evidence import Evidence
+from feature_gs_ros.doctor.evidence import Evidence, KnowsGaps
 from feature_gs_ros.doctor.explanations import Explanation, fitted
 from feature_gs_ros.doctor.findings import Finding
 from feature_gs_ros.frames.features import Matches2D3D
 from feature_gs_ros.frames.reprojection import PosedCamera, matching_scale, residuals
 from feature_gs_ros.frames.umeyama import Array
-from feature_gs_ros.io.streams.rosbag import RosbagStream
 
 MAX_OFFSET = 2.0  # s that clocks may differ
 OFFSET_STEP = 0.1  # s, or frames: of the coarse search
@@ -195,7 +194,7 @@ def _images_differ(evidence: Evidence, row: int) -> bool:
 def _gaps(evidence: Evidence) -> list[Finding]:
     """Poses interpolated between tf samples far apart."""
     stream = evidence.stream
-    if not isinstance(stream, RosbagStream):
+    if not isinstance(stream, KnowsGaps):
         return []
     gaps = []
     for frame in evidence.all_frames:

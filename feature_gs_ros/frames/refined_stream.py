@@ -17,7 +17,7 @@ from feature_gs_ros.frames.reprojection import PosedCamera, pose_from_matches, s
 from feature_gs_ros.frames.umeyama import Array
 from feature_gs_ros.io.streams.registry import Stream
 
-MAX_METRES, MAX_DEGREES = 0.03, 3.0  # a pose that is further off is not corrected but wrong
+MAX_OF_DEPTH, MAX_DEGREES = 0.05, 3.0  # of the median depth; a pose that is further off is not corrected but wrong
 MIN_GAIN = 1.1  # times the matches explained by the given pose: noise of the matches alone gains less
 MIN_SUPPORT = 20.0  # matches that the corrected pose must explain
 
@@ -86,7 +86,8 @@ class RefinedStream:
         change = pose[:3, :3] @ frame.camera_from_world[:3, :3].T
         degrees = float(np.degrees(np.linalg.norm(Rotation.from_matrix(change).as_rotvec())))
         metres = float(np.linalg.norm(camera_centre(pose) - camera_centre(frame.camera_from_world)))
-        if metres > MAX_METRES or degrees > MAX_DEGREES:
+        depth = float(np.median(rendered.depth[rendered.depth > 0])) / self._splat_from_map.scale
+        if metres > MAX_OF_DEPTH * depth or degrees > MAX_DEGREES:
             return frame.camera_from_world
         self.corrections[frame.name] = Correction(metres, degrees)
         return pose

@@ -19,6 +19,7 @@ from feature_gs_ros.frames.umeyama import Array, moved
 
 TOLERANCE = 4.0  # px of an image of MATCHING_SIZE: how far right matches lie off, with poses a little off
 ANNEALING = (40.0, 15.0, 5.0, 2.0)  # px: scales of the robust loss, one after another
+SHARED_ERROR = 0.2  # px of the matched image: edges of a soft map lie that much off, the same way in all views
 MAX_FITTED = 1500  # matches that a fit uses
 BEHIND = 1e4  # px: residual of a point behind its camera
 MIN_PNP = 7  # inliers of a pose from matches
@@ -107,10 +108,45 @@ def fit_alignment(
     frames: Sequence[Frame], matches: Matches2D3D, start: Sim3, scales: Sequence[float] = ANNEALING
 ) -> tuple[Sim3, Array]:
     """The alignment by which the frames see the matched points where they are, and its covariance [7, 7]."""
-    solution, covariance = fit_parameters(
-        lambda x: posed_cameras(frames, moved(start, x)), np.zeros(7), matches, scales
-    )
-    return moved(start, solution), covariance
+    solution, _ = fit_parameters(lambda x: posed_cameras(frames, moved(start, x)), np.zeros(7), matches, scales)
+    found = moved(start, solution)
+    return found, _covariance_over_views(frames, matches, found, scales[-1])
+
+
+def _covariance_over_views(frames: Sequence[Frame], matches: Matches2D3D, at: Sim3, scale: float) -> Array:
+    """Covariance [7, 7] of an alignment, by how much each view's matches would pull it elsewhere.
+
+    Errors within a view go together (its pose is a little off), so that views count, not matches: the sandwich
+    estimator with clusters (Liang and Zeger, "Longitudinal data analysis using generalized linear models", Biometrika
+    1986), which is what drawing views with replacement comes to. What the map does to all views alike, as soft edges
+    do, doesn't show in their scatter and is added by `SHARED_ERROR`.
+    """
+
+    def off(x: Array) -> Array:
+        return residuals(posed_cameras(frames, moved(at, x)), matches).ravel()
+
+    base = off(np.zeros(7))
+    steps = np.eye(7) * 1e-5
+    jacobian = np.stack([(off(step) - off(-step)) / 2e-5 for step in steps], axis=1)
+    weights = 1 / (1 + (base / scale) ** 2)  # of Cauchy's loss
+    hessian = np.linalg.pinv(jacobian.T @ (jacobian * weights[:, None]))
+    pulls = (jacobian * (weights * base)[:, None]).reshape(len(matches), 2, 7).sum(axis=1)
+    per_view = np.stack([pulls[rows].sum(axis=0) for _, rows in matches.by_frame])
+    count = len(per_view)
+    # Seven parameters are fitted to so many views of two or more.
+    scatter = per_view.T @ per_view * count / max(count - 3.5, 1.0)
+    shared = jacobian.T @ (weights[:, None] * _shared_errors(frames, matches)) * SHARED_ERROR
+    return np.asarray(hessian @ (scatter + shared @ shared.T) @ hessian)
+
+
+def _shared_errors(frames: Sequence[Frame], matches: Matches2D3D) -> Array:
+    """Errors [2 M, 3] that all views may have alike, of 1 px rms: outwards from the middle, along x, along y."""
+    cameras = [frames[index].camera for index in matches.frames]
+    middle = np.array([[camera.cx, camera.cy] for camera in cameras])
+    outwards = (matches.pixels - middle) / np.array([[matching_scale(camera)] for camera in cameras])
+    outwards /= max(float(np.sqrt((outwards**2).sum(axis=1).mean())), 1e-9)
+    along = np.tile(np.eye(2), (len(matches), 1))
+    return np.column_stack([outwards.ravel(), along])
 
 
 def pose_from_matches(camera: Camera, matches: Matches2D3D, tolerance: float = TOLERANCE) -> tuple[Array, int] | None:

@@ -1,7 +1,8 @@
 """What goes wrong with recordings, put into good ones on purpose: to see whether it is noticed and named.
 
 Each fault changes a stream's frames as the mistake would: the images are what a camera took; poses, intrinsics and
-stamps are what was said about them. `mildly_noisy` is no fault: what every robot's recording has.
+stamps are what was said about them. How large a mistake is, and where it begins, is drawn at random. `mildly_noisy` is
+no fault: what every robot's recording has.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from feature_gs_ros.core.camera import Camera, Distortion, Frame, Image, rectified
 from feature_gs_ros.core.errors import NoTransformError
@@ -45,10 +46,11 @@ class AlteredStream:
 class LateStream(AlteredStream):
     """A recording whose images' clock differs from that of tf: each image has tf's pose of so many seconds later."""
 
-    def __init__(self, recording: RosbagStream, seconds: float) -> None:
+    def __init__(self, recording: RosbagStream, seconds: float, frames: Sequence[Frame] | None = None) -> None:
+        """``frames`` of the recording, by default all."""
         self._recording, self._late_ns = recording, round(seconds * 1e9)
         altered = []
-        for frame in recording.frames():
+        for frame in recording.frames() if frames is None else frames:
             assert frame.stamp_ns is not None
             with contextlib.suppress(NoTransformError):  # the ends have no tf beyond them
                 altered.append(replace(frame, camera_from_world=self.camera_from_map(frame, frame.stamp_ns)))
@@ -57,6 +59,34 @@ class LateStream(AlteredStream):
     def camera_from_map(self, frame: Frame, stamp_ns: int) -> Array:
         """As the recording's, so much later."""
         return self._recording.camera_from_map(frame, stamp_ns + self._late_ns)
+
+
+class GappyStream(AlteredStream):
+    """A recording with a gap in tf: poses within it are interpolated between those at its ends."""
+
+    def __init__(self, frames: Sequence[Frame], first: int, count: int) -> None:
+        """``count`` frames from the index ``first`` on lie in the gap; it ends at the frames beside it."""
+        before, after = frames[first - 1], frames[first + count]
+        assert before.stamp_ns is not None
+        assert after.stamp_ns is not None
+        self._gap = range(before.stamp_ns, after.stamp_ns)
+        ends = np.stack([rigid_inverse(frame.camera_from_world) for frame in (before, after)])
+        between = Slerp([before.stamp_ns, after.stamp_ns], Rotation.from_matrix(ends[:, :3, :3]))
+        altered = list(frames)
+        for k in range(first, first + count):
+            stamp = altered[k].stamp_ns
+            assert stamp is not None
+            fraction = (stamp - before.stamp_ns) / (after.stamp_ns - before.stamp_ns)
+            position = (1 - fraction) * ends[0, :3, 3] + fraction * ends[1, :3, 3]
+            pose = rigid_inverse(_pose(between(stamp).as_matrix(), position))
+            altered[k] = replace(altered[k], camera_from_world=pose)
+        super().__init__("gappy", altered)
+
+    def tf_gap(self, frame: Frame) -> float:
+        """Seconds between the tf samples about a frame."""
+        assert frame.stamp_ns is not None
+        inside = self._gap.start < frame.stamp_ns < self._gap.stop
+        return (self._gap.stop - self._gap.start) * 1e-9 if inside else 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,17 +102,20 @@ class Fault:
 
 
 def mildly_noisy(frames: Sequence[Frame], seed: int) -> AlteredStream:
-    """Poses off by 2 mm and 0.2° rms per axis, exposure by 15%, JPEG of quality 60 to 90."""
+    """Poses off by 1 to 2 mm and 0.1 to 0.2° rms per axis, exposure by 10%, JPEG of quality 60 to 90, a little blur."""
     rng = np.random.default_rng(seed)
+    metres, degrees = rng.uniform(0.001, 0.002), rng.uniform(0.1, 0.2)
     altered = []
     for frame in frames:
-        turn = Rotation.from_rotvec(rng.normal(0, np.radians(0.2), 3)).as_matrix()
-        pose = _pose(turn @ frame.camera_from_world[:3, :3], frame.camera_from_world[:3, 3] + rng.normal(0, 0.002, 3))
-        gain, quality = float(np.exp(rng.normal(0, 0.15))), int(rng.integers(60, 90))
+        turn = Rotation.from_rotvec(rng.normal(0, np.radians(degrees), 3)).as_matrix()
+        pose = _pose(turn @ frame.camera_from_world[:3, :3], frame.camera_from_world[:3, 3] + rng.normal(0, metres, 3))
+        gain, quality = float(np.exp(rng.normal(0, 0.1))), int(rng.integers(60, 90))
+        sigma = float(rng.uniform(0.0, 0.8)) * frame.camera.width / 640
 
-        def developed(image: Image, gain: float = gain, quality: int = quality) -> Image:
+        def developed(image: Image, gain: float = gain, quality: int = quality, sigma: float = sigma) -> Image:
             bright = np.clip(image * gain, 0, 255).astype(np.uint8)
-            _, data = cv2.imencode(".jpg", bright[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+            soft = cv2.GaussianBlur(bright, (0, 0), max(sigma, 0.05))
+            _, data = cv2.imencode(".jpg", soft[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
             return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)[:, :, ::-1]
 
         altered.append(_with_image(replace(frame, camera_from_world=pose), developed))
@@ -107,6 +140,21 @@ def _cameras(change: Callable[[Camera], Camera]) -> Change:
     return lambda frames, rng: [replace(frame, camera=change(frame.camera)) for frame in frames]  # noqa: ARG005
 
 
+def _drawn(change_of: Callable[[np.random.Generator], Change]) -> Change:
+    """A change whose size is drawn first."""
+    return lambda frames, rng: change_of(rng)(frames, rng)
+
+
+def _factor(rng: np.random.Generator, least: float, most: float) -> float:
+    """Larger or smaller than 1 by ``least`` to ``most``."""
+    return float(np.exp(rng.choice([-1, 1]) * rng.uniform(np.log1p(least), np.log1p(most))))
+
+
+def _direction(rng: np.random.Generator, dimensions: int = 3) -> Array:
+    vector = rng.normal(size=dimensions)
+    return np.asarray(vector / np.linalg.norm(vector))
+
+
 def _pose(rotation: Array, translation: Array) -> Array:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = rotation, translation
@@ -117,11 +165,24 @@ def _scaled(factor: float) -> Change:
     return _poses(lambda pose: _pose(pose[:3, :3], factor * pose[:3, 3]))
 
 
-def _flange(pose: Array) -> Array:
-    flange_from_camera = _pose(
-        Rotation.from_euler("xyz", [5, -8, 85], degrees=True).as_matrix(), np.array([0.06, -0.03, -0.08])
-    )
-    return np.asarray(flange_from_camera @ pose)
+def _flange(rng: np.random.Generator) -> Change:
+    """Poses of something 5 to 15 cm from the camera, turned any way by more than 20°."""
+    turn = rng.uniform(20, 180) * _direction(rng)
+    rotation = Rotation.from_rotvec(np.radians(turn)).as_matrix()
+    flange_from_camera = _pose(rotation, rng.uniform(0.05, 0.15) * _direction(rng))
+    return _poses(lambda pose: np.asarray(flange_from_camera @ pose))
+
+
+def _moved(rng: np.random.Generator) -> Change:
+    """The map frame moved by 3 to 12 cm."""
+    move = _pose(np.eye(3), rng.uniform(0.03, 0.12) * _direction(rng))
+    return _poses(lambda pose: pose @ move)
+
+
+def _turned(rng: np.random.Generator) -> Change:
+    """The map frame turned by 4° to 20° about any axis."""
+    turn = Rotation.from_rotvec(np.radians(rng.uniform(4, 20)) * _direction(rng)).as_matrix()
+    return _poses(lambda pose: pose @ _pose(turn, np.zeros(3)))
 
 
 def _quaternion_order(pose: Array) -> Array:
@@ -131,21 +192,22 @@ def _quaternion_order(pose: Array) -> Array:
 
 
 def _shifted(frames: list[Frame], first: int, shift: int) -> list[Frame]:
-    """From a frame on, the poses of the frames ``shift`` later."""
+    """From a frame on, the poses of the frames ``shift`` later; the last ones, which have none, are left out."""
     count = len(frames)
     return [
         frame if k < first else replace(frame, camera_from_world=frames[min(k + shift, count - 1)].camera_from_world)
         for k, frame in enumerate(frames)
-    ]
+    ][: count - shift]
 
 
-def _cropped(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:  # noqa: ARG001
+def _cropped(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
     """A crop off the middle, with the whole image's cx and cy."""
+    part, x, y = rng.uniform(0.6, 0.85), rng.uniform(0.3, 1), rng.uniform(0.3, 1)
     altered = []
     for frame in frames:
         camera = frame.camera
-        width, height = camera.width * 3 // 4, camera.height * 3 // 4
-        left, top = camera.width // 4, camera.height // 5
+        width, height = round(camera.width * part), round(camera.height * part)
+        left, top = round(x * (camera.width - width)), round(y * (camera.height - height))
 
         def crop(image: Image, left: int = left, top: int = top, width: int = width, height: int = height) -> Image:
             return image[top : top + height, left : left + width]
@@ -154,16 +216,26 @@ def _cropped(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:  # n
     return altered
 
 
-def _lens_dropped(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:  # noqa: ARG001
+def _centre_moved(rng: np.random.Generator) -> Change:
+    x, y = rng.uniform(0.03, 0.1) * _direction(rng, 2)
+    return _cameras(lambda c: replace(c, cx=c.cx + float(x) * c.width, cy=c.cy + float(y) * c.width))
+
+
+def _lens_dropped(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
     """Images of a lens that nothing is said about; of straight ones, a lens is put before them."""
     if frames[0].camera.distortion is not None:
         return [replace(frame, camera=replace(frame.camera, distortion=None)) for frame in frames]
-    return [_with_image(frame, lambda image, camera=frame.camera: _bent(image, camera)) for frame in frames]  # type: ignore[misc]
+    unbent = Distortion("plumb_bob", (float(rng.uniform(0.12, 0.35)), float(rng.uniform(0.0, 0.06)), 0.0, 0.0))
+    return [
+        _with_image(frame, lambda image, camera=frame.camera: _bent(image, camera, unbent))  # type: ignore[misc]
+        for frame in frames
+    ]
 
 
-def _lens_twice(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:  # noqa: ARG001
+def _lens_twice(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
     """Rectified images, whose lens is given all the same."""
-    lens = frames[0].camera.distortion or _BARREL
+    barrel = Distortion("plumb_bob", (float(-rng.uniform(0.12, 0.32)), float(rng.uniform(0.0, 0.1)), 0.0, 0.0))
+    lens = frames[0].camera.distortion or barrel
     return [
         replace(_with_image(frame, lambda image, camera=frame.camera: rectified(image, camera)[0]),  # type: ignore[misc]
                 camera=replace(frame.camera, distortion=lens))
@@ -171,26 +243,47 @@ def _lens_twice(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:  
     ]  # fmt: skip
 
 
-_BARREL = Distortion("plumb_bob", (-0.28, 0.09, 0.0, 0.0))
-_UNBENT = Distortion("plumb_bob", (0.30, 0.05, 0.0, 0.0))
-
-
-def _bent(image: Image, camera: Camera) -> Image:
+def _bent(image: Image, camera: Camera, unbent: Distortion) -> Image:
     """A straight image as through a barrel lens: rectified by about the inverse of one."""
-    return rectified(image, replace(camera, distortion=_UNBENT))[0]
+    return rectified(image, replace(camera, distortion=unbent))[0]
+
+
+def _fisheye_as_pinhole(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:  # noqa: ARG001
+    """Images through an equidistant fisheye that nothing is said about, made of straight ones."""
+
+    def bent(image: Image, camera: Camera) -> Image:
+        straight, pinhole, _ = rectified(image, camera)
+        rows, columns = np.indices(straight.shape[:2], np.float64)
+        x = (columns + 0.5 - pinhole.cx) / pinhole.fx
+        y = (rows + 0.5 - pinhole.cy) / pinhole.fy
+        angle = np.maximum(np.hypot(x, y), 1e-9)  # of an equidistant lens's ray
+        stretch = np.tan(np.minimum(angle, 1.4)) / angle
+        at_x = (x * stretch * pinhole.fx + pinhole.cx - 0.5).astype(np.float32)
+        at_y = (y * stretch * pinhole.fy + pinhole.cy - 0.5).astype(np.float32)
+        seen = cv2.remap(straight, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(seen, dtype=np.uint8)
+
+    return [
+        replace(_with_image(frame, lambda image, camera=frame.camera: bent(image, camera)),  # type: ignore[misc]
+                camera=replace(frame.camera, distortion=None))
+        for frame in frames
+    ]  # fmt: skip
 
 
 def _out_of_order(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
     altered = list(frames)
+    back = int(rng.uniform(1, 5) * 1e9)
     for k in rng.choice(np.arange(1, len(frames) - 1), max(1, len(frames) // 5), replace=False):
         stamp = altered[k].stamp_ns
-        altered[k] = replace(altered[k], stamp_ns=None if stamp is None else stamp - 3_000_000_000)
+        altered[k] = replace(altered[k], stamp_ns=None if stamp is None else stamp - back)
     return altered
 
 
 def _frozen(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
-    first = int(rng.integers(2, max(3, len(frames) // 3)))
-    held = range(first, first + max(3, len(frames) // 3))
+    """The pose stands for a third of the stream, maybe to its end."""
+    count = len(frames)
+    first = int(rng.integers(1, count - max(3, count // 3)))
+    held = range(first, count if rng.uniform() < 0.3 else first + max(3, count // 3))
     return [
         replace(frame, camera_from_world=frames[first].camera_from_world) if k in held else frame
         for k, frame in enumerate(frames)
@@ -201,37 +294,58 @@ def _jumping(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
     altered = list(frames)
     for k in rng.choice(len(frames), max(2, len(frames) // 4), replace=False):
         pose = altered[k].camera_from_world.copy()
-        pose[:3, 3] += rng.choice([-1, 1], 3) * rng.uniform(0.06, 0.12, 3)
+        pose[:3, 3] += rng.uniform(0.06, 0.2) * _direction(rng)
         altered[k] = replace(altered[k], camera_from_world=pose)
     return altered
 
 
-def _with_arm(image: Image) -> Image:
-    """A gripper in the lower part of the image."""
-    height, width = image.shape[:2]
-    altered = np.array(image)
-    corners = np.array([[0.30, 1.0], [0.38, 0.74], [0.62, 0.72], [0.72, 1.0]]) * [width, height]
-    cv2.fillPoly(altered, [corners.astype(np.int32)], (58, 60, 64))
-    cv2.circle(altered, (width // 2, int(0.86 * height)), width // 16, (190, 120, 30), -1)
-    return altered
+def _with_arm(rng: np.random.Generator) -> Change:
+    """A gripper that reaches into the image from below."""
+    shift, tall, shade = rng.uniform(-0.2, 0.2), rng.uniform(0.8, 1.3), rng.uniform(0.6, 2.0)
 
-
-def _motion_blurred(image: Image) -> Image:
-    """Over a fortieth of the width."""
-    length = max(3, image.shape[1] // 40)
-    return np.asarray(cv2.filter2D(image, -1, np.full((1, length), 1 / length)), dtype=np.uint8)
-
-
-def _rolling(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:  # noqa: ARG001
-    """Rows sheared, as a sideways motion does."""
-
-    def sheared(image: Image) -> Image:
+    def altered(image: Image) -> Image:
         height, width = image.shape[:2]
-        shear = 0.05 * width / height
+        drawn = np.array(image)
+        corners = np.array([[0.30, 1.0], [0.38, 1 - 0.26 * tall], [0.62, 1 - 0.28 * tall], [0.72, 1.0]])
+        corners = (corners + [shift, 0.0]) * [width, height]
+        color = tuple(shade * value for value in (58.0, 60.0, 64.0))
+        cv2.fillPoly(drawn, [corners.astype(np.int32)], color)
+        cv2.circle(drawn, (round((0.5 + shift) * width), int(0.86 * height)), width // 16, (190, 120, 30), -1)
+        return drawn
+
+    return _images(altered)
+
+
+def _motion_blurred(rng: np.random.Generator) -> Change:
+    """Over a fortieth to a twentieth of the width, along x or y."""
+    part, along_x = rng.uniform(1 / 40, 1 / 20), rng.uniform() < 0.6
+
+    def altered(image: Image) -> Image:
+        length = max(3, round(image.shape[1] * part))
+        shape = (1, length) if along_x else (length, 1)
+        return np.asarray(cv2.filter2D(image, -1, np.full(shape, 1 / length)), dtype=np.uint8)
+
+    return _images(altered)
+
+
+def _exposed(rng: np.random.Generator, least: float, most: float) -> Change:
+    gain = rng.uniform(least, most)
+    return _images(lambda image: np.clip(image * gain, 0, 255).astype(np.uint8))
+
+
+def _rolling(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
+    """Rows sheared, as a sideways motion does: each image by its own amount, all to one side."""
+    usual = rng.choice([-1, 1]) * rng.uniform(0.04, 0.1)
+
+    def sheared(image: Image, shear: float) -> Image:
+        height, width = image.shape[:2]
         matrix = np.array([[1, shear, -shear * height / 2], [0, 1, 0]])
         return np.asarray(cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
-    return [_with_image(frame, sheared) for frame in frames]
+    return [
+        _with_image(frame, lambda image, shear=shear: sheared(image, shear))  # type: ignore[misc]
+        for frame, shear in zip(frames, usual * rng.uniform(0.6, 1.4, len(frames)), strict=True)
+    ]
 
 
 def _other_scene(image: Image) -> Image:
@@ -247,9 +361,17 @@ def _resolution(factor: float) -> Change:
     return _cameras(lambda c: replace(c, fx=c.fx * factor, fy=c.fy * factor, cx=c.cx * factor, cy=c.cy * factor))
 
 
+def _focal(factor: float) -> Change:
+    return _cameras(lambda c: replace(c, fx=c.fx * factor, fy=c.fy * factor))
+
+
+def _aspect(rng: np.random.Generator) -> Change:
+    factor, of_x = _factor(rng, 0.06, 0.25), rng.uniform() < 0.5
+    return _cameras(lambda c: replace(c, fx=c.fx * factor) if of_x else replace(c, fy=c.fy * factor))
+
+
 _FLIP_YZ = np.diag([1.0, -1, -1, 1])
 _MIRROR_Y = np.diag([1.0, -1, 1, 1])
-_POSITION = ("alignment.off", "scale")
 
 FAULTS: dict[str, Fault] = {
     "inverse poses": Fault(_poses(lambda pose: rigid_inverse(pose)), ("poses.inverse",)),
@@ -259,55 +381,46 @@ FAULTS: dict[str, Fault] = {
         ("poses.y-up",),
     ),
     "left-handed": Fault(_poses(lambda pose: _MIRROR_Y @ pose @ _MIRROR_Y), ("poses.left-handed",)),
-    "flange poses": Fault(_poses(_flange), ("poses.flange",)),
+    "flange poses": Fault(_drawn(_flange), ("poses.flange",)),
     "quaternion order": Fault(_poses(_quaternion_order), ("poses.quaternion-order",)),
     "transposed rotations": Fault(
         _poses(lambda pose: _pose(pose[:3, :3].T, pose[:3, 3])), ("poses.transposed-rotation",)
     ),
     "mm for m": Fault(_scaled(1000.0), ("scale",)),
     "m for mm": Fault(_scaled(0.001), ("scale",)),
-    "scale 10% off": Fault(_scaled(1.1), ("scale",)),
-    "alignment 5 cm off": Fault(
-        _poses(lambda pose: pose @ _pose(np.eye(3), np.array([0.03, -0.04, 0.0]))), ("alignment.off",)
-    ),
-    "alignment 6° off": Fault(
-        _poses(lambda pose: pose @ _pose(Rotation.from_euler("z", 6, degrees=True).as_matrix(), np.zeros(3))),
-        ("alignment.off",),
-    ),
-    "next pose": Fault(lambda frames, rng: _shifted(frames, 0, 1)[:-1], ("poses.shifted", "time.offset")),  # noqa: ARG005
-    "next pose from the sixth on": Fault(
-        lambda frames, rng: _shifted(frames, 5, 1)[:-1],  # noqa: ARG005
+    "scale 6 to 40% off": Fault(_drawn(lambda rng: _scaled(_factor(rng, 0.06, 0.4))), ("scale",)),
+    "alignment 3 to 12 cm off": Fault(_drawn(_moved), ("alignment.off",)),
+    "alignment 4 to 20° off": Fault(_drawn(_turned), ("alignment.off",)),
+    "pose of the next frame": Fault(lambda frames, rng: _shifted(frames, 0, 1), ("poses.shifted", "time.offset")),  # noqa: ARG005
+    "pose of the next frame, from the middle on": Fault(
+        lambda frames, rng: _shifted(frames, int(len(frames) * rng.uniform(0.25, 0.6)), 1),
         ("poses.shifted", "time.offset"),
     ),
     "stamps out of order": Fault(_out_of_order, ("time.out-of-order",)),
     "frozen poses": Fault(_frozen, ("poses.frozen",)),
     "jumping poses": Fault(_jumping, ("poses.jump",)),
-    "focal length halved": Fault(
-        _cameras(lambda c: replace(c, fx=c.fx / 2, fy=c.fy / 2)), ("intrinsics.focal", "intrinsics.resolution")
-    ),
-    "focal length 8% off": Fault(_cameras(lambda c: replace(c, fx=c.fx * 1.08, fy=c.fy * 1.08)), ("intrinsics.focal",)),
+    "focal length halved": Fault(_focal(0.5), ("intrinsics.focal", "intrinsics.resolution")),
+    "focal length 6 to 30% off": Fault(_drawn(lambda rng: _focal(_factor(rng, 0.06, 0.3))), ("intrinsics.focal",)),
     "half the resolution": Fault(_resolution(0.5), ("intrinsics.resolution",)),
     "twice the resolution": Fault(_resolution(2.0), ("intrinsics.resolution",)),
     "cx and cy swapped": Fault(
         _cameras(lambda c: replace(c, cx=c.cy, cy=c.cx)),
         ("intrinsics.swapped-size", "intrinsics.swapped-centre", "intrinsics.principal-point"),
     ),
-    "fy 10% off": Fault(_cameras(lambda c: replace(c, fy=c.fy * 1.1)), ("intrinsics.aspect",)),
-    "principal point off": Fault(
-        _cameras(lambda c: replace(c, cx=c.cx + 0.05 * c.width, cy=c.cy - 0.04 * c.width)),
-        ("intrinsics.principal-point",),
-    ),
+    "fx or fy 6 to 25% off": Fault(_drawn(_aspect), ("intrinsics.aspect",)),
+    "principal point 3 to 10% off": Fault(_drawn(_centre_moved), ("intrinsics.principal-point",)),
     "crop": Fault(_cropped, ("intrinsics.principal-point",)),
-    "distortion not applied": Fault(_lens_dropped, ("intrinsics.distortion-missing",)),
+    "distortion not applied": Fault(_lens_dropped, ("intrinsics.distortion-missing", "intrinsics.fisheye")),
     "distortion applied twice": Fault(_lens_twice, ("intrinsics.distortion-twice",)),
+    "fisheye taken for pinhole": Fault(_fisheye_as_pinhole, ("intrinsics.fisheye", "intrinsics.distortion-missing")),
     "mirrored": Fault(_images(lambda image: image[:, ::-1]), ("images.mirrored",)),
     "mirrored vertically": Fault(_images(lambda image: image[::-1]), ("images.mirrored-vertically",)),
     "upside down": Fault(_images(lambda image: image[::-1, ::-1]), ("images.upside-down",)),
     "red and blue swapped": Fault(_images(lambda image: image[:, :, ::-1]), ("images.red-blue-swapped",)),
-    "motion blur": Fault(_images(_motion_blurred), ("images.blurred",)),
-    "under-exposed": Fault(_images(lambda image: (image * 0.25).astype(np.uint8)), ("images.exposure",)),
-    "over-exposed": Fault(_images(lambda image: np.clip(image * 4.0, 0, 255).astype(np.uint8)), ("images.exposure",)),
+    "motion blur": Fault(_drawn(_motion_blurred), ("images.blurred",)),
+    "under-exposed": Fault(_drawn(lambda rng: _exposed(rng, 0.1, 0.35)), ("images.exposure",)),
+    "over-exposed": Fault(_drawn(lambda rng: _exposed(rng, 3.0, 5.0)), ("images.exposure",)),
     "rolling shutter": Fault(_rolling, ("images.rolling-shutter",)),
-    "own arm": Fault(_images(_with_arm), ("images.own-arm",)),
+    "own arm": Fault(_drawn(_with_arm), ("images.own-arm",)),
     "another scene": Fault(_images(_other_scene), ("scene.other",)),
 }

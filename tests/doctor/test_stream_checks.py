@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from feature_gs_ros.core.geometry import Sim3
-from feature_gs_ros.doctor.quick import ViewVerdict, check_stream, findings_of
+from feature_gs_ros.doctor.diagnosis import diagnose
+from feature_gs_ros.doctor.quick import ViewVerdict, check_pairs, check_stream, findings_of
 from feature_gs_ros.io.alignment import load_alignment, save_alignment
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.synthetic.faults import AlteredStream, mildly_noisy
+from feature_gs_ros.pictures import save_png
+from feature_gs_ros.synthetic.faults import FAULTS, AlteredStream, mildly_noisy
 from tests.command_line import run
 
 pytestmark = pytest.mark.slow
@@ -78,6 +80,42 @@ def test_what_is_checked(posed_scene: Path) -> None:
     for seed in range(2):
         noisy = mildly_noisy(frames, seed)
         assert check_stream(noisy, noisy.names(), gaussians, alignment).findings == ()
+
+
+def test_without_a_map_neighbours_are_compared(posed_scene: Path) -> None:
+    """A wrong convention is certain, and what all poses share can't be seen."""
+    frames = list(open_stream(posed_scene / "stream_distorted").frames())
+    for good in (AlteredStream("good", frames), mildly_noisy(frames, seed=3)):
+        verdict = check_pairs(good, good.names())
+        assert verdict.findings == ()
+        assert sum(view.state == "fits" for view in verdict.views) > 3
+    bad = FAULTS["inverse poses"].apply(frames)
+    assert [finding.severity for finding in check_pairs(bad, bad.names()).findings] == ["error"]
+    assert diagnose(bad).findings[0].code == "poses.inverse"
+    scaled = FAULTS["mm for m"].apply(frames)
+    assert check_pairs(scaled, scaled.names()).findings == ()
+    few = AlteredStream("few", frames[:1])
+    assert check_pairs(few, few.names()).findings == ()
+
+
+def test_training_from_nothing_refuses_poses_that_disagree(posed_scene: Path, tmp_path: Path) -> None:
+    """Poses of OpenGL cameras in a nerfstudio file that says they are OpenCV ones, as an exporter gets them wrong."""
+    frames = list(open_stream(posed_scene / "stream").frames())
+    (tmp_path / "images").mkdir()
+    entries = []
+    for frame in frames:
+        save_png(frame.image, tmp_path / "images" / f"{frame.name}.png")
+        pose = np.linalg.inv(frame.camera_from_world)  # the file's cameras are OpenGL ones: y and z not flipped
+        entries.append({"file_path": f"images/{frame.name}.png", "transform_matrix": pose.tolist()})
+    camera = frames[0].camera
+    content = {"fl_x": camera.fx, "fl_y": camera.fy, "cx": camera.cx, "cy": camera.cy, "w": camera.width,
+               "h": camera.height, "frames": entries}  # fmt: skip
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    words = ["train", tmp_path, "--out", tmp_path / "map.ply", "--iterations", "1", "--gaussians", "500"]
+    refused = run(*words, code=2)
+    assert "disagree with their neighbours" in refused.stderr
+    assert "--trust-poses" in refused.stderr
+    assert not (tmp_path / "map.ply").exists()
 
 
 def test_views_that_tell_nothing_raise_no_alarm() -> None:
