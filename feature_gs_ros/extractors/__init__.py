@@ -31,6 +31,8 @@ _BUILT_IN = {
     "dinov2": "feature_gs_ros.extractors.dinov2:Dinov2Extractor",
     "lseg": "feature_gs_ros.extractors.lseg:LSegExtractor",
     "clip": "feature_gs_ros.extractors.clip:ClipExtractor",
+    "siglip2": "feature_gs_ros.extractors.siglip2:Siglip2Extractor",
+    "radio": "feature_gs_ros.extractors.radio:RadioExtractor",
     "sam": "feature_gs_ros.extractors.sam:SamExtractor",
 }
 

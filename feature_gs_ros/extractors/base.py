@@ -183,7 +183,10 @@ class Judgement:
 
 @runtime_checkable
 class ImageJudge(Protocol):
-    """What an extractor has besides if it can say what a whole image shows; `query.verify` asks it."""
+    """What an extractor has besides if it can say what a whole image shows; `query.verify` asks it.
+
+    A class whose options decide whether it can has an attribute ``can_judge``.
+    """
 
     candidate_rule: ScoringRule  # `text_rule` where a second look follows: it may let more pass
 
@@ -199,7 +202,7 @@ class ImageJudge(Protocol):
 def image_judge(extractor: Extractor) -> ImageJudge | None:
     """The extractor, or the one that it stands for (``wrapped``), where that can judge whole images."""
     inner = getattr(extractor, "wrapped", extractor)
-    return inner if isinstance(inner, ImageJudge) else None
+    return inner if isinstance(inner, ImageJudge) and getattr(inner, "can_judge", True) else None
 
 
 def reads_files(extractor: Extractor) -> bool:

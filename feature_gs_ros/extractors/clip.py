@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,23 +16,17 @@ from torch.nn import functional
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.extractors.base import ExtractorIdentity, Requirements, ScoringRule
+from feature_gs_ros.extractors import templates as sentences
+from feature_gs_ros.extractors.base import ExtractorIdentity, Judgement, Requirements, ScoringRule
 from feature_gs_ros.extractors.clip_dense import cell_size, dense_features
 from feature_gs_ros.extractors.libraries import import_library
 from feature_gs_ros.extractors.network import NetworkExtractor, input_size, normalised, resized
+from feature_gs_ros.extractors.open_clip_text import PACKAGE, model_tokenizer
+from feature_gs_ros.extractors.open_vocabulary import beside_generic, judge_by_words
 from feature_gs_ros.extractors.text import PromptEncoder
 from feature_gs_ros.extractors.weights import WeightsFile, find_weights, load_state, sha256_of
 
-PACKAGE = "open_clip_torch"
 DEFAULT_MODEL = "ViT-B-16-quickgelu"
-TEMPLATES = (  # of the seven that CLIP's authors name as the best few, those that suit things on a table
-    "a photo of a {}.",
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a photo of the large {}.",
-    "a photo of the small {}.",
-)
-GENERIC_WORDS = ("object", "things", "stuff", "texture")  # the negatives of language fields, as LERF has them
 DEFAULT_WEIGHTS = WeightsFile(
     "vit_base_patch16_clip_224.openai.safetensors",
     "https://huggingface.co/timm/vit_base_patch16_clip_224.openai/resolve/main/open_clip_model.safetensors",
@@ -43,10 +38,12 @@ DEFAULT_WEIGHTS = WeightsFile(
 class ClipExtractor(NetworkExtractor):
     """Features are patch tokens in the space of image and text, each of unit length."""
 
+    NAME: ClassVar[str] = "clip"
     # Cosines of image and text are small and close together; the highest of the prompts and "other" is the answer.
     COSINE_RULE = ScoringRule(threshold=0.0, other="other")
     # A prompt passes where it is likelier than the generic words together.
     SOFTMAX_RULE = ScoringRule(threshold=0.5)
+    SCORES: ClassVar[Mapping[str, ScoringRule]] = {"softmax": SOFTMAX_RULE, "cosine": COSINE_RULE}
     IMPLIED_OPTIONS: ClassVar[Mapping[str, object]] = {"score": "cosine"}  # of fields from before there was a choice
     example_rule = ScoringRule(threshold=0.8)
 
@@ -57,8 +54,9 @@ class ClipExtractor(NetworkExtractor):
         pretrained: str | None = None,
         path: str = "value",
         pixels: int = 640 * 480,
-        templates: Sequence[str] = TEMPLATES,
+        templates: Sequence[str] = sentences.CLIP,
         score: str = "softmax",
+        tokenizer: str | Path | None = None,
         precision: str = "float32",
         device: str = "auto",
     ) -> None:
@@ -72,6 +70,8 @@ class ClipExtractor(NetworkExtractor):
             pixels: area of the network's input; images are resized to it, aspect kept.
             templates: sentences with {} for the prompt; embeddings are averaged.
             score: "softmax" (a prompt's probability beside generic words, at the model's own temperature) or "cosine".
+            tokenizer: folder of the tokenizer's files, for models whose tokenizer comes from the Hugging Face hub; by
+                default the weights' folder, where they lie there.
 
         Raises:
             ExtractorError: open_clip is missing, model, tag or path are unknown, or the weights are missing.
@@ -79,10 +79,12 @@ class ClipExtractor(NetworkExtractor):
         super().__init__(device, precision)
         if path not in ("value", "plain"):
             raise ExtractorError(f"path '{path}' is unknown; choose value or plain", code="extractor.unknown")
-        if score not in ("softmax", "cosine"):
-            raise ExtractorError(f"score '{score}' is unknown; choose softmax or cosine", code="extractor.unknown")
-        self._softmax = score == "softmax"
-        self.text_rule = self.SOFTMAX_RULE if self._softmax else self.COSINE_RULE
+        if score not in self.SCORES:
+            raise ExtractorError(
+                f"score '{score}' is unknown; choose {' or '.join(self.SCORES)}", code="extractor.unknown"
+            )
+        self._score = score
+        self.text_rule = self.candidate_rule = self.SCORES[score]
         input_size(1, 1, pixels, 64)
         self._open_clip = import_library("open_clip", PACKAGE)
         config = self._open_clip.get_model_config(model)
@@ -93,11 +95,12 @@ class ClipExtractor(NetworkExtractor):
             )
         self._model, self._value, self._pixels = model, path == "value", pixels
         self._preprocessing = self._pretrained_config(pretrained)
-        self._path = find_weights(self._weights_file(), weights)
+        self._path, self._tokenizer = find_weights(self._weights_file(), weights), tokenizer
         self._prompts = PromptEncoder(self._encode_text, templates)
+        self._judged_words = PromptEncoder(self._encode_text, templates[:1])
         self.dimension = int(config["embed_dim"])
         self.identity = ExtractorIdentity(
-            name="clip",
+            name=self.NAME,
             weights=sha256_of(self._path),
             preprocessing={
                 "model": model,
@@ -108,7 +111,7 @@ class ClipExtractor(NetworkExtractor):
                 "templates": list(templates),
                 "precision": precision,
             }
-            | ({"score": score} if self._softmax else {}),
+            | ({} if score == self.IMPLIED_OPTIONS.get("score") else {"score": score}),
         )
 
     @staticmethod
@@ -141,40 +144,60 @@ class ClipExtractor(NetworkExtractor):
 
     @cached_property
     def _tokenize(self) -> Any:
-        return self._open_clip.get_tokenizer(self._model)
+        return model_tokenizer(self._open_clip, self._model, self._tokenizer or self._path.parent)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """[P, dimension] of unit length, the mean over templates and synonyms ("mug | cup"); any text is known."""
         return self._prompts(prompts)
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
-        """[M, D] × [P, D] -> [M, P]: each prompt's probability beside `GENERIC_WORDS`, or its cosine.
+        """[M, D] × [P, D] -> [M, P]: each prompt's probability beside the generic words, or its cosine.
 
-        ``exp(t c) / (exp(t c) + Σ_g exp(t c_g))`` with cosines c of the prompt and c_g of the generic words, and the
-        temperature t that the model was trained with. Prompts don't change each other's probabilities, so that one
-        asked alone and one asked among others score alike; which of them a Gaussian goes to is the highest's.
+        See `open_vocabulary.beside_generic`, with the temperature that the model was trained with. Prompts asked alone
+        and among others score alike; which of them a Gaussian goes to is the highest's.
         """
         prepared = self.prepare(features) if prepared is None else prepared
         cosines = super().scores(features, embeddings, prepared)
-        if not self._softmax:
+        if self._score == "cosine":
             return cosines
-        scale, generic = self._generic
-        others = torch.logsumexp(scale * super().scores(features, generic, prepared), dim=1, keepdim=True)
-        return torch.sigmoid(scale * cosines - others)
+        return beside_generic(cosines, super().scores(features, self._generic, prepared), self._scale)
 
     @cached_property
-    def _generic(self) -> tuple[float, Tensor]:
-        """The model's temperature, and the embeddings [G, D] of the generic words."""
+    def _scale(self) -> float:
+        """The model's temperature, by which its logits are multiplied."""
         network: Any = self.network
-        return float(network.logit_scale.detach().float().exp()), self.embed(GENERIC_WORDS)
+        return float(network.logit_scale.detach().float().exp())
+
+    @cached_property
+    def _generic(self) -> Tensor:
+        """Embeddings [G, D] of the generic words."""
+        return self.embed(sentences.GENERIC_WORDS)
+
+    def judge(self, images: Sequence[Image], prompt: str) -> Judgement:
+        """The prompt against everyday objects in whole images, by the model's pooled embedding of each."""
+        return judge_by_words(self._whole, self._judged_words, self._scale, images, prompt)
+
+    def _whole(self, images: Sequence[Image]) -> Tensor:
+        """Unit embeddings [B, D] of images of any size, each squeezed to the square that the model was trained on."""
+        network: Any = self.network
+        size = network.visual.image_size
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        with torch.inference_mode():
+            squares = torch.cat([resized([np.ascontiguousarray(image)], height, width, "bicubic") for image in images])
+            pixels = normalised(squares, self._preprocessing["mean"], self._preprocessing["std"])
+            embeddings: Tensor = network.encode_image(pixels.to(self.device, self.dtype), normalize=True)
+        return embeddings.float().cpu().clone()
 
     def _cells(self, images: Sequence[Image]) -> list[FeatureGrid]:
         visual: Any = self.network.visual
         height, width = input_size(images[0].shape[0], images[0].shape[1], self._pixels, cell_size(visual))
         mean, deviation = self._preprocessing["mean"], self._preprocessing["std"]
         pixels = normalised(resized(images, height, width, "bicubic"), mean, deviation)
-        cells = dense_features(visual, pixels.to(self.device, self.dtype), self._value)  # [B, rows, columns, D]
+        cells = self._dense(visual, pixels.to(self.device, self.dtype))  # [B, rows, columns, D]
         return [FeatureGrid(functional.normalize(grid, dim=2)) for grid in cells]
+
+    def _dense(self, visual: Any, pixels: Tensor) -> Tensor:
+        return dense_features(visual, pixels, self._value)
 
     def _encode_text(self, texts: list[str]) -> Tensor:  # -> [T, D]
         network: Any = self.network

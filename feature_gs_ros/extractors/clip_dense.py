@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def dense_features(visual: Any, pixels: Tensor, value_path: bool) -> Tensor:
         projected: Tensor = pool.c_proj(pool.v_proj(maps.permute(0, 2, 3, 1)))
         return projected
     if kind == "TimmModel":
-        return _timm_tower(visual, pixels)
+        return _timm_tower(visual, pixels, visual.trunk.forward_features)
     raise ExtractorError(
         f"dense features of open_clip's {kind} with this pooling are not known; choose a ViT without it",
         code="extractor.unsupported",
@@ -82,7 +83,34 @@ def _values(block: Any, x: Tensor) -> Tensor:
     return out
 
 
-def _timm_tower(visual: Any, pixels: Tensor) -> Tensor:
+def last_values(visual: Any, pixels: Tensor) -> Tensor:
+    """As `dense_features`, of a timm ViT that pools by attention (SigLIP), the last block's values in place of it all.
+
+    Raises:
+        ExtractorError: the tower is another.
+    """
+    trunk = getattr(visual, "trunk", None)
+    if trunk is None or not hasattr(trunk, "blocks") or not hasattr(trunk, "patch_embed"):
+        raise ExtractorError(
+            f"the last block's values of open_clip's {type(visual).__name__} are not known; path=plain",
+            code="extractor.unsupported",
+        )
+
+    def features(pixels: Tensor) -> Tensor:
+        x = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))
+        *blocks, last = trunk.blocks
+        for block in blocks:
+            x = block(x)
+        attention, width = last.attn, x.shape[2]
+        bias = None if attention.qkv.bias is None else attention.qkv.bias[2 * width :]
+        values = functional.linear(last.norm1(x), attention.qkv.weight[2 * width :], bias)
+        normed: Tensor = trunk.norm(last.ls1(attention.proj(values)))
+        return normed
+
+    return _timm_tower(visual, pixels, features)
+
+
+def _timm_tower(visual: Any, pixels: Tensor, forward_features: Callable[[Tensor], Tensor]) -> Tensor:
     """Every cell pooled and projected as if it were alone: an attention over one cell is its value path."""
     trunk = visual.trunk
     if getattr(trunk, "rope", None) is not None:
@@ -91,7 +119,7 @@ def _timm_tower(visual: Any, pixels: Tensor) -> Tensor:
             code="extractor.unsupported",
         )
     _allow_any_size(trunk)
-    features = trunk.forward_features(pixels)
+    features = forward_features(pixels)
     if features.dim() == 4:  # convolutional: [B, C, h, w]
         batch, channels, rows, columns = features.shape
         alone = features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)

@@ -20,7 +20,14 @@ from feature_gs_ros.extractors.lseg_network import MULTIPLE, LSegNetwork, Shape,
 from feature_gs_ros.extractors.network import NetworkExtractor, input_size, normalised, resized
 from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.text import PromptEncoder
-from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
+from feature_gs_ros.extractors.weights import (
+    WeightsFile,
+    as_floats,
+    fill_network,
+    find_weights,
+    load_state,
+    sha256_of,
+)
 
 WEIGHTS = WeightsFile(
     "demo_e200.ckpt",
@@ -108,7 +115,7 @@ class LSegExtractor(NetworkExtractor):
         """The image network with its weights, made on first use."""
         network = LSegNetwork(self._shape)
         state = {key: value for key, value in self._state(_IMAGE_KEYS).items() if not key.startswith(_UNUSED)}
-        fill_network(network, _floats(state), self._path, "LSeg (ViT-L/16)")
+        fill_network(network, as_floats(state), self._path, "LSeg (ViT-L/16)")
         return network.eval().requires_grad_(False).to(self.device, self.dtype)
 
     @cached_property
@@ -181,15 +188,10 @@ class LSegExtractor(NetworkExtractor):
         prefix = "clip_pretrained."
         state = {key.removeprefix(prefix): value for key, value in self._state((prefix,)).items()}
         text = {key: value for key, value in state.items() if key.startswith(_TEXT_KEYS)}
-        fill_network(tower, _floats(text), self._path, "LSeg's text tower (CLIP ViT-B/32)")
+        fill_network(tower, as_floats(text), self._path, "LSeg's text tower (CLIP ViT-B/32)")
         return tower.eval().requires_grad_(False), open_clip.get_tokenizer(TEXT_MODEL)
 
     def _encode_text(self, texts: list[str]) -> Tensor:  # -> [T, 512]
         tower, tokenize = self._text_tower
         embeddings: Tensor = tower(tokenize(texts))
         return embeddings
-
-
-def _floats(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Half-precision weights (CLIP's, as loaded on a GPU) as float32."""
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

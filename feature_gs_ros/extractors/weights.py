@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import hashlib
 import logging
 import os
@@ -15,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from feature_gs_ros.core.errors import ExtractorError
@@ -28,6 +30,7 @@ from feature_gs_ros.io.atomic import atomic_path
 FOLDERS_VARIABLE = "FEATURE_GS_WEIGHTS"  # folders to look in, parted as in PATH
 OFFLINE_VARIABLE = "FEATURE_GS_OFFLINE"  # set it, and nothing is ever downloaded
 TIMEOUT = 20  # seconds until a server must answer
+_NO_KEY = "\0"  # a prefix that no key has
 _LISTED = 3  # keys named in a message
 _DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 _log = logging.getLogger(__name__)
@@ -103,20 +106,54 @@ def sha256_of(path: Path) -> str:
         ) from error
 
 
-def load_state(path: Path) -> dict[str, Tensor]:
+def load_state(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
     """Tensors of a checkpoint by key, on the CPU, those of a nested ``state_dict`` or ``model`` where there is one.
 
     Files are opened by ``torch.load(weights_only=True)`` or safetensors: what could run code is refused.
 
+    Args:
+        path: of the file.
+        prefixes: only keys that begin so; of safetensors no other is read.
+
     Raises:
         ExtractorError: unreadable, damaged, no tensors in it, or Python objects beside them.
     """
+    checkpoint = _read(path, prefixes)
+    if path.suffix == ".safetensors" and prefixes != ("",):
+        return cast("dict[str, Tensor]", checkpoint)  # none of the keys is no damage
+    return {key: value for key, value in _tensors(checkpoint, path).items() if key.startswith(prefixes)}
+
+
+def as_floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Half-precision weights (as published for GPUs) as float32."""
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def checkpoint_arguments(path: Path) -> dict[str, object]:
+    """The options that a model was trained with, where its checkpoint keeps them under ``args``; else nothing.
+
+    Raises:
+        ExtractorError: as `load_state`.
+    """
+    checkpoint = _read(path, (_NO_KEY,))
+    kept = checkpoint.get("args") if isinstance(checkpoint, Mapping) else None
+    if isinstance(kept, argparse.Namespace):
+        return dict(vars(kept))
+    return dict(kept) if isinstance(kept, Mapping) else {}
+
+
+def _read(path: Path, prefixes: tuple[str, ...]) -> object:
+    """What a checkpoint holds; of safetensors only the tensors whose keys begin so."""
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefixes)}  # noqa: SIM118
         _refuse_torchscript(path)
-        # Mapped: of a training checkpoint only the weights are read, not the optimizer's state.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # Mapped: of a training checkpoint only the weights are read, not the optimizer's state. A Namespace is what
+        # argparse keeps options in; making one runs nothing.
+        allow = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)  # from torch 2.5 on
+        with allow([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         raise ExtractorError(
             f"can't read the weights '{path}': {error.strerror or error}", code="extractor.unreadable"
@@ -132,7 +169,6 @@ def load_state(path: Path) -> dict[str, Tensor]:
         ) from error
     except (SafetensorError, struct.error, zipfile.BadZipFile, *_DAMAGED) as error:
         raise _damaged(path, error) from error
-    return _tensors(checkpoint, path)
 
 
 def convert_checkpoint(source: Path, target: Path) -> int:
@@ -226,7 +262,7 @@ def _refuse_torchscript(path: Path) -> None:
 
 
 def _tensors(checkpoint: object, path: Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
+    for key in ("state_dict_ema", "state_dict", "model"):
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
     tensors = (

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.extractors import extractor_of, make_extractor
-from feature_gs_ros.extractors.clip import TEMPLATES, ClipExtractor
+from feature_gs_ros.extractors import templates as sentences
+from feature_gs_ros.extractors.clip import ClipExtractor
 from feature_gs_ros.extractors.clip_dense import _values, cell_size, dense_features
 from feature_gs_ros.extractors.libraries import import_library, installed
 from feature_gs_ros.extractors.network import normalised, resized_positions
@@ -212,7 +213,7 @@ def test_the_extractor_end_to_end(open_clip: Any, checkpoint: Path) -> None:
     norms = torch.linalg.vector_norm(grid.values, dim=2)
     assert torch.allclose(norms, torch.ones_like(norms), atol=1e-5)
     model = model_of(open_clip, "tiny-vit")
-    tokens = open_clip.get_tokenizer("tiny-vit")([template.replace("{}", "mug") for template in TEMPLATES])
+    tokens = open_clip.get_tokenizer("tiny-vit")([template.replace("{}", "mug") for template in sentences.CLIP])
     with torch.inference_mode():
         expected = functional.normalize(model.encode_text(tokens, normalize=True).mean(dim=0), dim=0)
     assert float((extractor.embed(["mug"])[0] - expected).abs().max()) < 1e-5
