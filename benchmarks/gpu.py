@@ -30,6 +30,7 @@ from feature_gs_ros.rasterizer import get_backend
 from feature_gs_ros.rasterizer.cuda.backend import CudaBackend
 
 RESULTS = Path(__file__).parent / "results"
+DOCUMENT = Path(__file__).parent.parent / "docs" / "gpu.md"
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
 BATCH = 8
 BUDGET = 420  # seconds after which no further measurement begins
@@ -84,20 +85,30 @@ def command(words: list[str]) -> int:
 
 
 def resources() -> None:
-    """Registers, spills and occupancy of every kernel, as a table for docs/gpu.md."""
+    """Registers, spills and occupancy of every kernel: the table of docs/gpu.md, which is written anew."""
     from feature_gs_ros.rasterizer.cuda.resources import find_ptxas, kernel_resources
 
     ptxas = find_ptxas()
     if ptxas is None:
         raise BackendError("there is no ptxas: pip install nvidia-cuda-nvcc")
     table = {arch: {kernel.kernel: kernel for kernel in kernel_resources(arch, ptxas)} for arch in ARCHITECTURES}
-    print("| kernel | " + " | ".join(f"sm_{arch}" for arch in ARCHITECTURES) + " |")
-    print("|---|" + "---|" * len(ARCHITECTURES))
+    head = ["| kernel | " + " | ".join(f"sm_{arch}" for arch in ARCHITECTURES) + " |", "|---|" + "---|" * len(table)]
+    rows = []
     for name in table[ARCHITECTURES[0]]:
         cells = (table[arch][name] for arch in ARCHITECTURES)
-        print(f"| `{name}` | " + " | ".join(f"{cell.registers} · {cell.occupancy:.0%}" for cell in cells) + " |")
+        rows.append(f"| `{name}` | " + " | ".join(f"{cell.registers} · {cell.occupancy:.0%}" for cell in cells) + " |")
+    print("\n".join(head + rows))
+    _replace_table(head + rows)
     spills = sum(kernel.spills + kernel.stack for kernels in table.values() for kernel in kernels.values())
     print(f"\nspilled bytes, all together: {spills}")
+
+
+def _replace_table(lines: list[str]) -> None:
+    """Put a table into the document where one with the same first column stands."""
+    text = DOCUMENT.read_text().splitlines()
+    first = next(number for number, line in enumerate(text) if line.startswith(lines[0].split(" | ")[0]))
+    end = next(number for number in range(first, len(text)) if not text[number].startswith("|"))
+    DOCUMENT.write_text("\n".join([*text[:first], *lines, *text[end:]]) + "\n")
 
 
 def predictions() -> None:

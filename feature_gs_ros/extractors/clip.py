@@ -25,6 +25,7 @@ from feature_gs_ros.extractors.open_clip_text import PACKAGE, model_tokenizer
 from feature_gs_ros.extractors.open_vocabulary import beside_generic, judge_by_words
 from feature_gs_ros.extractors.text import PromptEncoder
 from feature_gs_ros.extractors.weights import WeightsFile, find_weights, load_state, sha256_of
+from feature_gs_ros.numerics.streams import upload
 
 DEFAULT_MODEL = "ViT-B-16-quickgelu"
 DEFAULT_WEIGHTS = WeightsFile(
@@ -185,7 +186,7 @@ class ClipExtractor(NetworkExtractor):
         with torch.inference_mode():
             squares = torch.cat([resized([np.ascontiguousarray(image)], height, width, "bicubic") for image in images])
             pixels = normalised(squares, self._preprocessing["mean"], self._preprocessing["std"])
-            embeddings: Tensor = network.encode_image(pixels.to(self.device, self.dtype), normalize=True)
+            embeddings: Tensor = network.encode_image(upload(pixels, self.device, self.dtype), normalize=True)
         return embeddings.float().cpu().clone()
 
     def _cells(self, images: Sequence[Image]) -> list[FeatureGrid]:
@@ -193,7 +194,7 @@ class ClipExtractor(NetworkExtractor):
         height, width = input_size(images[0].shape[0], images[0].shape[1], self._pixels, cell_size(visual))
         mean, deviation = self._preprocessing["mean"], self._preprocessing["std"]
         pixels = normalised(resized(images, height, width, "bicubic"), mean, deviation)
-        cells = self._dense(visual, pixels.to(self.device, self.dtype))  # [B, rows, columns, D]
+        cells = self._dense(visual, upload(pixels, self.device, self.dtype))  # [B, rows, columns, D]
         return [FeatureGrid(functional.normalize(grid, dim=2)) for grid in cells]
 
     def _dense(self, visual: Any, pixels: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from feature_gs_ros.extractors.network import (
     resized,
 )
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
+from feature_gs_ros.numerics.streams import upload
 
 REPOSITORY = "facebookresearch/dinov2"
 COMMIT = "b8931f7bf91576930313be2c6d6af376033b35f0"  # the hub code that the parity tests ran
@@ -111,7 +112,7 @@ class Dinov2Extractor(NetworkExtractor):
     def _cells(self, images: Sequence[Image]) -> list[FeatureGrid]:
         height, width = input_size(images[0].shape[0], images[0].shape[1], self._pixels, PATCH)
         pixels = normalised(resized(images, height, width, "bicubic"), IMAGENET_MEAN, IMAGENET_DEVIATION)
-        output = self.network.forward_features(pixels.to(self.device, self.dtype))  # type: ignore[operator]
+        output = self.network.forward_features(upload(pixels, self.device, self.dtype))  # type: ignore[operator]
         tokens: Tensor = output["x_norm_patchtokens"]  # [B, rows · columns, D]
         return [FeatureGrid(cells.reshape(height // PATCH, width // PATCH, -1)) for cells in tokens]
 

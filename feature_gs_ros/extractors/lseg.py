@@ -28,6 +28,7 @@ from feature_gs_ros.extractors.weights import (
     load_state,
     sha256_of,
 )
+from feature_gs_ros.numerics.streams import upload
 
 WEIGHTS = WeightsFile(
     "demo_e200.ckpt",
@@ -154,7 +155,7 @@ class LSegExtractor(NetworkExtractor):
     def _cells(self, images: Sequence[Image]) -> list[FeatureGrid]:
         height, width = input_size(images[0].shape[0], images[0].shape[1], self._pixels, MULTIPLE)
         pixels = normalised(resized(images, height, width, "bilinear"), MEAN, DEVIATION)
-        maps = self.network(pixels.to(self.device, self.dtype))  # [B, 256, H/4, W/4]
+        maps = self.network(upload(pixels, self.device, self.dtype))  # [B, 256, H/4, W/4]
         if self._unit:
             weight, bias = self.network.affine()
             maps = functional.conv2d(maps, weight.T[:, :, None, None], bias)

@@ -16,6 +16,7 @@ from feature_gs_ros.extractors.base import ExtractorIdentity, Requirements, Scor
 from feature_gs_ros.extractors.libraries import import_library
 from feature_gs_ros.extractors.network import NetworkExtractor, resized
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
+from feature_gs_ros.numerics.streams import upload
 
 SIDE = 1024  # pixels of the padded square that the network sees
 CELLS = 64  # of the embedding, a side
@@ -93,7 +94,7 @@ class SamExtractor(NetworkExtractor):
     def _cells(self, images: Sequence[Image]) -> list[FeatureGrid]:
         height, width = fitted(*images[0].shape[:2])
         network = self.network
-        pixels = resized(images, height, width, "bilinear").to(self.device)
+        pixels = upload(resized(images, height, width, "bilinear"), self.device)
         embedding = network.image_encoder(network.preprocess(pixels))  # [B, 256, 64, 64]
         cells = embedding.permute(0, 2, 3, 1).to(self.dtype)
         return [FeatureGrid(grid, right=SIDE / width, bottom=SIDE / height) for grid in cells]

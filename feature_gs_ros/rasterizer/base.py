@@ -137,7 +137,10 @@ class View(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class AccumulatorState:
-    """What accumulators hold of all rows, or of R consecutive ones, in the map's row order, on the host."""
+    """What accumulators hold of all rows, or of R consecutive ones, in the map's row order.
+
+    On the host, but for what `Accumulator.blocks` gives.
+    """
 
     numerator: Tensor  # [R, C] float32, Σ_v Wᵀ M U F
     weight: Tensor  # [R] float32, Σ_v Wᵀ m
@@ -191,7 +194,7 @@ class Accumulator(Protocol):
     def blocks(self, rows: int) -> Iterator[tuple[Tensor, AccumulatorState]]:
         """All sums, at most ``rows`` rows at a time in any order, each block with its rows of the map [R] int64.
 
-        Where they lie on the host they are no copies: read them before the next `add`, and write nothing.
+        Sums and rows lie on `Backend.device`. They may be no copies: read them before the next `add`, write nothing.
         """
         ...
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.numerics.streams import upload
+from feature_gs_ros.rasterizer.cuda import weights
 from feature_gs_ros.rasterizer.cuda.pairs import pair_tiles
 from feature_gs_ros.rasterizer.cuda.product import Batch, Sums, add_batches, plan_batch
 from feature_gs_ros.rasterizer.cuda.projection import Projection
@@ -30,7 +32,7 @@ def backproject_views(
 ) -> None:
     """Add Σ_v Wᵀ M U F and Wᵀ m to ``sums``; ``sign`` −1 takes them out.
 
-    Views with coarse cells are added by one product, those with fine cells one by one.
+    Views with coarse cells share products, those with fine cells are added one by one.
 
     Raises:
         OutOfMemoryError: the device has no room; ``sums`` are as before.
@@ -48,10 +50,20 @@ def backproject_views(
                 totals = torch.zeros_like(sums.weight)
                 own = [replace(batch, totals=totals, ends=batch is own[-1]) for batch in own]
             batches += own
-        if coarse:
-            blocks, projections, cells = zip(*coarse, strict=True)
-            batches.append(plan_batch(blocks, projections, cells))
-        add_batches(batches, sums, sign)
+        add_batches(batches + _side_by_side(coarse), sums, sign)
+
+
+def _side_by_side(views: Sequence[tuple[CellBlocks, Projection, Tensor]]) -> list[Batch]:
+    """Views with coarse cells, as many per product as `MAX_WEIGHTS` holds."""
+    groups: list[list[tuple[CellBlocks, Projection, Tensor]]] = []
+    size = 0
+    for view in views:
+        size += view[0].size
+        if not groups or size > weights.MAX_WEIGHTS:
+            groups.append([])
+            size = view[0].size
+        groups[-1].append(view)
+    return [plan_batch(*zip(*group, strict=True)) for group in groups]
 
 
 def blocks_of(view: CudaView, grid: FeatureGrid, valid: Tensor | None) -> list[CellBlocks]:
@@ -64,4 +76,4 @@ def blocks_of(view: CudaView, grid: FeatureGrid, valid: Tensor | None) -> list[C
 
 def cells_of(grid: FeatureGrid, device: torch.device) -> Tensor:
     """A grid's values [cells, D] float32 on the device; no copy where they lie there so."""
-    return grid.values.detach().to(device, torch.float32).reshape(-1, grid.dimension).contiguous()
+    return upload(grid.values.detach(), device, torch.float32).reshape(-1, grid.dimension).contiguous()

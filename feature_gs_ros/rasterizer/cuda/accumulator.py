@@ -66,10 +66,10 @@ class CudaAccumulator:
         return AccumulatorState(*(column.to("cpu", copy=True) for column in columns))
 
     def blocks(self, rows: int) -> Iterator[tuple[Tensor, AccumulatorState]]:
-        """Copies of the sums, see `Accumulator.blocks`."""
+        """The sums themselves, see `Accumulator.blocks`."""
         for first in range(0, len(self.gaussians), rows):
             end = min(first + rows, len(self.gaussians))
-            yield torch.arange(first, end), self.state(first, end)
+            yield torch.arange(first, end, device=self._backend.device), AccumulatorState(*self._columns(first, end))
 
     def view_count(self) -> Tensor:
         """Views that saw each Gaussian, [N] int32."""

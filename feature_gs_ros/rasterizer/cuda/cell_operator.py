@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from feature_gs_ros.core.errors import GridError
+from feature_gs_ros.core.errors import BackendError, GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.rasterizer.conventions import CELL_WEIGHT_MIN
 from feature_gs_ros.rasterizer.cuda.accumulate import blocks_of
 from feature_gs_ros.rasterizer.cuda.kernels import product as kernels
-from feature_gs_ros.rasterizer.cuda.runtime import launch
+from feature_gs_ros.rasterizer.cuda.runtime import COUNTABLE, launch
 from feature_gs_ros.rasterizer.cuda.weights import CellBlocks, sum_weights
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class CudaCellOperator:
         self.gaussians = len(view.gaussians)
         self.products = 0
         entries = [_entries(part, layout.x.cells) for part in parts]
+        if sum(len(weights) for _, _, weights in entries) > COUNTABLE:
+            raise BackendError("a view has more pairs of a cell and a Gaussian than can be counted: use larger cells")
         owners, cells, weights = (torch.cat(column) for column in zip(*entries, strict=True))
         rows = view.projection.rows[owners].long()
         self.weight = torch.zeros(self.gaussians, device=device).index_add_(0, rows, weights).cpu()

@@ -6,10 +6,11 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.rasterizer.cuda.kernels import labels as kernels
 from feature_gs_ros.rasterizer.cuda.pairs import Pairs, device_axis
 from feature_gs_ros.rasterizer.cuda.projection import Projection
-from feature_gs_ros.rasterizer.cuda.runtime import BLOCK, launch
+from feature_gs_ros.rasterizer.cuda.runtime import BLOCK, COUNTABLE, launch
 
 MAX_SUMS = 1 << 26  # of pairs of tile and Gaussian, and the tile's labels, held at once
 
@@ -32,6 +33,11 @@ def label_weights(
     for band in range(bands):
         first, end = (layout.y.tiles * part // bands * layout.x.tiles for part in (band, band + 1))
         start, stop = begins[[first, end]].tolist()
+        if stop - start > COUNTABLE:
+            raise BackendError(
+                f"{stop - start} weights of Gaussians and labels in a row of tiles are too many; use fewer labels, a "
+                "smaller image or --backend cpu"
+            )
         sums = torch.zeros(stop - start, device=device)
         arrays = (pairs.tiles, first, planes, mask, counts, begins, sums)
         launch(kernels.label_sums, (end - first) * BLOCK, device, *arrays)

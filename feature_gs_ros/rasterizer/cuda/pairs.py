@@ -11,13 +11,15 @@ import warp as wp
 from torch import Tensor
 
 from feature_gs_ros.core.errors import BackendError
+from feature_gs_ros.numerics.streams import keep
 from feature_gs_ros.rasterizer.cuda.kernels import pairs as kernels
 from feature_gs_ros.rasterizer.cuda.kernels.walk import Tiles
 from feature_gs_ros.rasterizer.cuda.projection import Projection
-from feature_gs_ros.rasterizer.cuda.runtime import launch, sort_pairs
+from feature_gs_ros.rasterizer.cuda.runtime import launch
 from feature_gs_ros.rasterizer.tiling import Axis, Layout
 
-MAX_PAIRS = 2**30  # kernels count in 32 bits, and sorting takes twice as many
+MAX_PAIRS = 2**30  # kernels and sorting count in 32 bits
+MAX_SHORT = 2**15 - 1  # tiles that 16 bits count
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,9 @@ def device_axis(axis: Axis, device: torch.device) -> DeviceAxis:
     if device not in found:
         arrays = (axis.edges, axis.tile_of, axis.lower, axis.fraction)
         found[device] = DeviceAxis(*(torch.from_numpy(array).to(device) for array in arrays))
-    return found[device]
+    own = found[device]
+    keep(device, own.edges, own.tile_of, own.lower, own.fraction)
+    return own
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +88,13 @@ def pair_tiles(projection: Projection, layout: Layout) -> Pairs:
             f"{pairs} pairs of tile and Gaussian are more than {MAX_PAIRS}; use a smaller image or prune the map",
             code="backend.range",
         )
-    tiles, gaussians = torch.empty(2, 2 * pairs, dtype=torch.int32, device=device)
+    tiles, gaussians = torch.empty(2, pairs, dtype=torch.int32, device=device)
     launch(kernels.list_pairs, pairs, device, rects, ends, layout.x.tiles, tiles, gaussians)
-    # The projection is sorted by depth and the sort is stable: by tile alone is by tile and depth.
-    sort_pairs(tiles, gaussians, pairs, max(1, layout.tiles.bit_length()))
-    every = torch.arange(layout.tiles + 1, dtype=torch.int32, device=device)
-    entries = torch.searchsorted(tiles[:pairs], every, out_int32=True)
-    return Pairs(layout, entries, gaussians[:pairs].clone(), projection.splats)
+    # The projection is sorted by depth and the sort is stable: by tile alone is by tile and depth. Torch's radix sort,
+    # not Warp's, which says nothing where it finds no memory and leaves the lists as they are. It reads all bits of its
+    # keys: 16 take half of the passes.
+    keys = torch.int16 if layout.tiles <= MAX_SHORT else torch.int32
+    tiles, order = tiles.to(keys).sort(stable=True)
+    every = torch.arange(layout.tiles + 1, dtype=keys, device=device)
+    entries = torch.searchsorted(tiles, every, out_int32=True)
+    return Pairs(layout, entries, gaussians[order], projection.splats)

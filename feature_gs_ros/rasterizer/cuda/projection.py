@@ -17,8 +17,9 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics.sorting import morton_order
+from feature_gs_ros.numerics.streams import keep
 from feature_gs_ros.rasterizer.cuda.kernels import projection as kernels
-from feature_gs_ros.rasterizer.cuda.runtime import launch, sort_pairs, vectors
+from feature_gs_ros.rasterizer.cuda.runtime import launch, vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ class MapCache:
                 columns = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
                 found = DeviceMap(rows.to(self._device), *(column[rows].to(self._device) for column in columns))
                 self._maps[gaussians] = found
+            keep(self._device, found.rows, found.means, found.quats_wxyz, found.scales, found.opacities)
             return found
 
 
@@ -79,13 +81,9 @@ def project(geometry: DeviceMap, camera: Camera, camera_from_splat: NDArray[np.f
     arrays = (vectors(geometry.means), vectors(geometry.quats_wxyz), vectors(geometry.scales), geometry.opacities)
     launch(kernels.project, count, device, *arrays, lens_of(camera, camera_from_splat), splats, depths)
     visible = depths.nonzero()[:, 0]
-    count = len(visible)
-    keys, order = torch.empty(2, 2 * count, dtype=torch.int32, device=device)
-    keys[:count] = depths[visible].view(torch.int32)  # positive floats sort like their bits
-    order[:count] = torch.arange(count, dtype=torch.int32, device=device)
-    sort_pairs(keys, order, count)
-    visible = visible.index_select(0, order[:count])
-    return Projection(geometry, visible.to(torch.int32), splats[visible], depths[visible])
+    near_to_far, order = depths[visible].sort(stable=True)
+    visible = visible[order]
+    return Projection(geometry, visible.to(torch.int32), splats[visible], near_to_far)
 
 
 def lens_of(camera: Camera, camera_from_splat: NDArray[np.float64]) -> Any:

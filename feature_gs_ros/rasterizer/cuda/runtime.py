@@ -6,7 +6,6 @@ torch's current stream of the device, so that both sides are in order without wa
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import threading
@@ -25,6 +24,7 @@ from feature_gs_ros.core.memory import available_bytes, gigabytes
 
 VERSION: str = wp.config.version
 BLOCK = 256  # threads: a tile, and a whole number of warps
+COUNTABLE = 2**31 - 1  # what 32-bit places in a list count
 MAX_FRACTION = 0.9  # of the free memory that is promised
 KERNELS = ("projection", "pairs", "weights", "product", "blending", "labels", "spherical_harmonics", "backward")
 
@@ -91,16 +91,6 @@ def vectors(tensor: Tensor) -> Any:
     return wp.from_torch(tensor, dtype=_VECTORS[tensor.shape[-1]], requires_grad=False)
 
 
-def sort_pairs(keys: Tensor, values: Tensor, count: int, bits: int = 32) -> None:
-    """Stable radix sort in place of the first ``count`` keys and values, int32 [2 · count]; keys of ``bits`` bits."""
-    limits = {"end_bit": bits} if "end_bit" in _SORT_PARAMETERS else {}
-    with _lock, wp.ScopedStream(stream_of(keys.device)):  # which does nothing where there is none
-        wp.utils.radix_sort_pairs(wp.from_torch(keys), wp.from_torch(values), count, **limits)
-
-
-_SORT_PARAMETERS = inspect.signature(wp.utils.radix_sort_pairs).parameters
-
-
 def free_bytes(device: torch.device) -> int | None:
     """Memory that may still be taken on a device, with what torch keeps of what was freed; None where unknown."""
     if device.type == "cpu":
@@ -133,10 +123,16 @@ def out_of_memory(device: torch.device, work: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.cuda.OutOfMemoryError) or "allocate" in str(error)):  # torch's, and Warp's
+        if not _is_shortage(error):
             raise
         if device.type == "cuda":
             torch.cuda.empty_cache()
         raise OutOfMemoryError(
             f"{device} has no room for {work}: use fewer views per batch, smaller images, or --backend cpu"
         ) from error
+
+
+def _is_shortage(error: RuntimeError) -> bool:
+    """Whether it is torch's out of memory, the driver's, a library's (CUBLAS_STATUS_ALLOC_FAILED) or Warp's."""
+    words = str(error).lower()
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in words or "alloc" in words

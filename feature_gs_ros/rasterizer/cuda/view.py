@@ -15,6 +15,7 @@ from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.numerics.streams import upload
 from feature_gs_ros.rasterizer.cuda.accumulate import backproject_views
 from feature_gs_ros.rasterizer.cuda.cell_operator import CudaCellOperator
 from feature_gs_ros.rasterizer.cuda.kernels import blending, spherical_harmonics
@@ -75,7 +76,8 @@ class CudaView:
         rows = self.projection.rows
         colors = torch.empty(len(rows), 3, device=self.device)
         # Coefficients stay on the host, forty-eight numbers per Gaussian, and what is in view comes over.
-        means, sh = (tensor[rows.cpu().long()].to(self.device) for tensor in (self.gaussians.means, self.gaussians.sh))
+        columns, shown = (self.gaussians.means, self.gaussians.sh), rows.cpu().long()
+        means, sh = (upload(column[shown], self.device) for column in columns)
         every = torch.arange(len(rows), dtype=torch.int32, device=self.device)
         arrays = (every, vectors(means), sh, eye_of(self.camera_from_splat), colors)
         launch(spherical_harmonics.colors, (len(rows), 3), self.device, *arrays)
@@ -108,7 +110,7 @@ class CudaView:
                 f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes",
                 code="grid.shape",
             )
-        image = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int32)).to(self.device)
+        image = upload(torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int32)), self.device)
         shape = (len(self.gaussians), classes)
         with out_of_memory(self.device, "back-projecting labels"):
             return label_weights(self.projection, self.pixel_pairs, image, self.mask(valid), shape)
@@ -134,7 +136,7 @@ class CudaView:
     def mask(self, valid: Tensor | None) -> Tensor | None:
         """m(p) [H, W] float32 on the device; raises as `check_valid`."""
         self.check_valid(valid)
-        return None if valid is None else valid.to(self.device, torch.float32).contiguous()
+        return None if valid is None else upload(valid, self.device, torch.float32).contiguous()
 
     def check_valid(self, valid: Tensor | None) -> None:
         """A GridError if the mask's size isn't the image's."""
@@ -148,4 +150,4 @@ class CudaView:
     def _render(self, values: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
         first, end = rows or (0, self.camera.height)
         with out_of_memory(self.device, f"an image of {values.shape[1]} channels"):
-            return render_values(self.pixel_pairs, values.to(self.device, torch.float32).contiguous(), first, end)
+            return render_values(self.pixel_pairs, upload(values, self.device, torch.float32).contiguous(), first, end)

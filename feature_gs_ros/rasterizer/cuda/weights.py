@@ -13,11 +13,10 @@ from feature_gs_ros.rasterizer.cuda.kernels import pairs as pair_kernels
 from feature_gs_ros.rasterizer.cuda.kernels import weights as kernels
 from feature_gs_ros.rasterizer.cuda.pairs import Pairs, device_axis
 from feature_gs_ros.rasterizer.cuda.projection import Projection
-from feature_gs_ros.rasterizer.cuda.runtime import BLOCK, launch
+from feature_gs_ros.rasterizer.cuda.runtime import BLOCK, COUNTABLE, launch
 from feature_gs_ros.rasterizer.tiling import Layout
 
 MAX_WEIGHTS = 1 << 27  # of cells under Gaussians, summed at once: 512 MB
-COUNTABLE = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -130,6 +130,26 @@ def test_known_answer_of_two_gaussians(backend: Backend) -> None:
     assert image[10, 13].tolist() == pytest.approx([near, (1 - near) * far], rel=1e-4)
 
 
+@pytest.mark.parametrize("condition", [1e3, 1e5, 1e7, 1e8])
+def test_needles_weigh_as_in_float64(backend: Backend, condition: float) -> None:
+    """Of a covariance of condition 1e7, float32 holds no digit of xx yy − xy²: weights were off by a third."""
+    camera, rng = Camera(48, 36, 500.0, 500.0, 24.0, 18.0), np.random.default_rng(0)
+    for _ in range(4):
+        quat = torch.from_numpy(rng.normal(size=(1, 4)))
+        needle = GaussianMap.from_tensors(
+            torch.from_numpy(np.append(rng.uniform(-0.03, 0.03, 2), 1.0))[None],
+            quat / quat.norm(),
+            torch.tensor([[np.sqrt(0.3 * condition) / 500, 1e-5, 1e-5]]),
+            torch.tensor([0.9]),
+            torch.zeros(1, 1, 3),
+        )
+        ours, exact = (
+            rasterizer.view(needle, camera, np.eye(4), choice).render(torch.ones(1, 1))
+            for choice in (backend, "reference")
+        )
+        assert float((ours.double() - exact.double()).abs().max()) < 2e-3
+
+
 def test_rays_end_before_their_last_gaussian(backend: Backend) -> None:
     """Opaque layers, alpha 0.99 each: the second would bring T to 1e-4, so it isn't drawn."""
     layers = 4

@@ -116,3 +116,15 @@ def test_a_row_of_many_cells_is_the_sum_of_its_cells(backend: Backend) -> None:
     for channel in range(9):
         alone, _ = view.backproject(FeatureGrid(values[:, :, channel : channel + 1].contiguous()))
         assert torch.allclose(whole[:, channel : channel + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_views_that_are_too_much_for_one_product_take_several(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, grids = views_of(backend, 4), [FeatureGrid(torch.randn(4, 5, 3)) for _ in range(4)]
+    whole, split = backend.accumulator(MAP, 3), backend.accumulator(MAP, 3)
+    whole.add(views, grids, [None] * 4)
+    monkeypatch.setattr(weights, "MAX_WEIGHTS", 3000)  # a view and a half
+    split.add(views, grids, [None] * 4)
+    assert torch.allclose(whole.state().numerator, split.state().numerator, rtol=1e-4, atol=1e-4)
+    assert torch.equal(whole.view_count(), split.view_count())

@@ -10,7 +10,7 @@ NEAR_PLANE = wp.constant(float(conventions.NEAR_PLANE))
 EPS2D = wp.constant(float(conventions.EPS2D))
 ALPHA_MIN = wp.constant(float(conventions.ALPHA_MIN))
 TANGENT_MARGIN = wp.constant(float(conventions.TANGENT_MARGIN))
-MAX_DETERMINANT = wp.constant(wp.float64(1e37))  # whose inverse float32 holds
+MAX_DETERMINANT = wp.constant(1.0e37)  # whose inverse float32 holds
 
 
 @wp.struct
@@ -77,17 +77,17 @@ def project(
     xx = wp.dot(u, u) + EPS2D
     xy = wp.dot(u, v)
     yy = wp.dot(v, v) + EPS2D
-    # In float64: the products cancel for thin, slanted Gaussians.
-    determinant = wp.float64(xx) * wp.float64(yy) - wp.float64(xy) * wp.float64(xy)
+    # xx·yy − xy² cancels for needles, whose xx, xy and yy are rounded already. By Lagrange's identity
+    # u·u v·v − (u·v)² = |u × v|², and every term is positive.
+    normal = wp.cross(u, v)
+    determinant = wp.dot(normal, normal) + EPS2D * (xx + wp.dot(v, v))
     # alpha >= 1/255 ends at this Mahalanobis distance; a hair wider, so that only the alpha test decides.
     extent = wp.sqrt(2.0 * wp.log(wp.max(opacity * 255.0, 1.0))) * 1.0001
     width = extent * wp.sqrt(xx) + 1.0e-3
     height = extent * wp.sqrt(yy) + 1.0e-3
     if x + width <= 0.0 or x - width >= lens.width or y + height <= 0.0 or y - height >= lens.height:
         return
-    if determinant <= wp.float64(0.0):
-        return
-    inverse = 1.0 / float(wp.min(determinant, MAX_DETERMINANT))
+    inverse = 1.0 / wp.min(determinant, MAX_DETERMINANT)
     depths[i] = point[2]
     splats[i, 0] = x
     splats[i, 1] = y
