@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.core.errors import AffordanceError, StoppedError
+from feature_gs_ros.numerics.device import HOST, in_torch
 from feature_gs_ros.numerics.runtime import kernel, parallel_for
 
 ROWS = 2048  # Gaussians a block
 COLUMNS = 4096  # patches a block: 32 MB of products
 SCAN = 256  # rows a thread takes at a time
+CARD_ROWS, CARD_COLUMNS = 32768, 16384  # the same on a card: 2 GB of products
 GROUP = 32  # products compared at once with the k-th best so far
 
 MIN_GROUPED = 2000  # patches from which on groups are tried
@@ -39,10 +41,13 @@ def nearest_patches(
     k: int,
     progress: Callable[[int, int], object] | None = None,
     exact: bool = False,
+    device: torch.device = HOST,
 ) -> tuple[Tensor, Tensor]:
     """The k most similar patches of each of ``count`` features.
 
     No ``count`` × M matrix is ever held: besides the answer, `ROWS` × (D + `COLUMNS`) numbers are.
+
+    Where the features lie on a card, torch looks at all patches there, and the answer lies there, too.
 
     Args:
         features: rows of a slice, [m, D] float32; asked for block by block, so that a codec decodes block by block.
@@ -51,6 +56,7 @@ def nearest_patches(
         k: 1 … M.
         progress: called with the rows done, and all; True stops.
         exact: look at all patches, however many; else about one nearest neighbour in 200 may be another near one.
+        device: where the features lie.
 
     Returns:
         Cosines [count, k] float32, best first, and the patches' rows [count, k] int64.
@@ -70,6 +76,8 @@ def nearest_patches(
             "the features of the sources hold NaN or Inf; remove them from the library, add them anew",
             code="affordance.not-finite",
         )
+    if in_torch(device):
+        return _nearest_there(features, count, unit.to(device), k, progress)
     best = np.full((count, k), np.finfo(np.float32).min)
     index = np.zeros((count, k), np.int32)
     whole = _AllPatches(unit)
@@ -82,9 +90,41 @@ def nearest_patches(
         block, norms = _checked(features(rows), unit, rows)
         (groups or whole).search(block, best[rows], index[rows])
         best[rows] /= norms.clamp_min(_MIN_NORM).numpy()[:, None]
-        if progress is not None and progress(rows.stop, count):
-            raise StoppedError(f"stopped after the neighbours of {rows.stop} of {count} Gaussians")
+        _report(progress, rows.stop, count)
     return torch.from_numpy(best), torch.from_numpy(index).long()
+
+
+def _report(progress: Callable[[int, int], object] | None, done: int, count: int) -> None:
+    if progress is not None and progress(done, count):
+        raise StoppedError(f"stopped after the neighbours of {done} of {count} Gaussians")
+
+
+def _nearest_there(
+    features: Callable[[slice], Tensor],
+    count: int,
+    unit: Tensor,  # [M, D] of length 1
+    k: int,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[Tensor, Tensor]:
+    """Exact search on a card: a block's products with some patches at once, and the best k of these and those before.
+
+    Which of two patches that are equally near comes first may differ from the host's.
+    """
+    best, index = unit.new_empty(count, k), torch.empty(count, k, dtype=torch.int64, device=unit.device)
+    for first in range(0, count, CARD_ROWS):
+        rows = slice(first, min(first + CARD_ROWS, count))
+        block, norms = _checked(features(rows), unit, rows)
+        near, whose = (tensor[:, :0] for tensor in (best[rows], index[rows]))
+        for start in range(0, len(unit), CARD_COLUMNS):
+            products = block @ unit[start : start + CARD_COLUMNS].T
+            values, places = products.topk(min(k, products.shape[1]), dim=1)
+            near, order = torch.cat([near, values], dim=1).sort(dim=1, descending=True, stable=True)
+            whose = torch.cat([whose, places + start], dim=1).gather(1, order)[:, :k]
+            near = near[:, :k]
+        best[rows] = near / norms.clamp_min(_MIN_NORM)[:, None]
+        index[rows] = whose
+        _report(progress, rows.stop, count)
+    return best, index
 
 
 def _checked(block: Tensor, unit: Tensor, rows: slice) -> tuple[Tensor, Tensor]:

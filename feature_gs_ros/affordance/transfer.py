@@ -15,6 +15,7 @@ from feature_gs_ros.affordance.nearest import nearest_patches
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.numerics.device import HOST
 from feature_gs_ros.query.masks_3d import State, decide
 from feature_gs_ros.query.smoothing import GaussianGraph
 
@@ -137,22 +138,26 @@ def transfer(
     affordances, features, shares = voters(library, object_word)
     asked = field.seen if among is None else field.seen & among
     rows = asked.nonzero()[:, 0]
-    similar, index = nearest_patches(lambda part: field.decoded(rows[part]), len(rows), features, settings.k, progress)
+    there = field.features.device
+    similar, index = nearest_patches(
+        lambda part: field.resident(rows[part]), len(rows), features, settings.k, progress, device=there
+    )
     floor = library.floor if settings.floor is None else settings.floor
-    probability = torch.zeros(len(field), 1 + len(affordances))
-    probability[:, 0] = 1.0
+    nothing = _nothing(len(affordances)).to(there)
+    probability = nothing.repeat(len(field), 1)
     similarity = torch.zeros(len(field))
-    similarity[rows] = similar[:, 0]
+    similarity[rows] = similar[:, 0].to(HOST)
     abstained = torch.zeros_like(asked)
-    abstained[rows] = similar[:, 0] < floor
-    probability[rows] = count_votes(similar, index, shares, settings.vote)
-    probability[abstained] = _nothing(len(affordances))
+    abstained[rows] = (similar[:, 0] < floor).to(HOST)
+    probability[rows.to(there)] = count_votes(similar, index, shares.to(there), settings.vote)
+    probability[abstained.to(there)] = nothing
     if settings.smoothing_rate > 0 and len(rows):
         graph_ = graph() if graph is not None else GaussianGraph.of(gaussians)
         probability = graph_.smooth(probability, settings.smoothing_rate, asked, agreement(probability)).clamp_min(0)
         probability /= probability.sum(dim=1, keepdim=True).clamp_min(1e-12)
-        probability[~asked] = _nothing(len(affordances))
-        abstained &= probability.argmax(dim=1) == 0  # neighbours may have spoken for it
+        probability[~asked.to(there)] = nothing
+        abstained &= (probability.argmax(dim=1) == 0).to(HOST)  # neighbours may have spoken for it
+    probability = probability.to(HOST)
     anything = among is not None and bool(among.any())
     coverage = field.coverage(gaussians, among if anything else None)
     return Transfer(affordances, probability, similarity, abstained, asked, coverage, time.perf_counter() - start)
@@ -188,7 +193,7 @@ def voters(library: Library, object_word: str = "") -> tuple[tuple[str, ...], Te
 
 def count_votes(similar: Tensor, index: Tensor, shares: Tensor, vote: Vote) -> Tensor:
     """Votes [n, 1 + A] of neighbours with cosines and rows [n, k], each row summing to 1; shares [M, 1 + A]."""
-    votes = torch.empty(len(index), shares.shape[1])
+    votes = shares.new_empty(len(index), shares.shape[1])
     for first in range(0, len(index), CHUNK):
         rows = slice(first, first + CHUNK)
         of_neighbours = shares[index[rows]]  # [n, k, 1 + A]

@@ -21,6 +21,7 @@ from feature_gs_ros.io.atomic import finish_interrupted
 from feature_gs_ros.io.checked_once import mark_of, remember
 from feature_gs_ros.io.structured import Table
 from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
+from feature_gs_ros.numerics.device import HOST
 
 __all__ = [
     "FORMAT",
@@ -41,7 +42,8 @@ MIN_WEIGHT = 1e-12
 class FeatureField:
     """Expected back-projection (Eq. 4) of N Gaussians with what is needed to go on: weights and view counts.
 
-    Features are finite everywhere; a Gaussian is *seen* where `view_count` > 0.
+    Features are finite everywhere; a Gaussian is *seen* where `view_count` > 0. Features may lie on a card, where
+    questions about them are answered then; all else lies on the host.
     """
 
     features: Tensor  # [N, K] float32 or float16: the extractor's features, or the codec's codes of them
@@ -67,12 +69,24 @@ class FeatureField:
 
     def accumulated(self) -> Tensor:
         """Accumulated back-projection ``Σ Wᵀ M U F`` of Eq. 5, [N, K], in the codec's numbers if there is one."""
-        return self.features.to(torch.float32) * self.weight.unsqueeze(1)
+        return self.stored() * self.weight.unsqueeze(1)
+
+    def stored(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """What is stored of the given rows, [M, K] float32 on the host."""
+        return self.features[rows].to(HOST, torch.float32)
 
     def decoded(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """The extractor's features [M, D] float32 of the given rows."""
+        """The extractor's features [M, D] float32 of the given rows, on the host."""
+        return self.resident(rows).to(HOST)
+
+    def resident(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """The extractor's features [M, D] float32 of the given rows, where the field's lie."""
         features = self.features[rows]
         return self.codec.decode(features) if self.codec else features.to(torch.float32)
+
+    def on(self, device: torch.device) -> FeatureField:
+        """The same field with its features on a device; no copy where they lie there."""
+        return self if self.features.device == device else replace(self, features=self.features.to(device))
 
     def coverage(self, gaussians: GaussianMap, among: Tensor | None = None) -> float:
         """Opacity-weighted share, of the Gaussians ``among`` [N] bool (all by default), that were seen."""
@@ -121,7 +135,7 @@ class FeatureField:
         Raises:
             FieldError: the file can't be written.
         """
-        tensors = {"features": self.features, "weight": self.weight, "view_count": self.view_count}
+        tensors = {"features": self.features.to(HOST), "weight": self.weight, "view_count": self.view_count}
         if self.codec:
             tensors |= {"encoder": self.codec.encoder, "decoder": self.codec.decoder, "mean": self.codec.mean}
         tensors |= self.looks.as_tensors()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,10 +18,13 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.memory import check_budget
 from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.numerics.device import HOST, in_torch
+from feature_gs_ros.numerics.streams import inserted
 from feature_gs_ros.rasterizer import AccumulatorState, Backend, BackendChoice, View, get_backend
 
 BATCH = 8  # views accumulated at once unless told otherwise
 CHUNK = 4096  # Gaussians whose sums are copied at once
+LARGE_CHUNK = 1 << 16  # the same on a card
 
 
 class BackProjector:
@@ -121,7 +125,7 @@ class BackProjector:
         for first in range(0, len(field), CHUNK):
             rows = slice(first, first + CHUNK)
             weight = field.weight[rows]
-            numerator = field.features[rows].to(torch.float32) * weight.unsqueeze(1)
+            numerator = field.stored(rows) * weight.unsqueeze(1)
             projector._sums.load(AccumulatorState(numerator, weight, field.view_count[rows]), first)
         return projector
 
@@ -201,7 +205,7 @@ class BackProjector:
             raise
 
     def blocks(self, rows: int) -> Iterator[tuple[Tensor, AccumulatorState]]:
-        """All sums with what was queued, see `Accumulator.blocks`; no copies where they lie on the host."""
+        """All sums with what was queued, see `Accumulator.blocks`."""
         self.flush()
         return self._sums.blocks(rows)
 
@@ -211,14 +215,17 @@ class BackProjector:
 
     def rows(self, rows: Tensor) -> Tensor:
         """Features [M, D] of a few rows [M] of the map as accumulated so far, decoded."""
-        wanted = torch.zeros(len(self.gaussians), dtype=torch.bool)
+        there = self.backend.device
+        rows = rows.to(there)
+        wanted = torch.zeros(len(self.gaussians), dtype=torch.bool, device=there)
         wanted[rows] = True
-        stored = torch.empty(len(self.gaussians), dtype=torch.int64)
-        stored[rows] = torch.arange(len(rows))
-        found = torch.empty(len(rows), self.stored)
-        for own, sums in self._sums.blocks(CHUNK):
+        stored = torch.empty(len(self.gaussians), dtype=torch.int64, device=there)
+        stored[rows] = torch.arange(len(rows), device=there)
+        found = torch.empty(len(rows), self.stored, device=there)
+        for own, sums in self._sums.blocks(self._chunk):
             here = wanted[own]
             found[stored[own[here]]] = expected_features(sums.numerator[here], sums.weight[here])
+        found = found.to(HOST)
         return self.codec.decode(found) if self.codec else found
 
     def coverage(self) -> float:
@@ -227,23 +234,38 @@ class BackProjector:
         total = float(self.gaussians.opacities.sum())
         return float((self.gaussians.opacities * seen).sum()) / total if total > 0 else 0.0
 
-    def field(self) -> FeatureField:
-        """A snapshot in the map's row order: a copy that later views don't change."""
+    def field(self, resident: bool = False) -> FeatureField:
+        """A snapshot in the map's row order: a copy that later views don't change.
+
+        Args:
+            resident: leave its features on the card that the sums lie on, if they do and it has room for both; they
+                come to the host otherwise.
+        """
         self.flush()
+        if resident and in_torch(self.backend.device):
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return self._resident_field()
         sums = self._sums.state()
         features = sums.numerator  # divided where they lie: a second copy would be the peak
         for first in range(0, len(features), CHUNK):
             rows = slice(first, first + CHUNK)
             features[rows] = expected_features(features[rows], sums.weight[rows])
-        return FeatureField(
-            features,
-            sums.weight,
-            sums.view_count,
-            self.extractor,
-            self.provenance,
-            self.codec,
-            self.looks,
-        )
+        return self._field_of(features, sums.weight, sums.view_count)
+
+    def _resident_field(self) -> FeatureField:
+        count, there = len(self.gaussians), self.backend.device
+        features, weight = torch.empty(count, self.stored, device=there), torch.empty(count, device=there)
+        for rows, sums in self._sums.blocks(self._chunk):
+            features[rows], weight[rows] = expected_features(sums.numerator, sums.weight), sums.weight
+        return self._field_of(features, weight.to(HOST), self._sums.view_count())
+
+    def _field_of(self, features: Tensor, weight: Tensor, view_count: Tensor) -> FeatureField:
+        return FeatureField(features, weight, view_count, self.extractor, self.provenance, self.codec, self.looks)
+
+    @property
+    def _chunk(self) -> int:
+        """Gaussians read at once: few stay in a processor's cache, a card wants many."""
+        return LARGE_CHUNK if in_torch(self.backend.device) else CHUNK
 
     def _entry(self, view: View, grid: FeatureGrid, valid: Tensor | None) -> tuple[View, FeatureGrid, Tensor | None]:
         """What is queued; whatever is wrong with a view comes up here, before it could spoil a batch."""
@@ -266,7 +288,8 @@ class BackProjector:
 
     def _accumulate(self, entries: list[tuple[View, FeatureGrid, Tensor | None]], sign: int) -> None:
         views, grids, valids = zip(*entries, strict=True)
-        self._sums.add(views, grids, valids, sign)
+        with inserted("ingestion", self.backend.device):
+            self._sums.add(views, grids, valids, sign)
 
 
 def memory_needed(gaussians: int, stored: int, backend: BackendChoice = "auto") -> int:

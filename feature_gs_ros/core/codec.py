@@ -52,13 +52,15 @@ class Codec:
         return PRESERVES[self.kind]
 
     def encode(self, features: Tensor) -> Tensor:
-        """Features [..., D] to codes [..., K] float32."""
-        return (features.to(torch.float32) - self.mean) @ self.encoder.T
+        """Features [..., D] to codes [..., K] float32, where the features lie."""
+        there = features.device
+        return (features.to(torch.float32) - self.mean.to(there)) @ self.encoder.to(there).T
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes [..., K] to features [..., D] float32."""
+        """Codes [..., K] to features [..., D] float32, where the codes lie."""
         flat = codes.to(torch.float32).reshape(-1, self.dimension)
-        return torch.addmm(self.mean, flat, self.decoder).reshape(*codes.shape[:-1], self.feature_dimension)
+        mean, decoder = self.mean.to(codes.device), self.decoder.to(codes.device)
+        return torch.addmm(mean, flat, decoder).reshape(*codes.shape[:-1], self.feature_dimension)
 
     def same_as(self, other: Codec | None) -> bool:
         return (

@@ -116,7 +116,7 @@ class Identities:
         rows = weights.nonzero()[:, 0]
         if len(rows) == 0:
             return None
-        code = (weights[rows] / weights[rows].sum()) @ self.field.features[rows].to(torch.float32)
+        code = (weights[rows] / weights[rows].sum()) @ self.field.stored(rows)
         decoded = self.field.codec.decode(code) if self.field.codec else code
         shares = self.extractor.shares(decoded.unsqueeze(0))[0]
         value = self.extractor.values[int(shares.argmax())] if float(shares.sum()) > 0 else BACKGROUND

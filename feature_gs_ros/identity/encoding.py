@@ -256,7 +256,7 @@ def class_indices(result: FeatureField, extractor: IdentityExtractor) -> Tensor:
 
 def rendered_classes(result: FeatureField, extractor: IdentityExtractor, view: View) -> Tensor:
     """Channel [H, W] of each pixel's class: the classifier on rendered codes; background where nothing was seen."""
-    rendered, _ = render_similarities(view, result.features.to(torch.float32), result.seen)
+    rendered, _ = render_similarities(view, result.stored(), result.seen)
     height, width, _ = rendered.shape
     background = extractor.values.index(BACKGROUND)
     chunks = []

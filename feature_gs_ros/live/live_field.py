@@ -25,6 +25,7 @@ from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.io.atomic import atomic_files
 from feature_gs_ros.live.live_segmenter import Accumulated, LiveSegmenter
 from feature_gs_ros.live.shown_map import ShownMap
+from feature_gs_ros.numerics.streams import OrderedLock, inserted
 from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.query.smoothing import GaussianGraph
 from feature_gs_ros.rasterizer import Backend, View, view
@@ -90,10 +91,10 @@ class LiveField:
         self.edits = EditStack(live_map.gaussians, live_map.splat_from_map.inverse())
         self.shown = ShownMap.of(self.edits.edited())  # what clouds, boxes and pictures show
         self._keeps_looks = image_judge(live_map.extractor) is not None  # others have no use for them
-        self._lock = threading.Lock()
+        self._lock = OrderedLock(live_map.backend.device)
         self._copying = threading.Lock()
-        self._accumulated = Accumulated(self._empty(), live_map.extractor, self._lock)
         self._version = 0  # of the accumulators
+        self._replace(self._empty())
         self._snapshot: Snapshot | None = None
         self._holds_identities = live_map.extractor.identity.name == "identity"
         rule = live_map.extractor.text_rule
@@ -152,7 +153,10 @@ class LiveField:
             return Snapshot(self._version, segmenter, shown, None)
 
     def snapshot(self) -> Snapshot:
-        """The field as it is now, to be asked; made once for all questions between two views or edits."""
+        """The field as it is now, to be asked; made once for all questions between two views or edits.
+
+        Its features stay on the card where the sums lie on one.
+        """
         with self._copying:
             shown = self.shown
             if self._snapshot is None or self._snapshot.version != self._version:
@@ -222,9 +226,10 @@ class LiveField:
             BudgetError: it would need more memory than it may take.
         """
         field.check_extractor(self.map.extractor.identity)
-        projector = BackProjector.resume(
-            self.gaussians, field, batch=BATCH, budget=self.map.budget, backend=self.map.backend
-        )
+        with inserted("ingestion", self.map.backend.device):
+            projector = BackProjector.resume(
+                self.gaussians, field, batch=BATCH, budget=self.map.budget, backend=self.map.backend
+            )
         going_on = projector.provenance.going_on_with(LIVE)
         projector.provenance = replace(going_on, splat_from_map=self.map.splat_from_map)
         projector.looks = projector.looks.within(self.map.looks)
@@ -255,10 +260,10 @@ class LiveField:
 
     def _copy(self) -> tuple[FeatureField, int]:
         with self._lock:
-            return self._projector.field(), self._version
+            return self._projector.field(resident=True), self._version
 
     def _replace(self, projector: BackProjector) -> None:
-        with self._lock:
+        with self._lock, inserted("ingestion", self.map.backend.device):
             self._accumulated = Accumulated(projector, self.map.extractor, self._lock)
             self._version += 1
 
@@ -267,16 +272,17 @@ class LiveField:
             self.gaussians.checksum, self.map.path, stream=LIVE, splat_from_map=self.map.splat_from_map
         )
         extractor = self.map.extractor
-        return BackProjector(
-            self.gaussians,
-            extractor.identity,
-            extractor.dimension,
-            batch=BATCH,
-            budget=self.map.budget,
-            provenance=provenance,
-            looks=Looks(self.map.looks),
-            backend=self.map.backend,
-        )
+        with inserted("ingestion", self.map.backend.device):  # which fills what is made here
+            return BackProjector(
+                self.gaussians,
+                extractor.identity,
+                extractor.dimension,
+                batch=BATCH,
+                budget=self.map.budget,
+                provenance=provenance,
+                looks=Looks(self.map.looks),
+                backend=self.map.backend,
+            )
 
 
 def edits_beside(path: Path) -> Path:

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import threading
-
 import torch
 from torch import Tensor
 
 from feature_gs_ros.backprojection.field import FeatureField, expected_features
 from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.numerics.device import in_torch
+from feature_gs_ros.numerics.streams import OrderedLock
 from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.query.smoothing import GaussianGraph
 
 BLOCK = 4096  # rows divided by their weight at once, so that they are still in the cache when they are scored
-LARGE_BLOCK = 1 << 16  # the same where sums are scored as they are: every block costs one thread barrier
+LARGE_BLOCK = 1 << 16  # the same on a card, and where sums are scored as they are: every block costs a thread barrier
 
 
 class Accumulated:
-    """A projector's sums behind a lock, and what the extractor prepares of each row, kept until a view changes it."""
+    """A projector's sums behind a lock, and what the extractor prepares of each row, kept until a view changes it.
 
-    def __init__(self, projector: BackProjector, extractor: Extractor, lock: threading.Lock) -> None:
+    All of it lies where the sums lie.
+    """
+
+    def __init__(self, projector: BackProjector, extractor: Extractor, lock: OrderedLock) -> None:
         self.lock = lock  # held while a view is added, and while sums are read
         self.projector = projector
         self._extractor = extractor
         self._as_sums = getattr(extractor, "scale_invariant", False) and projector.codec is None
-        self._prepared = torch.zeros(len(projector.gaussians))
-        self._stale = torch.ones(len(projector.gaussians), dtype=torch.bool)
+        self._device = projector.backend.device
+        self._prepared = torch.zeros(len(projector.gaussians), device=self._device)
+        self._stale = torch.ones(len(projector.gaussians), dtype=torch.bool, device=self._device)
 
     def changed(self, rows: Tensor) -> None:
         """What was prepared of these rows [V] holds no longer; call it with the lock held."""
-        self._stale[rows] = True
+        self._stale[rows.to(self._device)] = True
 
     def scores(self, embeddings: Tensor) -> Tensor:
-        """The extractor's scores [N, P] of all whole views so far; call it with the lock held."""
-        scores = torch.empty(len(self._stale), len(embeddings))
-        for rows, sums in self.projector.blocks(LARGE_BLOCK if self._as_sums else BLOCK):
+        """The extractor's scores [N, P] of all whole views so far, where the sums lie; call it with the lock held."""
+        scores, embeddings = self._prepared.new_empty(len(self._stale), len(embeddings)), embeddings.to(self._device)
+        large = self._as_sums or in_torch(self._device)
+        for rows, sums in self.projector.blocks(LARGE_BLOCK if large else BLOCK):
             features = sums.numerator
             if not self._as_sums:
                 features = self._decoded(expected_features(sums.numerator, sums.weight))

@@ -54,4 +54,6 @@ class ShownMap:
     def known_field(self, learned: FeatureField) -> FeatureField:
         """The same, and nothing is known of what is gone: for consumers that ignore `seen`."""
         field = self.field(learned)
-        return field if self.present is None else replace(field, features=field.features * self.present.unsqueeze(1))
+        if self.present is None:
+            return field
+        return replace(field, features=field.features * self.present.unsqueeze(1).to(field.features.device))

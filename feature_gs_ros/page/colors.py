@@ -45,7 +45,7 @@ def base_colors(content: Content, gaussians: GaussianMap, mode: str, answer: Ans
         return _heat(answer.similarity)
     if mode == FEATURES and segmenter is not None:
         field = segmenter.field
-        components = principal_colors(field.features, field.weight * field.seen)
+        components = principal_colors(field.features.cpu(), field.weight * field.seen)
         return _either(field.seen.numpy(), _bytes(components), GREY)
     if mode == IDENTITY and content.identities is not None:
         labels = content.identities.labels.numpy().astype(np.int64)

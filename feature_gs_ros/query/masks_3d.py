@@ -17,6 +17,7 @@ from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor, ImageJudge, ScoringRule, image_judge
+from feature_gs_ros.numerics.device import HOST
 from feature_gs_ros.query.extent import Extent, whole_objects
 from feature_gs_ros.query.prompt import TextPrompts, check_threshold
 from feature_gs_ros.query.smoothing import GaussianGraph
@@ -64,7 +65,7 @@ class ScoredPrompts:
     """Similarities of prompts, kept: `Segmenter.answers_of` answers at any threshold without scoring again."""
 
     question: TextPrompts
-    similarities: Tensor  # [N, P], columns in the order of the question's texts
+    similarities: Tensor  # [N, P], columns in the order of the question's texts; where the field's features lie
     winners: tuple[str, ...] = ()  # for each text the word that beat it, or ""
     judge: ImageJudge | None = None  # takes a second look at what is selected
 
@@ -74,7 +75,11 @@ class ScoredPrompts:
 
 
 class Segmenter:
-    """Answers queries on one snapshot of a field; what all queries share is made once, on first use."""
+    """Answers queries on one snapshot of a field; what all queries share is made once, on first use.
+
+    Scores, their spreading and who wins are worked out where the field's features lie. What leaves a card are masks,
+    the similarities of what was asked for, and the features of a few Gaussians.
+    """
 
     def __init__(
         self,
@@ -253,7 +258,10 @@ class Segmenter:
         return ScoredPrompts(question, torch.stack(columns, dim=1))
 
     def similarities_of_text(self, texts: Sequence[str]) -> Tensor:
-        """Similarity [N, P] of every Gaussian to every text, by the extractor's rule; 0 where nothing was seen."""
+        """Similarity [N, P] of every Gaussian to every text, by the extractor's rule; 0 where nothing was seen.
+
+        It lies where the field's features lie.
+        """
         return self._similarities(texts)[0]
 
     def _similarities(self, texts: Sequence[str], rule: ScoringRule | None = None) -> tuple[Tensor, list[str]]:
@@ -261,7 +269,7 @@ class Segmenter:
         embeddings = self.extractor.embed(texts)
         scores = self._text_scores(embeddings)
         rule = rule or self.extractor.text_rule
-        seen = self.field.seen
+        seen = self.field.seen.to(scores.device)
         if rule.smoothing_rate > 0 and bool(seen.any()):
             scores = self.graph.smooth(scores, rule.smoothing_rate, seen)
         if rule.plain:
@@ -281,6 +289,7 @@ class Segmenter:
         """The extractor's scores [N, P] of all Gaussians."""
         prepared = self._prepared
         as_stored = self.field.codec is None and self.field.features.dtype == torch.float32
+        embeddings = embeddings.to(prepared.device)
         return self._scored(
             lambda features, rows: self.extractor.scores(features, embeddings, prepared[rows]),
             LARGE_CHUNK if as_stored else CHUNK,
@@ -288,11 +297,11 @@ class Segmenter:
 
     def _competitors_scores(self, rows: Tensor, competitors: Tensor) -> Tensor:
         """Scores [M, K] of a few Gaussians' features for all the words there are."""
-        return self.extractor.scores(self.field.decoded(rows), competitors, self._prepared[rows])
+        return self.extractor.scores(self.field.decoded(rows), competitors, self._prepared[rows].to(HOST))
 
     def _winning_competitor(self, similarity: Tensor, embedding: Tensor, rule: ScoringRule) -> int | None:
         """`ScoringRule.winning_competitor` for a sample of the Gaussians that a prompt selects by default."""
-        selected = torch.nonzero(similarity > rule.threshold)[:, 0]
+        selected = torch.nonzero(similarity > rule.threshold)[:, 0].to(HOST)
         if rule.competitors is None or len(selected) == 0:
             return None
         rows = selected[:: -(-len(selected) // SAMPLE)]
@@ -317,7 +326,7 @@ class Segmenter:
         chunks = []
         for first in range(0, len(self.field), chunk):
             rows = slice(first, first + chunk)
-            chunks.append(score(self.field.decoded(rows), rows))
+            chunks.append(score(self.field.resident(rows), rows))
         return torch.cat(chunks)
 
     def _nearest(self, examples: Tensor, what: str) -> Tensor:
@@ -329,10 +338,11 @@ class Segmenter:
             )
         if not bool(torch.isfinite(examples).all()):
             raise PromptError(f"{what} features hold NaN or Inf", code="prompt.not-finite")
+        examples = examples.to(self.field.features.device)
         similar = self._scored(
             lambda features, _: self.extractor.similarities(features, examples).amax(dim=1, keepdim=True)
         )[:, 0]
-        return torch.where(self.field.seen, similar, torch.zeros_like(similar))
+        return torch.where(self.field.seen.to(similar.device), similar, 0.0)
 
     def _answers(
         self,
@@ -345,17 +355,19 @@ class Segmenter:
         extent: Extent = "part",
     ) -> list[Answer]:
         coverage = self.field.coverage(self.gaussians, among)
-        best = similarities.argmax(dim=1)
-        asked = self.field.seen if among is None else self.field.seen & among
+        highest, best = similarities.max(dim=1)
+        asked = self.field.seen if among is None else self.field.seen & among.to(HOST)
+        there = asked.to(similarities.device)
         answers = []
         for index, prompt in enumerate(prompts):
-            similarity = similarities[:, index].contiguous()
-            mask = asked & (best == index) & (similarity > threshold)
+            wins = best == index
+            mask = (there & wins & (similarities[:, index] > threshold)).to(HOST)
+            similarity = similarities[:, index].to(HOST, copy=True)
             opacity = float(self.gaussians.opacities[mask].sum())
             state = decide(opacity, coverage)
             selected = None
             if state is State.FOUND and extent == "object":
-                others = (best != index) & (similarities.amax(dim=1) > threshold)  # another text has them
+                others = (~wins & (highest > threshold)).to(HOST)  # another text has them
                 selected, mask = mask, mask | (whole_objects(self.gaussians, mask) & asked & ~others)
             peak = float(similarity[asked].max()) if bool(asked.any()) else 0.0
             winner = winners[index] if winners and state is not State.FOUND else ""

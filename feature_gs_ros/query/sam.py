@@ -73,7 +73,7 @@ def rendered_embedding(
         )
     cells = rasterizer.view(gaussians, camera_of_cells(camera), camera_from_splat, backend)
     known = field.seen.to(torch.float32).unsqueeze(1)
-    rendered = cells.render(torch.cat([field.features.to(torch.float32) * known, known], dim=1))
+    rendered = cells.render(torch.cat([field.stored() * known, known], dim=1))
     features = rendered[:, :, :-1] / rendered[:, :, -1:].clamp_min(torch.finfo(torch.float32).tiny)
     return padded(field.codec.decode(features) if field.codec else features)
 

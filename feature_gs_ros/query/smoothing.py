@@ -7,6 +7,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ from feature_gs_ros.core.cache_folder import cache_folder
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
+from feature_gs_ros.numerics.device import in_torch
 from feature_gs_ros.numerics.multigrid import Level, RestartedLaplacian, SparseRows
+from feature_gs_ros.numerics.multigrid_torch import DeviceLaplacian, DeviceLevel
 from feature_gs_ros.numerics.sorting import morton_order
 
 if TYPE_CHECKING:
@@ -89,7 +92,7 @@ class GaussianGraph:
                 All alike by default.
 
         Returns:
-            [N, P] float32.
+            [N, P] float32, where the scores lie.
 
         Raises:
             PromptError: the rate is not positive, or the scores are not of this map.
@@ -102,7 +105,9 @@ class GaussianGraph:
             raise PromptError(
                 f"scores have shape {tuple(scores.shape)}, expected [{len(self)}, P]", code="prompt.shape"
             )
-        given = scores.detach().to("cpu", torch.float32).numpy()
+        if in_torch(scores.device):
+            return self._smooth_there(scores.detach().to(torch.float32), rate, seen, trust)
+        given = scores.detach().to(torch.float32).numpy()
         restart = np.full(len(self), rate, dtype=np.float32)
         if trust is not None:
             restart *= np.maximum(trust.numpy().astype(np.float32), np.float32(1e-6))
@@ -122,7 +127,32 @@ class GaussianGraph:
         self._levels = levels
         self._root_degree = levels[0].null
         self._latest: tuple[NDArray[np.float32], RestartedLaplacian] | None = None
+        self._resident: _Resident | None = None
         self._making = threading.Lock()
+
+    def _smooth_there(self, given: Tensor, rate: float, seen: Tensor | None, trust: Tensor | None) -> Tensor:
+        """The same by torch, where the scores lie."""
+        device = given.device
+        there = self._on(device)
+        restart = torch.full((len(self),), rate, device=device)
+        if trust is not None:
+            restart *= trust.to(device, torch.float32).clamp_min(1e-6)
+        if seen is not None:
+            known = seen.to(device)
+            restart = torch.where(known, restart, rate * 1e-6)
+            given = torch.where(known[:, None], given, 0.0)
+        restart = restart[there.rows]
+        target = given[there.rows] * (restart * there.root_degree)[:, None]
+        solution = DeviceLaplacian(there.levels, restart).solve(target, TOLERANCE) / there.root_degree[:, None]
+        return torch.empty_like(solution).index_copy_(0, there.rows, solution)
+
+    def _on(self, device: torch.device) -> _Resident:
+        """The system on a device, uploaded once."""
+        with self._making:
+            if self._resident is None or self._resident.rows.device != device:
+                levels = [DeviceLevel.of(level, device) for level in self._levels]
+                self._resident = _Resident(torch.from_numpy(self._rows).long().to(device), levels)
+            return self._resident
 
     def _system(self, restart: NDArray[np.float32]) -> RestartedLaplacian:
         """The system with this restart [N]; that of the latest question is most often it."""
@@ -142,6 +172,18 @@ class GaussianGraph:
                 tensors |= {f"{index}.{name}.{key}": array for key, array in matrix._asdict().items()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, {"format": FORMAT})
+
+
+@dataclass(frozen=True, eq=False)
+class _Resident:
+    """A graph on a device."""
+
+    rows: Tensor  # [N] int64
+    levels: Sequence[DeviceLevel]
+
+    @property
+    def root_degree(self) -> Tensor:
+        return self.levels[0].null
 
 
 def _matrices(level: Level) -> dict[str, SparseRows]:

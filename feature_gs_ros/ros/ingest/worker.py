@@ -23,6 +23,7 @@ from feature_gs_ros.live.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.live.live_field import BATCH, LiveField
 from feature_gs_ros.live.pose_check import LivePoseCheck
 from feature_gs_ros.live.statistics import Statistics
+from feature_gs_ros.numerics.streams import follow, on, stay_on
 from feature_gs_ros.ros.ingest.camera_input import Arrival, CameraInput, LastFrame
 from feature_gs_ros.ros.ingest.poses import GAP, Matrix, Poses
 
@@ -111,6 +112,7 @@ class IngestionWorker:
                 gate.reset()
 
     def _run(self) -> None:
+        stay_on("ingestion", self._field.backend.device)
         while not self._stopping:
             try:
                 self._step()
@@ -257,7 +259,11 @@ class IngestionWorker:
         pinhole = pinhole_view(frame, self._field.map.splat_from_map)
         if is_grid:
             return pinhole, grid_from_message(message, extractor.identity)
-        return pinhole, extract(extractor, pinhole.image, frame)
+        device = self._field.backend.device
+        with on("extractor", device):
+            grid = extract(extractor, pinhole.image, frame)
+        follow("extractor", device, grid.values)
+        return pinhole, grid
 
     def _flush(self) -> None:
         """Nothing else is ready: accumulate what waits for a batch, so that no frame waits for the next one."""

@@ -10,6 +10,7 @@ from rclpy.clock import Clock, ClockType
 
 from feature_gs_ros.core.errors import UnavailableError
 from feature_gs_ros.live.warmup import warm_up
+from feature_gs_ros.numerics.streams import stay_on
 from feature_gs_ros.ros.convert.status import diagnostics_message, status_message
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import explain
@@ -159,13 +160,15 @@ class FeatureMap(RefusingLifecycleNode):
         self._topics = self._settings = self._recordings = None
 
     def _active_session(self) -> Session:
-        """
+        """What a callback is about, whose work on a card goes to the stream of queries from then on.
+
         Raises:
             UnavailableError: the node isn't active.
         """
         session = self._session
         if session is None:
             raise UnavailableError("feature_map is not active; activate it first")
+        stay_on("queries", session.field.backend.device)
         return session
 
     def _report(self) -> None:

@@ -17,6 +17,7 @@ from feature_gs_ros.core.errors import UnavailableError
 from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.msg import Count, StepTime
+from feature_gs_ros.numerics.streams import on
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import reporting
 
@@ -99,7 +100,8 @@ class BagAction:
             return bool(goal.is_cancel_requested) or self._stopping.is_set()
 
         live_map = session.field.map
-        return ingest(stream, names, live_map.extractor, session.field, progress=progress)
+        with on("ingestion", live_map.backend.device):
+            return ingest(stream, names, live_map.extractor, session.field, progress=progress)
 
     def _finish(self, goal: Any, result: Any) -> None:
         try:

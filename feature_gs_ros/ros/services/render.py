@@ -120,7 +120,7 @@ def _rendered(session: Session, view: View, request: Any) -> tuple[str, Pixels, 
         return "32FC1", torch.where(weight >= COVERED, metres, torch.nan).numpy(), _mean(weight)
     if request.content == RenderView.Request.FEATURES:
         field = session.field.snapshot().segmenter.field
-        colors, coverage = render_similarities(view, principal_colors(field.features, field.weight), field.seen)
+        colors, coverage = render_similarities(view, principal_colors(field.features.cpu(), field.weight), field.seen)
         return "rgb8", to_image(colors * (coverage > COVERED).unsqueeze(2)), _mean(coverage)
     if request.content not in (RenderView.Request.SIMILARITY, RenderView.Request.MASK):
         raise PromptError(f"content {request.content} is unknown; choose 0 to 4", code="prompt.unknown")
