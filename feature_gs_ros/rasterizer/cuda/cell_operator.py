@@ -61,7 +61,10 @@ class CudaCellOperator:
         self.products = 0
         entries = [_entries(part, layout.x.cells) for part in parts]
         if sum(len(weights) for _, _, weights in entries) > COUNTABLE:
-            raise BackendError("a view has more pairs of a cell and a Gaussian than can be counted: use larger cells")
+            raise BackendError(
+                "a view has more pairs of a cell and a Gaussian than can be counted: use larger cells",
+                code="backend.range",
+            )
         owners, cells, weights = (torch.cat(column) for column in zip(*entries, strict=True))
         rows = view.projection.rows[owners].long()
         self.weight = torch.zeros(self.gaussians, device=device).index_add_(0, rows, weights).cpu()

@@ -36,7 +36,8 @@ def label_weights(
         if stop - start > COUNTABLE:
             raise BackendError(
                 f"{stop - start} weights of Gaussians and labels in a row of tiles are too many; use fewer labels, a "
-                "smaller image or --backend cpu"
+                "smaller image or --backend cpu",
+                code="backend.range",
             )
         sums = torch.zeros(stop - start, device=device)
         arrays = (pairs.tiles, first, planes, mask, counts, begins, sums)
