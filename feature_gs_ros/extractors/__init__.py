@@ -33,6 +33,7 @@ _BUILT_IN = {
     "clip": "feature_gs_ros.extractors.clip:ClipExtractor",
     "siglip2": "feature_gs_ros.extractors.siglip2:Siglip2Extractor",
     "radio": "feature_gs_ros.extractors.radio:RadioExtractor",
+    "dinov3": "feature_gs_ros.extractors.dinov3:Dinov3Extractor",
     "sam": "feature_gs_ros.extractors.sam:SamExtractor",
 }
 

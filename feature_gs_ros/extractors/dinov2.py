@@ -1,4 +1,4 @@
-"""The extractor `dinov2`: patch tokens of DINOv2 (Oquab et al. 2023), for examples and affordances; knows no words."""
+"""The extractor `dinov2`: patch tokens of DINOv2 (Oquab et al. 2023), for examples; words by a text head."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.extractors import templates as sentences
 from feature_gs_ros.extractors.base import ExtractorIdentity, Requirements, ScoringRule
 from feature_gs_ros.extractors.network import (
     IMAGENET_DEVIATION,
@@ -24,6 +25,8 @@ from feature_gs_ros.extractors.network import (
     normalised,
     resized,
 )
+from feature_gs_ros.extractors.text import PromptEncoder
+from feature_gs_ros.extractors.text_head import TextHead
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
 from feature_gs_ros.numerics.streams import upload
 
@@ -51,6 +54,8 @@ class Dinov2Extractor(NetworkExtractor):
         model: str | None = None,
         pixels: int = 644 * 476,
         hub: str | Path | None = None,
+        text_head: str | Path | None = None,
+        text_weights: str | Path | None = None,
         precision: str = "float32",
         device: str = "auto",
     ) -> None:
@@ -60,6 +65,8 @@ class Dinov2Extractor(NetworkExtractor):
             model: vits14, vitb14, vitl14 or vitg14, with ``_reg`` for registers; by default that of ``weights``.
             pixels: area of the network's input; images are resized to it, aspect kept, to multiples of 14.
             hub: clone of the DINOv2 repository, where there is no network; also the variable FEATURE_GS_DINOV2.
+            text_head: a head that gives words, also to a field which exists already, see `text_head.TextHead`.
+            text_weights: file of CLIP's text tower, for ``text_head``.
 
         Raises:
             ExtractorError: the weights are missing or another model's, or an option is out of range.
@@ -77,6 +84,10 @@ class Dinov2Extractor(NetworkExtractor):
         self._clone = hub or os.environ.get(CLONE_VARIABLE)
         self._path = find_weights(weights_file(model), weights)
         self.dimension = DIMENSIONS[model.removesuffix("_reg")]
+        self._words: PromptEncoder | None = None
+        if text_head is not None:
+            self._words = PromptEncoder(TextHead(text_head, self.dimension, text_weights), sentences.CLIP)
+            self.text_rule = ScoringRule(threshold=0.0, other="other")
         self.identity = ExtractorIdentity(
             name="dinov2",
             weights=sha256_of(self._path),
@@ -108,6 +119,14 @@ class Dinov2Extractor(NetworkExtractor):
         network = _hub_network(self._model, self._clone)
         fill_network(network, load_state(self._path), self._path, f"DINOv2 {self._model}")
         return network.eval().requires_grad_(False).to(self.device, self.dtype)
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """[P, dimension] of unit length, where a text head gives words.
+
+        Raises:
+            UnknownPromptError: none does.
+        """
+        return super().embed(prompts) if self._words is None else self._words(prompts)
 
     def _cells(self, images: Sequence[Image]) -> list[FeatureGrid]:
         height, width = input_size(images[0].shape[0], images[0].shape[1], self._pixels, PATCH)
