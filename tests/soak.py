@@ -83,17 +83,16 @@ def kills(folder: Path, count: int, rng: random.Random) -> None:
         ["edit", field, "--undo", "--out", edited],
         ["affordance", "add", picture, mask, *colors, "--library", library, "--force", "--affordance", "grip"],
     )
-    subprocess.run([*COMMAND, *map(str, commands[0])], check=True, capture_output=True)
-    whole = time.monotonic()
-    subprocess.run([*COMMAND, *map(str, commands[1])], check=False, capture_output=True)
-    whole = time.monotonic() - whole
+    seconds = {number: time_of(command) for number, command in enumerate(commands)}
     killed = 0
-    for _ in range(count):
+    while killed < count:
+        number, began = rng.randrange(len(commands)), time.monotonic()
         process = subprocess.Popen(
-            [*COMMAND, *map(str, rng.choice(commands))], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*COMMAND, *map(str, commands[number])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            process.wait(rng.uniform(0.5, 1.1) * whole)  # most of it is starting
+            process.wait(rng.uniform(0.6, 1.0) * seconds[number])  # most of it is starting
+            seconds[number] = time.monotonic() - began  # it was quicker than thought
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -103,7 +102,14 @@ def kills(folder: Path, count: int, rng: random.Random) -> None:
         subprocess.run([*COMMAND, *map(str, command)], check=False, capture_output=True)
     left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert not left, left
-    print(f"{killed} of {count} commands killed; everything whole, nothing left behind")
+    print(f"{killed} commands killed; everything whole, nothing left behind")
+
+
+def time_of(command: list[object]) -> float:
+    """Seconds that a command takes; it may end in an error."""
+    began = time.monotonic()
+    subprocess.run([*COMMAND, *map(str, command)], check=False, capture_output=True)
+    return time.monotonic() - began
 
 
 def check_whole(folder: Path, field: Path, edited: Path, library: Path) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 from feature_gs_ros.affordance.library import Library
 from feature_gs_ros.affordance.nearest import nearest_patches
 from feature_gs_ros.backprojection.field import FeatureField
-from feature_gs_ros.core.errors import AffordanceError
+from feature_gs_ros.core.errors import AffordanceError, OutOfMemoryError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import memory_errors
 from feature_gs_ros.numerics.device import HOST
 from feature_gs_ros.query.masks_3d import State, decide
 from feature_gs_ros.query.smoothing import GaussianGraph
@@ -69,6 +70,7 @@ class Transfer:
     asked: Tensor  # [N] bool, seen and asked about
     coverage: float  # opacity-weighted share, of the Gaussians asked about (of all if of none), that were seen
     seconds: float
+    stopped_by: OutOfMemoryError | None = None  # what kept the votes from being regularised
 
     @property
     def label(self) -> Tensor:
@@ -151,16 +153,23 @@ def transfer(
     abstained[rows] = (similar[:, 0] < floor).to(HOST)
     probability[rows.to(there)] = count_votes(similar, index, shares.to(there), settings.vote)
     probability[abstained.to(there)] = nothing
+    stopped_by = None
     if settings.smoothing_rate > 0 and len(rows):
-        graph_ = graph() if graph is not None else GaussianGraph.of(gaussians)
-        probability = graph_.smooth(probability, settings.smoothing_rate, asked, agreement(probability)).clamp_min(0)
-        probability /= probability.sum(dim=1, keepdim=True).clamp_min(1e-12)
-        probability[~asked.to(there)] = nothing
-        abstained &= (probability.argmax(dim=1) == 0).to(HOST)  # neighbours may have spoken for it
+        try:
+            with memory_errors():
+                graph_ = graph() if graph is not None else GaussianGraph.of(gaussians)
+                smooth = graph_.smooth(probability, settings.smoothing_rate, asked, agreement(probability)).clamp_min(0)
+                smooth /= smooth.sum(dim=1, keepdim=True).clamp_min(1e-12)
+                smooth[~asked.to(there)] = nothing
+                abstained &= (smooth.argmax(dim=1) == 0).to(HOST)  # neighbours may have spoken for it
+                probability = smooth
+        except OutOfMemoryError as error:
+            stopped_by = error
     probability = probability.to(HOST)
     anything = among is not None and bool(among.any())
     coverage = field.coverage(gaussians, among if anything else None)
-    return Transfer(affordances, probability, similarity, abstained, asked, coverage, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Transfer(affordances, probability, similarity, abstained, asked, coverage, seconds, stopped_by)
 
 
 def voters(library: Library, object_word: str = "") -> tuple[tuple[str, ...], Tensor, Tensor]:

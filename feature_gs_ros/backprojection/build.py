@@ -52,7 +52,12 @@ def back_project(
     """
     model = make_extractor(extractor) if isinstance(extractor, str) else extractor
     names = choose_frames(stream, every, skip)
-    provenance = Provenance(gaussians.checksum, stream=stream.source, splat_from_map=splat_from_map or Sim3.identity())
+    provenance = Provenance(
+        gaussians.checksum,
+        stream=stream.source,
+        splat_from_map=splat_from_map or Sim3.identity(),
+        map_notes=gaussians.notes,
+    )
     projector = BackProjector(
         gaussians, model.identity, model.dimension, codec=codec, provenance=provenance, backend=backend
     )

@@ -36,6 +36,7 @@ __all__ = [
 FORMAT = "feature_gs_ros field 1"
 CHECK = "field 1: finite, not negative"  # what `load` reads all numbers for, once per file
 MIN_WEIGHT = 1e-12
+MAX_VIEWS = 1 << 30  # of a Gaussian: two fields still add up in 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +223,8 @@ def _from_file(tensors: Mapping[str, Tensor], content: Table, values_are_known: 
         _check_finite(features=features, weight=weight)
         if bool((weight < 0).any()) or bool((view_count < 0).any()):
             raise ValueError("weights or view counts are negative")
+        if int(view_count.max()) > MAX_VIEWS:
+            raise ValueError(f"view counts reach {int(view_count.max())}, at most {MAX_VIEWS} are added up")
     return FeatureField(
         features=features,
         weight=weight,

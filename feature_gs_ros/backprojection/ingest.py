@@ -22,7 +22,7 @@ from feature_gs_ros.core.errors import ExtractorError, GridError, OutOfMemoryErr
 from feature_gs_ros.core.feature_grid import FeatureGrid, sample
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
-from feature_gs_ros.core.memory import memory_error
+from feature_gs_ros.core.memory import memory_errors
 from feature_gs_ros.extractors.base import Extractor, image_judge, reads_files
 from feature_gs_ros.io.streams.registry import Stream
 
@@ -158,20 +158,21 @@ def ingest(
     keeps_looks = image_judge(extractor) is not None  # others have no use for them
     for done, frame in enumerate(_timed(stream.frames(names), report), start=1):
         try:
-            with report.stage("decode"):
-                pinhole = pinhole_view(frame, projector.provenance.splat_from_map)
-            with report.stage("network"):
-                grid = extract(extractor, pinhole.image, frame)
-            with report.stage("back-projection"):
-                view = rasterizer.view(
-                    projector.gaussians, pinhole.camera, pinhole.camera_from_splat, projector.backend
-                )
-                pose_check.check(view, pinhole.image)
-                projector.add(view, grid, pinhole.valid, frame.name, pinhole.image if keeps_looks else None)
+            with memory_errors():
+                with report.stage("decode"):
+                    pinhole = pinhole_view(frame, projector.provenance.splat_from_map)
+                with report.stage("network"):
+                    grid = extract(extractor, pinhole.image, frame)
+                with report.stage("back-projection"):
+                    view = rasterizer.view(
+                        projector.gaussians, pinhole.camera, pinhole.camera_from_splat, projector.backend
+                    )
+                    pose_check.check(view, pinhole.image)
+                    projector.add(view, grid, pinhole.valid, frame.name, pinhole.image if keeps_looks else None)
             report.used.append(frame.name)
         except UNUSABLE as error:
             report.skipped[str(error)] += 1
-        except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except OutOfMemoryError as error:
             _stop_without_memory(report, projector, error)
             break
         if progress is not None and progress(done, len(names), frame.name):
@@ -180,29 +181,25 @@ def ingest(
     pose_check.finish()
     report.doubt = pose_check.doubt
     try:
-        with report.stage("back-projection"):
+        with report.stage("back-projection"), memory_errors():
             projector.flush()
-    except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except OutOfMemoryError as error:
         _stop_without_memory(report, projector, error)
     report.skipped.update(stream.skipped)
     return report
 
 
-def _stop_without_memory(report: Report, projector: Accumulator, error: Exception) -> None:
+def _stop_without_memory(report: Report, projector: Accumulator, error: OutOfMemoryError) -> None:
     """Keep what was accumulated before an allocation failed: the field is saved, and the run can go on from it.
 
     Raises:
         OutOfMemoryError: that is nothing.
-        Exception: the error itself, where it is no failed allocation.
     """
-    short = memory_error(error)
-    if short is None:
-        raise error
     kept = set(projector.provenance.frames)
     report.used = [name for name in report.used if name in kept]
     if not report.used:
-        raise short from error
-    report.skipped[str(short)] += 1
+        raise error
+    report.skipped[str(error)] += 1
     report.cancelled = True
 
 

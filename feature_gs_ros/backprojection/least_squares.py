@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from feature_gs_ros.core.errors import GridError
+from feature_gs_ros.core.errors import GridError, OutOfMemoryError
 from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.memory import memory_errors
 from feature_gs_ros.rasterizer import CellOperator, View
 
 BLOCK_BYTES = 256 << 20  # of one rendered image: more channels than fit are solved one block after another
@@ -37,9 +38,8 @@ class Solution:
     """What `solve_features` found, and how far it got."""
 
     features: Tensor  # [N, D] float32
-    residual: tuple[
-        float, ...
-    ]  # norm of the gradient, relative to the start's: before the first iteration, after it, …
+    residual: tuple[float, ...]  # norm of the gradient over the start's: before the first iteration, after it, …
+    stopped_by: OutOfMemoryError | None = None  # what ended it early; the features are those reached before
 
 
 def solve_features(
@@ -79,11 +79,13 @@ def solve_features(
         def report(done: int, of: int, number: int = number) -> bool | None:
             return progress(number * of + done, len(blocks) * of) if progress is not None else None
 
-        features[:, columns], residual = _solve_block(
-            narrowed, features[:, columns].contiguous(), anchor, iterations, tolerance, report
-        )
-        history.append(residual)
-    return Solution(features, tuple(max(residuals) for residuals in zip(*history, strict=False)))
+        solved = _solve_block(narrowed, features[:, columns].contiguous(), anchor, iterations, tolerance, report)
+        features[:, columns] = solved.features
+        history.append(solved.residual)
+        if solved.stopped_by is not None:
+            break
+    residual = tuple(max(residuals) for residuals in zip(*history, strict=False))
+    return Solution(features, residual, solved.stopped_by)
 
 
 def solve_cells(
@@ -141,12 +143,14 @@ def solve_cells(
 
     if iterations == 0 or (watch is not None and watch(solution)):
         return Solution(solution, (1.0,))
-    residual = numerator + anchor * solution - curvature(solution)
+    try:
+        with memory_errors():
+            residual = numerator + anchor * solution - curvature(solution)
+            preconditioner = inverse / (1 + ridge)
+    except OutOfMemoryError as error:
+        return Solution(solution, (1.0,), error)
     report = progress or (lambda _done, _of: None)
-    preconditioner = inverse / (1 + ridge)
-    return Solution(
-        *_conjugate_gradients(curvature, solution, residual, preconditioner, iterations, tolerance, report, watch)
-    )
+    return _conjugate_gradients(curvature, solution, residual, preconditioner, iterations, tolerance, report, watch)
 
 
 def _solve_block(
@@ -156,14 +160,8 @@ def _solve_block(
     iterations: int,
     tolerance: float,
     progress: Callable[[int, int], bool | None],
-) -> tuple[Tensor, tuple[float, ...]]:
-    numerator, weight = torch.zeros_like(start), torch.zeros(len(start))
-    for target in targets:
-        more, of = target.view.backproject(target.grid, target.valid)
-        numerator += more
-        weight += of
+) -> Solution:
     anchor = anchor.to(torch.float32).unsqueeze(1)
-    inverse = 1.0 / (weight.unsqueeze(1) + anchor).clamp_min(1e-12)
 
     def curvature(values: Tensor) -> Tensor:  # (Wᵀ M W + diag(anchor)) v
         result = anchor * values
@@ -172,7 +170,17 @@ def _solve_block(
             result += target.view.backproject(image, target.valid)[0]
         return result
 
-    residual = numerator + anchor * start - curvature(start)
+    try:
+        with memory_errors():
+            numerator, weight = torch.zeros_like(start), torch.zeros(len(start))
+            for target in targets:
+                more, of = target.view.backproject(target.grid, target.valid)
+                numerator += more
+                weight += of
+            inverse = 1.0 / (weight.unsqueeze(1) + anchor).clamp_min(1e-12)
+            residual = numerator + anchor * start - curvature(start)
+    except OutOfMemoryError as error:
+        return Solution(start, (1.0,), error)
     return _conjugate_gradients(curvature, start, residual, inverse, iterations, tolerance, progress)
 
 
@@ -185,28 +193,32 @@ def _conjugate_gradients(
     tolerance: float,
     progress: Progress,
     watch: Watch | None = None,
-) -> tuple[Tensor, tuple[float, ...]]:
-    """Every column by itself, all at once; the solution, and the norm of the gradient relative to the first."""
-    lowered = inverse * residual
-    direction = lowered
-    energy = (residual * lowered).sum(dim=0)
-    first = float(energy.sum())
+) -> Solution:
+    """Every column by itself, all at once. Where memory ends, the solution is that of the last whole iteration."""
     history = [1.0]
-    for done in range(1, iterations + 1):
-        if history[-1] <= tolerance or first <= 0:
-            break
-        image = curvature(direction)
-        stride = energy / (direction * image).sum(dim=0).clamp_min(1e-20)
-        solution = solution + stride * direction
-        residual = residual - stride * image
-        lowered = inverse * residual
-        after = (residual * lowered).sum(dim=0)
-        direction = lowered + after / energy.clamp_min(1e-20) * direction
-        energy = after
-        history.append((float(energy.sum()) / first) ** 0.5)
-        if progress(done, iterations) or (watch is not None and watch(solution)):
-            break
-    return solution, tuple(history)
+    try:
+        with memory_errors():
+            lowered = inverse * residual
+            direction = lowered
+            energy = (residual * lowered).sum(dim=0)
+            first = float(energy.sum())
+            for done in range(1, iterations + 1):
+                if history[-1] <= tolerance or first <= 0:
+                    break
+                image = curvature(direction)
+                stride = energy / (direction * image).sum(dim=0).clamp_min(1e-20)
+                solution = solution + stride * direction
+                residual = residual - stride * image
+                lowered = inverse * residual
+                after = (residual * lowered).sum(dim=0)
+                direction = lowered + after / energy.clamp_min(1e-20) * direction
+                energy = after
+                history.append((float(energy.sum()) / first) ** 0.5)
+                if progress(done, iterations) or (watch is not None and watch(solution)):
+                    break
+    except OutOfMemoryError as error:
+        return Solution(solution, tuple(history), error)
+    return Solution(solution, tuple(history))
 
 
 def _narrowed(target: Target, columns: slice) -> Target:

@@ -75,7 +75,7 @@ class BackProjector:
         self.codec = codec
         self.backend: Backend = get_backend(backend)
         self.batch = max(1, batch)
-        self.provenance = provenance or Provenance(gaussians.checksum)
+        self.provenance = provenance or Provenance(gaussians.checksum, map_notes=gaussians.notes)
         self.looks = Looks() if looks is None else looks
         stored = codec.dimension if codec else dimension
         check_budget(

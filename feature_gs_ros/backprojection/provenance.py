@@ -75,6 +75,7 @@ class Provenance:
     views: tuple[KnownView, ...] = ()  # some of them, for pictures
     earlier: tuple[Recording, ...] = ()  # recordings other than `stream`; frames of two may have the same name
     findings: tuple[Finding, ...] = ()  # what was doubtful about the recordings when they were taken from
+    map_notes: tuple[str, ...] = ()  # `GaussianMap.notes`: what was concluded when the map was read
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -120,6 +121,7 @@ class Provenance:
         return {
             "map_checksum": self.map_checksum,
             "map_path": self.map_path,
+            "map_notes": self.map_notes,
             "stream": self.stream,
             "frames": self.frames,
             "earlier": [{"stream": recording.stream, "frames": recording.frames} for recording in self.earlier],
@@ -144,6 +146,7 @@ class Provenance:
         return Provenance(
             map_checksum=content.text("map_checksum"),
             map_path=content.text("map_path"),
+            map_notes=content.texts("map_notes") if "map_notes" in content else (),
             stream=content.text("stream"),
             splat_from_map=sim3_from_mapping(content.get("splat_from_map"), "the field"),
             frames=content.texts("frames"),

@@ -118,9 +118,12 @@ def transfer(
     regions = find_regions(gaussians, features, transferred)
     found = Found(gaussians, features, transferred, tuple(regions))
     written = write_files(out, found, sources, photographed, backend, cloud_frame)
+    if transferred.stopped_by is not None:
+        note(f"{transferred.stopped_by}; the votes are as counted, not regularised over neighbours")
+    code = 0 if transferred.stopped_by is None else 130
     if json:
         print_json(as_json(found))
-        return 0
+        return code
     say(transferred.message(gaussians))
     for region in regions:
         say(
@@ -130,7 +133,7 @@ def transfer(
             f"{len(region.rows)} Gaussians"
         )
     say(f"wrote {', '.join(written)} to {out} ({transferred.seconds:.1f} s)")
-    return 0
+    return code
 
 
 def _answer_of(

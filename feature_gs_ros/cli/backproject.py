@@ -37,6 +37,7 @@ from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor
 from feature_gs_ros.frames.refined_stream import RefinedStream
 from feature_gs_ros.io.alignment import load_alignment
+from feature_gs_ros.io.locks import locked
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import Stream, open_stream
@@ -114,7 +115,7 @@ def backproject(
     if shard is not None:
         names = _part(shard, names, source)
     check_number("--checkpoint", checkpoint, 0)
-    with joined(launcher) as ranks:
+    with joined(launcher) as ranks, locked(ranks.file(out)):  # with --resume it is read and written back
         names, target = ranks.shard.of(names), ranks.file(out)
         if resume and target.exists():
             projector = _resumed(target, gaussians, model, str(stream.resolve()), alignment, codec, backend)
@@ -123,7 +124,11 @@ def backproject(
             note(f"resuming '{target}' after {len(projector.provenance.frames)} views, {len(names)} to go")
         else:
             provenance = Provenance(
-                gaussians.checksum, str(map.resolve()), str(stream.resolve()), alignment_or_identity(alignment)
+                gaussians.checksum,
+                str(map.resolve()),
+                str(stream.resolve()),
+                alignment_or_identity(alignment),
+                map_notes=gaussians.notes,
             )
             chosen = _fit_codec(codec, source, all_names, model)  # the same for every shard
             projector = BackProjector(

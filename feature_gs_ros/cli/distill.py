@@ -29,6 +29,7 @@ from feature_gs_ros.distillation import (
 from feature_gs_ros.distillation.methods import DistillJob, DistillResult, solve, train, train_jointly
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.io.atomic import atomic_files
+from feature_gs_ros.io.locks import locked
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
@@ -113,28 +114,36 @@ def distill(
     names = choose_frames(source, every, (*hold_out, *skip))
     pose = alignment_or_identity(alignment)
     findings = checked(source, names, gaussians, pose, trust_poses)
-    provenance = Provenance(gaussians.checksum, str(map.resolve()), str(stream.resolve()), pose, findings=findings)
+    provenance = Provenance(
+        gaussians.checksum,
+        str(map.resolve()),
+        str(stream.resolve()),
+        pose,
+        findings=findings,
+        map_notes=gaussians.notes,
+    )
     work = DistillJob(gaussians, source, names, teacher, provenance, json, backend)
-    earlier = _earlier(start, work)
-    codec = _codec(dims, work, earlier)
-    began = time.perf_counter()
-    encoded = codec if method == "solve" else None
-    with ProgressBar("teacher", "view", quiet=json, keep_partial=False).running() as bar:
-        targets = distillation_targets(source, names, teacher, gaussians, provenance, encoded, bar, backend)
-    ready = time.perf_counter()
-    if method == "solve":
-        outcome = solve(work, targets, codec, earlier, iterations)
-    elif joint:
-        chosen = JointOptions(
-            iterations=JointOptions.iterations if iterations is None else iterations,
-            gamma=gamma,
-            shaped_by_features=not frozen_by_features,
-        )
-        outcome = train_jointly(work, targets, codec, earlier, chosen, size)
-    else:
-        outcome = train(work, targets, codec, earlier, iterations)
-    done = time.perf_counter()
-    field = _save(outcome, work, targets, out)
+    with locked(out):  # --start may be the same file
+        earlier = _earlier(start, work)
+        codec = _codec(dims, work, earlier)
+        began = time.perf_counter()
+        encoded = codec if method == "solve" else None
+        with ProgressBar("teacher", "view", quiet=json, keep_partial=False).running() as bar:
+            targets = distillation_targets(source, names, teacher, gaussians, provenance, encoded, bar, backend)
+        ready = time.perf_counter()
+        if method == "solve":
+            outcome = solve(work, targets, codec, earlier, iterations)
+        elif joint:
+            chosen = JointOptions(
+                iterations=JointOptions.iterations if iterations is None else iterations,
+                gamma=gamma,
+                shaped_by_features=not frozen_by_features,
+            )
+            outcome = train_jointly(work, targets, codec, earlier, chosen, size)
+        else:
+            outcome = train(work, targets, codec, earlier, iterations)
+        done = time.perf_counter()
+        field = _save(outcome, work, targets, out)
     held = distillation_targets(source, hold_out, teacher, outcome.gaussians, field.provenance) if hold_out else []
     _tell(field, outcome, held, (ready - began, done - ready), out, json)
     return 0 if outcome.finished else 130

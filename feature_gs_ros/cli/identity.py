@@ -12,7 +12,8 @@ from feature_gs_ros.backprojection.ingest import counted, known_views
 from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
 from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, length_unit, print_json
 from feature_gs_ros.cli.stream_check import checked
-from feature_gs_ros.core.errors import IdentityError
+from feature_gs_ros.core.errors import IdentityError, OutOfMemoryError
+from feature_gs_ros.core.memory import memory_errors
 from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.identity.annotations import Annotated, read_annotations
 from feature_gs_ros.identity.answers import IdentifiedObject, Identities
@@ -89,20 +90,35 @@ def identity(
     book = make_codes(codes, len(names), dimension, seed=seed)
     if not json:
         note(f"{len(names)} classes, {book.kind} codes of {book.dimension}: {_separation(book)}")
-    provenance = Provenance(gaussians.checksum, str(map.resolve()), str(stream.resolve()), pose, findings=findings)
+    provenance = Provenance(
+        gaussians.checksum,
+        str(map.resolve()),
+        str(stream.resolve()),
+        pose,
+        findings=findings,
+        map_notes=gaussians.notes,
+    )
     encoding = encode_identities(gaussians, annotations, names, book, refine=not no_refine, provenance=provenance)
     views = known_views(source, source.names(), pose)
     field = replace(encoding.field, provenance=replace(encoding.field.provenance, views=views))
     field.save(out)
-    identities = Identities(gaussians, field)
-    objects = identities.objects()
-    if extract is not None:
-        for found in objects:
-            file = extract / f"{file_name_of(f'{found.value} {found.name}')}.ply"
-            check_outputs({"--extract": file}, [map])
-            identities.extract(found.value, file)
+    if encoding.stopped_by is not None:
+        note(f"{encoding.stopped_by}; wrote '{out}' with the codes as they were, less refined than others")
+    objects: list[IdentifiedObject] = []
+    whole = read.complete and encoding.stopped_by is None
+    try:
+        with memory_errors():
+            identities = Identities(gaussians, field)
+            objects = identities.objects()
+            for found in objects if extract is not None else ():
+                file = Path(extract or "") / f"{file_name_of(f'{found.value} {found.name}')}.ply"
+                check_outputs({"--extract": file}, [map])
+                identities.extract(found.value, file)
+    except OutOfMemoryError as error:
+        note(f"{error}; wrote '{out}', and not all of what follows from it")
+        whole = False
     _tell(encoding, read, association, book, objects, out, json)
-    return 0
+    return 0 if whole else 130
 
 
 def _separation(book: CodeBook) -> str:

@@ -56,6 +56,7 @@ def _field_facts(path: Path) -> dict[str, object]:
         "looks": len(field.looks),
         "look_bytes": field.looks.nbytes,
         "map": provenance.map_path,
+        "map_notes": list(provenance.map_notes),
         "stream": provenance.stream,
         "earlier_streams": [recording.stream for recording in provenance.earlier],
         "metres_to_splat": provenance.splat_from_map.scale,

@@ -18,6 +18,7 @@ from feature_gs_ros.cli.common import print_json
 from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.core.memory import available_bytes, gigabytes
 from feature_gs_ros.core.progress import ProgressBar, note, say
+from feature_gs_ros.io.locks import locked
 
 IN_MEMORY = 0.5  # of the free memory: a larger result is collected in a file beside the output
 
@@ -43,16 +44,17 @@ def merge(
         raise FieldError("no field is given; name those to add up", code="field.merge")
     sources = [str(path) for path in fields]
     parts = [FeatureField.load(path) for path in fields]
-    if resume and out.exists():
-        parts, sources = _still_to_add(FeatureField.load(out), parts, sources, out)
-    check_mergeable(parts)
-    check_no_view_twice(parts, sources)
-    shape = (len(parts[0]), parts[0].features.shape[1])
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as folder:
-        features = _room_for(shape, Path(folder))
-        with ProgressBar("merging", "Gaussian", quiet=json, keep_partial=False).running() as progress:
-            merged = merge_fields(parts, features, progress)
-        merged.save(out)
+    with locked(out):
+        if resume and out.exists():
+            parts, sources = _still_to_add(FeatureField.load(out), parts, sources, out)
+        check_mergeable(parts)
+        check_no_view_twice(parts, sources)
+        shape = (len(parts[0]), parts[0].features.shape[1])
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as folder:
+            features = _room_for(shape, Path(folder))
+            with ProgressBar("merging", "Gaussian", quiet=json, keep_partial=False).running() as progress:
+                merged = merge_fields(parts, features, progress)
+            merged.save(out)
     views = len(merged.provenance.frames)
     if json:
         print_json({"field": str(out), "fields": len(parts), "views": views, "seen": int(merged.seen.sum())})

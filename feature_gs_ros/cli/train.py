@@ -19,6 +19,7 @@ from feature_gs_ros.core.errors import MapError, TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.doctor.findings import Finding
+from feature_gs_ros.io.locks import locked
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.colmap import find_model
@@ -124,19 +125,21 @@ def train(
     start = time.perf_counter()
     trainer = _trainer(stream, init, views, options, StartOptions(stereo=stereo), backend)
     session = SessionOptions(checkpoint, pictures=pictures, picture_every=picture_every)
-    if resume and session.checkpoint.is_file():
-        resume_training(trainer, session.checkpoint)
-        note(f"resuming after {trainer.iteration} of {iterations} iterations")
-    elif aside := set_aside(session.checkpoint):
-        note(f"an earlier run's checkpoint is now '{aside}'; to go on with that one, rename it back and add --resume")
-    note(f"{len(views)} images, {len(trainer.parameters)} Gaussians to start with")
-    with ProgressBar("training", "step", quiet=json).running() as bar:
+    with locked(out):  # the checkpoint is read, set aside and written
+        if resume and session.checkpoint.is_file():
+            resume_training(trainer, session.checkpoint)
+            note(f"resuming after {trainer.iteration} of {iterations} iterations")
+        elif aside := set_aside(session.checkpoint):
+            note(f"an earlier run's checkpoint is now '{aside}'; to go on with it, rename it back and add --resume")
+        note(f"{len(views)} images, {len(trainer.parameters)} Gaussians to start with")
+        with ProgressBar("training", "step", quiet=json).running() as bar:
 
-        def progress(metrics: TrainingMetrics) -> bool:
-            return bar(metrics.iteration, metrics.iterations, f"PSNR {metrics.psnr:.2f} dB, {metrics.count} Gaussians")
+            def progress(metrics: TrainingMetrics) -> bool:
+                shown = f"PSNR {metrics.psnr:.2f} dB, {metrics.count} Gaussians"
+                return bar(metrics.iteration, metrics.iterations, shown)
 
-        trained, finished = train_map(trainer, held or views[:1], session, progress, note)
-    _save(trained, out, trainer, session.checkpoint, finished)
+            trained, finished = train_map(trainer, held or views[:1], session, progress, note)
+        _save(trained, out, trainer, session.checkpoint, finished)
     _tell(trained, held, time.perf_counter() - start, finished, trainer.iteration, out, json, findings)
     return 0 if finished else 130
 

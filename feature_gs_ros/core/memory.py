@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from feature_gs_ros.core.errors import BudgetError, OutOfMemoryError
@@ -144,3 +146,18 @@ def memory_error(error: BaseException) -> OutOfMemoryError | None:
         f"there is no more memory ({first}); give the process more, or ask for less: fewer channels (--codec), "
         "smaller images, a smaller map"
     )
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise a failed allocation of the block as an `OutOfMemoryError`, whichever library it comes from.
+
+    Who catches that keeps what was done before, and says so.
+    """
+    try:
+        yield
+    except Exception as error:
+        short = memory_error(error)
+        if short is None or short is error:
+            raise
+        raise short from error

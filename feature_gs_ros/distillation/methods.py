@@ -11,8 +11,9 @@ from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import extract, pinhole_view
 from feature_gs_ros.backprojection.least_squares import solve_cells
 from feature_gs_ros.core.codec import Codec
-from feature_gs_ros.core.errors import TrainingError
+from feature_gs_ros.core.errors import OutOfMemoryError, TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import memory_errors
 from feature_gs_ros.core.progress import ProgressBar, note
 from feature_gs_ros.distillation import (
     Decoder,
@@ -63,12 +64,19 @@ def solve(
 ) -> DistillResult:
     begin = None if earlier is None else earlier.features.float()
     if iterations is None:
-        iterations = useful_passes(targets, MAX_PASSES)
-        note(f"{iterations} passes gain on views left out for this")
+        try:
+            with memory_errors():
+                iterations = useful_passes(targets, MAX_PASSES)
+            note(f"{iterations} passes gain on views left out for this")
+        except OutOfMemoryError as error:
+            note(f"{error}; no pass is tried")
+            iterations = 0
     pairs = [(target.operator, target.wanted) for target in targets]
     with ProgressBar("solving", "pass", quiet=work.quiet).running() as bar:
         solution = solve_cells(pairs, start=begin, iterations=iterations, progress=bar)
-        finished = not bar.interrupted
+        finished = not bar.interrupted and solution.stopped_by is None
+    if solution.stopped_by is not None:
+        note(f"{solution.stopped_by}; kept are the features after {len(solution.residual) - 1} passes")
     return DistillResult(solution.features, codec, products(targets), finished, work.gaussians)
 
 
@@ -84,11 +92,7 @@ def train(
     options = FrozenOptions(iterations=FrozenOptions.iterations if iterations is None else iterations)
     trainer = FeatureTrainer(targets, options, decoder, begin)
     with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
-        try:
-            finished = trainer.run(bar)
-        except TrainingError as error:
-            note(str(error))
-            finished = False
+        finished = _run(trainer, bar)
     return DistillResult(
         trainer.features.detach(), decoder.codec() if decoder else None, products(targets), finished, work.gaussians
     )
@@ -118,14 +122,22 @@ def train_jointly(
     decoder = None if codec is None else Decoder.of_codec(codec)
     trainer = JointTrainer(work.gaussians, begin, views, grids, options, decoder, work.backend)
     with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
-        try:
-            finished = trainer.run(bar)
-        except TrainingError as error:
-            note(str(error))
-            finished = False
+        finished = _run(trainer, bar)
     trained = trainer.parameters.to_map()
     features = trainer.features.detach()[trained.file_rows]
     return DistillResult(features, decoder.codec() if decoder else None, products(targets), finished, trained)
+
+
+def _run(trainer: FeatureTrainer | JointTrainer, bar: ProgressBar) -> bool:
+    """Whether training came to its end; where it diverges, or memory ends, the trainer holds what is worth keeping."""
+    try:
+        with memory_errors():
+            return trainer.run(bar)
+    except OutOfMemoryError as error:
+        note(f"{error}; what was trained in {trainer.iteration} steps is kept")
+    except TrainingError as error:
+        note(str(error))
+    return False
 
 
 def products(targets: Sequence[DistillationTarget]) -> int:

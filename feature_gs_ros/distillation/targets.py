@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,9 +15,9 @@ from feature_gs_ros.backprojection.ingest import UNUSABLE, extract, known_views,
 from feature_gs_ros.backprojection.least_squares import solve_cells
 from feature_gs_ros.backprojection.pose_check import PoseSanityCheck
 from feature_gs_ros.core.codec import Codec
-from feature_gs_ros.core.errors import StoppedError, StreamError
+from feature_gs_ros.core.errors import OutOfMemoryError, StoppedError, StreamError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.core.memory import check_budget
+from feature_gs_ros.core.memory import check_budget, memory_errors
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.rasterizer import BackendChoice, CellOperator
@@ -26,6 +27,7 @@ CHECKED = 8  # every so many views one is left out to see how many passes are us
 BYTES_PER_PAIR = 20  # of a cell and a Gaussian, in A and in its transpose
 
 Progress = Callable[[int, int, str], bool | None]  # views done, views in all, name; True stops
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,11 @@ def distillation_targets(
 ) -> list[DistillationTarget]:
     """Operators and targets of the named frames. Frames that can't be used are left out.
 
+    Where memory ends, the targets are those of the views before, and a warning says so: a field of them is of more use
+    than none.
+
     Raises:
+        OutOfMemoryError: it ends with the first view.
         StoppedError: ``progress`` stopped it.
         StreamError: none can be used.
         BudgetError: they won't fit into memory.
@@ -60,15 +66,21 @@ def distillation_targets(
     reason = "none was read"
     for done, frame in enumerate(stream.frames(names), start=1):
         try:
-            pinhole = pinhole_view(frame, provenance.splat_from_map)
-            grid = extract(extractor, pinhole.image, frame)
-            view = rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
-            sight.check(view)
-            operator = view.cell_operator(grid, pinhole.valid)
-            wanted = operator.target(grid)
-            targets.append(DistillationTarget(frame.name, operator, codec.encode(wanted) if codec else wanted))
+            with memory_errors():
+                pinhole = pinhole_view(frame, provenance.splat_from_map)
+                grid = extract(extractor, pinhole.image, frame)
+                view = rasterizer.view(gaussians, pinhole.camera, pinhole.camera_from_splat, backend)
+                sight.check(view)
+                operator = view.cell_operator(grid, pinhole.valid)
+                wanted = operator.target(grid)
+                targets.append(DistillationTarget(frame.name, operator, codec.encode(wanted) if codec else wanted))
         except UNUSABLE as error:
             reason = str(error)
+        except OutOfMemoryError as error:
+            if not targets:
+                raise
+            log.warning("%s; going on with %d of %d views", error, len(targets), len(names))
+            break
         else:
             if len(targets) == 1:
                 size = (BYTES_PER_PAIR * operator.nonzeros + 4 * targets[0].wanted.numel()) * len(names)
@@ -143,4 +155,4 @@ def useful_passes(
         return len(cosines) > 1 and cosines[-1] <= cosines[-2]
 
     solve_cells([(target.operator, target.wanted) for target in shown], iterations=most, watch=watch)
-    return max(range(len(cosines)), key=cosines.__getitem__)
+    return max(range(len(cosines)), key=cosines.__getitem__, default=0)  # none: memory ended

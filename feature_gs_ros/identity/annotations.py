@@ -13,9 +13,10 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.ingest import Progress, counted, some
 from feature_gs_ros.backprojection.pose_check import PoseSanityCheck
 from feature_gs_ros.core.camera import Frame, rectified_labels
-from feature_gs_ros.core.errors import EvaluationError, IdentityError, StoppedError
+from feature_gs_ros.core.errors import EvaluationError, IdentityError, OutOfMemoryError, StoppedError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.core.memory import memory_errors
 from feature_gs_ros.identity.encoding import IGNORE, Annotation, unnamed_values
 from feature_gs_ros.identity.masks import Masks
 from feature_gs_ros.io.streams.registry import Stream
@@ -27,6 +28,7 @@ class Annotated:
 
     annotations: tuple[Annotation, ...]
     skipped: Counter[str]
+    complete: bool = True  # False: memory ended before the last
 
 
 def read_annotations(
@@ -41,7 +43,8 @@ def read_annotations(
 ) -> Annotated:
     """Every frame of the stream that has a mask; frames without one are not needed.
 
-    Masks that can't be used (another size, damaged, a value without a name) are left out and counted by reason.
+    Masks that can't be used (another size, damaged, a value without a name) are left out and counted by reason; so is
+    the one at which memory ended, and those after it aren't read.
 
     Args:
         names: of the pixel values; any value will do where it isn't given.
@@ -50,6 +53,7 @@ def read_annotations(
     Raises:
         StoppedError: ``progress`` stopped it.
         IdentityError: no frame has a mask that can be used.
+        OutOfMemoryError: there is none for the first.
         CameraError: the views see almost nothing of the map.
     """
     known = set(masks.names())
@@ -62,17 +66,23 @@ def read_annotations(
         )
     found: list[Annotation] = []
     skipped: Counter[str] = Counter()
-    pose_check = PoseSanityCheck(stream.source)
+    pose_check, complete = PoseSanityCheck(stream.source), True
     for done, frame in enumerate(stream.frames(chosen), start=1):
         try:
-            labels = _labels(masks, frame, names)
+            with memory_errors():
+                labels = _labels(masks, frame, names)
+                pose = splat_from_map.camera_from_splat(frame.camera_from_world)
+                view = rasterizer.view(gaussians, replace(frame.camera, distortion=None), pose, backend)
+                pose_check.check(view)
+                found.append(Annotation(frame.name, view, labels))
         except EvaluationError as error:
             skipped[str(error)] += 1
-        else:
-            pose = splat_from_map.camera_from_splat(frame.camera_from_world)
-            view = rasterizer.view(gaussians, replace(frame.camera, distortion=None), pose, backend)
-            pose_check.check(view)
-            found.append(Annotation(frame.name, view, labels))
+        except OutOfMemoryError as error:
+            if not found:
+                raise
+            skipped[str(error)] += 1
+            complete = False
+            break
         if progress is not None and progress(done, len(chosen), frame.name):
             raise StoppedError(f"stopped after the masks of {done} of {len(chosen)} views")
     pose_check.finish()
@@ -80,7 +90,7 @@ def read_annotations(
         raise IdentityError(f"no mask can be used: {counted(skipped)}", code="identity.empty")
     for name in sorted(known - set(chosen)):
         skipped[f"mask '{name}' has no frame"] += 1
-    return Annotated(tuple(found), skipped)
+    return Annotated(tuple(found), skipped, complete)
 
 
 def _labels(masks: Masks, frame: Frame, names: Mapping[int, str] | None) -> NDArray[np.integer]:

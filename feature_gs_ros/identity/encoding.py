@@ -14,9 +14,10 @@ from torch import Tensor
 
 from feature_gs_ros.backprojection.field import FeatureField, Provenance, expected_features
 from feature_gs_ros.backprojection.least_squares import Target, solve_features
-from feature_gs_ros.core.errors import IdentityError
+from feature_gs_ros.core.errors import IdentityError, OutOfMemoryError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import memory_errors
 from feature_gs_ros.extractors.codes import IdentityExtractor
 from feature_gs_ros.identity.codes import CodeBook
 from feature_gs_ros.query.masks_2d import render_similarities
@@ -56,8 +57,9 @@ class Encoding:
     """A field of identity codes and what became of the annotations."""
 
     field: FeatureField
-    objects: dict[int, ObjectReport]  # by pixel value, background left out
+    objects: dict[int, ObjectReport]  # by pixel value, background left out; none where there was no memory for them
     seconds: dict[str, float]
+    stopped_by: OutOfMemoryError | None = None  # what ended it early: the codes are those reached before
 
     def table(self) -> str:
         """Objects with their views, pixels and agreement."""
@@ -86,7 +88,8 @@ def encode_identities(
     Eq. 4 leaves two errors. What a view sees only faintly, through or behind an object, gets the object's code in
     full: so codes first spread over like-coloured neighbours (`GaussianGraph.smooth`), each Gaussian counting as far as
     it was seen, ``Wᵀ1`` over what it would be with nothing in front. And Gaussians at outlines get mixtures: so the
-    codes then minimise ``Σ ‖W f − F‖² + Σ anchor ‖f − spread‖²`` over the annotated views.
+    codes then minimise ``Σ ‖W f − F‖² + Σ anchor ‖f − spread‖²`` over the annotated views. Where memory ends while they
+    are refined, they stay what they are by then.
 
     Args:
         names: by pixel value, background 0 among them, as many as the book has codes: `class_names` makes them.
@@ -110,18 +113,24 @@ def encode_identities(
     weight = torch.from_numpy(np.asarray(by_class.sum(axis=1), np.float32)[:, 0])
     codes = expected_features(torch.from_numpy(by_class @ book.codes.numpy()), weight)
     seconds["back-projection"] = time.perf_counter() - start
+    stopped_by = None
     if refine:
-        start = time.perf_counter()
-        graph = graph or GaussianGraph.of(gaussians)
-        trust = (weight / unoccluded.clamp_min(1e-6)).clamp(0.0, 1.0)
-        codes = graph.smooth(codes, SMOOTHING_RATE, views > 0, trust)
-        seconds["spreading"] = time.perf_counter() - start
-        start = time.perf_counter()
-        targets = [_target(annotation, values, book) for annotation in annotations]
-        codes = solve_features(targets, codes, ANCHOR * unoccluded, iterations=ITERATIONS).features
-        seconds["solving"] = time.perf_counter() - start
+        try:
+            with memory_errors():
+                start = time.perf_counter()
+                graph = graph or GaussianGraph.of(gaussians)
+                trust = (weight / unoccluded.clamp_min(1e-6)).clamp(0.0, 1.0)
+                codes = graph.smooth(codes, SMOOTHING_RATE, views > 0, trust)
+                seconds["spreading"] = time.perf_counter() - start
+                start = time.perf_counter()
+                targets = [_target(annotation, values, book) for annotation in annotations]
+                solved = solve_features(targets, codes, ANCHOR * unoccluded, iterations=ITERATIONS)
+                codes, stopped_by = solved.features, solved.stopped_by
+                seconds["solving"] = time.perf_counter() - start
+        except OutOfMemoryError as error:
+            stopped_by = error
     extractor = IdentityExtractor({str(value): names[value] for value in values}, book.kind, book.dimension)
-    provenance = provenance or Provenance(gaussians.checksum)
+    provenance = provenance or Provenance(gaussians.checksum, map_notes=gaussians.notes)
     result = FeatureField(
         codes,
         weight,
@@ -130,10 +139,14 @@ def encode_identities(
         replace(provenance, frames=tuple(annotation.name for annotation in annotations)),
         book.codec(),
     )
-    start = time.perf_counter()
-    objects = _reports(result, extractor, annotations, values)
+    start, objects = time.perf_counter(), {}
+    try:
+        with memory_errors():
+            objects = _reports(result, extractor, annotations, values)
+    except OutOfMemoryError as error:
+        stopped_by = error
     seconds["report"] = time.perf_counter() - start
-    return Encoding(result, objects, seconds)
+    return Encoding(result, objects, seconds, stopped_by)
 
 
 def class_names(labels: Mapping[int, str]) -> dict[int, str]:

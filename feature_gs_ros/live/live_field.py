@@ -269,7 +269,11 @@ class LiveField:
 
     def _empty(self) -> BackProjector:
         provenance = Provenance(
-            self.gaussians.checksum, self.map.path, stream=LIVE, splat_from_map=self.map.splat_from_map
+            self.gaussians.checksum,
+            self.map.path,
+            stream=LIVE,
+            splat_from_map=self.map.splat_from_map,
+            map_notes=self.gaussians.notes,
         )
         extractor = self.map.extractor
         with inserted("ingestion", self.map.backend.device):  # which fills what is made here

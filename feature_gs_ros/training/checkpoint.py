@@ -18,15 +18,20 @@ from feature_gs_ros.training.parameters import SplatParameters
 from feature_gs_ros.training.trainer import Trainer
 
 FORMAT = "feature_gs_ros training 2"
+ROWS_OF_GAUSSIANS = ("parameters", "first", "second", "average", "density")  # kinds of tensors with a row for each
 
 
 def save_training(trainer: Trainer, path: str | Path) -> None:
     """Write the run; the file appears whole or not at all.
 
     Raises:
-        TrainingError: a parameter is not finite, so that the earlier file is kept, or the file can't be written.
+        TrainingError: a parameter is not finite or the state isn't whole, so that the earlier file is kept, or the
+            file can't be written.
     """
     state = trainer.state()
+    rows = {len(tensor) for name, tensor in state.items() if name.partition(".")[0] in ROWS_OF_GAUSSIANS}
+    if len(rows) != 1:  # memory ended while the Gaussians were being replaced
+        raise TrainingError(f"at iteration {trainer.iteration} the state is of {len(rows)} maps of different size")
     if not all(bool(torch.isfinite(tensor).all()) for name, tensor in state.items() if tensor.is_floating_point()):
         raise TrainingError(f"parameters are not finite at iteration {trainer.iteration}", code="training.not-finite")
     content = {"iteration": trainer.iteration, "options": asdict(trainer.options), "views": trainer.names}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_gs_ros.core.errors import TrainingError
+from feature_gs_ros.core.errors import OutOfMemoryError, TrainingError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import memory_errors
 from feature_gs_ros.io.files import file_name_of
 from feature_gs_ros.pictures import save_png, side_by_side, to_image
 from feature_gs_ros.training.checkpoint import save_training, saved_parameters
@@ -40,7 +41,8 @@ def train_map(
     """Train to the end, or until progress stops it; the map, and whether it is finished.
 
     The checkpoint is written every few iterations and when the run stops early; who has saved the map of a finished
-    run removes it. Training that diverges ends with the map of the last checkpoint of this run.
+    run removes it. Training that diverges ends with the map of the last checkpoint of this run. Where memory ends it
+    stops early, at the last checkpoint where there is none left even to write another.
 
     Args:
         shown: views of which a picture is drawn now and then, beside what they should be.
@@ -48,6 +50,7 @@ def train_map(
 
     Raises:
         TrainingError: it diverged before the first checkpoint, or a file can't be written.
+        OutOfMemoryError: memory ended before the first checkpoint, or it doesn't suffice for reading that back.
     """
     kept = trainer.iteration > 0  # resumed: the checkpoint is of this run
 
@@ -63,20 +66,36 @@ def train_map(
             save_pictures(trainer, shown, options.pictures)
         return progress(metrics) if progress is not None else None
 
+    note = note or (lambda _line: None)
     try:
-        finished = trainer.run(after)
-        if not finished:
-            keep()
+        with memory_errors():
+            finished = _run(trainer, after, note)
+            if not finished:
+                keep()
+            return trainer.result().to_map(), finished
     except TrainingError as error:
         if not kept or not options.checkpoint.is_file():
             raise TrainingError(
                 f"{error}; there is no checkpoint to go back to: check images and poses", code="training.diverged"
             ) from error
+        reason = str(error)
+    except OutOfMemoryError as error:
+        if not kept or not options.checkpoint.is_file():
+            raise
+        reason = str(error)
+    with memory_errors():
         last = saved_parameters(options.checkpoint).to_map()
-        if note is not None:
-            note(f"{error}: the map is the one of the last checkpoint, '{options.checkpoint}'")
-        return last, False
-    return trainer.result().to_map(), finished
+    note(f"{reason}: the map is the one of the last checkpoint, '{options.checkpoint}'")
+    return last, False
+
+
+def _run(trainer: Trainer, progress: Progress, note: Note) -> bool:
+    try:
+        with memory_errors():
+            return trainer.run(progress)
+    except OutOfMemoryError as error:
+        note(f"{error}; training stops at iteration {trainer.iteration}")
+    return False
 
 
 def set_aside(checkpoint: Path) -> Path | None:
