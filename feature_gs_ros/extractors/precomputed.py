@@ -20,6 +20,7 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
 from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.core.memory import check_budget
 from feature_gs_ros.core.text import shown
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
 from feature_gs_ros.extractors.scoring import cosine
@@ -211,8 +212,10 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
 def _read_npz(path: Path) -> dict[str, Tensor]:
     arrays = {}
     with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
-        if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MAX_BYTES:
             raise ValueError(f"its arrays take more than {MAX_BYTES} bytes")
+        check_budget(unpacked, None, f"'{path}', unpacked,", "save smaller maps, or as float16")
         for member in archive.infolist():
             with archive.open(member) as file:
                 arrays[member.filename.removesuffix(".npy")] = torch.from_numpy(_read_npy(file, member.file_size))

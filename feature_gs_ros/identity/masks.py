@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,8 +21,7 @@ from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.structured import Table, read_structured, read_table
 
 MAX_MASKS = 65000  # of one image: labels are 16 bit and 255 is taken
-
-
+MAX_MASK_PIXELS = 1 << 34  # of all masks of one image together: 1,400 of twelve megapixels
 MAX_LABEL = 65535  # labels are 16 bit
 
 
@@ -83,12 +82,13 @@ class CocoMasks:
         image = self._images[name]
         size = _size([image.get("height"), image.get("width")], f"image '{name}' of '{self.path}'")
         _check_size(size, camera, f"image '{name}' of '{self.path}'")
-        masks, values = [], []
-        for number, annotation in zip(mask_numbers(), self._annotations[name], strict=False):
-            masks.append(_decoded(annotation.get("segmentation"), size, f"image '{name}' of '{self.path}'"))
-            label = number if self._instances else annotation.whole("category_id", least=0, most=MAX_LABEL)
-            values.append(label)
-        return stacked(masks, values, size)
+        annotations = self._annotations[name]
+        values = [
+            number if self._instances else annotation.whole("category_id", least=0, most=MAX_LABEL)
+            for number, annotation in zip(mask_numbers(), annotations, strict=False)
+        ]
+        masks = [annotation.get("segmentation") for annotation in annotations]
+        return stacked(masks, values, size, f"image '{name}' of '{self.path}'")
 
 
 class SamMasks:
@@ -125,9 +125,9 @@ class SamMasks:
             given = rle.get("size") if isinstance(rle, Mapping) else None
             size = size or _size(given, f"'{path}'")
             _check_size(size, camera, f"'{path}'")
-            masks.append(_decoded(rle, size, f"'{path}'"))
+            masks.append(rle)
         assert size is not None
-        return stacked(masks, itertools.islice(mask_numbers(), len(masks)), size)
+        return stacked(masks, list(itertools.islice(mask_numbers(), len(masks))), size, f"'{path}'")
 
 
 def open_masks(path: str | Path, instances: bool = False) -> Masks:
@@ -155,13 +155,24 @@ def mask_numbers() -> Iterator[int]:
     return (number + (number >= IGNORE) for number in itertools.count(1))
 
 
-def stacked(masks: Sequence[NDArray[np.bool_]], values: Iterable[int], size: tuple[int, int]) -> NDArray[np.uint16]:
-    """Labels [H, W] of masks that may overlap: the smaller one is on top."""
-    if len(masks) > MAX_MASKS:
-        raise EvaluationError(f"{len(masks)} masks in one image, at most {MAX_MASKS} are read", code="evaluation.range")
+def stacked(masks: Sequence[object], values: Sequence[int], size: tuple[int, int], source: str) -> NDArray[np.uint16]:
+    """Labels [H, W] of masks in RLE or polygons that may overlap: the smaller one is on top.
+
+    They are decoded twice, one at a time: a few bytes of each stand for a whole image.
+
+    Raises:
+        EvaluationError: one is damaged, or there are too many.
+    """
+    if len(masks) > MAX_MASKS or len(masks) * size[0] * size[1] > MAX_MASK_PIXELS:
+        raise EvaluationError(
+            f"{source} has {len(masks)} masks, at most {min(MAX_MASKS, MAX_MASK_PIXELS // (size[0] * size[1]))} of "
+            f"{size[1]}×{size[0]} pixels are read",
+            code="evaluation.range",
+        )
+    areas = [int(np.count_nonzero(_decoded(mask, size, source))) for mask in masks]
     labels = np.zeros(size, np.uint16)
-    for mask, value in sorted(zip(masks, values, strict=True), key=lambda item: -int(item[0].sum())):
-        labels[mask] = value
+    for index in sorted(range(len(masks)), key=lambda index: -areas[index]):
+        labels[_decoded(masks[index], size, source)] = values[index]
     return labels
 
 

@@ -32,6 +32,7 @@ _PNG_DRAWN = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels
 _JPEG = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
+_JPEG_BARE = frozenset((0x00, 0x01, *range(0xD0, 0xDA)))  # that no length follows: none belongs before the first scan
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the segments that hold the size
 _OTHERS = {
     b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"BM": "BMP", b"GIF8": "GIF",
@@ -250,7 +251,8 @@ def _check_jpeg(data: bytes, source: str) -> None:
 def _jpeg_size(file: BinaryIO, source: str) -> tuple[int, int]:
     while True:
         segment = file.read(4)
-        if len(segment) < 4 or segment[0] != 0xFF or segment[1] == _JPEG_SCAN:
+        if len(segment) < 4 or segment[0] != 0xFF or segment[1] == _JPEG_SCAN or segment[1] in _JPEG_BARE:
+            # The decoder goes on behind a bare marker, or behind bytes that are none: it would find another size.
             raise ImageError(
                 f"'{source}' is a JPEG without a size in its header; copy or record it again", code="image.damaged"
             )

@@ -22,11 +22,15 @@ from feature_gs_ros.core.text import shown
 from feature_gs_ros.io.files import read_regular
 
 MAX_JSON = 64 << 20  # bytes; parsed, they may take sixty times that
-MAX_YAML = 4 << 20  # bytes; YAML is parsed far more slowly
-MAX_YAML_NODES = 300_000  # keys, values and lists
+MAX_JSON_LISTS = 2_000_000  # lists and tables, of which each takes up to a hundred times its two bytes
+MAX_YAML = 1 << 20  # bytes; YAML is parsed far more slowly
+MAX_YAML_NODES = 100_000  # keys, values and lists
 MAX_DEPTH = 64  # lists and tables in one another
-MAX_DIGITS = 64  # of a number given as text
+MAX_DIGITS = 64  # of a number in YAML, or given as text
 _T = TypeVar("_T")
+
+
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,6 +54,12 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
+    def construct_scalar(self, node: Any) -> Any:
+        # Numbers of base sixty, 1:0:0…, take time by the square of their length, and later more than a float holds.
+        if node.tag in _NUMBER_TAGS and len(node.value) > MAX_DIGITS:
+            raise yaml.YAMLError(f"a number in line {node.start_mark.line + 1} has {len(node.value)} digits")
+        return super().construct_scalar(node)
+
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
@@ -66,10 +76,15 @@ def parse_json(text: str | bytes, source: str, error: type[FeatureGsError]) -> o
     """The value of a JSON text.
 
     Raises:
-        error: it is none, or beyond `MAX_JSON` or `MAX_DEPTH`.
+        error: it is none, or beyond `MAX_JSON`, `MAX_JSON_LISTS` or `MAX_DEPTH`.
     """
     if len(text) > MAX_JSON:
         raise error(f"{source} has {len(text)} bytes of JSON, at most {MAX_JSON} are read", code=f"{error.code}.size")
+    lists = sum(text.count(sign if isinstance(text, str) else sign.encode()) for sign in "[{")  # type: ignore[arg-type]
+    if lists > MAX_JSON_LISTS:
+        raise error(
+            f"{source} holds {lists} lists and tables, at most {MAX_JSON_LISTS} are read", code=f"{error.code}.size"
+        )
     try:
         value: object = json.loads(text)
         _check_depth(value)
@@ -88,7 +103,7 @@ def parse_yaml(text: str, source: str, error: type[FeatureGsError]) -> object:
         raise error(f"{source} has {len(text)} bytes of YAML, at most {MAX_YAML} are read", code=f"{error.code}.size")
     try:
         value: object = yaml.load(text, _Loader)
-    except (ValueError, yaml.YAMLError, RecursionError, TypeError, LookupError, AttributeError) as cause:
+    except (ValueError, yaml.YAMLError, RecursionError, TypeError, LookupError, AttributeError, OverflowError) as cause:
         # Beside its own errors: dates that there aren't are a ValueError, odd tags a TypeError, LookupError and so on.
         raise error(f"{source} is not YAML: {_reason(cause)}", code=f"{error.code}.syntax") from cause
     return value

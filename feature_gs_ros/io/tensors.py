@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,6 +17,12 @@ from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.files import open_regular
 from feature_gs_ros.io.structured import Table, parse_json
 
+# That torch computes with everywhere; of float8 and the like it can't even tell whether they are finite.
+TYPES = (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
+
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of any safetensors file.
@@ -23,13 +30,18 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         OSError: it can't be read, or is a pipe or device.
         SafetensorError: it is damaged or none.
+        ValueError: a tensor's type isn't one of `TYPES`.
     """
     with open_regular(path) as opened:
         # By its number, where the system has that: safetensors takes no names but those in UTF-8.
         link = f"/proc/self/fd/{opened.fileno()}"
         with safe_open(link if Path(link).exists() else str(path), framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            metadata: dict[str, str] = file.metadata() or {}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in TYPES:
+            raise ValueError(f"'{shown(name)}' holds {tensor.dtype}, which isn't read")
+    return tensors, metadata
 
 
 def read_tensor_file(

@@ -21,15 +21,8 @@ from numba.core.caching import IndexDataCacheFile, NullCache
 _DIGEST_BYTES = 32
 # What a pickle raises that was whole when it was written, but by another version of its classes.
 _UNREADABLE = (
-    OSError,
-    pickle.UnpicklingError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ImportError,
-    EOFError,
-)
+    OSError, pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, ImportError, EOFError,
+)  # fmt: skip
 log = logging.getLogger(__name__)
 _said = False
 
@@ -68,13 +61,20 @@ class _CheckedFiles(IndexDataCacheFile):
 
     def save(self, key: object, data: object) -> None:
         try:
-            super().save(key, data)
+            super().save(key, (self._source_stamp, key, data))
         except OSError as error:
             _say_once(f"can't keep compiled kernels in '{self._cache_path}': {error.strerror}; they are compiled anew")
 
     def load(self, key: object) -> Any:
         name = self._load_index().get(key)
-        return None if name is None else self._read(Path(self._cache_path, name))
+        if name is None:
+            return None
+        match self._read(Path(self._cache_path, name)):
+            # Index and data are two files. A process killed between them, or two that compile at once, leave an entry
+            # that leads to another kernel: each says which one it is.
+            case (self._source_stamp, own, data) if own == key:
+                return data
+        return None
 
     def _load_index(self) -> dict[object, str]:
         match self._read(Path(self._index_path)):
@@ -96,16 +96,7 @@ class _CheckedFiles(IndexDataCacheFile):
                 digest, data = file.read(_DIGEST_BYTES), file.read()
             if trusted and hashlib.sha256(data).digest() == digest:
                 return pickle.loads(data)
-        except (
-            OSError,
-            pickle.UnpicklingError,
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            ImportError,
-            EOFError,
-        ):
+        except _UNREADABLE:
             pass
         return None
 

@@ -19,6 +19,7 @@ from feature_gs_ros.extractors import efficientnet_lite as lite
 from feature_gs_ros.extractors import extractor_names, extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.network import input_size
+from tests.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -399,6 +400,20 @@ def npy(array: np.ndarray) -> bytes:
 def test_damaged_arrays_are_errors(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(ExtractorError, match=message):
+        make_extractor("precomputed", folder=tmp_path)
+
+
+def test_types_that_nothing_computes_with_are_errors(tmp_path: Path) -> None:
+    save_file({"features": torch.ones(2, 2, 3).to(torch.float8_e4m3fn)}, tmp_path / "a.safetensors")
+    with raises("extractor.damaged", "float8"):
+        make_extractor("precomputed", folder=tmp_path)
+
+
+def test_arrays_that_unpack_beyond_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "a.npz", features=np.zeros((200, 200, 30), np.float32))
+    assert (tmp_path / "a.npz").stat().st_size < 100_000
+    monkeypatch.setattr("feature_gs_ros.core.memory.available_bytes", lambda: 5_000_000)
+    with raises("budget", "unpacked"):
         make_extractor("precomputed", folder=tmp_path)
 
 

@@ -11,6 +11,8 @@ import pytest
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.identity.masks import SamMasks, decode_rle, open_masks
+from tests.errors import raises
+from tests.memory_use import peak_megabytes
 
 CAMERA = Camera(120, 90, 110.0, 110.0, 60.0, 45.0)
 
@@ -92,3 +94,24 @@ def test_coco_and_sam_files(tmp_path: Path) -> None:
     assert open_masks(folder).load("7").tolist() == [[0, 1, 1], [0, 1, 0]]
     with pytest.raises(EvaluationError, match="holds no masks"):
         open_masks(tmp_path / "empty" if (tmp_path / "empty").mkdir() is None else tmp_path)
+
+
+def test_many_masks_of_one_image_take_the_memory_of_one(tmp_path: Path) -> None:
+    """A hundred bytes of run lengths stand for a whole image each."""
+    height, width = 1500, 2000
+    rle = {"size": [height, width], "counts": [0, height * width]}
+    annotation = {"image_id": 1, "category_id": 1, "segmentation": rle}
+    image = {"id": 1, "file_name": "7.png", "height": height, "width": width}
+    (tmp_path / "coco.json").write_text(json.dumps({"images": [image], "annotations": [annotation] * 100}))
+    setup = "from feature_gs_ros.identity.masks import open_masks"
+    grown, outcome = peak_megabytes(setup, f"open_masks({str(tmp_path / 'coco.json')!r}).load('7')")
+    assert outcome == "done"
+    assert grown < 120  # all at once: 300
+
+
+def test_more_masks_than_can_be_looked_at_are_refused(tmp_path: Path) -> None:
+    side = 8000
+    masks = [{"segmentation": {"size": [side, side], "counts": [0, side * side]}}] * 300
+    (tmp_path / "7.json").write_text(json.dumps(masks))
+    with raises("evaluation.range", "300 masks"):
+        open_masks(tmp_path).load("7")

@@ -98,3 +98,20 @@ def test_pipes_devices_and_folders_are_no_images(read: object, tmp_path: Path) -
     for path in (tmp_path / "pipe.png", Path("/dev/zero"), tmp_path, tmp_path / "none.png", Path("a\0b.png")):
         with pytest.raises(ImageError):
             read(path)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("marker", [0x00, 0x01, 0xD0, 0xD7, 0xD9])
+def test_a_jpeg_has_one_size_for_us_and_for_the_decoder(marker: int) -> None:
+    """A bare marker has no length: who believes the bytes behind it to be one skips to a size that isn't decoded."""
+    small = cv2.imencode(".jpg", PIXELS)[1].tobytes()
+    large = bytearray(cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes()[2:])
+    at = large.index(b"\xff\xc0")
+    large[at + 5 : at + 9] = struct.pack(">HH", 8000, 8000)
+    skipped = 4 + int.from_bytes(large[:2], "big")
+    data = bytes((0xFF, 0xD8, 0xFF, marker)) + bytes(large)
+    bomb = data + bytes(max(0, skipped - len(data))) + small[2:]
+    with pytest.raises(ImageError):
+        decode_compressed(bomb, "it", Camera(8, 6, 9.0, 9.0, 4.0, 3.0))
+    with pytest.raises(ImageError) as caught:
+        decode_compressed(bomb, "it")
+    assert caught.value.code == "image.damaged"

@@ -20,6 +20,8 @@ from splat_samples import Parameters, assert_holds, random_parameters, write_glt
 from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.io.splats.registry import load_map, save_spz
+from tests.errors import raises
+from tests.memory_use import peak_megabytes
 
 SAMPLE = replace(random_parameters(30, 3), sh=np.clip(random_parameters(30, 3).sh, -0.9, 0.9))
 
@@ -71,6 +73,22 @@ def test_an_spz_that_promises_or_unpacks_too_much_is_refused(tmp_path: Path) -> 
         path.write_bytes(gzip.compress(damaged))
         with pytest.raises(MapError, match=message):
             load_map(path)
+
+
+def test_a_stream_of_an_spz_that_unpacks_to_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    pytest.importorskip("gsply")
+    zstandard = pytest.importorskip("zstandard")
+    packer, sizes = zstandard.ZstdCompressor(level=1), (9, 1, 3, 3, 4)
+    bomb = zstandard.ZstdCompressor(level=1).compressobj(size=1 << 30)
+    streams = [b"".join([*(bomb.compress(bytes(1 << 20)) for _ in range(1 << 10)), bomb.flush()])]
+    streams += [packer.compress(bytes(size)) for size in sizes[1:]]
+    head = struct.pack("<4sIIBBBBI", b"NGSP", 4, 1, 0, 12, 0, len(sizes), 32).ljust(32, b"\0")
+    table = b"".join(struct.pack("<QQ", len(data), size) for data, size in zip(streams, sizes, strict=True))
+    (tmp_path / "map.spz").write_bytes(head + table + b"".join(streams))
+    setup = "from feature_gs_ros.io.splats.registry import load_map"
+    grown, outcome = peak_megabytes(setup, f"load_map({str(tmp_path / 'map.spz')!r})")
+    assert outcome == "map.damaged"
+    assert grown < 200
 
 
 def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +155,18 @@ def test_damaged_gltf(tmp_path: Path, change: Any, message: str) -> None:
         load_map(path)
 
 
+def test_gltf_whose_nodes_place_a_mesh_over_and_over_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_gltf(tmp_path / "map.gltf", SAMPLE)
+    content = json.loads(path.read_text())
+    content |= {"nodes": [{"mesh": 0}] * 500, "scenes": [{"nodes": list(range(500))}]}
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr("feature_gs_ros.core.memory.available_bytes", lambda: 2_000_000)
+    with raises("budget", "nodes place"):
+        load_map(path)
+
+
 def test_gltf_with_logits_is_refused(tmp_path: Path) -> None:
     class Logits(Parameters):
         @property
@@ -188,6 +218,14 @@ def test_damaged_openusd(tmp_path: Path, old: str, new: str, message: str) -> No
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(MapError, match=message):
         load_map(path)
+
+
+def test_openusd_as_deep_as_it_likes(tmp_path: Path) -> None:
+    pytest.importorskip("pxr")
+    depth = 3000
+    (tmp_path / "map.usda").write_text("#usda 1.0\n" + 'def "x" {\n' * depth + "}\n" * depth)
+    with raises("map.format", "0 prims"):
+        load_map(tmp_path / "map.usda")
 
 
 def write_sog(path: Path, sample: Parameters, **changes: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -383,3 +384,24 @@ def test_images_in_an_unusual_place_are_asked_for_and_named(tmp_path: Path) -> N
         open_stream(tmp_path)
     assert open_stream(tmp_path, bag=BagOptions(images=Path("my own"))).names() == names
     assert open_stream(tmp_path, bag=BagOptions(images=tmp_path / "my own")).names() == names
+
+
+@pytest.mark.parametrize("suffix", ["bin", "txt"])
+def test_names_in_any_bytes(suffix: str, tmp_path: Path) -> None:
+    """Windows' tools write names as their code page has them; Linux takes any bytes."""
+    name = b"caf\xe9.png"
+    model = tmp_path / "sparse" / "0"
+    model.mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    (model / f"cameras.{suffix}").write_bytes(
+        struct.pack("<QIiQQ4d", 1, 1, 1, 8, 6, 9.0, 9.0, 4.0, 3.0) if suffix == "bin" else b"1 PINHOLE 8 6 9 9 4 3\n"
+    )
+    (model / f"images.{suffix}").write_bytes(
+        struct.pack("<QI7dI", 1, 1, 1, 0, 0, 0, 0, 0, 1, 1) + name + b"\0" + struct.pack("<Q", 0)
+        if suffix == "bin"
+        else b"1 1 0 0 0 0 0 1 1 " + name + b"\n\n"
+    )
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((6, 8, 3), np.uint8))
+    (tmp_path / "a.png").rename(Path(os.fsdecode(bytes(tmp_path / "images") + b"/" + name)))
+    (frame,) = open_stream(tmp_path).frames()
+    assert frame.image.shape == (6, 8, 3)

@@ -19,6 +19,7 @@ from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.messages.camera_info import load_calibration
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.io.structured import Table, parse_json, parse_yaml, read_table
+from tests.errors import raises
 from tests.memory_use import peak_megabytes
 
 LAUGHS = "a0: &a0 [lol, lol]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 12))
@@ -202,3 +203,23 @@ def test_large_files_are_refused_by_their_size(tmp_path: Path) -> None:
 def test_run_lengths_that_are_none(counts: list[object] | str) -> None:
     with pytest.raises(FeatureGsError):
         decode_rle(counts, (2, 3), "it")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "number", ["1" + ":0" * 100_000, "1" + ":0" * 100_000 + ".0", "0x" + "f" * 100_000, "1" + "_" * 500_000 + "1"]
+)
+def test_numbers_of_yaml_end(number: str, tmp_path: Path) -> None:
+    """Those of base sixty take time by the square of their length, and as floats end in an OverflowError."""
+    path = tmp_path / "labels.yaml"
+    path.write_text(f"mug: {number}\n")
+    with raises("evaluation.syntax", "digits"):
+        load_labels(path)
+    path.write_text("mug: 1:0\n")
+    assert load_labels(path) == {60: "mug"}
+
+
+def test_json_of_empty_lists_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "alignment.json"
+    path.write_text("[" + "[]," * 3_000_000 + "[]]")
+    with raises("alignment.size", "3000002"):
+        load_alignment(path)

@@ -58,6 +58,15 @@ def test_damaged_entries_are_compiled_again(tmp_path: Path) -> None:
     assert run(tmp_path).stdout == "6.0 1.0 2\n"
 
 
+def test_an_entry_that_leads_to_another_kernel_is_not_run(tmp_path: Path) -> None:
+    """As a process killed between index and data leaves it, or two that compile at once: whole, but another's."""
+    assert run(tmp_path).stdout == "6.0 1.0 0\n"
+    triple, half = sorted((tmp_path / "cache").rglob("*.nbc"), key=lambda path: "half" in path.name)
+    half.write_bytes(triple.read_bytes())
+    assert run(tmp_path).stdout == "6.0 1.0 1\n"
+    assert run(tmp_path).stdout == "6.0 1.0 2\n"
+
+
 def test_a_full_disk_costs_the_cache_and_one_line(tmp_path: Path) -> None:
     told = run(tmp_path, 512)  # bytes of a file
     assert told.stdout == "6.0 1.0 0\n"

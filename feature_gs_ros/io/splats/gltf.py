@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from feature_gs_ros.core.errors import AlignmentError, MapError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3, rotation_from_quat_wxyz
+from feature_gs_ros.core.memory import check_budget
 from feature_gs_ros.core.placing import transformed
 from feature_gs_ros.io.files import open_regular, read_regular
 from feature_gs_ros.io.splats.extras import check_linear
@@ -34,6 +35,7 @@ _COMPRESSED = ("KHR_gaussian_splatting_compression_spz", "KHR_gaussian_splatting
 _TYPES = {5120: "i1", 5121: "u1", 5122: "i2", 5123: "u2", 5125: "u4", 5126: "f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 _MAX_NODES = 1000
+_COPIES = 3  # of a map's values while several meshes are put together
 _KERNELS = (None, "ellipse")
 
 Floats = NDArray[np.float32]
@@ -68,6 +70,7 @@ class _Document:
         self.path = path
         self.size = path.stat().st_size
         self._binary: tuple[int, int] | None = None  # offset and length of a .glb's own buffer
+        self._placed = 0  # bytes of Gaussians so far
         self._buffers: dict[int, bytes | NDArray[np.uint8]] = {}
         self.content = Table(parse_json(self._json(), f"'{path}'", MapError), f"'{path}'", MapError)
 
@@ -159,6 +162,9 @@ class _Document:
         sh = [self._values(attributes, f"{EXTENSION}:SH_DEGREE_{n}_COEF_{k}", 3) for n, k in bands]
         if len({len(values) for values in (means, turns, scales, opacities, *sh)}) != 1:
             raise self._damaged("its attributes differ in length")
+        # Many nodes may place one mesh: the file doesn't limit what comes of it.
+        self._placed += sum(values.nbytes for values in (means, turns, scales, opacities, *sh))
+        check_budget(_COPIES * self._placed, None, f"'{self.path}' with all that its nodes place", "export fewer nodes")
         check_linear(scales, opacities, f"'{self.path}'")
         gaussians = GaussianMap.from_tensors(
             torch.from_numpy(means),

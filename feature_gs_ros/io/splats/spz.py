@@ -5,9 +5,9 @@ gsply unpacks what a file says; here the sizes that it says are held against the
 
 from __future__ import annotations
 
+import gzip
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.files import open_regular
 from feature_gs_ros.io.splats.extras import need
-from feature_gs_ros.io.splats.gaussian_ply import ANTIALIASED_NOTE, MAX_LOGIT
+from feature_gs_ros.io.splats.gaussian_ply import MAX_LOGIT, as_antialiased
 
 MAGIC = b"NGSP"
 GZIP = b"\x1f\x8b"
@@ -29,6 +29,8 @@ _MIN_BYTES = 9 + 1 + 3 + 3 + 3  # of a point before compression: position, alpha
 _MAX_RATIO = 1100  # of deflate; beyond it a count stands for bytes that can't be there
 _TRAILER = 1 << 20  # bytes of extensions behind the points that are let through
 _CHUNK = 1 << 20
+_ZSTD_HEADER = 18  # bytes at most of a zstd frame before its first block
+_STREAM = struct.Struct("<QQ")  # of version 4, for each stream: bytes packed and unpacked
 
 
 class Spz:
@@ -51,7 +53,7 @@ class Spz:
                 raise
             raise MapError(f"'{path}' can't be read as SPZ: {error}; export it again", code="map.format") from error
         gaussians = from_gsply(data, f"'{path}'")
-        return replace(gaussians, notes=(ANTIALIASED_NOTE,)) if header.flags & _ANTIALIASED else gaussians
+        return as_antialiased(gaussians) if header.flags & _ANTIALIASED else gaussians
 
 
 class _Header(NamedTuple):
@@ -86,8 +88,17 @@ def save_spz(gaussians: GaussianMap, path: str | Path) -> None:
     try:
         with atomic_path(path) as temporary:
             gsply.write_spz(temporary, data)
+            if gaussians.antialiased:
+                _set_flags(temporary, _ANTIALIASED)
     except OSError as error:
         raise MapError(f"can't write '{path}': {error.strerror}", code="map.unwritable") from error
+
+
+def _set_flags(path: Path, flags: int) -> None:
+    """Write an SPZ of version 3 again with these flags, which gsply leaves at 0."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[14] |= flags  # after magic, version, points, degree and fractional bits
+    path.write_bytes(gzip.compress(bytes(content), compresslevel=6))
 
 
 def from_gsply(data: Any, source: str) -> GaussianMap:
@@ -138,7 +149,38 @@ def _checked_header(path: Path) -> _Header:
             most = _HEADER.size + points * (_MIN_BYTES + 1 + 3 * ((degree + 1) ** 2 - 1)) + _TRAILER
             file.seek(0)
             _check_unpacked_size(file, most, path)
+        else:
+            _check_streams(file, size, path)
     return _Header(version, points, degree, flags)
+
+
+def _check_streams(file: Any, size: int, path: Path) -> None:
+    """Raise a MapError where a zstd frame of version 4 says that it holds more than the table of streams says.
+
+    gsply gives the table's size as a limit, which zstandard doesn't keep to where a frame names its own.
+    """
+    zstandard = need("zstandard", f"'{path}', an SPZ of version 4,")
+    file.seek(0)
+    head = file.read(_HEADER.size + 4)
+    count, table = head[15], int.from_bytes(head[16:20], "little")
+    offset = table + count * _STREAM.size
+    for number in range(count):
+        file.seek(table + number * _STREAM.size)
+        entry = file.read(_STREAM.size)
+        packed, unpacked = _STREAM.unpack(entry) if len(entry) == _STREAM.size else (size, 0)
+        if offset + packed > size:
+            raise MapError(f"'{path}' is cut off: its streams don't fit into {size} bytes", code="map.damaged")
+        file.seek(offset)
+        try:
+            declared = zstandard.frame_content_size(file.read(_ZSTD_HEADER))
+        except zstandard.ZstdError as error:
+            raise MapError(f"'{path}' is damaged: {error}; export it again", code="map.damaged") from error
+        if declared > unpacked:
+            raise MapError(
+                f"a stream of '{path}' unpacks to {declared} bytes instead of {unpacked}: damaged; export it again",
+                code="map.damaged",
+            )
+        offset += packed
 
 
 def _unpacked_start(data: bytes, path: Path) -> bytes:

@@ -56,9 +56,12 @@ class Usd:
 
 
 def _below(prim: Any) -> Iterator[Any]:
-    yield prim
-    for child in prim.nameChildren:
-        yield from _below(child)
+    """A prim and all in it, however deep."""
+    waiting = [prim]
+    while waiting:
+        prim = waiting.pop()
+        yield prim
+        waiting.extend(prim.nameChildren)
 
 
 def _gaussians(prim: Any, path: Path) -> GaussianMap:

@@ -177,7 +177,7 @@ class _Binary:
                     f"'{self.path}' ends in the middle of an image's name; export it again", code="stream.damaged"
                 )
             data += byte
-        return data.decode()
+        return os.fsdecode(bytes(data))  # as the system has it, UTF-8 or not
 
 
 def _read(
@@ -193,7 +193,7 @@ def _read(
             if path.suffix == ".bin":
                 with path.open("rb") as binary:
                     return list(parse_binary(_Binary(binary, path)))
-            with path.open(encoding="utf-8") as text:
+            with path.open(encoding="utf-8", errors="surrogateescape") as text:
                 return list(parse_text(text))
         except OSError as error:
             raise StreamError(f"can't read '{path}': {error.strerror}", code="stream.unreadable") from error

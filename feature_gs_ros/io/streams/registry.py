@@ -9,12 +9,14 @@ from typing import Protocol
 
 from feature_gs_ros.core.camera import Frame
 from feature_gs_ros.core.errors import StreamError
+from feature_gs_ros.io.files import is_file, read_regular
 from feature_gs_ros.io.streams.colmap import find_models, open_colmap
 from feature_gs_ros.io.streams.folder import open_folder
 from feature_gs_ros.io.streams.nerfstudio import open_nerfstudio
 from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.rosbag import RosbagStream
 from feature_gs_ros.io.streams.rosbag_file import is_bag
+from feature_gs_ros.io.structured import MAX_JSON
 
 
 class Stream(Protocol):
@@ -105,9 +107,6 @@ _OTHERS = {  # files by which other programs' folders are known
     "keyframes/cameras": "it is Polycam's raw export: ns-process-data polycam makes a transforms.json of it",
     "rgbd": "it is Record3D's export: ns-process-data record3d makes a transforms.json of it",
     "ARposes.txt": "it is an ARKit export: ns-process-data arkit or COLMAP makes a stream of it",
-    "*.mcap.zst": "it is compressed as a whole: unpack it first (zstd -d FILE)",
-    "*.mcap.zstd": "it is compressed as a whole: unpack it first (zstd -d FILE)",
-    "*.db3.zstd": "it is compressed as a whole: unpack it first (zstd -d FILE)",
 }
 
 
@@ -126,7 +125,7 @@ def _is_json(path: Path, name: str, key: bytes) -> bool:
     """A folder with that file, or a JSON file that holds the key."""
     if path.is_dir():
         return (path / name).is_file()
-    return path.suffix == ".json" and key in path.read_bytes()
+    return path.suffix == ".json" and is_file(path) and key in read_regular(path, MAX_JSON)
 
 
 _KINDS: dict[str, Callable[[Path], bool]] = {

@@ -1,4 +1,4 @@
-"""What `rosbags` unpacks, within limits: a few kilobytes of zstd or LZ4 may stand for gigabytes.
+"""What `rosbags` unpacks, within limits: a few kilobytes of zstd, LZ4 or SQL may stand for gigabytes.
 
 `rosbags` decompresses a message or a chunk whole, and looks at its size afterwards. `limit_rosbags` puts functions of
 the same meaning in their place, which stop at the size that is declared, and at `MAX_UNPACKED` in any case.
@@ -7,19 +7,28 @@ the same meaning in their place, which stop at the size that is declared, and at
 from __future__ import annotations
 
 import bz2
+import re
+import shutil
+import sqlite3
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import lz4.frame  # type: ignore[import-untyped] # comes with rosbags
 from rosbags.rosbag1 import reader as rosbag1_reader
-from rosbags.rosbag2 import ReaderError, reader, storage_mcap
+from rosbags.rosbag2 import ReaderError, reader, storage_mcap, storage_sqlite3
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
+_STORED = re.compile(r"\s*create\s+(table|(unique\s+)?index)\s", re.IGNORECASE)
+DISK_FRACTION = 0.9  # of the free space that a recording compressed as whole files may take
 MAX_UNPACKED = 1 << 29  # bytes of a message or chunk: an image of 178 million pixels
 
 
@@ -68,10 +77,65 @@ def _unpacked(unpacker: Any, data: bytes, limit: int) -> bytes:
     return result
 
 
+def check_sqlite(path: str | Path) -> None:
+    """Let through what is stored in a SQLite file, and nothing that is computed: a view or a column may have no end.
+
+    Raises:
+        ReaderError: a view, a trigger, a virtual table or a computed column, or a name that SQLite takes for another.
+        sqlite3.Error: it is damaged.
+    """
+    path = Path(path)
+    if any(sign in str(path) for sign in "?#%"):  # rosbags hands it on within a URI
+        raise ReaderError(f"its path holds ?, # or %: rename it, as SQLite takes '{path.name}' for another name")
+    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?immutable=1", uri=True)) as database:
+        for name, definition in database.execute("SELECT name, sql FROM sqlite_master").fetchall():
+            if definition is not None and not _STORED.match(definition):
+                raise ReaderError(f"'{str(name)[:80]}' in it is no plain table or index; only those are read")
+            if any(hidden for *_, hidden in database.execute("SELECT * FROM pragma_table_xinfo(?)", (name,))):
+                raise ReaderError(f"the table '{str(name)[:80]}' in it has computed columns; only stored ones are read")
+
+
+def unpack_file(packed: Path, target: Path) -> None:
+    """Write what a zstd file holds to another file.
+
+    Raises:
+        ReaderError: it takes more than `DISK_FRACTION` of the disk's free space.
+        OSError, EOFError, ZstdError: it can't be read or written, or is damaged.
+    """
+    with packed.open("rb") as file, _BoundedFile(file) as source, target.open("wb") as unpacked:
+        shutil.copyfileobj(source, unpacked, 1 << 20)
+
+
+class _BoundedFile:
+    """A zstd file as what it holds, as far as the folder of temporary files has room for that."""
+
+    def __init__(self, file: Any, _mode: str = "rb") -> None:
+        self._file = zstd.open(file, "rb")
+        self._folder = tempfile.gettempdir()
+        self._left = int(DISK_FRACTION * shutil.disk_usage(self._folder).free)
+
+    def __enter__(self) -> _BoundedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ReaderError(
+                f"unpacked it takes more than {DISK_FRACTION:.0%} of what is free in '{self._folder}': "
+                "set TMPDIR to a folder with more room"
+            )
+        return data
+
+
 class _BoundedZstd:
     """Stands for the module ``zstd`` within `rosbags`."""
 
     decompress = staticmethod(unpacked_zstd)
+    open = _BoundedFile
 
     def __getattr__(self, name: str) -> Any:
         return getattr(zstd, name)
@@ -87,4 +151,11 @@ def limit_rosbags() -> None:
         "lz4": lambda data, size: unpacked_lz4(data, min(size, MAX_UNPACKED)),
     }
     storage_mcap.DECOMPRESSORS.update(unpackers)
+    opened = storage_sqlite3.Sqlite3Reader.open
+
+    def open_checked(self: storage_sqlite3.Sqlite3Reader) -> None:
+        check_sqlite(str(self.path))
+        opened(self)
+
+    setattr(storage_sqlite3.Sqlite3Reader, "open", open_checked)  # noqa: B010 - mypy knows it for a method
     rosbag1_reader.decompressors.update(bz2=unpacked_bz2, lz4=unpacked_lz4)
