@@ -21,7 +21,7 @@ from feature_gs_ros.editing.selection import select_example, select_text
 from feature_gs_ros.io.atomic import atomic_files, finish_interrupted
 from feature_gs_ros.io.images import load_image
 from feature_gs_ros.io.locks import locked
-from feature_gs_ros.io.splats.registry import plain_ply
+from feature_gs_ros.io.splats.registry import check_written, plain_ply
 from feature_gs_ros.pictures import save_png, side_by_side, to_image
 from feature_gs_ros.query.answer_picture import best_view
 from feature_gs_ros.query.clicks import feature_of, picture_example, weights_near
@@ -63,7 +63,8 @@ def edit(
 
     Args:
         field: written by feature-gs backproject.
-        out: the edited map, a 3DGS PLY; rows that no edit touched keep their bytes.
+        out: the edited map: a 3DGS PLY, in which rows that no edit touched keep their bytes; or, by its name, a
+            compressed PLY (.compressed.ply) or SPZ (.spz).
         delete: prompt of what to leave out.
         extract: prompt of what alone to keep.
         recolor: prompt of what to paint, see --color and --paint.
@@ -97,7 +98,7 @@ def edit(
     segmenter = open_segmenter(field, map, weights, option)
     own = find_map(field, segmenter.field, map)
     check_outputs(outputs, [own])
-    check_kind("--out", out, ".ply")
+    check_written(out)
     check_kind("--picture", picture, ".png")
     with locked(out):
         finish_interrupted(out)

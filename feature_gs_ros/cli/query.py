@@ -44,7 +44,8 @@ def query(
         verify: look again at what is found, in the images that the field keeps; what they don't confirm is not found.
         extent: object (grow what is found to the object that stands free there) or part; by default object where the
             extractor's words name objects.
-        cloud: write the found Gaussians as a 3DGS PLY, with their similarity.
+        cloud: write the found Gaussians as a 3DGS PLY, with their similarity; by its name also as .compressed.ply or
+            .spz, without.
         cloud_frame: splat (as in the map's file, so that the cloud lies on the map) or map (where the boxes are, in
             metres).
         picture: write a picture of the map with what was found.
@@ -67,7 +68,10 @@ def query(
     with told_when_slow(f"reading '{field}' and its map"):
         segmenter = open_segmenter(field, map, weights, option)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
-    check_kind("--cloud", cloud, ".ply")
+    if cloud is not None:
+        from feature_gs_ros.io.splats.registry import check_written
+
+        check_written(cloud)
     check_kind("--picture", picture, ".png")
     unit = length_unit(segmenter.field.provenance.splat_from_map)
     with told_when_slow(f"asking {len(segmenter.gaussians)} Gaussians"):
@@ -120,11 +124,11 @@ def _write(
 ) -> None:
     """The files that were asked for; nothing is imported for those that weren't."""
     if cloud is not None and answer.state is State.FOUND:
-        from feature_gs_ros.io.splats.registry import save_ply
+        from feature_gs_ros.io.splats.registry import save_map
 
         splat_from_map = segmenter.field.provenance.splat_from_map
         found_part = in_frame(segmenter.gaussians.select(answer.mask), cloud_frame, splat_from_map)
-        save_ply(found_part, cloud, {"similarity": answer.similarity[answer.mask]})
+        save_map(found_part, cloud, {"similarity": answer.similarity[answer.mask]})
     if picture is not None:
         from feature_gs_ros.pictures import save_png
         from feature_gs_ros.query.answer_picture import answer_picture

@@ -51,6 +51,7 @@ class GaussianMap:
     kept_rows: Tensor | None = None  # [N] int64 rows of the file that were kept; None where all were
     dropped: DroppedGaussians = field(default_factory=DroppedGaussians)
     notes: tuple[str, ...] = ()  # what its file says that isn't kept, and what was concluded from its values
+    antialiased: bool = False  # trained with opacity compensation, and to be rasterised with it
 
     @staticmethod
     def from_tensors(
@@ -145,7 +146,7 @@ class GaussianMap:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 (hex) of geometry and opacity: what W depends on, so what a field belongs to.
+        """SHA-256 (hex) of geometry, opacity and mode: what W depends on, so what a field belongs to.
 
         Means count to the last bit. The other values went through exp, a logistic or a square root, whose last
         bit is the processor's: they count to 16 bits of their mantissa, so that a robot reads its workstation's field.
@@ -153,6 +154,8 @@ class GaussianMap:
         digest = hashlib.sha256(self.means.numpy().tobytes())
         for tensor in (self.quats_wxyz, self.scales, self.opacities):
             digest.update(((tensor.view(torch.int32) + 0x40) >> 7).numpy().tobytes())
+        if self.antialiased:
+            digest.update(b"antialiased")  # other weights
         return digest.hexdigest()
 
     def select(self, mask: Tensor) -> GaussianMap:
@@ -165,6 +168,7 @@ class GaussianMap:
             opacities=self.opacities[rows],
             sh=self.sh[rows],
             kept_rows=self.file_rows[rows],
+            antialiased=self.antialiased,
         )
 
 

@@ -16,7 +16,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.editing.operations import Delete, EditedMap, Extract, Move, Operation, Recolor
 from feature_gs_ros.editing.selection import Selection
-from feature_gs_ros.io.splats.registry import copy_ply_rows, save_ply
+from feature_gs_ros.io.splats.registry import copy_ply_rows, save_map, suffix_of
 from feature_gs_ros.io.structured import Table
 from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
 
@@ -113,17 +113,17 @@ class EditStack:
         return self.edits[-1]
 
     def export(self, target: str | Path, source: str | Path | None = None) -> int:
-        """Write the edited map as a 3DGS PLY; returns the number of its Gaussians.
+        """Write the edited map in the format that the target's name says; returns the number of its Gaussians.
 
         Args:
-            source: the map's own PLY: then untouched rows, and properties unknown here, keep their bytes.
+            source: the map's own PLY: then, in a PLY, untouched rows and properties unknown here keep their bytes.
 
         Raises:
             MapError: the target can't be written.
         """
         edited = self.edited()
-        if source is None:
-            save_ply(edited.visible(), target)
+        if source is None or suffix_of(target) != ".ply":
+            save_map(edited.visible(), target)
         else:
             changed = edited.changed & edited.present
             rows = self.gaussians.file_rows

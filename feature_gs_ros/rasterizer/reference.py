@@ -39,7 +39,7 @@ MAX_ENTRIES = 1 << 24  # of W, pixels × Gaussians: about ten matrices of that s
 def dense_w(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Tensor:
     """W [H · W, N] float64 of Eq. (1)–(3)."""
     geometry = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
-    return _blend(*geometry, camera, camera_from_splat).weights
+    return _blend(*geometry, camera, camera_from_splat, antialiased=gaussians.antialiased).weights
 
 
 def dense_u(grid: FeatureGrid, width: int, height: int) -> Tensor:
@@ -67,6 +67,7 @@ def _blend(
     camera: Camera,
     camera_from_splat: NDArray[np.float64],
     means2d: Tensor | None = None,
+    antialiased: bool = False,
 ) -> _Blended:
     entries = camera.width * camera.height * len(means)
     if entries > MAX_ENTRIES:
@@ -92,7 +93,10 @@ def _blend(
         1,
     )
     half = jacobian @ rotation @ rotations_from_quats_wxyz(quats_wxyz) * scales[:, None, :]
-    covariance = half @ half.transpose(1, 2) + float(EPS2D) * torch.eye(2, dtype=torch.float64)
+    sharp = half @ half.transpose(1, 2)
+    covariance = sharp + float(EPS2D) * torch.eye(2, dtype=torch.float64)
+    if antialiased:  # what the blur spreads over the plane is taken from the peak
+        opacities = opacities * (torch.linalg.det(sharp).clamp_min(0.0) / torch.linalg.det(covariance)).sqrt()
     mean = torch.stack([camera.fx * x / safe + camera.cx, camera.fy * y / safe + camera.cy], 1)
     mean = mean if means2d is None else mean + means2d.cpu().double()
     offset = _pixel_centres(camera)[:, None, :] - mean[None]
@@ -193,7 +197,7 @@ class ReferenceView:
         self.camera = camera
         self.camera_from_splat = camera_from_splat
         geometry = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
-        self._blended = _blend(*geometry, camera, camera_from_splat)
+        self._blended = _blend(*geometry, camera, camera_from_splat, antialiased=gaussians.antialiased)
 
     @cached_property
     def visible(self) -> Tensor:

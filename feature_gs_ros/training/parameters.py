@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.core.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
 from feature_gs_ros.numerics.sorting import morton_order
 
@@ -50,7 +51,18 @@ class SplatParameters:
 
     @staticmethod
     def of_map(gaussians: GaussianMap, degree: int) -> SplatParameters:
-        """A pretrained map's parameters, its harmonics cut or filled with zeros to ``degree``."""
+        """A pretrained map's parameters, its harmonics cut or filled with zeros to ``degree``.
+
+        Raises:
+            TrainingError: the map was trained with antialiasing, whose gradients aren't here.
+        """
+        if gaussians.antialiased:
+            raise TrainingError(
+                "the map was trained with antialiasing (opacity compensation), and training goes on without: it would "
+                "change what every Gaussian weighs. Train it where it was trained, or features alone (distill without "
+                "--joint)",
+                code="training.unsupported",
+            )
         sh = torch.zeros(len(gaussians), SH_COEFFICIENTS[degree], 3)
         shared = min(sh.shape[1], gaussians.sh.shape[1])
         sh[:, :shared] = gaussians.sh[:, :shared]

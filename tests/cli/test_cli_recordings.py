@@ -11,6 +11,7 @@ import pytest
 
 from feature_gs_ros.cli.commands import COMMANDS, GROUPS
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
+from feature_gs_ros.pictures import save_png
 from tests.command_line import run
 from tests.little_scene import BLUE, RED, two_halves
 from tests.recordings import HEIGHT, START, STEP, WIDTH, Recorder, camera_info, image, tf_message
@@ -68,3 +69,36 @@ def test_every_command_that_reads_a_stream_takes_them() -> None:
     taking = {name for name in commands if "bag" in parameters[name]}
     reading = {name for name in commands if "stream" in parameters[name]}
     assert taking == reading - WITHOUT | {"info", "hand-eye"}
+
+
+def test_static_transforms_and_images_are_named_on_the_command_line(arm: Path, tmp_path: Path) -> None:
+    """A recording that lacks the way to its camera, and COLMAP images in a folder of their own name."""
+    camera = np.eye(4)
+    camera[2, 3] = -1.5
+    halves = np.where(np.arange(WIDTH)[None, :, None] < WIDTH // 2, BLUE, RED).astype(np.uint8)
+    picture = np.ascontiguousarray(np.broadcast_to(halves, (HEIGHT, WIDTH, 3)))
+    with Recorder(tmp_path / "bag", "mcap") as recorder:
+        for stamp in (START, START + STEP):
+            recorder.write("/tf", tf_message(("world", "base", stamp, camera)), stamp)
+            recorder.write("/wrist/camera_info", camera_info(stamp), stamp)
+            recorder.write("/wrist/image_raw", image(picture, stamp), stamp)
+    words = ["--map-frame", "world", "--extractor", "color", "--json", "--out", tmp_path / "field"]
+    lacking = run("backproject", arm / "map.ply", tmp_path / "bag", *words, code=2).stderr
+    assert "--tf FILE" in lacking
+    (tmp_path / "tf.yaml").write_text(
+        "- {parent: base, child: camera_optical, translation: [0, 0, 0], rpy: [0, 0, 0]}\n"
+    )
+    made = run("backproject", arm / "map.ply", tmp_path / "bag", *words, "--tf", tmp_path / "tf.yaml")
+    assert json.loads(made.stdout)["views"] == 2
+
+    model = tmp_path / "colmap" / "sparse" / "0"
+    model.mkdir(parents=True)
+    (model / "cameras.txt").write_text(f"1 PINHOLE {WIDTH} {HEIGHT} 30 31 16 12\n")
+    (model / "images.txt").write_text("1 1 0 0 0 0 0 1.5 1 a.png\n\n")
+    save_png(picture, tmp_path / "elsewhere" / "a.png")
+    words = ["--extractor", "color", "--json", "--out", tmp_path / "second"]
+    assert "--images" in run("backproject", arm / "map.ply", tmp_path / "colmap", *words, code=2).stderr
+    named = ["--images", tmp_path / "elsewhere"]
+    made = run("backproject", arm / "map.ply", tmp_path / "colmap", *words, *named)
+    assert json.loads(made.stdout)["views"] == 1
+    assert "leave out images" in run("backproject", arm / "map.ply", tmp_path / "bag", *words, *named, code=2).stderr

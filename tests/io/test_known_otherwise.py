@@ -39,12 +39,6 @@ def test_inrias_cameras_are_named(tmp_path: Path) -> None:
         open_stream(tmp_path)
 
 
-def test_a_recording_compressed_as_a_whole_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.mcap.zstd").write_bytes(b"\x28\xb5\x2f\xfd")
-    with pytest.raises(StreamError, match="zstd -d"):
-        open_stream(tmp_path / "a.mcap.zstd")
-
-
 def cameras(folder: Path, *images: str) -> Path:
     entry = {"width": 40, "height": 30, "fx": 50, "fy": 50, "cx": 20, "cy": 15, "camera_from_world": np.eye(4).tolist()}
     (folder / "cameras.json").write_text(json.dumps([{"image": image, **entry} for image in images]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 import torch
 from numpy.lib.recfunctions import repack_fields
 from plyfile import PlyData, PlyElement
-from splat_samples import C0, random_parameters, write_antimatter, write_compressed
+from splat_samples import C0, random_parameters, write_antimatter, write_compressed, write_ply
 
 from feature_gs_ros.core.errors import MapError
-from feature_gs_ros.io.splats.registry import load_map
+from feature_gs_ros.io.splats.registry import load_map, save_map
+from tests.errors import raises
 
 BOUNDS = {"min_x": -1, "min_y": 10, "min_z": 0, "max_x": 1, "max_y": 20, "max_z": 2047}
 BOUNDS |= {"min_scale_x": -4, "min_scale_y": -4, "min_scale_z": -4}
@@ -212,3 +214,52 @@ def test_splats_that_cant_be_drawn_are_dropped(tmp_path: Path) -> None:
     assert gaussians.file_rows.tolist() == [1]
     dropped = gaussians.dropped
     assert (dropped.not_finite, dropped.zero_quaternion, dropped.absurd_scale) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3])
+def test_what_is_written_is_read_within_its_bits(tmp_path: Path, degree: int) -> None:
+    sample = replace(random_parameters(600, 3), sh=np.clip(random_parameters(600, 3).sh[:, : (degree + 1) ** 2], -3, 3))
+    gaussians = load_map(write_ply(tmp_path / "map.ply", sample.columns()))
+    save_map(gaussians, tmp_path / "out.compressed.ply")
+    read = load_map(tmp_path / "out.compressed.ply")
+    # The order is not kept: each is compared with the nearest one.
+    distances = torch.cdist(read.means, gaussians.means)
+    nearest = distances.argmin(dim=1)
+    assert sorted(nearest.tolist()) == list(range(600))
+    size = float((gaussians.means.amax(0) - gaussians.means.amin(0)).max())
+    assert float(distances.amin(dim=1).max()) < size / 1023
+    given = gaussians.select(nearest)
+    assert float((read.scales.log() - given.scales.log()).abs().max()) < 0.02
+    assert float((read.opacities - given.opacities).abs().max()) <= 0.5 / 255 + 1e-6
+    assert float((read.sh - given.sh).abs().max()) < 0.05
+    assert float((read.quats_wxyz * given.quats_wxyz).sum(dim=1).abs().min()) > 0.9999
+    assert (tmp_path / "out.compressed.ply").stat().st_size < 0.45 * (tmp_path / "map.ply").stat().st_size
+
+
+def test_a_single_gaussian_is_written(tmp_path: Path) -> None:
+    gaussians = load_map(write_ply(tmp_path / "map.ply", random_parameters(1, 0).columns()))
+    save_map(gaussians, tmp_path / "out.compressed.ply")
+    read = load_map(tmp_path / "out.compressed.ply")
+    torch.testing.assert_close(read.means, gaussians.means)
+    torch.testing.assert_close(read.scales, gaussians.scales)
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".compressed.ply", ".spz"])
+def test_how_a_map_was_trained_is_written_with_it(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".spz":
+        pytest.importorskip("gsply")
+    gaussians = load_map(write_ply(tmp_path / "map.ply", random_parameters(30, 1).columns()))
+    for antialiased in (False, True):
+        save_map(replace(gaussians, antialiased=antialiased), tmp_path / f"out{suffix}")
+        read = load_map(tmp_path / f"out{suffix}")
+        assert read.antialiased is antialiased
+        assert len(read.notes) == antialiased
+        assert read.select(torch.arange(3)).antialiased is antialiased
+    assert replace(gaussians, antialiased=True).checksum != gaussians.checksum
+
+
+def test_other_names_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    gaussians = load_map(write_ply(tmp_path / "map.ply", random_parameters(3, 0).columns()))
+    with raises("map.suffix", "out.glb"):
+        save_map(gaussians, tmp_path / "out.glb")
+    assert not (tmp_path / "out.glb").exists()

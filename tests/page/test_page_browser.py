@@ -95,7 +95,7 @@ def test_ask_take_away_and_delete(browser: Browser, page: Page, field_file: Path
 
     # The segment is what the command writes, byte by byte.
     tab.press("Take away")
-    tab.press("Segment as PLY")
+    tab.press("Segment as a map")
     taken = tmp_path / "coffee_mug.ply"
     tab.wait(f"({STATUS}).includes('sent coffee_mug.ply')")
     for _ in range(200):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.core.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
-from feature_gs_ros.io.splats.gaussian_ply import rest_count, sh_rest_names
+from feature_gs_ros.io.splats.gaussian_ply import as_antialiased, rest_count, says_antialiased, sh_rest_names
 from feature_gs_ros.io.splats.ply import PlyFile, Rows
 
 CHUNK_ROWS = 256
@@ -56,7 +56,7 @@ def load_compressed_ply(ply: PlyFile) -> GaussianMap:
         with np.errstate(over="ignore", invalid="ignore"):  # not finite bounds: the Gaussians are dropped
             means[rows], scales[rows], quats_wxyz[rows], sh[rows, 0], opacities[rows] = _unpack(block, start, bounds)
         start = rows.stop
-    return GaussianMap.from_tensors(
+    gaussians = GaussianMap.from_tensors(
         torch.from_numpy(means),
         torch.from_numpy(quats_wxyz),
         torch.from_numpy(scales),
@@ -64,6 +64,7 @@ def load_compressed_ply(ply: PlyFile) -> GaussianMap:
         torch.from_numpy(sh),
         f"'{ply.path}'",
     )
+    return as_antialiased(gaussians) if says_antialiased(ply) else gaussians
 
 
 def _read_bounds(ply: PlyFile) -> dict[str, _Floats]:

@@ -32,10 +32,8 @@ MAX_LOGIT = 104.0
 FLAT = 0.01  # of a disc's smaller scale: the third one of 2DGS
 LARGE = 0.2  # of the map's radius, beyond which scales as a whole are none
 MIN_ROWS = 16  # fewer values have no range to judge by
-ANTIALIASED_NOTE = (
-    "it was trained with antialiasing (opacity compensation), but is rasterised without: small and distant Gaussians "
-    "weigh more than in training"
-)
+ANTIALIASED_NOTE = "it was trained with antialiasing, and is rasterised with it: opacities are compensated for the blur"
+ANTIALIASED_COMMENT = "comment antialiased 1"
 _ANTIALIASED = re.compile(rb"(?im)^(comment|obj_info)[ \t]+(antialiased[ \t:=]*(1|true)|SplatRenderMode[ \t:=]*mip)\b")
 
 
@@ -77,15 +75,26 @@ def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
         sh=(sh / 255 - 0.5) / SH_C0 if plain else sh,
         source=f"'{ply.path}'",
     )
+    antialiased = has_filter or says_antialiased(ply)
     told = {
         "a map of 2DGS (no scale_2): its discs are read as Gaussians of a hundredth of their width": is_flat,
         "its spherical harmonics of degree 4 are read up to 3": len(colour) > 3 * SH_COEFFICIENTS[-1],
         "its scales are linear, by their range; read as such": linear_scales,
         "its opacities are linear, by their range; read as such": linear_opacities,
         "Mip-Splatting's filter_3D is applied to scales and opacities": has_filter,
-        ANTIALIASED_NOTE: has_filter or bool(_ANTIALIASED.search(ply.header)),
     }
-    return replace(gaussians, notes=tuple(note for note, is_so in told.items() if is_so))
+    gaussians = replace(gaussians, notes=tuple(note for note, is_so in told.items() if is_so))
+    return as_antialiased(gaussians) if antialiased else gaussians
+
+
+def says_antialiased(ply: PlyFile) -> bool:
+    """Whether a comment of the header says so."""
+    return bool(_ANTIALIASED.search(ply.header))
+
+
+def as_antialiased(gaussians: GaussianMap) -> GaussianMap:
+    """The map as one that was trained with opacity compensation."""
+    return replace(gaussians, antialiased=True, notes=(*gaussians.notes, ANTIALIASED_NOTE))
 
 
 def linear_values(
@@ -128,7 +137,8 @@ def save_ply(gaussians: GaussianMap, path: str | Path, extra: Mapping[str, Tenso
         raise MapError(f"no Gaussian is left to write to '{path}'; a splat file can't be empty", code="map.empty")
     usual = property_names(gaussians)
     further = _check_extra(extra or {}, usual, len(gaussians))
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
+    header = ["ply", "format binary_little_endian 1.0", *([ANTIALIASED_COMMENT] if gaussians.antialiased else [])]
+    header += [f"element vertex {len(gaussians)}"]
     header += [f"property float {name}" for name in (*usual, *further)]
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as file:

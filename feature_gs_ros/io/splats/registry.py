@@ -1,12 +1,15 @@
-"""The registry of map formats: which one a file is, and the PLY that is written."""
+"""The registry of map formats: which one a file is, and which ones are written."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import cast
+
+from torch import Tensor
 
 from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.core.gaussians import GaussianMap
@@ -17,6 +20,8 @@ from feature_gs_ros.io.splats.antimatter import AntimatterSplat
 from feature_gs_ros.io.splats.base import START_BYTES, SplatFormat
 from feature_gs_ros.io.splats.checkpoints import load_checkpoint
 from feature_gs_ros.io.splats.compressed import is_compressed_ply, load_compressed_ply
+from feature_gs_ros.io.splats.compressed_writing import save_compressed_ply
+from feature_gs_ros.io.splats.extras import need
 from feature_gs_ros.io.splats.gaussian_ply import load_gaussian_ply, save_ply
 from feature_gs_ros.io.splats.gltf import Gltf
 from feature_gs_ros.io.splats.ply import open_ply
@@ -25,9 +30,18 @@ from feature_gs_ros.io.splats.sog import Sog
 from feature_gs_ros.io.splats.spz import Spz, save_spz
 from feature_gs_ros.io.splats.usd import Usd
 
-__all__ = ["copy_ply_rows", "format_names", "load_map", "plain_ply", "save_ply", "save_spz"]
+__all__ = [
+    "WRITTEN", "check_written", "copy_ply_rows", "format_names", "load_map", "plain_ply", "save_map", "save_ply",
+    "save_spz", "suffix_of",
+]  # fmt: skip
 
 ENTRY_POINT_GROUP = "feature_gs_ros.splat_formats"
+# Formats that are written, by suffix; the first that a name ends with counts.
+WRITTEN: dict[str, Callable[[GaussianMap, Path], None]] = {
+    ".compressed.ply": save_compressed_ply,
+    ".ply": save_ply,
+    ".spz": save_spz,
+}
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +78,46 @@ def load_map(path: str | Path) -> GaussianMap:
 def format_names() -> list[str]:
     """Names of all formats that are read, built in and third-party ones."""
     return [form.name for form in _formats()]
+
+
+def suffix_of(path: str | Path) -> str | None:
+    """The suffix of `WRITTEN` that a name ends with; ``.ply`` for a name without any, None for another format's."""
+    name = Path(path).name.lower()
+    found = next((suffix for suffix in WRITTEN if name.endswith(suffix)), None)
+    return ".ply" if found is None and not Path(name).suffix else found
+
+
+def check_written(path: str | Path) -> str:
+    """The suffix of a map to be written, if it can be written here.
+
+    Raises:
+        MapError: its name is of another format, or a library that writing needs isn't installed.
+    """
+    suffix = suffix_of(path)
+    if suffix is None:
+        raise MapError(
+            f"'{path}': maps are written as {', '.join(WRITTEN)}; name it so, or convert it with splat-transform",
+            code="map.suffix",
+        )
+    if suffix == ".spz":
+        need("gsply", "writing SPZ")
+    return suffix
+
+
+def save_map(gaussians: GaussianMap, path: str | Path, extra: Mapping[str, Tensor] | None = None) -> None:
+    """Write a map in the format that its name says: 3DGS PLY, compressed PLY or SPZ (these two are lossy).
+
+    Args:
+        extra: further values by name, [N] each; only the 3DGS PLY has a place for them.
+
+    Raises:
+        MapError: as `check_written`; the map is empty; or the file can't be written.
+    """
+    suffix = check_written(path)
+    if suffix == ".ply":
+        save_ply(gaussians, path, extra)
+    else:
+        WRITTEN[suffix](gaussians, Path(path))
 
 
 def plain_ply(path: str | Path) -> Path | None:

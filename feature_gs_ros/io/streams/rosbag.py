@@ -1,4 +1,4 @@
-"""A rosbag2 recording (MCAP or sqlite3) as a stream: images, their camera_info, and tf at their stamps."""
+"""A recording (of ROS 2 or 1, or Foxglove's) as a stream: images, their camera_info, and tf at their stamps."""
 
 from __future__ import annotations
 
@@ -172,7 +172,8 @@ class RosbagStream:
     def _read_tf_and_camera_info(self) -> None:
         tf_topics = self._bag.names(TF)
         usual = [topic for topic in tf_topics if topic in ("/tf", "/tf_static")]
-        tf_topics = usual or tf_topics  # a robot's own namespace where there is no common tf
+        if usual and not self._bag.is_foxglove:  # else a robot's own namespace, or Foxglove's, which names none
+            tf_topics = usual
         if self.options.camera_info_file is not None:
             self._calibrations[""].add(0, load_calibration(self.options.camera_info_file))
         for topic, message in self._bag.messages([*tf_topics, *self._calibrations]):
@@ -182,6 +183,8 @@ class RosbagStream:
                 self._calibrations[topic].add(stamp_ns(message.header.stamp), message)
             else:
                 self._add_transforms(message, is_static=topic.endswith("tf_static"))
+        if self._bag.is_foxglove:
+            self._tf.hold_singles()
         if self.options.tf is not None:
             for transform in load_static_transforms(self.options.tf):
                 self._tf.add_static(*transform)

@@ -1,4 +1,4 @@
-"""A recording: MCAP or sqlite3 of ROS 2, or a bag of ROS 1. `rosbags` reads it; damage is a StreamError."""
+"""A recording: MCAP or sqlite3 of ROS 2, a bag of ROS 1, MCAP of Foxglove's schemas; damage is a StreamError."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rosbags import rosbag1
-from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from feature_gs_ros.core.errors import StreamError
-from feature_gs_ros.io.streams.rosbag_limits import limit_rosbags
+from feature_gs_ros.core.text import shown
+from feature_gs_ros.io.files import is_file
+from feature_gs_ros.io.streams import foxglove
+from feature_gs_ros.io.streams.mcap_scan import McapScan, profile_of
+from feature_gs_ros.io.streams.rosbag_limits import limit_rosbags, unpack_file
 from feature_gs_ros.io.structured import read_table
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -27,7 +31,8 @@ COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 TF = "tf2_msgs/msg/TFMessage"
 _ROS1 = b"#ROSBAG V"
-_MESSAGE_DAMAGE = (SerdeError, struct.error, ValueError, IndexError, AssertionError)
+_PACKED = (".zstd", ".zst")  # of a storage file that is compressed as a whole
+_MESSAGE_DAMAGE = (SerdeError, StreamError, struct.error, ValueError, IndexError, AssertionError)
 _READ_TYPES = (IMAGE, COMPRESSED_IMAGE, CAMERA_INFO, TF)
 
 
@@ -40,7 +45,7 @@ class Topic:
 
 
 class Bag:
-    """A recording's folder, or its only ``.mcap`` or ``.db3`` file, or a ``.bag`` of ROS 1.
+    """A recording's folder, or its only ``.mcap`` or ``.db3`` file (or one of them as ``.zstd``), or a ROS 1 ``.bag``.
 
     The four message types read here are the same in every distribution since Foxy, so that definitions
     stored in the bag aren't needed, and broken ones of other topics do no harm.
@@ -56,6 +61,14 @@ class Bag:
         if self.path.is_dir():
             _check_metadata(self.path)
         self._is_ros1 = self.path.is_file() and _start(self.path).startswith(_ROS1)
+        self._opened = self.path
+        if self.path.is_file() and self.path.suffix in _PACKED:
+            self._unpacked = TemporaryDirectory(prefix="feature_gs_ros-")  # goes with this object
+            self._opened = Path(self._unpacked.name, self.path.stem)
+            with _reading(self.path):
+                unpack_file(self.path, self._opened)
+        # Of another profile than rosbags reads: Foxglove's schemas, or ROS 2's written by its tools.
+        self.is_foxglove = self._opened.is_file() and profile_of(self._opened) not in (None, "ros2")
         with self._open() as reader:
             counts = {(entry.topic, _type_of(entry)): entry.msgcount for entry in reader.connections}
             self.all_topics = sorted({topic for topic, _ in counts})
@@ -88,7 +101,7 @@ class Bag:
             connections = _connections(reader, [topic.name for topic in self.topics])
             for connection, stamp, data in reader.messages(connections) if connections else ():
                 with suppress(*_MESSAGE_DAMAGE):
-                    cdr = _typestore().ros1_to_cdr(data, _type_of(connection)) if self._is_ros1 else data
+                    cdr = self._cdr(data, connection)
                     yield Topic(connection.topic, _type_of(connection)), stamp, bytes(cdr)
 
     def first_messages(self, topics: Collection[str]) -> dict[str, Any]:
@@ -126,13 +139,24 @@ class Bag:
     def _open(self) -> Iterator[Any]:
         """The reader of `rosbags` for this recording; both kinds have the same methods."""
         with _reading(self.path):
-            reader = rosbag1.Reader(self.path) if self._is_ros1 else Reader(self.path)
+            if self._is_ros1:
+                reader: Any = rosbag1.Reader(self._opened)
+            else:
+                reader = McapScan(self._opened) if self.is_foxglove else Reader(self._opened)
             with reader as opened:
                 yield opened
 
-    def _deserialised(self, data: bytes, connection: Connection) -> Any:
+    def _cdr(self, data: bytes, connection: Any) -> bytes | memoryview:
+        if connection.msgtype in foxglove.ROS_TYPES:
+            message = foxglove.ros_message(connection.msgtype, connection.encoding, data, _typestore())
+            return _typestore().serialize_cdr(message, _type_of(connection))
+        return _typestore().ros1_to_cdr(data, _type_of(connection)) if self._is_ros1 else data
+
+    def _deserialised(self, data: bytes, connection: Any) -> Any:
         """The message, None where its bytes are damaged. ROS 1 sends the same values in the same order, unaligned."""
         try:
+            if connection.msgtype in foxglove.ROS_TYPES:
+                return foxglove.ros_message(connection.msgtype, connection.encoding, data, _typestore())
             cdr = _typestore().ros1_to_cdr(data, _type_of(connection)) if self._is_ros1 else data
             return _typestore().deserialize_cdr(cdr, _type_of(connection))
         except _MESSAGE_DAMAGE:
@@ -145,6 +169,8 @@ def is_bag(path: Path) -> bool:
         metadata = path / "metadata.yaml"
         described = metadata.is_file() and b"rosbag2_bagfile_information" in metadata.read_bytes()
         return described or bool(_storage_files(path))
+    if path.is_file() and _is_storage(path) and path.suffix in _PACKED:
+        return True
     return path.is_file() and _start(path).startswith((b"\x89MCAP", b"SQLite format 3", _ROS1))
 
 
@@ -168,9 +194,10 @@ def _storage(path: Path) -> Path:
                 code="stream.unfinished",
             )
         return files[0]
-    if path.is_file() and path.suffix not in (".mcap", ".db3") and not _start(path).startswith(_ROS1):
+    if path.is_file() and not _is_storage(path) and not _start(path).startswith(_ROS1):
         raise StreamError(
-            f"'{path}' must end in .mcap or .db3 to be read as a recording; rename it", code="stream.format"
+            f"'{path}' must end in .mcap or .db3 (or .mcap.zstd, .db3.zstd) to be read as a recording; rename it",
+            code="stream.format",
         )
     return path
 
@@ -181,7 +208,9 @@ def _check_metadata(folder: Path) -> None:
         content = read_table(folder / "metadata.yaml", StreamError).table("rosbag2_bagfile_information")
         content.whole("version", least=1)
         content.text("storage_identifier")
-        content.texts("relative_file_paths")
+        for name in content.texts("relative_file_paths"):
+            if (folder / name).exists() and not is_file(folder / name):  # opened, a pipe would wait for its writer
+                raise StreamError(f"'{shown(name)}' in it is no regular file", code="stream.unreadable")
         content.whole("message_count", least=0)
         for key in ("compression_format", "compression_mode"):
             if content.get(key) is not None:
@@ -205,10 +234,15 @@ def _start(file: Path) -> bytes:
 
 
 def _storage_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in (".mcap", ".db3"))
+    return sorted(file for file in folder.iterdir() if _is_storage(file) and file.is_file())
 
 
-def _connections(reader: Reader, topics: Collection[str]) -> list[Connection]:
+def _is_storage(path: Path) -> bool:
+    suffixes = path.suffixes[-2:] if path.suffix in _PACKED else path.suffixes[-1:]
+    return suffixes[:1] in ([".mcap"], [".db3"])
+
+
+def _connections(reader: Any, topics: Collection[str]) -> list[Any]:
     return [
         connection
         for connection in reader.connections
@@ -216,8 +250,10 @@ def _connections(reader: Reader, topics: Collection[str]) -> list[Connection]:
     ]
 
 
-def _type_of(connection: Connection) -> str:
-    """The message's type; ROS 1's first package of tf had one of its own, with the same content."""
+def _type_of(connection: Any) -> str:
+    """The message's type in ROS; ROS 1's first package of tf had one of its own, with the same content."""
+    if connection.msgtype in foxglove.ROS_TYPES:
+        return foxglove.ROS_TYPES[connection.msgtype]
     return TF if connection.msgtype == "tf/msg/tfMessage" else connection.msgtype
 
 

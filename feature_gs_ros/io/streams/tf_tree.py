@@ -44,6 +44,14 @@ class TfTree:
         parent, child = self._note(parent, child)
         self._moving.setdefault(child, _Edge(child)).add(parent, stamp_ns, xyz, quat_wxyz)
 
+    def hold_singles(self) -> None:
+        """Let transforms of which there is one sample hold at every stamp: for recordings that mark none as static."""
+        for child, edge in list(self._moving.items()):
+            single = edge.single()
+            if single is not None:
+                self._static[child] = single
+                del self._moving[child]
+
     def frames(self) -> list[str]:
         """Names of all frames, sorted."""
         return sorted(self._frames)
@@ -145,6 +153,11 @@ class _Edge:
         self._parent_indices.append(self._parents.index(parent))
         self._stamps.append(stamp_ns)
         self._values.extend((*xyz, *quat_wxyz))
+
+    def single(self) -> tuple[str, Matrix] | None:
+        """Parent and ``parent_from_child`` [4, 4], where there is one sample."""
+        stamps, parents, values = self._samples()
+        return (self._parents[int(parents[0])], rigid_pose(values[0, :3], values[0, 3:])) if len(stamps) == 1 else None
 
     def parent(self, stamp_ns: int) -> str:
         """The parent at a stamp; outside the samples that of the nearest one, so that a chain can be named."""

@@ -12,6 +12,7 @@ from feature_gs_ros.editing import Delete, Edit, Extract, Move, Operation, Recol
 from feature_gs_ros.editing.operations import Paint
 from feature_gs_ros.io.atomic import atomic_files
 from feature_gs_ros.io.locks import locked
+from feature_gs_ros.io.splats.registry import WRITTEN
 from feature_gs_ros.page.limits import MAX_NAME_CHARACTERS
 from feature_gs_ros.page.session import Session
 from feature_gs_ros.query.masks_3d import State
@@ -90,16 +91,17 @@ class EditPanel:
         session.say(f"wrote {path}: {left} Gaussians; feature-gs edit --out {path} goes on from there")
 
     def _target(self) -> Path:
-        """The file to write: a PLY below the folder, and none that the page shows.
+        """The file to write: a map of a format that is written, below the folder, and none that the page shows.
 
         Raises:
             EditError: another kind of file, or one of the page's own.
             FieldError: the name leads out of the folder.
         """
         name, content = self._name.value.strip(), self._session.content
-        if len(name) > MAX_NAME_CHARACTERS or not name.lower().endswith(".ply"):
+        if len(name) > MAX_NAME_CHARACTERS or not name.lower().endswith(tuple(WRITTEN)):
             raise EditError(
-                f"the map is written as a PLY; name it so, in up to {MAX_NAME_CHARACTERS} characters", code="edit.name"
+                f"maps are written as {', '.join(WRITTEN)}; name it so, in up to {MAX_NAME_CHARACTERS} characters",
+                code="edit.name",
             )
         path = content.folder(name)
         own = {file.resolve() for file in (content.source, content.map_path) if file is not None}

@@ -12,7 +12,7 @@ import numpy as np
 
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.placing import transformed
-from feature_gs_ros.io.splats.registry import save_ply
+from feature_gs_ros.io.splats.registry import WRITTEN, save_map
 from feature_gs_ros.page.ask import command_of
 from feature_gs_ros.page.session import Session, set_value
 from feature_gs_ros.query.answers import as_json, objects_of
@@ -32,7 +32,10 @@ class TakeAwayPanel:
         with gui.add_folder("Take away", expand_by_default=False):
             if session.content.segmenter is not None:
                 self._frame = gui.add_dropdown("frame", FRAMES, hint="splat: of the map's file; map: metres, as boxes")
-                segment, answer = gui.add_button("Segment as PLY"), gui.add_button("Answer as JSON")
+                self._format = gui.add_dropdown(
+                    "format", tuple(WRITTEN), initial_value=".ply", hint="the others are lossy"
+                )
+                segment, answer = gui.add_button("Segment as a map"), gui.add_button("Answer as JSON")
                 segment.on_click(session.guarded(lambda _: self._segment()))
                 answer.on_click(session.guarded(lambda _: self._json()))
             picture = gui.add_button("Picture of this view")
@@ -52,7 +55,8 @@ class TakeAwayPanel:
         if answer.state is not State.FOUND:
             raise PromptError(f"there is no segment to take away: {answer.message}", code="prompt.missing")
         frame = cast("Literal['splat', 'map']", self._frame.value)
-        self._send(f"{_file_name(answer.prompt)}.ply", segment_bytes(self._session, answer, frame))
+        suffix = self._format.value
+        self._send(f"{_file_name(answer.prompt)}{suffix}", segment_bytes(self._session, answer, frame, suffix))
 
     def _json(self) -> None:
         answer, segmenter = self._answer(), self._session.content.segmenter
@@ -90,15 +94,15 @@ class TakeAwayPanel:
             set_value(self._command, f"# {error}")
 
 
-def segment_bytes(session: Session, answer: Answer, frame: Literal["splat", "map"]) -> bytes:
+def segment_bytes(session: Session, answer: Answer, frame: Literal["splat", "map"], suffix: str = ".ply") -> bytes:
     """The found Gaussians with their similarity, byte by byte what `feature-gs query --cloud` writes."""
     content = session.content
     part = content.gaussians.select(answer.mask)
     if frame == "map":
         part = transformed(part, content.splat_from_map.inverse())
     with tempfile.TemporaryDirectory(prefix="feature-gs-page-") as folder:
-        path = Path(folder) / "segment.ply"
-        save_ply(part, path, {"similarity": answer.similarity[answer.mask]})
+        path = Path(folder) / f"segment{suffix}"
+        save_map(part, path, {"similarity": answer.similarity[answer.mask]})
         return path.read_bytes()
 
 

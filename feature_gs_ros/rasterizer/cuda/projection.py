@@ -34,6 +34,7 @@ class DeviceMap:
     quats_wxyz: Tensor  # [N, 4]
     scales: Tensor  # [N, 3]
     opacities: Tensor  # [N]
+    antialiased: bool = False  # `GaussianMap.antialiased`
 
 
 class MapCache:
@@ -50,7 +51,8 @@ class MapCache:
             if found is None:
                 rows = torch.from_numpy(morton_order(gaussians.means.numpy()))
                 columns = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
-                found = DeviceMap(rows.to(self._device), *(column[rows].to(self._device) for column in columns))
+                held = (column[rows].to(self._device) for column in columns)
+                found = DeviceMap(rows.to(self._device), *held, antialiased=gaussians.antialiased)
                 self._maps[gaussians] = found
             keep(self._device, found.rows, found.means, found.quats_wxyz, found.scales, found.opacities)
             return found
@@ -79,7 +81,8 @@ def project(geometry: DeviceMap, camera: Camera, camera_from_splat: NDArray[np.f
     device, count = geometry.means.device, len(geometry.means)
     splats, depths = torch.empty(count, 8, device=device), torch.empty(count, device=device)
     arrays = (vectors(geometry.means), vectors(geometry.quats_wxyz), vectors(geometry.scales), geometry.opacities)
-    launch(kernels.project, count, device, *arrays, lens_of(camera, camera_from_splat), splats, depths)
+    lens = lens_of(camera, camera_from_splat)
+    launch(kernels.project, count, device, *arrays, lens, geometry.antialiased, splats, depths)
     visible = depths.nonzero()[:, 0]
     near_to_far, order = depths[visible].sort(stable=True)
     visible = visible[order]

@@ -56,6 +56,7 @@ def project(
     scales: wp.array(dtype=wp.vec3),
     opacities: wp.array(dtype=float),
     lens: Lens,
+    antialiased: bool,
     splats: wp.array2d(dtype=float),
     depths: wp.array(dtype=float),
 ):
@@ -81,6 +82,12 @@ def project(
     # u·u v·v − (u·v)² = |u × v|², and every term is positive.
     normal = wp.cross(u, v)
     determinant = wp.dot(normal, normal) + EPS2D * (xx + wp.dot(v, v))
+    if antialiased:
+        # What the blur spreads over the plane is taken from the peak: |u × v|² is the determinant without it.
+        sharp = wp.min(wp.dot(normal, normal), MAX_DETERMINANT)
+        opacity = opacity * wp.sqrt(sharp / wp.clamp(determinant, 1.0e-30, MAX_DETERMINANT))
+        if opacity < ALPHA_MIN:
+            return
     # alpha >= 1/255 ends at this Mahalanobis distance; a hair wider, so that only the alpha test decides.
     extent = wp.sqrt(2.0 * wp.log(wp.max(opacity * 255.0, 1.0))) * 1.0001
     width = extent * wp.sqrt(xx) + 1.0e-3
