@@ -107,6 +107,7 @@ class Requirements:
     text: bool  # answers words
     libraries: tuple[tuple[str, str], ...] = ()  # import name, name for pip
     weights: tuple[WeightsFile, ...] = ()  # any one of them; see extractors/weights.py
+    words_weights: tuple[WeightsFile, ...] = ()  # any one of them, to ask in words only
 
 
 class Extractor(Protocol):

@@ -26,7 +26,7 @@ from feature_gs_ros.extractors.network import (
     resized,
 )
 from feature_gs_ros.extractors.text import PromptEncoder
-from feature_gs_ros.extractors.text_head import TextHead
+from feature_gs_ros.extractors.text_head import CLIP_WEIGHTS, TextHead
 from feature_gs_ros.extractors.weights import WeightsFile, fill_network, find_weights, load_state, sha256_of
 from feature_gs_ros.numerics.streams import upload
 
@@ -107,6 +107,7 @@ class Dinov2Extractor(NetworkExtractor):
             "384, 768, 1024 or 1536",
             text=False,
             weights=tuple(weights_file(model) for model in MODELS),
+            words_weights=(CLIP_WEIGHTS,),
         )
 
     @cached_property

@@ -31,7 +31,7 @@ from feature_gs_ros.extractors.network import (
 from feature_gs_ros.extractors.open_clip_text import PACKAGE
 from feature_gs_ros.extractors.open_vocabulary import beside_generic, judge_by_words
 from feature_gs_ros.extractors.text import PromptEncoder
-from feature_gs_ros.extractors.text_head import TextHead
+from feature_gs_ros.extractors.text_head import CLIP_WEIGHTS, TextHead
 from feature_gs_ros.extractors.weights import (
     WeightsFile,
     as_floats,
@@ -54,11 +54,11 @@ _FILES = {  # the hash in the file's name, megabytes
     "vit7b16": ("a955f4ea", 26864),
 }
 MODELS = {
-    name: WeightsFile(f"dinov3_{name}_pretrain_lvd1689m-{digest}.pth", PAGE, megabytes, LICENCE, direct=False)
+    name: WeightsFile(f"dinov3_{name}_pretrain_lvd1689m-{digest}.pth", PAGE, megabytes, LICENCE, False, digest)
     for name, (digest, megabytes) in _FILES.items()
 }
 DINO_TXT = WeightsFile(
-    "dinov3_vitl16_dinotxt_vision_head_and_text_encoder-a442d8f5.pth", PAGE, 2310, LICENCE, direct=False
+    "dinov3_vitl16_dinotxt_vision_head_and_text_encoder-a442d8f5.pth", PAGE, 2310, LICENCE, False, "a442d8f5"
 )
 
 
@@ -142,6 +142,7 @@ class Dinov3Extractor(NetworkExtractor):
             "384, 768, 1024, 1280 or 4096",
             text=False,
             weights=tuple(MODELS.values()),
+            words_weights=(DINO_TXT, CLIP_WEIGHTS),
         )
 
     @cached_property

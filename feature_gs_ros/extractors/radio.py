@@ -194,6 +194,7 @@ class RadioExtractor(NetworkExtractor):
             text=True,
             libraries=(("open_clip", PACKAGE), ("torchvision", "torchvision"), ("transformers", "transformers")),
             weights=tuple(MODELS.values()),
+            words_weights=tuple(text.file for text in ADAPTORS.values()),
         )
 
     @cached_property

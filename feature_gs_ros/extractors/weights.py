@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import pickle
-import shutil
+import re
 import struct
 import urllib.error
 import urllib.request
@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.io.atomic import atomic_path
@@ -45,6 +46,7 @@ class WeightsFile:
     megabytes: int  # 1e6 bytes
     licence: str
     direct: bool = True  # source is the file itself
+    sha256: str = ""  # of the file, hex, or its beginning; empty where its makers state none
 
     def __str__(self) -> str:
         return f"{self.name} ({self.megabytes:,} MB, {self.source})"
@@ -233,20 +235,52 @@ def _sha256(path: Path, modified: int, size: int) -> str:  # noqa: ARG001 (modif
 
 
 def _download(wanted: WeightsFile, target: Path) -> str:
-    """Fetch the file; returns why not, empty if done."""
+    """Fetch the file, and check it by its size and its digest; returns why not, empty if done."""
     if os.environ.get(OFFLINE_VARIABLE):
         return f"{OFFLINE_VARIABLE} is set"
+    redirects = _Redirects()
     try:
-        with urllib.request.urlopen(wanted.source, timeout=TIMEOUT) as answer, atomic_path(target) as part:
+        with (
+            urllib.request.build_opener(redirects).open(wanted.source, timeout=TIMEOUT) as answer,
+            atomic_path(target) as part,
+        ):
             _log.warning("downloading %s to %s", wanted, target)
-            with part.open("wb") as file:
-                shutil.copyfileobj(answer, file, 1 << 20)
-            expected = answer.headers.get("Content-Length")
-            if expected is not None and int(expected) != part.stat().st_size:
-                raise OSError(f"the download broke off after {part.stat().st_size} of {expected} bytes")
+            length = answer.headers.get("Content-Length")
+            digest = _copied(answer, part, wanted.name, int(length or 0))
+            if length is not None and int(length) != part.stat().st_size:
+                raise OSError(f"the download broke off after {part.stat().st_size} of {length} bytes")
+            stated = wanted.sha256 or redirects.digest
+            if not digest.startswith(stated):
+                raise OSError(
+                    f"its SHA-256 is {digest}, stated is {stated}: the file was damaged or changed on its way"
+                )
+            _log.warning("%s: SHA-256 %s%s", wanted.name, digest, ", as stated" if stated else "; none is stated")
     except (OSError, urllib.error.URLError, ValueError) as error:
         return f"downloading it failed: {error}"
     return ""
+
+
+def _copied(answer: Any, part: Path, name: str, total: int) -> str:
+    """Write an answer to a file with a bar of progress; returns its SHA-256, hex."""
+    digest = hashlib.sha256()
+    with part.open("wb") as file, tqdm(desc=name, total=total or None, unit="B", unit_scale=True, disable=None) as bar:
+        while block := answer.read(1 << 20):
+            file.write(block)
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and keeps the SHA-256 that the Hugging Face hub states of a large file beside its own."""
+
+    digest = ""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        stated = str(headers.get("X-Linked-ETag") or "").strip('"')
+        if re.fullmatch(r"[0-9a-f]{64}", stated):
+            self.digest = stated
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _refuse_torchscript(path: Path) -> None:

@@ -16,7 +16,7 @@ from feature_gs_ros.cli.extractors import extractors
 from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import extractor_names, extractor_requirements, make_extractor
-from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE
+from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE, OFFLINE_VARIABLE
 
 DOCUMENT = Path(__file__).parents[2] / "docs/extractors.md"
 
@@ -79,6 +79,38 @@ def test_the_list_says_what_is_missing(
     assert "sam_vit_b_01ec64.pth (375 MB" in " ".join(rows["sam"]["missing"])
     assert extractors() == 0
     assert "demo_e200.ckpt (1,680 MB" in capsys.readouterr().out
+
+
+def test_the_list_says_the_line_that_brings_what_is_missing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv(FOLDERS_VARIABLE, raising=False)
+    assert extractors(json=True) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["extractors"]}
+    assert "feature-gs extractors --download dinov2" in " ".join(rows["dinov2"]["missing"])
+    assert f"put it into {tmp_path / 'checkpoints'}" in " ".join(rows["dinov3"]["missing"])
+    radio = " ".join(rows["radio"]["for_words"])
+    assert "--download ViT-gopt-16-SigLIP2-384.safetensors" in radio
+
+
+def test_weights_are_downloaded_by_command_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv(FOLDERS_VARIABLE, raising=False)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/dinov2_vits14_pretrain.pth").touch()
+    for name in ("dinov2", "dinov2_vits14_pretrain.pth"):  # there already: nothing is fetched
+        assert extractors(download=name) == 0
+        assert "Apache-2.0" in capsys.readouterr().out
+    monkeypatch.setenv(OFFLINE_VARIABLE, "1")
+    with pytest.raises(ExtractorError, match=f"sam_vit_b_01ec64.pth.*{OFFLINE_VARIABLE} is set"):
+        extractors(download="sam")
+    with pytest.raises(ExtractorError, match="by itself"):
+        extractors(download="dinov3")
+    with pytest.raises(ExtractorError, match="'color' is no extractor with weights"):
+        extractors(download="color")
 
 
 def test_every_extractor_of_the_package_tells_its_needs() -> None:

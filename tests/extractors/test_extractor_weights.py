@@ -60,6 +60,11 @@ def server(tmp_path: Path) -> Iterator[str]:
             super().__init__(*arguments, directory=str(tmp_path))  # type: ignore[arg-type]
 
         def do_GET(self) -> None:
+            if "?etag=" in self.path:
+                self.send_response(302)
+                self.send_header("X-Linked-ETag", f'"{self.path.split("=")[1]}"')
+                self.send_header("Location", self.path.split("?")[0])
+                return self.end_headers()
             if not self.path.endswith(".cut"):
                 return super().do_GET()
             self.send_response(200)
@@ -117,6 +122,26 @@ def test_downloads_arrive_whole_or_not_at_all(tmp_path: Path, server: str, monke
         with pytest.raises(ExtractorError, match="downloading it failed"):
             find_weights(WeightsFile(name, f"{server}/{name}", 1, ""))
     assert [path.name for path in (tmp_path / "hub/checkpoints").iterdir()] == ["got.pth"]
+
+
+def test_downloads_are_checked_by_the_stated_digest(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(weights.OFFLINE_VARIABLE)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "there.pth").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    for stated in (digest, digest[:8]):
+        wanted = WeightsFile(f"{stated}.pth", f"{server}/there.pth", 1, "", sha256=stated)
+        assert find_weights(wanted).read_bytes() == b"abc"
+    with pytest.raises(ExtractorError, match=rf"SHA-256 is {digest}, stated is 0123"):
+        find_weights(WeightsFile("other.pth", f"{server}/there.pth", 1, "", sha256="0123"))
+    # As the Hugging Face hub answers: a redirect that states the file's digest.
+    assert find_weights(WeightsFile("hub.pth", f"{server}/there.pth?etag={digest}", 1, "")).read_bytes() == b"abc"
+    with pytest.raises(ExtractorError, match=r"stated is f{64}"):
+        find_weights(WeightsFile("changed.pth", f"{server}/there.pth?etag={'f' * 64}", 1, ""))
+    assert not (tmp_path / "hub/checkpoints/other.pth").exists()
+    assert not (tmp_path / "hub/checkpoints/changed.pth").exists()
 
 
 @pytest.mark.parametrize("model", [*dinov2.MODELS, *(f"sam_{size}" for size in ("vit_b", "vit_l", "vit_h"))])
