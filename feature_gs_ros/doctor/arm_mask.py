@@ -14,6 +14,8 @@ SIZE = 96  # px of the longer side at which images are compared
 MIN_IMAGES = 5
 MIN_AREA = 0.01  # of the image
 CONSTANT = 0.25  # of the median pixel's deviation over the images: less is constant
+MIN_EDGE = 4.0  # of 255 per pixel
+MIN_OUTLINED = 0.4  # of a constant region's rim that must be an edge in nearly all images
 MIN_DEVIATION = 8.0  # of 255, of the median pixel: less, and the camera hardly moved
 BLACK = 12.0  # of 255: constant pixels darker than this are a rim without image, not a thing
 MIN_CONTRAST = 3.0  # of 255: deviation that constant pixels may have at most anyhow
@@ -37,16 +39,39 @@ def constant_pixels(evidence: Evidence) -> NDArray[np.bool_] | None:
     if usual < MIN_DEVIATION:
         return None
     still = (deviation < max(MIN_CONTRAST, CONSTANT * usual)).astype(np.uint8)
-    still[np.median(small, axis=0).max(axis=2) < BLACK] = 0  # of a fisheye or a rectified image
+    black = (np.median(small, axis=0).max(axis=2) < BLACK).astype(np.uint8)
+    black = (
+        cv2.dilate(cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.ones((7, 7), np.uint8)) > 0
+    )
+    still[black] = 0  # of a fisheye or a rectified image
     constant = np.asarray(cv2.morphologyEx(still, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(constant)
     mask = np.zeros(constant.shape, dtype=np.bool_)
+    outlined = _standing_edges(small) & ~black
     for label in range(1, count):
         left, top, wide, high, area = stats[label]
         at_border = left == 0 or top == 0 or left + wide == size[0] or top + high == size[1]
-        if area >= MIN_AREA * constant.size and (at_border or area >= 5 * MIN_AREA * constant.size):
+        large = area >= MIN_AREA * constant.size and (at_border or area >= 5 * MIN_AREA * constant.size)
+        if large and _has_outline(labels == label, outlined):
             mask |= labels == label
     return mask if mask.any() else None
+
+
+def _standing_edges(images: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where nearly all images have an edge, [h, w], to a pixel."""
+    strengths = []
+    for image in images:
+        grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), 0.8)
+        edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=0.125))
+        strengths.append(cv2.dilate(edges, np.ones((3, 3), np.uint8)))
+    return np.asarray(np.quantile(strengths, 0.2, axis=0) > MIN_EDGE)
+
+
+def _has_outline(region: NDArray[np.bool_], edges: NDArray[np.bool_]) -> bool:
+    """Whether what is constant ends at an edge that stands: a wall or floor of one colour ends elsewhere each time."""
+    grown = cv2.dilate(region.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    rim = grown & ~region
+    return bool(edges[rim].mean() >= MIN_OUTLINED) if rim.any() else True
 
 
 def _robust_deviation(images: Array | NDArray[np.float32]) -> Array:

@@ -13,7 +13,7 @@ from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.doctor.arm_mask import arm_findings
 from feature_gs_ros.doctor.conventions import convention_explanations
 from feature_gs_ros.doctor.coverage import coverage_findings
-from feature_gs_ros.doctor.evidence import VIEWS, Evidence
+from feature_gs_ros.doctor.evidence import TOLERANCE, VIEWS, Evidence
 from feature_gs_ros.doctor.explanations import PARAMETER_COST, Explanation
 from feature_gs_ros.doctor.findings import Finding, ranked
 from feature_gs_ros.doctor.images import (
@@ -42,13 +42,14 @@ from feature_gs_ros.doctor.timing import (
 from feature_gs_ros.doctor.without_map import pair_findings
 from feature_gs_ros.frames.features import MapFeatures, Matches2D3D, map_features, match_features
 from feature_gs_ros.frames.relocalise import similarities_by_pairs, solved_poses, surrounding_features
-from feature_gs_ros.frames.reprojection import PosedCamera
+from feature_gs_ros.frames.reprojection import PosedCamera, residuals, support
 from feature_gs_ros.frames.umeyama import Array
 from feature_gs_ros.io.streams.registry import Stream
 
 GAIN = 0.08  # of its support by which an explanation must beat the stream as given
+MIN_PIXELS, MOST = 1.0, 0.8  # of the matched image, and of what it shows: smaller mistakes don't matter
 ENOUGH = 5.0  # matches explained per view: less says nothing
-MIN_EXPLAINED = 0.25  # of the matches: what a stream as given must account for to be believed without trying others
+MIN_EXPLAINED = 0.12  # of the matches: what a stream as given must account for to be believed without trying others
 SIMPLER = 0.03  # of the support that a simpler explanation may lack beside the best one
 MIN_SOLVED = 0.2  # of a view's matches that its own pose must explain: a tenth agree by chance
 SETTLED = 0.9  # of the support that the views' own poses have: an explanation that has so much is the right one
@@ -166,7 +167,7 @@ def _examine_against_map(evidence: Evidence) -> tuple[list[Finding], float, floa
         others, matches, starts = _other_sightings(evidence, matches)
         given = _Judged.of(evidence, as_given, matches)
         judged = [given, *(_Judged.of(evidence, other, matches) for other in others)]
-    if believed or not _is_settled(evidence, judged, matches):
+    if max(judged, key=lambda entry: entry.total) is given or not _is_settled(evidence, judged, matches):
         judged += [_Judged.of(evidence, other, matches) for other in _continuous(evidence, matches, starts)]
     best = max(judged, key=lambda entry: entry.total)
     if best.total < ENOUGH * count:
@@ -176,7 +177,7 @@ def _examine_against_map(evidence: Evidence) -> tuple[list[Finding], float, floa
         return exposed or [_another_scene(evidence, best)], given.total / count, best.total / count
     chosen = _simplest(judged, best)
     gain = (chosen.total - given.total) / max(best.total, 1e-9)
-    if chosen is given or gain < GAIN:
+    if chosen is given or gain < GAIN or _moved_pixels(chosen, given, matches) < MIN_PIXELS:
         chosen = given
     findings = [] if chosen is given else [_named(chosen, given, gain)]
     findings += _single_views(evidence, chosen, matches, findings)
@@ -199,6 +200,15 @@ def _is_settled(evidence: Evidence, judged: Sequence[_Judged], matches: Matches2
     ]
     ceiling = float(evidence.supports(cameras, best.explanation.matches or matches).sum())
     return best.total >= SETTLED * ceiling
+
+
+def _moved_pixels(chosen: _Judged, given: _Judged, matches: Matches2D3D) -> float:
+    """How far an explanation moves what the images show, in pixels of the matched image: most of it less than that."""
+    if chosen.explanation.matches is not None:
+        return float("inf")
+    moved = residuals(chosen.explanation.cameras, matches) - residuals(given.explanation.cameras, matches)
+    explained = support(chosen.explanation.cameras, matches, TOLERANCE) > 0
+    return float(np.quantile(np.linalg.norm(moved[explained], axis=1), MOST)) if explained.any() else 0.0
 
 
 def _simplest(judged: Sequence[_Judged], best: _Judged) -> _Judged:
