@@ -43,6 +43,7 @@ from feature_gs_ros.frames.markers import load_markers
 from feature_gs_ros.frames.points import load_point_pairs
 from feature_gs_ros.identity.masks import CocoMasks, SamMasks
 from feature_gs_ros.io.alignment import load_alignment
+from feature_gs_ros.io.detections import DetectionMasks
 from feature_gs_ros.io.images import load_image
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.messages.camera_info import camera_from_info, load_calibration
@@ -231,6 +232,12 @@ TARGETS = (
     Target("bag's metadata", "bag/metadata.yaml", _bag("mcap"), lambda path: _frames(path.parent)),
     Target("coco", "coco.json", _text(COCO), _coco),
     Target("sam", "a.json", _text([{"segmentation": RLE}]), lambda path: SamMasks(path.parent).load("a")),
+    Target(
+        "detections",
+        "a.json",
+        _text({"detections": [{"name": "mug", "score": 0.5, "segmentation": RLE}]}),
+        lambda path: DetectionMasks(path.parent).load("a"),
+    ),
     Target(
         "polygons", "a.json",
         _text(POLYGONS), read_polygons,

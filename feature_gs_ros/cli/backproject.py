@@ -37,8 +37,8 @@ from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor
 from feature_gs_ros.frames.refined_stream import RefinedStream
 from feature_gs_ros.io.alignment import load_alignment
+from feature_gs_ros.io.detections import Labelled, names_objects, open_labels
 from feature_gs_ros.io.locks import locked
-from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.rasterizer import get_backend
@@ -81,8 +81,8 @@ def backproject(
         weights: the extractor's weights, where they are not at their usual place.
         option: KEY=VALUE for the extractor, e.g. model=vitb14, precision=float16, pixels=800000; may be repeated.
         alignment: splat_from_map file, where the stream's poses are not in the map's frame.
-        masks: label images by frame name, for the extractor 'labels'.
-        labels: names of the labels' values, YAML.
+        masks: label images by frame name, or a detector's <frame name>.json, for the extractor 'labels'.
+        labels: names of the labels' values, YAML; a detector's files name their own.
         every: take every n-th frame.
         skip: leave out a frame by name; may be repeated.
         shard: back-project only a part of the views, e.g. 3/16 for the third of sixteen; see feature-gs merge.
@@ -110,7 +110,7 @@ def backproject(
     source = open_stream(stream, bag=bag)
     names = choose_frames(source, every, skip)
     if masks is not None:
-        names = _with_mask(names, MaskFolder(masks), source)
+        names = _with_mask(names, open_labels(masks), source)
     all_names = names
     if shard is not None:
         names = _part(shard, names, source)
@@ -197,9 +197,9 @@ def _make_extractor(
     if weights is not None:
         options["weights"] = weights
     if name == "labels":
-        if masks is None or labels is None:
+        if masks is None or (labels is None and not names_objects(masks)):
             raise ExtractorError("the extractor 'labels' needs --masks DIR and --labels YAML", code="extractor.missing")
-        options |= {"masks": masks, "labels": labels}
+        options |= {"masks": masks} | ({} if labels is None else {"labels": labels})
     elif masks is not None or labels is not None:
         raise ExtractorError(
             f"--masks and --labels are for the extractor 'labels', not for '{name}'; leave them out",
@@ -218,7 +218,7 @@ def _part(shard: str, names: list[str], stream: Stream) -> list[str]:
     return part
 
 
-def _with_mask(names: list[str], masks: MaskFolder, stream: Stream) -> list[str]:
+def _with_mask(names: list[str], masks: Labelled, stream: Stream) -> list[str]:
     annotated = [name for name in names if name in set(masks.names())]
     if not annotated:
         raise StreamError(

@@ -21,6 +21,7 @@ from feature_gs_ros.identity.association import MERGE_THRESHOLD, Association, as
 from feature_gs_ros.identity.codes import CodeBook, make_codes
 from feature_gs_ros.identity.encoding import Encoding, class_names, encode_identities, numbered_names
 from feature_gs_ros.identity.masks import CocoMasks, open_masks
+from feature_gs_ros.io.detections import DetectionMasks
 from feature_gs_ros.io.files import file_name_of
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.splats.registry import load_map
@@ -53,7 +54,7 @@ def identity(
     Args:
         map: splat map.
         stream: rosbag2, COLMAP, nerfstudio, or folder with cameras.json.
-        masks: folder of label images <frame name>.png or of SAM's <frame name>.json, or a COCO file.
+        masks: folder of label images <frame name>.png, of a detector's or SAM's <frame name>.json, or a COCO file.
         out: the field to write; ask it with feature-gs query and evaluate segmentation.
         labels: names of the labels' values, YAML; COCO files hold their own, instances are numbered.
         codes: orthogonal (one number a class) or contrastive (16 numbers for any number of classes).
@@ -77,7 +78,7 @@ def identity(
     check_outputs({"--out": out}, [map, stream, masks, labels, alignment], folders={"--extract": extract})
     gaussians, source, annotated = load_map(map), open_stream(stream, bag=bag), open_masks(masks, instances)
     names = class_names(load_labels(labels)) if labels is not None else None
-    if names is None and not instances and isinstance(annotated, CocoMasks):
+    if names is None and not instances and isinstance(annotated, (CocoMasks, DetectionMasks)):
         names = class_names(annotated.labels)
     pose = alignment_or_identity(alignment)
     findings = checked(source, source.names(), gaussians, pose, trust_poses)

@@ -15,7 +15,8 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
 from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
-from feature_gs_ros.io.masks import MaskFolder, load_labels
+from feature_gs_ros.io.detections import DetectionMasks, open_labels
+from feature_gs_ros.io.masks import load_labels
 
 IGNORED = 255  # pixels of this value count for no class
 MAX_CLASSES = 256
@@ -38,23 +39,28 @@ class LabelsExtractor(Extractor):
         masks: str | Path | None = None,
         labels: str | Path | None = None,
         classes: Mapping[str, str] | None = None,
+        min_score: float = 0.0,
     ) -> None:
         """
         Args:
-            masks: folder of the label images, ``<frame name>.png``, one channel of 8 or 16 bits; only `extract`
-                needs it.
-            labels: YAML file of the classes' names by value.
+            masks: folder of the label images, ``<frame name>.png``, one channel of 8 or 16 bits, or of a detector's
+                ``<frame name>.json``, see `io.detections.DetectionMasks`; only `extract` needs it.
+            labels: YAML file of the classes' names by value; a detector's files name their own.
             classes: the names by value instead of a file, as the identity holds them.
+            min_score: of a detector's objects, from which they count.
 
         Raises:
             EvaluationError: folder or file is missing or damaged.
             ExtractorError: classes are given by neither or both, or there are too many.
         """
+        if labels is None and classes is None and masks is not None:
+            detected = open_labels(masks, min_score=min_score)
+            if isinstance(detected, DetectionMasks):
+                classes = {str(value): name for value, name in detected.labels.items()}
         if (labels is None) == (classes is None):
             raise ExtractorError(
                 "the extractor 'labels' needs either labels=YAML or classes={value: name}", code="extractor.conflict"
             )
-        self._masks = None if masks is None else MaskFolder(masks)
         names = load_labels(labels) if labels is not None else _by_value(classes or {})
         self._names = {value: name for value, name in sorted(names.items()) if value != IGNORED}
         if not 0 < len(self._names) <= MAX_CLASSES:
@@ -62,6 +68,7 @@ class LabelsExtractor(Extractor):
                 f"{len(self._names)} classes are named, the extractor 'labels' takes 1 to {MAX_CLASSES}",
                 code="extractor.range",
             )
+        self._masks = None if masks is None else open_labels(masks, self._names, min_score)
         self.classes = tuple(self._names)
         self.dimension = len(self.classes)
         self._words = WordList([[name] for name in self._names.values()], "labels")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.identity.encoding import BACKGROUND, IGNORE, Annotation
-from feature_gs_ros.identity.masks import mask_numbers
+from feature_gs_ros.io.mask_shapes import mask_numbers
 
 MERGE_THRESHOLD = 0.1  # overlap from which on two masks are one object: a false join is worse than a lost sliver
 CLEAR = 0.75  # share of its weight in a view that a Gaussian must have in one mask to speak for it

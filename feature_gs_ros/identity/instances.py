@@ -21,7 +21,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.codes import IdentityExtractor
 from feature_gs_ros.identity.codes import make_codes
 from feature_gs_ros.identity.encoding import BACKGROUND, numbered_names
-from feature_gs_ros.identity.masks import mask_numbers
+from feature_gs_ros.io.mask_shapes import mask_numbers
 from feature_gs_ros.query.smoothing import GaussianGraph
 from feature_gs_ros.rasterizer import View
 

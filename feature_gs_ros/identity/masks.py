@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import EvaluationError
-from feature_gs_ros.core.text import shown
 from feature_gs_ros.identity.encoding import IGNORE
-from feature_gs_ros.io.images import MAX_PIXELS
+from feature_gs_ros.io.detections import DetectionMasks, names_objects
+from feature_gs_ros.io.mask_shapes import check_mask_size, mask_numbers, mask_size, stacked
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.io.structured import Table, read_structured, read_table
 
-MAX_MASKS = 65000  # of one image: labels are 16 bit and 255 is taken
-MAX_MASK_PIXELS = 1 << 34  # of all masks of one image together: 1,400 of twelve megapixels
 MAX_LABEL = 65535  # labels are 16 bit
 
 
@@ -80,8 +76,8 @@ class CocoMasks:
         if name not in self._images:
             raise EvaluationError(f"'{self.path}' holds no image '{name}'", code="evaluation.missing")
         image = self._images[name]
-        size = _size([image.get("height"), image.get("width")], f"image '{name}' of '{self.path}'")
-        _check_size(size, camera, f"image '{name}' of '{self.path}'")
+        size = mask_size([image.get("height"), image.get("width")], f"image '{name}' of '{self.path}'")
+        check_mask_size(size, camera, f"image '{name}' of '{self.path}'")
         annotations = self._annotations[name]
         values = [
             number if self._instances else annotation.whole("category_id", least=0, most=MAX_LABEL)
@@ -123,15 +119,15 @@ class SamMasks:
         for entry in entries:
             rle = entry.get("segmentation") if isinstance(entry, Mapping) else None
             given = rle.get("size") if isinstance(rle, Mapping) else None
-            size = size or _size(given, f"'{path}'")
-            _check_size(size, camera, f"'{path}'")
+            size = size or mask_size(given, f"'{path}'")
+            check_mask_size(size, camera, f"'{path}'")
             masks.append(rle)
         assert size is not None
         return stacked(masks, list(itertools.islice(mask_numbers(), len(masks))), size, f"'{path}'")
 
 
 def open_masks(path: str | Path, instances: bool = False) -> Masks:
-    """A folder of label images or of SAM's JSON files, or a COCO file.
+    """A folder of label images, of a detector's JSON files or of SAM's, or a COCO file.
 
     Raises:
         EvaluationError: nothing of the kind.
@@ -139,6 +135,8 @@ def open_masks(path: str | Path, instances: bool = False) -> Masks:
     path = Path(path)
     if path.is_file():
         return CocoMasks(path, instances)
+    if names_objects(path):
+        return DetectionMasks(path, instances=instances)
     if path.is_dir() and not any(path.glob("*.png")):
         coco = path / "annotations.json"
         return CocoMasks(coco, instances) if coco.is_file() else SamMasks(path)
@@ -148,112 +146,3 @@ def open_masks(path: str | Path, instances: bool = False) -> Masks:
 def _id(table: Table, key: str) -> int | str:
     """COCO's ids are whole numbers; some tools write texts."""
     return table.text(key) if isinstance(table.get(key), str) else table.whole(key)
-
-
-def mask_numbers() -> Iterator[int]:
-    """1, 2, … without 255, which stands for pixels that don't count."""
-    return (number + (number >= IGNORE) for number in itertools.count(1))
-
-
-def stacked(masks: Sequence[object], values: Sequence[int], size: tuple[int, int], source: str) -> NDArray[np.uint16]:
-    """Labels [H, W] of masks in RLE or polygons that may overlap: the smaller one is on top.
-
-    They are decoded twice, one at a time: a few bytes of each stand for a whole image.
-
-    Raises:
-        EvaluationError: one is damaged, or there are too many.
-    """
-    if len(masks) > MAX_MASKS or len(masks) * size[0] * size[1] > MAX_MASK_PIXELS:
-        raise EvaluationError(
-            f"{source} has {len(masks)} masks, at most {min(MAX_MASKS, MAX_MASK_PIXELS // (size[0] * size[1]))} of "
-            f"{size[1]}×{size[0]} pixels are read",
-            code="evaluation.range",
-        )
-    areas = [int(np.count_nonzero(_decoded(mask, size, source))) for mask in masks]
-    labels = np.zeros(size, np.uint16)
-    for index in sorted(range(len(masks)), key=lambda index: -areas[index]):
-        labels[_decoded(masks[index], size, source)] = values[index]
-    return labels
-
-
-def decode_rle(counts: str | Sequence[int], size: tuple[int, int], source: str) -> NDArray[np.bool_]:
-    """COCO's run lengths, column by column and beginning with zeros, as numbers or in its string form, to [H, W].
-
-    Raises:
-        EvaluationError: they don't add up to the size.
-    """
-    height, width = size
-    if len(counts) > 16 * (height * width + 1):
-        raise EvaluationError(f"a mask of {source} has more run lengths than pixels", code="evaluation.damaged")
-    runs = _from_string(counts, source) if isinstance(counts, str) else [_run(run, source) for run in counts]
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise EvaluationError(
-            f"a mask's run lengths of {source} don't add up to {width}×{height} pixels", code="evaluation.damaged"
-        )
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return np.ascontiguousarray(flat.reshape(width, height).T)
-
-
-def _run(value: object, source: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:  # NaN, too
-        raise EvaluationError(
-            f"a mask's run lengths of {source} hold {shown(value)}, expected whole numbers", code="evaluation.damaged"
-        )
-    return int(min(max(value, -1), MAX_PIXELS + 1))  # beyond that it can't be right anyway
-
-
-def _from_string(text: str, source: str) -> list[int]:
-    """Five bits a character from '0' on, least first, a sixth if more follow; differences from the fourth run on."""
-    runs: list[int] = []
-    position = 0
-    while position < len(text):
-        value, shift, more = 0, 0, True
-        while more:
-            if position >= len(text) or not 48 <= ord(text[position]) < 112 or shift > 40:
-                raise EvaluationError(f"a mask's run lengths of {source} are damaged", code="evaluation.damaged")
-            bits = ord(text[position]) - 48
-            value |= (bits & 0x1F) << shift
-            more = bool(bits & 0x20)
-            position, shift = position + 1, shift + 5
-            if not more and bits & 0x10:
-                value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs
-
-
-def _decoded(segmentation: object, size: tuple[int, int], source: str) -> NDArray[np.bool_]:
-    """A mask [H, W] from RLE or polygons."""
-    if isinstance(segmentation, Mapping) and isinstance(segmentation.get("counts"), (str, list)):
-        if "size" in segmentation and _size(segmentation["size"], source) != size:
-            raise EvaluationError(
-                f"a mask of {source} has another size than {size[1]}×{size[0]}", code="evaluation.size"
-            )
-        return decode_rle(segmentation["counts"], size, source)
-    if isinstance(segmentation, list) and segmentation:
-        mask = np.zeros(size, np.uint8)
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            polygons = [np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
-            if all(len(p) and np.isfinite(p).all() and np.abs(p).max() < 1e6 for p in polygons):
-                cv2.fillPoly(mask, [np.rint(polygon).astype(np.int32) for polygon in polygons], 1)
-                return mask.astype(np.bool_)
-    raise EvaluationError(f"a mask of {source} is neither RLE nor polygons", code="evaluation.format")
-
-
-def _size(given: object, source: str) -> tuple[int, int]:
-    """(height, width)."""
-    if isinstance(given, list | tuple) and len(given) == 2 and all(type(side) is int for side in given):
-        height, width = int(given[0]), int(given[1])
-        if 0 < height * width <= MAX_PIXELS and height > 0:
-            return height, width
-    raise EvaluationError(
-        f"the size {shown(given)} of {source} is not [height, width] of at most {MAX_PIXELS} pixels",
-        code="evaluation.range",
-    )
-
-
-def _check_size(size: tuple[int, int], camera: Camera | None, source: str) -> None:
-    if camera is not None and size != (camera.height, camera.width):
-        raise EvaluationError(
-            f"{source} is {size[1]}×{size[0]} pixels, its frame {camera.width}×{camera.height}; resize it",
-            code="evaluation.size",
-        )

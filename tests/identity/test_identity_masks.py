@@ -10,7 +10,8 @@ import pytest
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import EvaluationError
-from feature_gs_ros.identity.masks import SamMasks, decode_rle, open_masks
+from feature_gs_ros.identity.masks import SamMasks, open_masks
+from feature_gs_ros.io.mask_shapes import decode_rle
 from tests.errors import raises
 from tests.memory_use import peak_megabytes
 
