@@ -1,4 +1,4 @@
-"""EWA projection of Gaussians onto an image, as gsplat 1.5.3 does it in classic mode."""
+"""EWA projection of Gaussians onto an image, as gsplat 1.5.3 does it in its classic and its antialiased mode."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def project(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[n
     curve = spatial_order(gaussians)
     geometry = (curve.means, curve.quats_wxyz, curve.scales, curve.opacities)
     in_view = blocks_in_view(curve.blocks, camera, camera_from_splat)
-    return _project_blocks(in_view, geometry, camera, camera_from_splat, curve.rows)
+    return _project_blocks(in_view, geometry, camera, camera_from_splat, curve.rows, gaussians.antialiased)
 
 
 def project_arrays(
@@ -66,11 +66,16 @@ def project_arrays(
 
 
 def _project_blocks(
-    blocks: Ints, geometry: Geometry, camera: Camera, camera_from_splat: NDArray[np.float64], rows: Ints | None
+    blocks: Ints,
+    geometry: Geometry,
+    camera: Camera,
+    camera_from_splat: NDArray[np.float64],
+    rows: Ints | None,
+    antialiased: bool = False,
 ) -> Projection:
     room = SIZE * len(blocks)
     splats, depths, indices = np.empty((room, 8), np.float32), np.empty(room, np.float32), np.empty(room, np.int32)
-    view = (*kernel_camera(camera, camera_from_splat), touching_planes(camera).astype(np.float32))
+    view = (*kernel_camera(camera, camera_from_splat, antialiased), touching_planes(camera).astype(np.float32))
     counts: dict[int, int] = {}
 
     def work(start: int, stop: int) -> None:
@@ -116,7 +121,9 @@ def blocks_in_view(blocks: CullBlocks, camera: Camera, camera_from_splat: NDArra
     return found[:count]
 
 
-def kernel_camera(camera: Camera, camera_from_splat: NDArray[np.float64]) -> tuple[Floats, Floats]:
-    """Pose [3, 4] and intrinsics fx, fy, cx, cy, width, height as the kernels take them."""
-    intrinsics = [camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
+def kernel_camera(
+    camera: Camera, camera_from_splat: NDArray[np.float64], antialiased: bool = False
+) -> tuple[Floats, Floats]:
+    """Pose [3, 4] and intrinsics fx, fy, cx, cy, width, height, 1 where antialiased, as the kernels take them."""
+    intrinsics = [camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height, float(antialiased)]
     return np.ascontiguousarray(camera_from_splat[:3, :4], dtype=np.float32), np.array(intrinsics, np.float32)

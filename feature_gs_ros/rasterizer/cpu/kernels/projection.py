@@ -21,6 +21,7 @@ from feature_gs_ros.rasterizer.conventions import ALPHA_MIN, EPS2D, NEAR_PLANE, 
 PLANES = 5  # around what can touch the image
 PREFETCH = 6  # blocks after which what one needs has come from memory
 LARGEST = np.float32(1e37)  # determinant whose inverse float32 holds
+SMALLEST = np.float32(1e-30)
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
@@ -74,8 +75,11 @@ def project(start, stop, blocks, means, quats, scales, opacities, pose, intrinsi
             continue
         z = maximum(z, NEAR_PLANE)
         quat = load_quadruples(quats, first)
-        mean_x, mean_y, xx, xy, yy, determinant = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens)
+        mean_x, mean_y, xx, xy, yy, determinant, sharp = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens)
         determinant = minimum(determinant, LARGEST)
+        if intrinsics[6] > ZERO:  # antialiased: what the blur spreads over the plane is taken from the peak
+            opacity = opacity * square_root(minimum(sharp, LARGEST) / maximum(determinant, SMALLEST))
+            possible &= opacity >= ALPHA_MIN
         # alpha >= 1/255 ends at this Mahalanobis distance; a hair wider, so that only the alpha test decides.
         extent = square_root(TWO * log_from_one(maximum(opacity * np.float32(255), ONE))) * np.float32(1.0001)
         radius_x = extent * square_root(xx) + np.float32(1e-3)
@@ -135,7 +139,7 @@ def lens_of(intrinsics):
 
 @inline
 def splats_of(x, y, z, quats, scales, pose, lens):
-    """2D means, covariances xx, xy, yy and determinants of Gaussians that lie at x, y, z in the camera's frame."""
+    """2D means, covariances xx, xy, yy, determinants and those without the blur; x, y, z are in the camera's frame."""
     fx, fy, cx, cy, (left, right, top, bottom) = lens
     inverse_z = ONE / z
     tan_x, tan_y = x * inverse_z, y * inverse_z
@@ -161,5 +165,6 @@ def splats_of(x, y, z, quats, scales, pose, lens):
     # xx·yy − xy² cancels for needles: of a covariance of condition 1e7 float32 leaves no digit. By Lagrange's identity
     # u·u v·v − (u·v)² = |u × v|², and every term is positive.
     n0, n1, n2 = u1 * v2 - u2 * v1, u2 * v0 - u0 * v2, u0 * v1 - u1 * v0
-    determinant = n0 * n0 + n1 * n1 + n2 * n2 + EPS2D * (uu + vv + EPS2D)
-    return fx * tan_x + cx, fy * tan_y + cy, uu + EPS2D, uv, vv + EPS2D, determinant
+    sharp = n0 * n0 + n1 * n1 + n2 * n2
+    determinant = sharp + EPS2D * (uu + vv + EPS2D)
+    return fx * tan_x + cx, fy * tan_y + cy, uu + EPS2D, uv, vv + EPS2D, determinant, sharp
