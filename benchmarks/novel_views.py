@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.ingest import pinhole_view
-from feature_gs_ros.cli.common import open_segmenter
 from feature_gs_ros.evaluation.metrics import psnr
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.query.opening import open_segmenter
 from feature_gs_ros.training.losses import ssim
 
 VIEWS, HELD_OUT = 16, 4

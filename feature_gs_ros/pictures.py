@@ -71,18 +71,18 @@ def principal_colors(features: Tensor, weight: Tensor) -> Tensor:
     """Three principal components [N, 3] in 0..1 of features [N, D], weighted by weight [N]; 0.5 is the mean."""
     sample = weight.nonzero()[:, 0]
     sample = sample[:: max(1, len(sample) // 20_000)]
-    values, shares = features[sample].float(), weight[sample].float().unsqueeze(1)
-    mean = (values * shares).sum(0) / shares.sum().clamp_min(1e-12)
-    centred = (values - mean) * shares.sqrt()
+    values, fractions = features[sample].float(), weight[sample].float().unsqueeze(1)
+    mean = (values * fractions).sum(0) / fractions.sum().clamp_min(1e-12)
+    centred = (values - mean) * fractions.sqrt()
     width = min(3, *centred.shape) if len(sample) else 0
     if width == 0:
         return torch.full((len(features), 3), 0.5)
     _, _, axes = torch.svd_lowrank(centred, q=min(8, *centred.shape), niter=4)
     # In chunks: a copy of the features may be as large as what is left of the memory.
     components = torch.cat([(rows.float() - mean) @ axes[:, :width] for rows in torch.split(features, CHUNK)])
-    spread = components[sample].std(dim=0, unbiased=False).clamp_min(1e-9)
+    deviation = components[sample].std(dim=0, unbiased=False).clamp_min(1e-9)
     colors = torch.full((len(features), 3), 0.5)
-    colors[:, :width] = (components / (5 * spread) + 0.5).clamp(0, 1)
+    colors[:, :width] = (components / (5 * deviation) + 0.5).clamp(0, 1)
     return colors
 
 
@@ -100,8 +100,8 @@ def label_image(labels: NDArray[np.integer], names: Mapping[int, str], image: Im
     """Labels [H, W] in fixed colours with a legend, over an image if there is one; 0 stays clear."""
     base = np.full((*labels.shape, 3), 255, np.uint8) if image is None else image
     colors = LABEL_COLORS[(labels.astype(np.int64) - 1) % len(LABEL_COLORS)]
-    share = 1.0 if image is None else 0.55
-    shown: Image = np.where(labels[:, :, None] > 0, (1 - share) * base + share * colors, base).astype(np.uint8)
+    fraction = 1.0 if image is None else 0.55
+    shown: Image = np.where(labels[:, :, None] > 0, (1 - fraction) * base + fraction * colors, base).astype(np.uint8)
     entries = [
         (tuple(int(c) for c in LABEL_COLORS[(k - 1) % len(LABEL_COLORS)]), name) for k, name in names.items() if k
     ]

@@ -27,19 +27,19 @@ SHARE = FindPackageShare("feature_gs_ros")
 SCENE = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros") / "feature_gs_ros" / "scene"
 
 ARGUMENTS = {
-    "scene": (str(SCENE), "Folder of the synthetic tabletop; it is made where it isn't there yet (a minute)."),
+    "scene": (str(SCENE), "Folder of the synthetic tabletop; created if missing (takes a minute)."),
     "bag": ("", "Recording to play; empty: the scene's."),
     "map": ("", "Splat map; empty: the scene's."),
-    "alignment": ("", "File with splat_from_map; empty: the scene's, where the map is the scene's."),
+    "alignment": ("", "File with splat_from_map; empty: the scene's, if the map is the scene's."),
     "image": ("/camera/color/image_raw", "Topic of the recording's images, without /compressed."),
     "camera_info": ("/camera/color/camera_info", "Topic of their calibration."),
     "input": ("compressed", "raw or compressed, as the recording has them."),
     "map_frame": ("map", "tf frame of the recording that answers are given in."),
     "extractor": ("imagenet", "Name of the 2D extractor."),
     "data_dir": ("", "Folder below which services read and write files; empty: feature_map's default."),
-    "namespace": ("", "Namespace of the nodes; the recording's topics and tf stay as they are."),
+    "namespace": ("", "Namespace of the nodes; the recording's topics and tf are not renamed."),
     "rate": ("1.0", "Speed: 1 is real time."),
-    "loop": ("true", "Begin again at the end: true or false."),
+    "loop": ("true", "Restart at the end: true or false."),
     "rviz": ("false", "Start RViz: true or false."),
 }
 
@@ -53,7 +53,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[Any]:
-    """The nodes; before them the scene, where it is needed and not there."""
+    """The nodes, after creating the scene if it is needed and missing."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     scene = Path(given["scene"]).expanduser()
     needs_scene = not (given["bag"] and given["map"])

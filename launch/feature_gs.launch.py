@@ -25,26 +25,26 @@ PARAMETERS = {
     "extractor": "Name of the 2D extractor: imagenet, color, ...",
     "extractor_options": "Options of the extractor, as a YAML mapping.",
     "data_dir": "Folder below which services read and write files.",
-    "load_on_activate": "Go on with the learned field of an earlier run: true or false.",
+    "load_on_activate": "Continue the learned field of an earlier run: true or false.",
     "save_on_deactivate": "Save the learned field at the end: true or false.",
-    "use_sim_time": "Take the time from /clock: true or false.",
-    "autostart": "Bring the nodes to active: true or false; empty, and not in the config file: true.",
+    "use_sim_time": "Use the time of /clock: true or false.",
+    "autostart": "Configure and activate the nodes: true or false; empty: as in the config file, else true.",
 }
 # The same of the camera, the first one where the config file has several.
 CAMERA = {
     "image": "Topic of the camera's images; empty: image.",
     "camera_info": "Topic of the camera's calibration; empty: camera_info.",
     "input": "raw, or compressed: then <image>/compressed is subscribed; empty: raw.",
-    "mask_topic": "Topic of masks of the pixels that don't count, e.g. the robot's own arm.",
+    "mask_topic": "Topic of masks of pixels to ignore, e.g. the robot's own arm.",
 }
 OTHERS = {
-    "remote_extractor": ("false", "Run the extractor in a node of its own, feature_extractor: true or false."),
-    "remote_teacher": ("", "The same by its name in 0.1; empty: remote_extractor counts."),
+    "remote_extractor": ("false", "Run the extractor in its own node, feature_extractor: true or false."),
+    "remote_teacher": ("", "Name of remote_extractor in 0.1; empty: remote_extractor applies."),
     "config": ("", "File with the other parameters; share/feature_gs_ros/config has all of them with their defaults."),
     "namespace": ("", "Namespace of the nodes."),
-    "tf": ("/tf", "Topic of the transforms that move, e.g. tf in a robot's namespace."),
-    "tf_static": ("/tf_static", "Topic of the transforms that don't."),
-    "respawn": ("true", "Restart a node that ended by itself: true or false."),
+    "tf": ("/tf", "Topic of dynamic transforms, e.g. tf in a robot's namespace."),
+    "tf_static": ("/tf_static", "Topic of static transforms."),
+    "respawn": ("true", "Restart a node that exits by itself: true or false."),
     "log_level": ("info", "debug, info, warn or error."),
 }
 # What a feature_extractor takes over from feature_map's parameters.

@@ -16,6 +16,13 @@ class Outcome:
     stdout: str
     stderr: str
 
+    @property
+    def error_code(self) -> str:
+        """The stable code of the error that ended the command, from the end of its one line; empty if there is none."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("feature-gs: ")]
+        assert len(lines) <= 1, self.stderr
+        return lines[0].rpartition("[")[2].rstrip("]") if lines and lines[0].endswith("]") else ""
+
 
 def run(*words: object, code: int = 0) -> Outcome:
     """The command in this process: what it prints and its exit code are those of the console script."""

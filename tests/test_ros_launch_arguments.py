@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from feature_gs_ros.core.errors import ParameterError
 from feature_gs_ros.ros.runtime.launch_arguments import truth
+from tests.errors import raises
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", "1", "yes", "Yes", "on", " true "])
@@ -20,6 +20,5 @@ def test_no_in_any_spelling(word: str) -> None:
 
 @pytest.mark.parametrize("word", ["", "maybe", "2", "t rue"])
 def test_anything_else_is_refused_by_name(word: str) -> None:
-    with pytest.raises(ParameterError, match="loop") as caught:
+    with raises("parameter.truth", "loop"):
         truth("loop", word)
-    assert caught.value.code == "parameter.truth"

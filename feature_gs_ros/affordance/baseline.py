@@ -46,12 +46,12 @@ def transfer_by_views(
     start = time.perf_counter()
     field.check_map(gaussians)
     library.check_extractor(field.extractor)
-    affordances, features, shares = voters(library)
+    affordances, features, fractions = voters(library)
     floor = library.floor if settings.floor is None else settings.floor
     votes = torch.zeros(len(gaussians), 1 + len(affordances))
     cosines, weight = torch.zeros(len(gaussians)), torch.zeros(len(gaussians))
     for done, (view, grid, valid) in enumerate(views, start=1):
-        masks = view_masks(grid, features, shares, settings, floor, view.camera.width, view.camera.height)
+        masks = view_masks(grid, features, fractions, settings, floor, view.camera.width, view.camera.height)
         sums, total = view.backproject(masks, valid)
         votes += sums[:, :-1]
         cosines += sums[:, -1]
@@ -72,20 +72,20 @@ def transfer_by_views(
 
 
 def view_masks(
-    grid: FeatureGrid, features: Tensor, shares: Tensor, settings: Settings, floor: float, width: int, height: int
+    grid: FeatureGrid, features: Tensor, fractions: Tensor, settings: Settings, floor: float, width: int, height: int
 ) -> FeatureGrid:
     """A view's masks, one of them 1 at each pixel, and the cosine they were found with: [height, width, 1 + A + 1].
 
     Args:
         grid: the view's features.
-        features, shares: of the patches, [M, D] and [M, 1 + A].
+        features, fractions: of the patches, [M, D] and [M, 1 + A].
     """
     cells = grid.values.reshape(-1, grid.dimension).float()
     similar, index = nearest_patches(lambda rows: cells[rows], len(cells), features, settings.k)
-    votes = count_votes(similar, index, shares, settings.vote)
-    votes[similar[:, 0] < floor] = functional.one_hot(torch.tensor(0), shares.shape[1]).float()
+    votes = count_votes(similar, index, fractions, settings.vote)
+    votes[similar[:, 0] < floor] = functional.one_hot(torch.tensor(0), fractions.shape[1]).float()
     found = torch.cat([votes, similar[:, :1]], dim=1).reshape(grid.rows, grid.columns, -1)
     pixels = upsample(replace(grid, values=found), height, width).reshape(height * width, -1)
-    masks = functional.one_hot(pixels[:, :-1].argmax(dim=1), shares.shape[1]).float()
+    masks = functional.one_hot(pixels[:, :-1].argmax(dim=1), fractions.shape[1]).float()
     values = torch.cat([masks, pixels[:, -1:]], dim=1).reshape(height, width, -1)
     return FeatureGrid(values, interpolation="nearest")

@@ -72,10 +72,10 @@ def evaluate_affordances(
         for value, name in labels.items()
         if value not in (BACKGROUND, IGNORE, *values)
     }
-    # From an affordance's label to the class's place; affordances that are no class are background.
-    place = torch.zeros(1 + len(transferred.affordances), dtype=torch.int64)
+    # From an affordance's label to the class's index; affordances that are not a class are background.
+    class_of = torch.zeros(1 + len(transferred.affordances), dtype=torch.int64)
     for index, value in enumerate(values):
-        place[1 + transferred.affordances.index(labels[value])] = 1 + index
+        class_of[1 + transferred.affordances.index(labels[value])] = 1 + index
     names = evaluated_views(stream, masks, views)
     confusion = Confusion(len(values) + 1)
     for frame in stream.frames(names):
@@ -85,6 +85,6 @@ def evaluate_affordances(
             splat_from_map.camera_from_splat(frame.camera_from_world),
             backend,
         )
-        predicted = place[render_affordances(view, transferred)]
+        predicted = class_of[render_affordances(view, transferred)]
         confusion.add(predicted.numpy(), relabelled(true_labels(frame, masks), values))
     return summary(confusion, [labels[value] for value in values], len(names), left_out)

@@ -139,7 +139,7 @@ class Library:
                 held = _load_file(file).sources
             except AffordanceError as error:
                 raise AffordanceError(
-                    f"{error}; it is no part of this library: give it another folder", code=error.code
+                    f"{error}; it is not part of this library: give it another folder", code=error.code
                 ) from error
             if file in written:
                 continue
@@ -175,7 +175,12 @@ class Library:
         return library
 
 
-_TENSORS = ("image", "labels", "features", "shares")
+_TENSORS = {
+    "image": "image",
+    "labels": "labels",
+    "features": "features",
+    "fractions": "shares",
+}  # and names in the file
 
 
 def _same(one: Source, other: Source) -> bool:
@@ -196,7 +201,9 @@ def _save_file(library: Library, path: Path) -> None:
         ],
     }
     tensors = {
-        f"{index}.{key}": getattr(source, key) for index, source in enumerate(library.sources) for key in _TENSORS
+        f"{index}.{key}": getattr(source, attribute)
+        for index, source in enumerate(library.sources)
+        for attribute, key in _TENSORS.items()
     }
     write_tensor_file(path, FORMAT, tensors, content)
 
@@ -206,7 +213,7 @@ def _load_file(path: Path) -> Library:
     library = Library(identity_from_table(content.table("teacher")), content.number("floor", least=-1, most=1))
     try:
         for index, entry in enumerate(content.tables("sources")):
-            library = library.add(_source_of(entry, *(tensors[f"{index}.{key}"] for key in _TENSORS)))
+            library = library.add(_source_of(entry, *(tensors[f"{index}.{key}"] for key in _TENSORS.values())))
     except (KeyError, ValueError, ImageError) as error:
         raise AffordanceError(
             f"'{path}' is damaged: {error!r}; restore it, or add its sources anew", code="affordance.value"
@@ -214,15 +221,15 @@ def _load_file(path: Path) -> Library:
     return library
 
 
-def _source_of(entry: Table, image: Tensor, labels: Tensor, features: Tensor, shares: Tensor) -> Source:
+def _source_of(entry: Table, image: Tensor, labels: Tensor, features: Tensor, fractions: Tensor) -> Source:
     affordances = tuple(check_name(word, "affordance") for word in entry.texts("affordances"))
-    if features.dim() != 2 or shares.shape != (len(features), len(affordances)) or not len(features):
-        raise ValueError(f"features {tuple(features.shape)} and shares {tuple(shares.shape)} don't fit together")
-    if not (features.is_floating_point() and shares.is_floating_point()):
-        raise ValueError(f"features and shares hold {features.dtype} and {shares.dtype}")
-    if not bool(torch.isfinite(features).all() & torch.isfinite(shares).all() & (shares >= 0).all()):
-        raise ValueError("features or shares are not finite, or shares negative")
+    if features.dim() != 2 or fractions.shape != (len(features), len(affordances)) or not len(features):
+        raise ValueError(f"features {tuple(features.shape)} and fractions {tuple(fractions.shape)} don't fit together")
+    if not (features.is_floating_point() and fractions.is_floating_point()):
+        raise ValueError(f"features and fractions hold {features.dtype} and {fractions.dtype}")
+    if not bool(torch.isfinite(features).all() & torch.isfinite(fractions).all() & (fractions >= 0).all()):
+        raise ValueError("features or fractions are not finite, or fractions negative")
     if image.dtype != torch.uint8 or labels.dtype != torch.uint8:
         raise ValueError("image and labels are not bytes")
     name = check_name(entry.text("name"), "source")
-    return Source(name, affordances, entry.text("object"), image, labels, features, shares)
+    return Source(name, affordances, entry.text("object"), image, labels, features, fractions)

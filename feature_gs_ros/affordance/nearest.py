@@ -45,7 +45,7 @@ def nearest_patches(
 ) -> tuple[Tensor, Tensor]:
     """The k most similar patches of each of ``count`` features.
 
-    No ``count`` × M matrix is ever held: besides the answer, `ROWS` × (D + `COLUMNS`) numbers are.
+    No ``count`` × M matrix is ever held: besides the answer, `ROWS` × (D + `COLUMNS`) values are.
 
     Where the features lie on a card, torch looks at all patches there, and the answer lies there, too.
 
@@ -263,9 +263,9 @@ def _scan(
                 continue
             for j in range(first, last):
                 if products[i, j] > worst:
-                    place = k - 1
-                    while place > 0 and best[row, place - 1] < products[i, j]:
-                        best[row, place], index[row, place] = best[row, place - 1], index[row, place - 1]
-                        place -= 1
-                    best[row, place], index[row, place] = products[i, j], numbers[j]
+                    slot = k - 1
+                    while slot > 0 and best[row, slot - 1] < products[i, j]:
+                        best[row, slot], index[row, slot] = best[row, slot - 1], index[row, slot - 1]
+                        slot -= 1
+                    best[row, slot], index[row, slot] = products[i, j], numbers[j]
                     worst = best[row, k - 1]

@@ -1,4 +1,4 @@
-"""Patches of an annotated image: a feature each, and which share of it each affordance covers."""
+"""Patches of an annotated image: a feature each, and which fraction of it each affordance covers."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Patches:
     """M squares of an image."""
 
     features: Tensor  # [M, D] float32
-    shares: Tensor  # [M, A] float32, the share of the square's area that is of affordance 1, 2, …
+    fractions: Tensor  # [M, A] float32, the fraction of the square's area that is of affordance 1, 2, …
 
 
 def make_patches(
     image: Image, labels: Labels, affordances: int, extractor: Extractor, frame: str = "", turns: int = TURNS
 ) -> Patches:
-    """Features and shares of the patches of an image with labels 0 (none), 1 … ``affordances``, or 255 (ignored).
+    """Features and fractions of the patches of an image with labels 0 (none), 1 … ``affordances``, or 255 (ignored).
 
     A feature field is the mean over many views, so that its features neither lie on one extractor's grid nor know which
     side was up. A source has one view only. Its features are made alike: the mean over turned copies of the image,
-    taken by U at points half a cell apart; thin things then keep a feature of their own. Unmarked patches are the
+    taken by U at points half a cell apart; thin objects then keep a feature of their own. Unmarked patches are the
     negatives; far from what is marked they are thinned out.
 
     Args:
@@ -57,7 +57,7 @@ def make_patches(
     """
     if not 1 <= turns <= 4:
         raise AffordanceError(f"turns={turns} copies of the image; choose 1 to 4", code="affordance.range")
-    # Reduced in proportion; the labels' shares need no reduced labels.
+    # Reduced in proportion; the labels' fractions need no reduced labels.
     height, width = image.shape[:2]
     reduction = min(1.0, MAX_SIDE / max(height, width))
     if reduction < 1:
@@ -65,16 +65,16 @@ def make_patches(
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     grids = [_turned_back(extractor.extract(_turned(image, turn), frame), turn) for turn in range(turns)]
     rows, columns = _lattice(grids[0], image.shape[1], image.shape[0])
-    shares, counted = _covered_shares(labels, affordances, rows, columns)
-    kept = _thinned(shares, counted & ~_beside_ignored(shares, counted))
-    y, x = (torch.from_numpy(places.astype(np.float64)) for places in kept)
+    fractions, counted = _covered_fractions(labels, affordances, rows, columns)
+    kept = _thinned(fractions, counted & ~_beside_ignored(fractions, counted))
+    y, x = (torch.from_numpy(indices.astype(np.float64)) for indices in kept)
     features = torch.stack([_patch_means(grid, x, y, rows, columns) for grid in grids]).mean(dim=0)
     if not bool(torch.isfinite(features).all()):
         raise AffordanceError(
             f"the extractor '{extractor.identity.name}' gives NaN or Inf for this image; it is left out",
             code="affordance.not-finite",
         )
-    return Patches(features, torch.from_numpy(shares[kept]))
+    return Patches(features, torch.from_numpy(fractions[kept]))
 
 
 def _patch_means(grid: FeatureGrid, x: Tensor, y: Tensor, rows: int, columns: int) -> Tensor:
@@ -109,22 +109,22 @@ def _lattice(grid: FeatureGrid, width: int, height: int) -> tuple[int, int]:
     return max(1, round(height / step)), max(1, round(width / step))
 
 
-def _covered_shares(
+def _covered_fractions(
     labels: Labels, affordances: int, rows: int, columns: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Share [rows, columns, A] of each patch's pixels, and whether at least half of them count, [rows, columns]."""
+    """Fraction [rows, columns, A] of each patch's pixels, and whether at least half of them count, [rows, columns]."""
 
-    def share(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def fraction(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         reduced = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
         return np.asarray(reduced, dtype=np.float32)
 
-    counted = share(labels != IGNORE)
-    covered = np.stack([share(labels == 1 + index) for index in range(affordances)], axis=-1)
+    counted = fraction(labels != IGNORE)
+    covered = np.stack([fraction(labels == 1 + index) for index in range(affordances)], axis=-1)
     return np.clip(covered / np.maximum(counted, 1e-6)[:, :, None], 0.0, 1.0), counted >= 0.5
 
 
 def _beside_ignored(
-    shares: NDArray[np.float32],  # [rows, columns, A]
+    fractions: NDArray[np.float32],  # [rows, columns, A]
     counted: NDArray[np.bool_],  # [rows, columns]
 ) -> NDArray[np.bool_]:
     """Unmarked patches [rows, columns] within `MARGIN` of an ignored area; the thin line around an object is none.
@@ -136,18 +136,18 @@ def _beside_ignored(
     areas = binary_propagation(binary_opening(ignored, iterations=2), mask=ignored)[2:-2, 2:-2]
     if not areas.any():
         return np.zeros_like(counted)
-    beside: NDArray[np.bool_] = (distance_transform_edt(~areas) <= MARGIN) & ~(shares > 0).any(axis=2)
+    beside: NDArray[np.bool_] = (distance_transform_edt(~areas) <= MARGIN) & ~(fractions > 0).any(axis=2)
     return beside
 
 
 def _thinned(
-    shares: NDArray[np.float32],  # [rows, columns, A]
+    fractions: NDArray[np.float32],  # [rows, columns, A]
     counted: NDArray[np.bool_],  # [rows, columns]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns of the patches that are kept: all near what is marked, then others, evenly spread."""
-    near = counted & (distance_transform_edt(~(shares > 0).any(axis=2)) <= NEAR)
+    near = counted & (distance_transform_edt(~(fractions > 0).any(axis=2)) <= NEAR)
     far = counted & ~near
-    # Ranks of a low-discrepancy sequence: those below any fraction are that share of the patches, evenly spread.
+    # Ranks of a low-discrepancy sequence: those below any fraction are that fraction of the patches, evenly spread.
     row, column = np.indices(near.shape)
     rank = (row * 0.7548776662466927 + column * 0.5698402909980532) % 1.0
     kept = near & (rank * np.count_nonzero(near) < MAX_PATCHES)

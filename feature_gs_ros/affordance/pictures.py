@@ -46,7 +46,7 @@ def transfer_picture(
 
 
 def _marked(labels: NDArray[np.integer], affordances: Sequence[str], image: Image) -> Image:
-    """Labels [H, W] in their colours, outlined: a red mark on a red thing must be seen."""
+    """Labels [H, W] in their colours, outlined: a red mark must show on a red object."""
     shown = label_image(labels, dict(enumerate(affordances, start=1)), image)
     outlines, _ = cv2.findContours((labels > 0).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(shown, outlines, -1, OUTLINE, 1)

@@ -33,7 +33,7 @@ class Region:
     """A connected part of one affordance. Directions are unit vectors, everything is in the map frame."""
 
     affordance: str
-    label: int  # 1 + its place among the affordances transferred: the cloud's ``affordance_id``
+    label: int  # 1 + its index among the affordances transferred: the cloud's ``affordance_id``
     rows: NDArray[np.int64]  # rows of the map
     center: Array  # [3] m, middle of the extent along the principal axes
     centroid: Array  # [3] m, opacity-weighted mean
@@ -45,7 +45,7 @@ class Region:
     gripper_width: float  # m, extent along ``closing``
     similarity: float  # opacity-weighted mean of the best cosines
     probability: float  # opacity-weighted mean of the votes
-    coverage: float  # opacity-weighted share of the Gaussians in the region's box that were seen
+    coverage: float  # opacity-weighted fraction of the Gaussians in the region's box that were seen
     opacity: float  # summed
 
     @property
@@ -170,7 +170,7 @@ def mean_outward_normal(normals: Array, weights: Array, centroid: Array, cameras
     """Unit mean [3] of normals [M, 3] with weights [M], each as the cameras [V, 3] see it: ``Σ w (n·o) n``.
 
     o points to the cameras. A surface is seen from outside, so n·o gives a normal its sign, and its size is how much
-    of the surface faces them: sides that are seen edge on, or from both sides of a thing, don't tilt the mean.
+    of the surface faces them: sides that are seen edge on, or from both sides of an object, don't tilt the mean.
     Without cameras outward is up; where no normal says anything, towards the cameras.
     """
     towards = cameras - centroid
@@ -190,6 +190,6 @@ def _surroundings(gaussians: GaussianMap, everything: Array, rows: NDArray[np.in
 def _coverage(
     gaussians: GaussianMap, field: FeatureField, everything: Array, center: Array, axes: Array, extent: Array
 ) -> float:
-    """Share of the opacity inside the region's box that was seen."""
+    """Fraction of the opacity inside the region's box that was seen."""
     offsets = (everything - center) @ axes
     return field.coverage(gaussians, torch.from_numpy((np.abs(offsets) <= extent / 2).all(axis=1)))

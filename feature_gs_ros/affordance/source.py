@@ -28,11 +28,11 @@ class Source:
 
     name: str
     affordances: tuple[str, ...]
-    object: str  # the word for the thing that is marked, empty if none was given
+    object: str  # name of the marked object, empty if none was given
     image: Tensor  # PNG as bytes [B] uint8, for pictures
     labels: Tensor  # PNG as bytes [B] uint8: 0 unmarked, k affordances[k − 1], 255 ignored
     features: Tensor  # [M, D] float16
-    shares: Tensor  # [M, A] float16, the share of each patch that each affordance covers
+    fractions: Tensor  # [M, A] float16, the fraction of each patch that each affordance covers
 
     def decoded_image(self) -> Image:
         """[H, W, 3] RGB."""
@@ -64,7 +64,7 @@ def make_source(
         affordances: names of the label values; 0 is none, whatever it is called.
         extractor: the extractor that also made the fields to transfer to.
         name: unique in a library, no path.
-        object_word: the thing that is marked, e.g. "coffee mug"; a text query may limit the transfer to it.
+        object_word: the marked object, e.g. "coffee mug"; a text query may limit the transfer to it.
         frame: as for `make_patches`.
         turns: as for `make_patches`; by default `TURNS`, or 1 where the extractor reads files instead of the image.
 
@@ -97,7 +97,7 @@ def make_source(
     if turns is None:
         turns = 1 if reads_files(extractor) else TURNS
     patches = make_patches(image, compact, len(marked), extractor, frame, turns)
-    if not bool((patches.shares.sum(dim=0) > 0).all()):
+    if not bool((patches.fractions.sum(dim=0) > 0).all()):
         raise AffordanceError(
             f"what '{name}' marks is smaller than a patch, or ignored; mark more of it", code="affordance.empty"
         )
@@ -108,7 +108,7 @@ def make_source(
         _png(np.ascontiguousarray(image[:, :, ::-1])),
         _png(compact),
         patches.features.to(torch.float16),
-        patches.shares.to(torch.float16),
+        patches.fractions.to(torch.float16),
     )
 
 

@@ -46,7 +46,7 @@ class Settings:
             )
         if self.floor is not None and not -1 <= self.floor <= 1:
             raise AffordanceError(
-                f"similarity floor {self.floor} is no cosine; choose -1 to 1", code="affordance.range"
+                f"similarity floor {self.floor} is not a cosine; choose -1 to 1", code="affordance.range"
             )
         if self.smoothing_rate != 0 and not MIN_SMOOTHING_RATE <= self.smoothing_rate <= 1 / MIN_SMOOTHING_RATE:
             raise AffordanceError(
@@ -64,11 +64,11 @@ class Transfer:
     """What affordance each Gaussian has."""
 
     affordances: tuple[str, ...]
-    probability: Tensor  # [N, 1 + A] share of the votes, 0 is none; rows sum to 1
+    probability: Tensor  # [N, 1 + A] fraction of the votes, 0 is none; rows sum to 1
     similarity: Tensor  # [N] best cosine to a patch, 0 where nothing was seen
     abstained: Tensor  # [N] bool, seen and asked about, but like no patch of the sources
     asked: Tensor  # [N] bool, seen and asked about
-    coverage: float  # opacity-weighted share, of the Gaussians asked about (of all if of none), that were seen
+    coverage: float  # opacity-weighted fraction, of the Gaussians asked about (of all if of none), that were seen
     seconds: float
     stopped_by: OutOfMemoryError | None = None  # what kept the votes from being regularised
 
@@ -117,13 +117,13 @@ def transfer(
 ) -> Transfer:
     """Transfer the library's affordances to every Gaussian of a field.
 
-    Each patch votes with its shares, so that one half covered votes half. Regularising moves votes between
+    Each patch votes with its fractions, so that one half covered votes half. Regularising moves votes between
     neighbouring Gaussians of like colour, and settles thin parts and borders that the extractor's cells blur: there
     the patches disagree, and a Gaussian follows its neighbours the more, the less its own patches agree.
 
     Args:
         among: [N] bool, the Gaussians asked about, e.g. the mask of a text query; all by default. Where there are
-            none, because no such thing was found, coverage is that of the whole map.
+            none, because no such object was found, coverage is that of the whole map.
         object_word: only sources with this word.
         graph: gives the map's graph, if there is one already; made where ``settings.smoothing_rate`` needs it.
         progress: called with the Gaussians done, and all; True stops.
@@ -137,7 +137,7 @@ def transfer(
     start = time.perf_counter()
     field.check_map(gaussians)
     library.check_extractor(field.extractor)
-    affordances, features, shares = voters(library, object_word)
+    affordances, features, fractions = voters(library, object_word)
     asked = field.seen if among is None else field.seen & among
     rows = asked.nonzero()[:, 0]
     there = field.features.device
@@ -151,7 +151,7 @@ def transfer(
     similarity[rows] = similar[:, 0].to(HOST)
     abstained = torch.zeros_like(asked)
     abstained[rows] = (similar[:, 0] < floor).to(HOST)
-    probability[rows.to(there)] = count_votes(similar, index, shares.to(there), settings.vote)
+    probability[rows.to(there)] = count_votes(similar, index, fractions.to(there), settings.vote)
     probability[abstained.to(there)] = nothing
     stopped_by = None
     if settings.smoothing_rate > 0 and len(rows):
@@ -173,7 +173,7 @@ def transfer(
 
 
 def voters(library: Library, object_word: str = "") -> tuple[tuple[str, ...], Tensor, Tensor]:
-    """Affordances, features [M, D] float32 and shares [M, 1 + A] of all patches; column 0 is what is unmarked.
+    """Affordances, features [M, D] float32 and fractions [M, 1 + A] of all patches; column 0 is what is unmarked.
 
     Raises:
         AffordanceError: the library is empty, or has no source of this object.
@@ -191,21 +191,21 @@ def voters(library: Library, object_word: str = "") -> tuple[tuple[str, ...], Te
             f"no source of the library is of '{object_word}'; its objects: {known}", code="affordance.missing"
         )
     affordances = tuple(dict.fromkeys(name for source in sources for name in source.affordances))
-    shares = []
+    fractions = []
     for source in sources:
         own = torch.zeros(len(source.features), 1 + len(affordances))
-        own[:, [1 + affordances.index(name) for name in source.affordances]] = source.shares.float()
+        own[:, [1 + affordances.index(name) for name in source.affordances]] = source.fractions.float()
         own[:, 0] = (1 - own.sum(dim=1)).clamp_min(0)
-        shares.append(own)
-    return affordances, torch.cat([source.features for source in sources]).float(), torch.cat(shares)
+        fractions.append(own)
+    return affordances, torch.cat([source.features for source in sources]).float(), torch.cat(fractions)
 
 
-def count_votes(similar: Tensor, index: Tensor, shares: Tensor, vote: Vote) -> Tensor:
-    """Votes [n, 1 + A] of neighbours with cosines and rows [n, k], each row summing to 1; shares [M, 1 + A]."""
-    votes = shares.new_empty(len(index), shares.shape[1])
+def count_votes(similar: Tensor, index: Tensor, fractions: Tensor, vote: Vote) -> Tensor:
+    """Votes [n, 1 + A] of neighbours with cosines and rows [n, k], each row summing to 1; fractions [M, 1 + A]."""
+    votes = fractions.new_empty(len(index), fractions.shape[1])
     for first in range(0, len(index), CHUNK):
         rows = slice(first, first + CHUNK)
-        of_neighbours = shares[index[rows]]  # [n, k, 1 + A]
+        of_neighbours = fractions[index[rows]]  # [n, k, 1 + A]
         if vote == "majority":
             votes[rows] = of_neighbours.mean(dim=1)
         else:
@@ -223,7 +223,7 @@ def agreement(votes: Tensor) -> Tensor:
 def only(transferred: Transfer, affordances: Sequence[str]) -> Transfer:
     """A transfer of these affordances; the others become none.
 
-    A Gaussian has the affordance that it had among all: what one of these won stays its own, with the share of the
+    A Gaussian has the affordance that it had among all: what one of these won stays its own, with the fraction of the
     votes that are for these or for none, and what another won is none's.
 
     Raises:

@@ -69,7 +69,7 @@ class FeatureField:
         return self.codec.feature_dimension if self.codec else self.features.shape[1]
 
     def accumulated(self) -> Tensor:
-        """Accumulated back-projection ``Σ Wᵀ M U F`` of Eq. 5, [N, K], in the codec's numbers if there is one."""
+        """Accumulated back-projection ``Σ Wᵀ M U F`` of Eq. 5, [N, K], in the codec's channels if there is one."""
         return self.stored() * self.weight.unsqueeze(1)
 
     def stored(self, rows: Tensor | slice = slice(None)) -> Tensor:
@@ -90,7 +90,7 @@ class FeatureField:
         return self if self.features.device == device else replace(self, features=self.features.to(device))
 
     def coverage(self, gaussians: GaussianMap, among: Tensor | None = None) -> float:
-        """Opacity-weighted share, of the Gaussians ``among`` [N] bool (all by default), that were seen."""
+        """Opacity-weighted fraction, of the Gaussians ``among`` [N] bool (all by default), that were seen."""
         opacity = gaussians.opacities if among is None else gaussians.opacities * among
         total = float(opacity.sum())
         return float((opacity * self.seen).sum()) / total if total > 0 else 0.0
@@ -244,7 +244,7 @@ def identity_from_table(table: Table) -> ExtractorIdentity:
     """
     preprocessing = table.get("preprocessing")
     if not isinstance(preprocessing, dict):
-        raise table.error(f"'preprocessing' of {table.source} is no table", code=f"{table.error.code}.value")
+        raise table.error(f"'preprocessing' of {table.source} is not a table", code=f"{table.error.code}.value")
     return ExtractorIdentity(table.text("name"), table.text("weights"), preprocessing)
 
 
@@ -258,7 +258,7 @@ def _codec_from_file(kind: object, tensors: Mapping[str, Tensor], stored: int) -
     shape = tuple(encoder.shape)
     if len(shape) != 2 or shape[0] != stored or decoder.shape != encoder.shape or tuple(mean.shape) != shape[1:]:
         raise ValueError(
-            f"a codec of shapes {shape}, {tuple(decoder.shape)}, {tuple(mean.shape)} doesn't fit {stored} numbers"
+            f"a codec of shapes {shape}, {tuple(decoder.shape)}, {tuple(mean.shape)} doesn't fit {stored} channels"
         )
     _check_floats(encoder=encoder, decoder=decoder, mean=mean)
     _check_finite(encoder=encoder, decoder=decoder, mean=mean)

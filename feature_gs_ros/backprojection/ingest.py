@@ -75,10 +75,10 @@ class Report:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def table(self) -> str:
-        """Stages with their seconds, seconds a view and share."""
+        """Stages with their seconds, seconds a view and fraction."""
         total = sum(self.seconds.values()) or 1.0
         views = max(1, len(self.used))
-        lines = [f"{'stage':<16}{'seconds':>9}{'s/view':>9}{'share':>8}"]
+        lines = [f"{'stage':<16}{'seconds':>9}{'s/view':>9}{'fraction':>8}"]
         for name, seconds in sorted(self.seconds.items(), key=lambda item: -item[1]):
             lines.append(f"{name:<16}{seconds:>9.2f}{seconds / views:>9.3f}{seconds / total:>8.0%}")
         return "\n".join(lines)
@@ -217,12 +217,10 @@ def choose_frames(stream: Stream, every: int = 1, skip: Sequence[str] = ()) -> l
             code="stream.missing",
         )
     if every < 1:
-        raise StreamError(f"every {every}-th frame makes no sense; give 1 or more", code="stream.range")
+        raise StreamError(f"every={every} is out of range; give 1 or more", code="stream.range")
     chosen = [name for name in names if name not in set(skip)][::every]
     if not chosen:
-        raise StreamError(
-            f"no frame of '{stream.source}' is left: all {len(names)} are to be left out", code="stream.empty"
-        )
+        raise StreamError(f"no frame of '{stream.source}' is left: all {len(names)} are left out", code="stream.empty")
     return chosen
 
 

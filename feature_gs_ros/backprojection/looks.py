@@ -21,7 +21,7 @@ from feature_gs_ros.io.images import decode_compressed
 from feature_gs_ros.io.structured import Table
 from feature_gs_ros.rasterizer import View
 
-MAX_LOOKS = 24  # that a field keeps unless told otherwise
+MAX_LOOKS = 24  # that a field keeps by default
 MAX_BYTES = 8 << 20  # of all their JPEGs
 MAX_SIDE = 1280  # pixels of the longer side
 QUALITY = 90  # of the JPEGs

@@ -29,7 +29,7 @@ class PoseSanityCheck:
     def __init__(self, source: str) -> None:
         """``source`` is the stream's, for the message."""
         self._source = source
-        self._shares: list[float] = []  # per view, of the pixels that the map covers
+        self._fractions: list[float] = []  # per view, of the pixels that the map covers
         self._likenesses: list[float] = []
         self._brightest: list[float] = []  # per image, its highlights, 0 to 255
 
@@ -39,15 +39,15 @@ class PoseSanityCheck:
         Raises:
             CameraError: the first views see almost nothing of the map.
         """
-        if len(self._shares) >= LOOKED_AT:
+        if len(self._fractions) >= LOOKED_AT:
             return
-        self._shares.append(covered(view))
+        self._fractions.append(covered(view))
         if image is not None:
             self._brightest.append(float(np.percentile(image, BRIGHTEST)))
         like = None if image is None else likeness(view, image)
         if like is not None:
             self._likenesses.append(like)
-        if len(self._shares) == LOOKED_AT:
+        if len(self._fractions) == LOOKED_AT:
             self.finish()
 
     def finish(self) -> None:
@@ -56,12 +56,13 @@ class PoseSanityCheck:
         Raises:
             CameraError: they see almost nothing of the map.
         """
-        count = len(self._shares)
-        if count and sum(self._shares) / count < SEES_NOTHING:
+        count = len(self._fractions)
+        if count and sum(self._fractions) / count < SEES_NOTHING:
             raise CameraError(
-                f"the first {count} cameras of '{self._source}' see the map in {100 * sum(self._shares) / count:.1f}% "
-                "of their pixels: stream and map are in different frames. Give the transform between them (--alignment "
-                "FILE with splat_from_map, or nerfstudio's dataparser_transforms.json)",
+                f"the first {count} cameras of '{self._source}' see the map in "
+                f"{100 * sum(self._fractions) / count:.1f}% of their pixels: stream and map are in "
+                "different frames. Give the transform (--alignment FILE with splat_from_map, or nerfstudio's "
+                "dataparser_transforms.json)",
                 code="camera.elsewhere",
             )
 
@@ -84,7 +85,7 @@ class PoseSanityCheck:
 
 
 def covered(view: rasterizer.View) -> float:
-    """Share of the pixels that show the map, at an eighth of the view's size."""
+    """Fraction of the pixels that show the map, at an eighth of the view's size."""
     return float((_small(view).render_depth()[:, :, 1] > 0.5).float().mean())
 
 
@@ -105,16 +106,16 @@ def fitting_alignment(gaussians: GaussianMap, own: Sim3, stream: Stream, names: 
     none = Sim3.identity()
     frames = list(stream.frames(names[:LOOKED_AT]))
     by_own, by_none = ([_view(gaussians, frame, aligned) for frame in frames] for aligned in (own, none))
-    share_own, share_none = (float(np.mean([covered(view) for view in views])) for views in (by_own, by_none))
-    if max(share_own, share_none) < SEES_NOTHING:
+    fraction_own, fraction_none = (float(np.mean([covered(view) for view in views])) for views in (by_own, by_none))
+    if max(fraction_own, fraction_none) < SEES_NOTHING:
         raise CameraError(
-            f"the frames of '{stream.source}' see the map in {100 * share_own:.1f}% of their pixels, and without the "
-            f"field's alignment in {100 * share_none:.1f}%: they are in another frame. Give the transform (--alignment "
-            "FILE with splat_from_map)",
+            f"the frames of '{stream.source}' see the map in {100 * fraction_own:.1f}% of their pixels, and without "
+            f"the field's alignment in {100 * fraction_none:.1f}%: they are in another frame. Give the transform "
+            "(--alignment FILE with splat_from_map)",
             code="camera.elsewhere",
         )
-    if min(share_own, share_none) < SEES_NOTHING:
-        return own if share_own > share_none else none
+    if min(fraction_own, fraction_none) < SEES_NOTHING:
+        return own if fraction_own > fraction_none else none
     gain = [
         (likeness(without, frame.image) or 0.0) - (likeness(with_own, frame.image) or 0.0)
         for frame, with_own, without in zip(frames, by_own, by_none, strict=True)
@@ -131,7 +132,7 @@ def _view(gaussians: GaussianMap, frame: Frame, splat_from_map: Sim3) -> rasteri
 def likeness(view: rasterizer.View, image: Image) -> float | None:
     """Correlation of the map's colours with an image's, about their means, at an eighth of the size, where the map is.
 
-    Times the root of that share: a few pixels are alike by chance. None where one of them has no contrast to compare.
+    Times the root of the covered fraction: few pixels agree by chance. None if one of the two has no contrast.
     """
     small = _small(view)
     shown = small.render_depth()[:, :, 1].numpy() > 0.5

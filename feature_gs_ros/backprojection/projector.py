@@ -22,7 +22,7 @@ from feature_gs_ros.numerics.device import HOST, in_torch
 from feature_gs_ros.numerics.streams import inserted
 from feature_gs_ros.rasterizer import AccumulatorState, Backend, BackendChoice, View, get_backend
 
-BATCH = 8  # views accumulated at once unless told otherwise
+BATCH = 8  # views accumulated at once by default
 CHUNK = 4096  # Gaussians whose sums are copied at once
 LARGE_CHUNK = 1 << 16  # the same on a card
 
@@ -81,8 +81,8 @@ class BackProjector:
         check_budget(
             memory_needed(len(gaussians), stored, self.backend),
             budget,
-            f"a field of {len(gaussians)} Gaussians × {stored} numbers",
-            "store fewer numbers with a codec (--codec pca:64) or raise the budget",
+            f"a field of {len(gaussians)} Gaussians × {stored} channels",
+            "store fewer channels with a codec (--codec pca:64) or raise the budget",
             already_allocated,
         )
         self._sums = self.backend.accumulator(gaussians, stored)
@@ -141,7 +141,7 @@ class BackProjector:
 
         Args:
             grid: [rows, columns, D] of this extractor.
-            valid: m(p) [H, W], the share in which each pixel counts; all by default.
+            valid: m(p) [H, W], the fraction in which each pixel counts; all by default.
             name: the frame's, remembered in the field.
             image: [H, W, 3] of the view, of which the field keeps a small one if it is worth a look.
 
@@ -229,7 +229,7 @@ class BackProjector:
         return self.codec.decode(found) if self.codec else found
 
     def coverage(self) -> float:
-        """Opacity-weighted share of the map that was seen by the views accumulated so far."""
+        """Opacity-weighted fraction of the map that was seen by the views accumulated so far."""
         seen = self._sums.view_count() > 0
         total = float(self.gaussians.opacities.sum())
         return float((self.gaussians.opacities * seen).sum()) / total if total > 0 else 0.0

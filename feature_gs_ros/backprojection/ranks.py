@@ -60,8 +60,8 @@ class Ranks:
             dist.monitored_barrier(timeout=MEETING, wait_all_ranks=True)
         except RuntimeError as error:
             raise DistributedError(
-                f"rank {self.rank} of {self.size} waited in vain for the others {what}: {str(error).splitlines()[0]}; "
-                "start the run again with --resume, it goes on from what each rank has saved",
+                f"rank {self.rank} of {self.size} timed out waiting for others {what}: {str(error).splitlines()[0]}; "
+                "start the run again with --resume to continue from what each rank saved",
                 code="distributed.unreachable",
             ) from error
 

@@ -60,24 +60,24 @@ def _failed(reason: object, code: int) -> int:
 
 
 def _bug(error: Exception) -> int:
-    told = "".join(traceback.format_exception(error))
+    trace = "".join(traceback.format_exception(error))
     kind = f"{type(error).__name__}: {printable(error, limit=200)}"
     try:
-        path = _write_log(told)
+        path = _write_log(trace)
     except OSError:
-        sys.stderr.write(printable(told, lines=True))
+        sys.stderr.write(printable(trace, lines=True))
         return _failed(f"internal error, {kind}; this is a bug: please report it with the lines above", BUG)
     return _failed(f"internal error, {kind}; this is a bug: please report it with '{path}'", BUG)
 
 
-def _write_log(told: str) -> Path:
+def _write_log(trace: str) -> Path:
     """A file of the user's for a traceback, with what was asked for.
 
     Raises:
         OSError: it can't be written anywhere.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    text = f"{stamp}\n{sys.argv!r}\nPython {sys.version}\n\n{told}"
+    text = f"{stamp}\n{sys.argv!r}\nPython {sys.version}\n\n{trace}"
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     for folder in (Path(state, "feature_gs_ros"), Path(tempfile.gettempdir())):
         with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
@@ -101,7 +101,7 @@ def _configure_messages() -> None:
     level = os.environ.get("FEATURE_GS_LOG", "WARNING").upper()
     if level not in LOG_LEVELS:
         raise OptionError(
-            f"FEATURE_GS_LOG={level} is no level of messages; choose {', '.join(LOG_LEVELS)}", code="option.unknown"
+            f"FEATURE_GS_LOG={level} is not a log level; choose {', '.join(LOG_LEVELS)}", code="option.unknown"
         )
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("%(levelname)s %(message)s"))

@@ -1,4 +1,4 @@
-"""``feature-gs affordance transfer``: what is marked on a library's pictures, found on the map."""
+"""``feature-gs affordance transfer``: find on the map what is marked on a library's images."""
 
 from __future__ import annotations
 
@@ -12,24 +12,17 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.affordance import Library, Settings, find_regions
 from feature_gs_ros.affordance.transfer import Vote, only
 from feature_gs_ros.affordance.transfer import transfer as transfer_affordances
+from feature_gs_ros.backprojection.opening import find_map, open_field
 from feature_gs_ros.cli.affordance_files import OWN, Found, Photographed, as_json, numbers, write_files
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import (
-    NO_OPTIONS,
-    CloudFrame,
-    RecordingOptions,
-    find_map,
-    length_unit,
-    open_field,
-    open_segmenter,
-    print_json,
-)
+from feature_gs_ros.cli.common import NO_OPTIONS, CloudFrame, RecordingOptions, length_unit, print_json
 from feature_gs_ros.cli.stale_outputs import check_own_files
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.query.masks_3d import Answer, State
+from feature_gs_ros.query.opening import open_segmenter
 
 
 def transfer(
@@ -62,25 +55,25 @@ def transfer(
         field: written by feature-gs backproject with the library's extractor.
         library: written by feature-gs affordance add.
         out: folder for regions.json, affordances.ply and the pictures.
-        object: only on this, found by text.
-        object_field: a field of the same map whose extractor knows words, for --object; FIELD by default.
-        affordance: only this one; may be repeated.
-        k: nearest patches that vote for a Gaussian.
+        object: search only on this object, found by text.
+        object_field: field of the same map whose extractor takes text, for --object; FIELD by default.
+        affordance: only this affordance; may be repeated.
+        k: number of nearest patches that vote for a Gaussian.
         vote: majority, or weighted by distance.
         floor: cosine under which a Gaussian abstains; the extractor's own by default.
-        spread: rate at which votes are regularised over neighbouring Gaussians; 0 for not at all.
+        spread: rate at which votes are regularised over neighbouring Gaussians; 0 turns it off.
         stream: also draw the regions on a real view of it.
-        index: that view's name; by default the one of a few that shows most of what was found.
+        index: name of that view; by default, of a few views the one that shows most of the regions.
         alignment: splat_from_map file of that stream; by default the field's own, or none if its frames see the map
             without it.
         cloud_frame: of affordances.ply: splat (as in the map's file, so that the cloud lies on the map) or map (where
             the regions are, in metres).
-        map: the map, where it isn't where the field remembers it.
-        weights: the weights of the extractor of --object-field, where they are not at their usual place.
+        map: the map file, if it has moved since the field was made.
+        weights: the weights of the extractor of --object-field, if not in their usual folder.
         option: KEY=VALUE for that extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     rasterizer.get_backend(backend)
     settings = Settings(k, vote, floor, spread)
@@ -96,7 +89,7 @@ def transfer(
     photographed = None
     if stream is not None:
         photographed = Photographed.of(open_stream(stream, bag=bag), index, alignment, features, gaussians)
-    thing = _answer_of(object, object_field or field, map, (weights, option), gaussians) if object else None
+    found_object = _answer_of(object, object_field or field, map, (weights, option), gaussians) if object else None
     known = object.lower() in {source.object.lower() for source in sources.sources}
     with ProgressBar("transferring", "Gaussian", quiet=json, keep_partial=False).running() as progress:
         transferred = transfer_affordances(
@@ -104,12 +97,12 @@ def transfer(
             features,
             sources,
             settings,
-            among=thing.mask if thing else None,
+            among=found_object.mask if found_object else None,
             object_word=object if known else "",
             progress=progress,
         )
-    if thing and thing.state is not State.FOUND:  # the parts of what isn't there aren't either
-        transferred = replace(transferred, coverage=thing.coverage)
+    if found_object and found_object.state is not State.FOUND:  # the parts of what isn't there aren't either
+        transferred = replace(transferred, coverage=found_object.coverage)
     if affordance:
         transferred = only(transferred, affordance)
     unit = length_unit(features.provenance.splat_from_map)

@@ -1,4 +1,4 @@
-"""``feature-gs affordance add, list, remove, merge``: libraries of marked pictures."""
+"""``feature-gs affordance add, list, remove, merge``: libraries of annotated images."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def add(
     """Add an annotated image to a library of sources.
 
     Args:
-        image: the picture that something is marked on.
+        image: the annotated image.
         mask: of the same size: PNG of one channel of 8 or 16 bits, or a ..._label.mat of the UMD data set.
-        library: safetensors file, made if it isn't there; or a folder that exists, for a file a source.
-        labels: names of the mask's values, YAML. Without it all that isn't 0 is one affordance.
+        library: safetensors file (created if missing), or an existing folder for one file per source.
+        labels: names of the mask's values, YAML. Without it every nonzero value is the same affordance.
         affordance: its name, without --labels; the mask's file name by default.
         box: left, top, right, bottom in pixels, instead of a mask.
-        object: the word for the thing, e.g. "coffee mug".
+        object: name of the object, e.g. "coffee mug".
         name: of the source; the image's file name by default.
         extractor: extractor of a new library; imagenet-parts by default.
-        weights: the extractor's weights, where they are not at their usual place.
-        turns: copies of the image, each turned on by 90 degrees, whose features are averaged: 1 to 4; all of them
-            by default, if the extractor looks at the image.
+        weights: the extractor's weights, if not in their usual folder.
+        turns: average features over this many copies of the image, each rotated by another 90 degrees: 1 to 4; by
+            default 4 if the extractor reads the image.
         force: replace a source of this name.
-        picture: write the image with what is marked.
+        picture: PNG of the image with its annotation.
         json: print one JSON object.
     """
     inputs = [image, mask, labels, weights]
@@ -132,8 +132,8 @@ def list_sources(library: Path, /, *, json: bool = False) -> int:
         return 0
     say(f"extractor {sources.extractor.name}, {len(sources)} sources")
     for source in sources.sources:
-        thing = f" of '{source.object}'" if source.object else ""
-        say(f"  {source.name}: {', '.join(source.affordances)}{thing}, {len(source.features)} patches")
+        of_object = f" of '{source.object}'" if source.object else ""
+        say(f"  {source.name}: {', '.join(source.affordances)}{of_object}, {len(source.features)} patches")
     return 0
 
 
@@ -156,7 +156,7 @@ def merge(first: Path, second: Path, /, *, out: Path) -> int:
 
     Args:
         first: a library.
-        second: another; no source may have a name of the first.
+        second: another one; their sources' names must differ.
         out: the library to write.
     """
     with locked(out):
@@ -195,7 +195,7 @@ def _annotation(
 
 def _no_png(mask: Path) -> NDArray[np.integer]:
     raise AffordanceError(
-        f"the mask '{mask}' is no PNG; JPEG and the like blur the borders of labels: save it as PNG",
+        f"the mask '{mask}' is not a PNG; JPEG and the like blur the borders of labels: save it as PNG",
         code="affordance.format",
     )
 

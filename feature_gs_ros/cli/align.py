@@ -47,9 +47,9 @@ def poses(
         stream: poses in the map frame: a recording with tf, a folder of NAME.npy, or a TUM trajectory.
         reference: poses in the splat's frame: COLMAP folder, transforms.json, or as above.
         out: the alignment file to write.
-        by: match by name, by stamp (the offset of the clocks is estimated) or by the shape of the motion.
+        by: match poses by name, by stamp (the clock offset is estimated) or by the shape of the motion.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     check_outputs({"--out": out}, [stream, reference])
     return _finish(align_poses(load_poses(stream, bag), load_poses(reference), by), out, json)
@@ -65,16 +65,16 @@ def hand_eye(
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
-    """Align by poses of the arm's flange, and calibrate where the camera is on it.
+    """Align by poses of the arm's flange; also calibrates the camera's pose on the flange.
 
     Args:
         flange: base_from_flange poses: a folder of NAME.npy (4x4, metres), a TUM trajectory, or a stream whose poses
             are the flange's.
         reference: camera poses in the splat's frame: COLMAP folder or transforms.json.
-        out: the alignment file to write; flange_from_camera stands in it, too.
+        out: the alignment file to write; it also holds flange_from_camera.
         by: match by name or by stamp.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     check_outputs({"--out": out}, [flange, reference])
     return _finish(align_hand_eye(load_poses(flange, bag), load_poses(reference), by), out, json)
@@ -91,7 +91,7 @@ def images(
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
-    """Align by the images alone: where they show the map, found anywhere in it or refined from a start near by.
+    """Align by images alone: localise them in the map, globally or from a start near by.
 
     Args:
         map: splat map.
@@ -100,7 +100,7 @@ def images(
         start: alignment within some 20 cm and 20 degrees; without it the whole map is searched.
         picture: PNG of live and rendered images side by side and blended.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     check_outputs({"--out": out, "--picture": picture}, [map, stream, start])
     gaussians, frames = load_map(map), list(open_stream(stream, bag=bag).frames())

@@ -25,7 +25,7 @@ from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
 from feature_gs_ros.backprojection.ranks import Launcher, Ranks, joined
 from feature_gs_ros.backprojection.shards import Shard
 from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, print_json
 from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.core.errors import ExtractorError, FieldError, StreamError
@@ -35,6 +35,7 @@ from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor
+from feature_gs_ros.extractors.options import parse_options
 from feature_gs_ros.frames.refined_stream import RefinedStream
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.detections import Labelled, names_objects, open_labels
@@ -77,33 +78,33 @@ def backproject(
         map: splat map: .ply, .splat, or a checkpoint of gsplat, nerfstudio or Inria's code.
         stream: rosbag2 folder or file, COLMAP folder, nerfstudio folder, or folder with cameras.json.
         out: the field to write.
-        extractor: extractor; imagenet by default, labels where masks are given.
-        weights: the extractor's weights, where they are not at their usual place.
+        extractor: name of the extractor; by default imagenet, or labels if masks are given.
+        weights: the extractor's weights, if not in their usual folder.
         option: KEY=VALUE for the extractor, e.g. model=vitb14, precision=float16, pixels=800000; may be repeated.
-        alignment: splat_from_map file, where the stream's poses are not in the map's frame.
+        alignment: splat_from_map file, if the stream's poses are not in the map's frame.
         masks: label images by frame name, or a detector's <frame name>.json, for the extractor 'labels'.
         labels: names of the labels' values, YAML; a detector's files name their own.
         every: take every n-th frame.
-        skip: leave out a frame by name; may be repeated.
+        skip: name of a frame to leave out; may be repeated.
         shard: back-project only a part of the views, e.g. 3/16 for the third of sixteen; see feature-gs merge.
-        launcher: torchrun shares the views out to its processes (torchrun --nproc-per-node N --no-python feature-gs
+        launcher: torchrun distributes the views over its processes (torchrun --nproc-per-node N --no-python feature-gs
             backproject … --launcher torchrun); each keeps its part beside --out until all are added up.
-        checkpoint: save after every so many views, so that a killed run goes on with --resume; 0: at the end alone.
-        resume: go on with the field that stands at --out, with this recording or one more.
-        codec: store fewer numbers: pca:K or random:K.
-        cache: folder that keeps the network's output, so that a second run over a stream needs no network.
-        looks: images at most that the field keeps, small ones of its most informative views, so that what is found can
-            be looked at again; 0 keeps none.
-        trust_poses: go on even where the images say that their poses are wrong.
-        refine_poses: correct each view's pose by up to 5% of its depth and 3 degrees where its image asks for it.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        checkpoint: save every N views, so that a killed run can continue with --resume; 0: only at the end.
+        resume: continue the field at --out, with this recording or another one.
+        codec: store fewer channels: pca:K or random:K.
+        cache: folder for the network's output, so that a second run over the stream skips the network.
+        looks: how many small images of its most informative views the field keeps, to verify what queries find; 0 for
+            none.
+        trust_poses: go on even if the images show that the poses are wrong.
+        refine_poses: correct each view's pose by up to 5% of its depth and 3 degrees if its image supports it.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     get_backend(backend)
     inputs = [map, stream, weights, alignment, masks, labels, *files_of(option)]
     check_outputs({"--out": out}, inputs, folders={"--cache": cache})
-    model = _make_extractor(extractor, extractor_options(option), weights, masks, labels)
+    model = _make_extractor(extractor, parse_options(option), weights, masks, labels)
     if cache is not None:
         model = cast("Extractor", CachedExtractor(model, cache))  # it only reads what the contract names
     gaussians = load_map(map)
@@ -266,7 +267,7 @@ def _fit_codec(text: str | None, stream: Stream, names: list[str], extractor: Ex
     kind, dimension = parse_codec(text)
     if dimension > extractor.dimension:
         raise FieldError(
-            f"codec '{text}' stores more numbers than the extractor's {extractor.dimension}", code="field.value"
+            f"codec '{text}' stores more channels than the extractor's {extractor.dimension}", code="field.value"
         )
     if kind == "random":
         return random_projection(extractor.dimension, dimension)

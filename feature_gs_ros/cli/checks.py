@@ -139,19 +139,19 @@ def _resolved(option: str, path: Path) -> Path:
 
 def _check_place(option: str, path: Path, target: Path) -> None:
     """Something can be written there: better said now than after an hour of work."""
-    place = target if target.is_dir() else target.parent
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
+    folder = target if target.is_dir() else target.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
         raise OptionError(
-            f"{option} '{path}' can't be written: '{place}' is a file, no folder; choose another name",
+            f"{option} '{path}' can't be written: '{folder}' is a file, no folder; choose another name",
             code="option.file-kind",
         )
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OptionError(
-            f"{option} '{path}' can't be written in '{place}': {error.strerror or error}; choose another folder",
+            f"{option} '{path}' can't be written in '{folder}': {error.strerror or error}; choose another folder",
             code="option.unwritable",
         ) from error

@@ -50,39 +50,43 @@ COMMANDS: dict[str, Entry] = {
         "Back-project an extractor's features of every posed image onto the map, and save them as a field.",
     ),
     "merge": Entry("merge", "merge", "Add up fields of one map: shards of one stream, or several streams."),
-    "identity": Entry(
-        "identity", "identity", "Give every Gaussian the object that it belongs to, from masks of some views."
-    ),
+    "identity": Entry("identity", "identity", "Assign every Gaussian to an object, from masks of some views."),
     "instances": Entry(
-        "instances", "instances", "Part a map into objects without any word or mask: its features and places cluster."
+        "instances", "instances", "Split a map into objects without words or masks: cluster its features and positions."
     ),
-    "query": Entry("query", "query", "Ask where something is: which Gaussians, which objects, where in the map frame."),
+    "query": Entry(
+        "query", "query", "Find what a text describes: its Gaussians, objects and positions in the map frame."
+    ),
     "render": Entry(
         "render",
         "render",
         "Render a frame's view: image, colour, depth, features as colours; with a query also similarity and mask.",
     ),
     "edit": Entry(
-        "edit", "edit", "Edit the map of a field by words and write it as a PLY; the field's own map stays as it is."
+        "edit",
+        "edit",
+        "Edit the map of a field by text prompts and write it as a PLY; the field's own map stays unchanged.",
     ),
     "doctor": Entry(
         "doctor",
         "doctor",
-        "Find out what is wrong with a stream: poses, scale, intrinsics, images, time. Exit code 1 if anything is.",
+        "Check a stream for wrong poses, scale, intrinsics, images or timestamps. Exit code 1 if anything is wrong.",
     ),
     "view": Entry(
         "view",
         "view",
-        "Show a page in the browser: the map as splats, questions in words and by clicks, edits, downloads.",
+        "Serve a web page that shows the map and answers text queries and clicks, with edits and downloads.",
     ),
-    "info": Entry("info", "info", "Say what stands at a path: a splat map or checkpoint, a field, or a stream."),
+    "info": Entry("info", "info", "Describe a file or folder: a splat map or checkpoint, a field, or a stream."),
     "extractors": Entry(
         "extractors",
         "extractors",
-        "List the extractors: what they are for, their dimension, and what is missing before they work here.",
+        "List the extractors: purpose, dimension, and what each still needs on this machine.",
     ),
     "warmup": Entry(
-        "warmup", "warmup", "Compile the rasteriser's kernels, so that the first view doesn't wait for the compiler."
+        "warmup",
+        "warmup",
+        "Compile the rasteriser's kernels in advance, so that the first view doesn't wait for the compiler.",
     ),
 }
 GROUPS: dict[str, dict[str, Entry]] = {
@@ -123,12 +127,12 @@ GROUPS: dict[str, dict[str, Entry]] = {
             "align", "poses", "Align by camera poses of the same images in both frames; a minority may be wrong."
         ),
         "hand-eye": Entry(
-            "align", "hand_eye", "Align by poses of the arm's flange, and calibrate where the camera is on it."
+            "align", "hand_eye", "Align by poses of the arm's flange; also calibrates the camera's pose on the flange."
         ),
         "images": Entry(
             "align",
             "images",
-            "Align by the images alone: where they show the map, found anywhere in it or refined from a start near by.",
+            "Align by images alone: localise them in the map, globally or from a start near by.",
         ),
         "points": Entry("align", "points", "Align by three or more pairs of points."),
         "markers": Entry(

@@ -13,7 +13,7 @@ import tyro
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import choose_frames, sample_cells
 from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, extractor_options, print_json
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, print_json
 from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.codec import Codec, fit_pca
 from feature_gs_ros.core.errors import FieldError, TrainingError
@@ -28,6 +28,7 @@ from feature_gs_ros.distillation import (
 )
 from feature_gs_ros.distillation.methods import DistillJob, DistillResult, solve, train, train_jointly
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
+from feature_gs_ros.extractors.options import parse_options
 from feature_gs_ros.io.atomic import atomic_files
 from feature_gs_ros.io.locks import locked
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
@@ -67,27 +68,27 @@ def distill(
     Args:
         map: splat map.
         stream: rosbag2 folder or file, COLMAP folder, nerfstudio folder, or folder with cameras.json.
-        out: the field to write; with --joint its map stands beside it as .ply.
+        out: the field to write; with --joint its map is written beside it as .ply.
         method: solve: least squares over frozen geometry, a few passes; train: steps, as the paper does.
         joint: train colours and geometry, too; takes --method train.
-        frozen_by_features: with --joint, keep the features' gradients from the geometry.
-        dims: store and render so many numbers; a decoder lifts them to the teacher's.
-        gamma: weight of the features' loss beside the colours'.
-        start: field to go on from, with its decoder.
+        frozen_by_features: with --joint, stop the feature loss's gradients at the geometry.
+        dims: channels stored per Gaussian and rendered; a decoder lifts them to the teacher's dimension.
+        gamma: weight of the feature loss relative to the colour loss.
+        start: field to continue from, with its decoder.
         iterations: passes over all views (solve; by default as many as gain on views left out for a trial, at
             most 4), or steps over one view (train, 2000; joint, 1000).
         extractor: teacher.
-        weights: the teacher's weights, where they are not at their usual place.
+        weights: the teacher's weights, if not in their usual folder.
         option: KEY=VALUE for the teacher, e.g. model=vitb14; may be repeated.
-        alignment: splat_from_map file, where the stream's poses are not in the map's frame.
-        hold_out: leave out a frame by name, and measure on it; may be repeated.
-        skip: leave out a frame by name; may be repeated.
+        alignment: splat_from_map file, if the stream's poses are not in the map's frame.
+        hold_out: name of a frame to leave out and to measure on; may be repeated.
+        skip: name of a frame to leave out; may be repeated.
         every: take every n-th frame.
         size: pixels of the images' longer side, with --joint.
-        trust_poses: go on even where the images say that their poses are wrong.
-        backend: what rasterises: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        trust_poses: go on even if the images show that the poses are wrong.
+        backend: rasteriser: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     if joint and method != "train":
         raise TrainingError(
@@ -104,7 +105,7 @@ def distill(
     check_outputs({"--out": out}, [])
     trained_map = {"the map beside --out": _map_beside(out)} if joint else {}
     check_outputs({"--out": out, **trained_map}, [map, stream, weights, alignment, *files_of(option)])
-    options = extractor_options(option) | ({} if weights is None else {"weights": weights})
+    options = parse_options(option) | ({} if weights is None else {"weights": weights})
     teacher = make_extractor(extractor, **options)
     if dims is not None and not 1 <= dims <= teacher.dimension:
         raise FieldError(
@@ -132,21 +133,21 @@ def distill(
             targets = distillation_targets(source, names, teacher, gaussians, provenance, encoded, bar, backend)
         ready = time.perf_counter()
         if method == "solve":
-            outcome = solve(work, targets, codec, earlier, iterations)
+            result = solve(work, targets, codec, earlier, iterations)
         elif joint:
             chosen = JointOptions(
                 iterations=JointOptions.iterations if iterations is None else iterations,
                 gamma=gamma,
                 shaped_by_features=not frozen_by_features,
             )
-            outcome = train_jointly(work, targets, codec, earlier, chosen, size)
+            result = train_jointly(work, targets, codec, earlier, chosen, size)
         else:
-            outcome = train(work, targets, codec, earlier, iterations)
+            result = train(work, targets, codec, earlier, iterations)
         done = time.perf_counter()
-        field = _save(outcome, work, targets, out)
-    held = distillation_targets(source, hold_out, teacher, outcome.gaussians, field.provenance) if hold_out else []
-    _tell(field, outcome, held, (ready - began, done - ready), out, json)
-    return 0 if outcome.finished else 130
+        field = _save(result, work, targets, out)
+    held = distillation_targets(source, hold_out, teacher, result.gaussians, field.provenance) if hold_out else []
+    _tell(field, result, held, (ready - began, done - ready), out, json)
+    return 0 if result.finished else 130
 
 
 def _earlier(path: Path | None, work: DistillJob) -> FeatureField | None:
@@ -165,19 +166,19 @@ def _codec(dims: int | None, work: DistillJob, earlier: FeatureField | None) -> 
         stored = earlier.features.shape[1]
         if dims is not None and dims != stored:
             raise FieldError(
-                f"--dims {dims}: the field to go on from stores {stored} numbers; leave out --dims",
+                f"--dims {dims}: the field to go on from stores {stored} channels; leave out --dims",
                 code="field.conflict",
             )
         return earlier.codec
     return None if dims is None else fit_pca(sample_cells(work.stream, work.names, work.teacher), dims)
 
 
-def _save(outcome: DistillResult, work: DistillJob, targets: Sequence[DistillationTarget], out: Path) -> FeatureField:
+def _save(result: DistillResult, work: DistillJob, targets: Sequence[DistillationTarget], out: Path) -> FeatureField:
     provenance = work.provenance
-    if outcome.gaussians is not work.gaussians:
+    if result.gaussians is not work.gaussians:
         beside = _map_beside(out)
         with atomic_files(out, beside) as (field_file, map_file):
-            save_ply(outcome.gaussians, map_file)
+            save_ply(result.gaussians, map_file)
             # Read back: the file's logarithms and logits decide the last bits that a field is checked by.
             written = load_map(map_file)
             provenance = Provenance(
@@ -185,10 +186,10 @@ def _save(outcome: DistillResult, work: DistillJob, targets: Sequence[Distillati
             )
             names = [target.name for target in targets]
             targets = distillation_targets(work.stream, names, work.teacher, written, provenance)
-            field = field_of(outcome.features, targets, work.teacher, work.stream, provenance, outcome.codec)
+            field = field_of(result.features, targets, work.teacher, work.stream, provenance, result.codec)
             field.save(field_file)
         return field
-    field = field_of(outcome.features, targets, work.teacher, work.stream, provenance, outcome.codec)
+    field = field_of(result.features, targets, work.teacher, work.stream, provenance, result.codec)
     field.save(out)
     return field
 
@@ -200,7 +201,7 @@ def _map_beside(out: Path) -> Path:
 
 def _tell(
     field: FeatureField,
-    outcome: DistillResult,
+    result: DistillResult,
     held: Sequence[DistillationTarget],
     seconds: tuple[float, float],
     out: Path,
@@ -216,21 +217,21 @@ def _tell(
                 "stored": field.features.shape[1],
                 "dimension": field.dimension,
                 "views": len(field.provenance.frames),
-                "products": outcome.products,
+                "products": result.products,
                 "seconds": {"teacher": round(seconds[0], 3), "distillation": round(seconds[1], 3)},
                 "held_out_cosine": cosine,
                 "best_cosine_of_the_code": costs,
-                "finished": outcome.finished,
+                "finished": result.finished,
                 "findings": [finding.as_json() for finding in field.provenance.findings],
             }
         )
         return
-    say(f"teacher and operators {seconds[0]:.1f} s, distillation {seconds[1]:.1f} s, {outcome.products} products")
+    say(f"teacher and operators {seconds[0]:.1f} s, distillation {seconds[1]:.1f} s, {result.products} products")
     if cosine is not None:
         say(f"rendered features on the held-out frames: cosine {cosine:.4f} with the teacher")
     if costs is not None:
-        say(f"the teacher's own features through {field.features.shape[1]} numbers and back: cosine {costs:.4f}")
-    say(f"wrote {out}" + ("" if outcome.finished else " (stopped early; go on with --start)"))
+        say(f"the teacher's own features through {field.features.shape[1]} channels and back: cosine {costs:.4f}")
+    say(f"wrote {out}" + ("" if result.finished else " (stopped early; go on with --start)"))
 
 
 def _cost_of_decoder(field: FeatureField, held: Sequence[DistillationTarget]) -> float:

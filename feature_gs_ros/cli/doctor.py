@@ -1,4 +1,4 @@
-"""``feature-gs doctor``: what is wrong with a stream."""
+"""``feature-gs doctor``: find faults in a stream."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def doctor(
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
-    """Find out what is wrong with a stream: poses, scale, intrinsics, images, time. Exit code 1 if anything is.
+    """Check a stream for wrong poses, scale, intrinsics, images or timestamps. Exit code 1 if anything is wrong.
 
     Args:
         stream: rosbag2 folder or file, COLMAP folder, nerfstudio folder, or folder with cameras.json.
-        map: splat map that the images should show; without it only stamps, poses and images alone are looked at.
-        alignment: splat_from_map file, where the stream's poses are not in the map's frame.
-        views: images looked at, spread over the stream.
+        map: splat map that the images should show; without it only stamps, poses and image quality are checked.
+        alignment: splat_from_map file, if the stream's poses are not in the map's frame.
+        views: number of images checked, spread over the stream.
         mask: PNG to write: 255 where all images are the same (the robot's own arm).
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     check_number("--views", views, 2, 1000)
     if alignment is not None and map is None:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
 from feature_gs_ros import rasterizer
+from feature_gs_ros.backprojection.opening import find_map
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
-from feature_gs_ros.cli.common import find_map, open_segmenter, print_json
+from feature_gs_ros.cli.common import print_json
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import EditError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.editing import Delete, Edit, EditStack, Extract, Move, Operation, Recolor, Selection
 from feature_gs_ros.editing.operations import EditedMap, Paint
-from feature_gs_ros.editing.selection import select_example, select_text
+from feature_gs_ros.editing.prompts import select
 from feature_gs_ros.io.atomic import atomic_files, finish_interrupted
-from feature_gs_ros.io.images import load_image
 from feature_gs_ros.io.locks import locked
 from feature_gs_ros.io.splats.registry import check_written, plain_ply
 from feature_gs_ros.pictures import save_png, side_by_side, to_image
 from feature_gs_ros.query.answer_picture import best_view
-from feature_gs_ros.query.clicks import feature_of, picture_example, weights_near
 from feature_gs_ros.query.masks_3d import Segmenter
-
-CLICK_REACH = 0.05  # m around a point in which there must be a Gaussian
+from feature_gs_ros.query.opening import open_segmenter
 
 
 def edit(
@@ -55,34 +51,34 @@ def edit(
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     json: bool = False,
 ) -> int:
-    """Edit the map of a field by words and write it as a PLY; the field's own map stays as it is.
+    """Edit the map of a field by text prompts and write it as a PLY; the field's own map stays unchanged.
 
-    A prompt is words ("coffee mug"), a point of the map frame in metres (@0.1,-0.2,0.05), or a picture of the
-    thing (@mug.png). The edits are kept beside the output (OUT.edits): the next command with the same --out goes on
-    from there, and --undo takes the last one back.
+    A prompt is words ("coffee mug"), a point of the map frame in metres (@0.1,-0.2,0.05), or an image of the
+    object (@mug.png). The edits are kept beside the output (OUT.edits): the next command with the same --out adds to
+    them, and --undo undoes the last one.
 
     Args:
         field: written by feature-gs backproject.
         out: the edited map: a 3DGS PLY, in which rows that no edit touched keep their bytes; or, by its name, a
             compressed PLY (.compressed.ply) or SPZ (.spz).
-        delete: prompt of what to leave out.
-        extract: prompt of what alone to keep.
-        recolor: prompt of what to paint, see --color and --paint.
-        move: prompt of what to move, see --by, --turn and --scale.
-        undo: take the last edit back.
-        redo: do it again.
+        delete: prompt for what to remove.
+        extract: prompt for what to keep; the rest is removed.
+        recolor: prompt for what to recolour, see --color and --paint.
+        move: prompt for what to move, see --by, --turn and --scale.
+        undo: undo the last edit.
+        redo: redo the last undone edit.
         color: R G B, each 0 to 1.
         paint: hue (keeps each Gaussian's brightness, and so the shading), flat, or brightness (keeps the hue).
         by: metres along x y z of the map frame.
         turn: rotation about the selection's centroid, quaternion w x y z.
         scale: about the selection's centroid.
-        negative: what it is not; may be repeated.
-        threshold: on the similarity; the extractor's own by default.
+        negative: competing text, not part of the selection; may be repeated.
+        threshold: minimum similarity; the extractor's own by default.
         soft_edge: similarity over which the edit fades in below the threshold.
-        picture: write the map before and after.
-        map: the map, where it isn't where the field remembers it.
-        weights: the extractor's weights, where they are not at their usual place.
-        option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
+        picture: PNG of the map before and after.
+        map: the map file, if it has moved since the field was made.
+        weights: the extractor's weights, if not in their usual folder.
+        option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
         json: print one JSON object.
     """
     asked = _operation(delete, extract, recolor, move, Recolor(color, paint), Move(by, turn, scale))
@@ -91,8 +87,8 @@ def edit(
             "give one of --delete, --extract, --recolor, --move PROMPT, --undo, --redo", code="edit.conflict"
         )
     check_outputs({"--out": out}, [])
-    remembered = out.with_name(out.name + ".edits")
-    outputs = {"--out": out, "the file of the edits": remembered, "--picture": picture}
+    edits_path = out.with_name(out.name + ".edits")
+    outputs = {"--out": out, "the file of the edits": edits_path, "--picture": picture}
     example = None if asked is None or not asked[1].startswith("@") else Path(asked[1][1:])
     check_outputs(outputs, [field, map, weights, example, *files_of(option)])
     segmenter = open_segmenter(field, map, weights, option)
@@ -102,16 +98,16 @@ def edit(
     check_kind("--picture", picture, ".png")
     with locked(out):
         finish_interrupted(out)
-        stack = _stack(remembered, segmenter)
+        stack = _stack(edits_path, segmenter)
         before = stack.edited()
         if asked is not None:
             operation, prompt = asked
-            selection = _select(segmenter, before, prompt, negative, threshold, soft_edge)
+            selection = select(segmenter, before, prompt, negative, threshold, soft_edge)
             done = Edit(operation, prompt, selection)
             stack.push(done)
         else:
             done = stack.undo() if undo else stack.redo()
-        with atomic_files(out, remembered) as (map_file, edits_file):
+        with atomic_files(out, edits_path) as (map_file, edits_file):
             left = stack.export(map_file, plain_ply(own))
             stack.save(edits_file)
     if picture is not None:
@@ -140,7 +136,7 @@ def _operation(
             code="edit.conflict",
         )
     if asked and isinstance(asked[0][0], Move) and moved == Move():
-        raise EditError("--move goes nowhere; give --by X Y Z, --turn W X Y Z or --scale S", code="edit.conflict")
+        raise EditError("--move needs a motion; give --by X Y Z, --turn W X Y Z or --scale S", code="edit.conflict")
     if moved != Move() and move is None:
         raise EditError(
             "--by, --turn and --scale say where to --move something; give it a prompt", code="edit.conflict"
@@ -148,48 +144,15 @@ def _operation(
     return asked[0] if asked else None
 
 
-def _stack(remembered: Path, segmenter: Segmenter) -> EditStack:
+def _stack(edits_path: Path, segmenter: Segmenter) -> EditStack:
     map_from_splat = segmenter.field.provenance.splat_from_map.inverse()
-    if remembered.exists():
-        return EditStack.load(remembered, segmenter.gaussians, map_from_splat)
+    if edits_path.exists():
+        return EditStack.load(edits_path, segmenter.gaussians, map_from_splat)
     return EditStack(segmenter.gaussians, map_from_splat)
 
 
-def _select(
-    segmenter: Segmenter,
-    edited: EditedMap,
-    prompt: str,
-    negatives: tuple[str, ...],
-    threshold: float | None,
-    soft_edge: float,
-) -> Selection:
-    if not prompt.startswith("@"):
-        return select_text(segmenter, prompt, negatives, threshold, soft_edge, edited.present)
-    if negatives:
-        raise EditError("--negative goes with words; leave it out for a point or a picture", code="edit.conflict")
-    with contextlib.suppress(ValueError):
-        point = [float(word) for word in prompt[1:].split(",")]
-        splat_from_map = segmenter.field.provenance.splat_from_map
-        if len(point) != 3:
-            raise EditError(
-                f"point '{prompt}' has {len(point)} numbers, expected @X,Y,Z in metres of the map frame",
-                code="edit.value",
-            )
-        at = splat_from_map.apply(np.array(point))
-        near = weights_near(edited.gaussians, at, CLICK_REACH * splat_from_map.scale) * edited.present
-        feature = feature_of(near, segmenter.field) if bool(near.any()) else None
-        if feature is None:
-            raise EditError(
-                f"there is nothing of the map that was seen within {CLICK_REACH} m of {prompt[1:]}", code="edit.empty"
-            )
-        return select_example(segmenter, feature[None], prompt, threshold, soft_edge, edited.present)
-    example, alike = picture_example(segmenter.extractor, load_image(prompt[1:]), name=Path(prompt[1:]).stem)
-    threshold = alike if threshold is None else threshold
-    return select_example(segmenter, example[None], prompt, threshold, soft_edge, edited.present)
-
-
 def _picture(segmenter: Segmenter, before: EditedMap, after: EditedMap, selection: Selection) -> Image:
-    """Before and after, from the remembered camera that sees most of what was edited."""
+    """Before and after, from the field's camera that sees most of what was edited."""
     touched = selection.dense(len(before.present)) > 0
     known = best_view(segmenter.gaussians, segmenter.field.provenance.views, touched)
     drawn = [

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import tyro
 
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, open_segmenter, print_json
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, print_json
 from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.evaluation.metrics import evaluate_segmentation, evaluated_views
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.streams.registry import open_stream
+from feature_gs_ros.query.opening import open_segmenter
 
 
 def segmentation(
@@ -40,16 +41,16 @@ def segmentation(
         stream: whose frames the masks belong to.
         masks: label images by frame name, 8 or 16 bit PNG; 255 is ignored.
         labels: names of the labels' values, YAML.
-        prompt: CLASS=TEXT, the words to ask a class by; its name by default. May be repeated.
-        view: a frame to evaluate; all that have a mask by default. May be repeated.
-        threshold: on the similarity; the extractor's own by default.
+        prompt: CLASS=TEXT, the text to query a class by; its name by default. May be repeated.
+        view: frame to evaluate, by default all that have a mask; may be repeated.
+        threshold: minimum similarity; the extractor's own by default.
         alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
-        map: the map, where it isn't where the field remembers it.
-        weights: the extractor's weights, where they are not at their usual place.
-        option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        map: the map file, if it has moved since the field was made.
+        weights: the extractor's weights, if not in their usual folder.
+        option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     segmenter = open_segmenter(field, map, weights, option)
     source, folder = open_stream(stream, bag=bag), MaskFolder(masks)

@@ -14,7 +14,8 @@ from feature_gs_ros.affordance import Library, Settings, evaluate_affordances, t
 from feature_gs_ros.affordance.transfer import Vote
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.ingest import Report, extract, pinhole_view, some
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, open_field, print_json
+from feature_gs_ros.backprojection.opening import open_field
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, print_json
 from feature_gs_ros.core.camera import Frame
 from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.core.feature_grid import FeatureGrid
@@ -58,18 +59,18 @@ def affordance(
         stream: whose frames the masks belong to.
         masks: part labels by frame name, 8 or 16 bit PNG; 255 is ignored.
         labels: names of the labels' values, as the affordances are called, YAML.
-        view: a frame to evaluate; all that have a mask by default. May be repeated.
-        k: nearest patches that vote for a Gaussian.
+        view: frame to evaluate, by default all that have a mask; may be repeated.
+        k: number of nearest patches that vote for a Gaussian.
         vote: majority, or weighted by distance.
         floor: cosine under which a Gaussian abstains; the extractor's own by default.
-        spread: rate at which votes are regularised over neighbouring Gaussians; 0 for not at all.
+        spread: rate at which votes are regularised over neighbouring Gaussians; 0 turns it off.
         baseline: also transfer to each of the field's views and vote (2D-2D-3D), and time both.
         alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
-        map: the map, where it isn't where the field remembers it.
-        weights: the extractor's weights for --baseline, where they are not at their usual place.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        map: the map file, if it has moved since the field was made.
+        weights: the extractor's weights for --baseline, if not in their usual folder.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     rasterizer.get_backend(backend)
     sources = Library.load(library)
@@ -86,7 +87,7 @@ def affordance(
         with report.stage("features"):
             extractor = extractor_of(features.extractor, weights)
         with ProgressBar("2D-2D-3D", "view", quiet=json, keep_partial=False).running() as progress:
-            views = _views(gaussians, source.frames(frames), extractor, splat_from_map, backend, report)
+            views = frame_views(gaussians, source.frames(frames), extractor, splat_from_map, backend, report)
             transfers["2D-2D-3D"] = transfer_by_views(
                 gaussians, features, sources, views, settings, lambda done: progress(done, len(frames))
             )
@@ -141,7 +142,7 @@ def _frames_of(field: FeatureField, stream: Stream) -> list[str]:
     return frames
 
 
-def _views(
+def frame_views(
     gaussians: GaussianMap,
     frames: Iterator[Frame],
     extractor: Extractor,

@@ -10,7 +10,7 @@ import tyro
 
 from feature_gs_ros.backprojection.ingest import counted, ingest
 from feature_gs_ros.backprojection.projector import BackProjector
-from feature_gs_ros.cli.common import extractor_options, open_segmenter, print_json
+from feature_gs_ros.cli.common import print_json
 from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.core.progress import ProgressBar, say
 from feature_gs_ros.evaluation.protocols.lerf_mask import evaluate_lerf_mask, lerf_mask_views
@@ -21,10 +21,12 @@ from feature_gs_ros.evaluation.protocols.replica import evaluate_replica, replic
 from feature_gs_ros.evaluation.protocols.scoring import ProtocolResult
 from feature_gs_ros.evaluation.protocols.three_d_ovs import evaluate_three_d_ovs, three_d_ovs_views
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
+from feature_gs_ros.extractors.options import parse_options
 from feature_gs_ros.io.masks import MaskFolder, load_labels
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.query.masks_3d import Segmenter
+from feature_gs_ros.query.opening import open_segmenter
 
 
 def lerf_mask(
@@ -44,17 +46,17 @@ def lerf_mask(
 
     Args:
         directory: one scene, e.g. lerf_mask/figurines.
-        field: of that scene; made here from the images, without the test views, where it isn't given.
+        field: of that scene; if not given, it is made from the images without the test views.
         map: the scene's splat map; needed unless the field remembers where it is.
-        stream: the cameras, where they aren't the directory's own.
+        stream: the cameras, if they are not in the directory.
         extractor: extractor that makes the field; imagenet by default.
-        weights: the extractor's weights, where they are not at their usual place.
+        weights: the extractor's weights, if not in their usual folder.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
-    segmenter = _segmenter(
+    segmenter = protocol_segmenter(
         cameras, lerf_mask_views(directory, cameras), field, map, extractor, weights, backend, option
     )
     return _tell(evaluate_lerf_mask(segmenter, directory, stream=cameras, backend=backend), LERF_MASK, json)
@@ -77,17 +79,17 @@ def three_d_ovs(
 
     Args:
         directory: one scene, e.g. 3d_ovs/bed.
-        field: of that scene; made here from the images, without the test views, where it isn't given.
+        field: of that scene; if not given, it is made from the images without the test views.
         map: the scene's splat map; needed unless the field remembers where it is.
-        stream: the cameras, where they aren't the directory's own.
+        stream: the cameras, if they are not in the directory.
         extractor: extractor that makes the field; imagenet by default.
-        weights: the extractor's weights, where they are not at their usual place.
+        weights: the extractor's weights, if not in their usual folder.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
-    segmenter = _segmenter(
+    segmenter = protocol_segmenter(
         cameras, three_d_ovs_views(directory, cameras), field, map, extractor, weights, backend, option
     )
     return _tell(evaluate_three_d_ovs(segmenter, directory, stream=cameras, backend=backend), (), json)
@@ -111,19 +113,19 @@ def lerf_ovs(
 
     Args:
         directory: one scene, e.g. lerf_ovs/figurines.
-        field: of that scene; made here from the images, without the test views, where it isn't given.
+        field: of that scene; if not given, it is made from the images without the test views.
         labels: folder of its JSON files; ../label/<scene> by default.
         map: the scene's splat map; needed unless the field remembers where it is.
-        stream: the cameras, where they aren't the directory's own.
+        stream: the cameras, if they are not in the directory.
         extractor: extractor that makes the field; imagenet by default.
-        weights: the extractor's weights, where they are not at their usual place.
+        weights: the extractor's weights, if not in their usual folder.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
     tests = lerf_ovs_views(directory, cameras, labels)
-    segmenter = _segmenter(cameras, tests, field, map, extractor, weights, backend, option)
+    segmenter = protocol_segmenter(cameras, tests, field, map, extractor, weights, backend, option)
     result = evaluate_lerf_ovs(segmenter, directory, labels=labels, stream=cameras, backend=backend)
     return _tell(result, (), json)
 
@@ -147,25 +149,25 @@ def replica(
 
     Args:
         directory: one scene with its images and cameras.
-        field: of that scene; made here from the images, without the test views, where it isn't given.
+        field: of that scene; if not given, it is made from the images without the test views.
         classes: names by value, YAML: the prompts.
         truth: label images by frame name to compare with instead of the extractor's answers.
         map: the scene's splat map; needed unless the field remembers where it is.
-        stream: the cameras, where they aren't the directory's own.
+        stream: the cameras, if they are not in the directory.
         extractor: extractor that makes the field; imagenet by default.
-        weights: the extractor's weights, where they are not at their usual place.
+        weights: the extractor's weights, if not in their usual folder.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
     """
     cameras = open_stream(stream) if stream is not None else scene_stream(directory)
-    segmenter = _segmenter(cameras, replica_tests(cameras), field, map, extractor, weights, backend, option)
+    segmenter = protocol_segmenter(cameras, replica_tests(cameras), field, map, extractor, weights, backend, option)
     masks = MaskFolder(truth) if truth is not None else None
     result = evaluate_replica(segmenter, directory, load_labels(classes), truth=masks, stream=cameras, backend=backend)
     return _tell(result, REPLICA, json)
 
 
-def _segmenter(
+def protocol_segmenter(
     stream: Stream,
     test_views: Sequence[str],
     field: Path | None,
@@ -190,7 +192,7 @@ def _segmenter(
         )
     gaussians = load_map(map_path)
     given = {"weights": weights} if weights else {}
-    model = make_extractor(extractor or DEFAULT_EXTRACTOR, **{**extractor_options(option), **given})
+    model = make_extractor(extractor or DEFAULT_EXTRACTOR, **{**parse_options(option), **given})
     names = [name for name in stream.names() if name not in set(test_views)]
     if not names:
         raise EvaluationError(

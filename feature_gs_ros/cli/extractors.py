@@ -25,14 +25,14 @@ from feature_gs_ros.extractors.weights import (
 def extractors(
     *, download: str | None = None, convert: Path | None = None, out: Path | None = None, json: bool = False
 ) -> int:
-    """List the extractors: what they are for, their dimension, and what is missing before they work here.
+    """List the extractors: purpose, dimension, and what each still needs on this machine.
 
     Args:
-        download: instead, fetch the weights of this extractor, or the file of this name, to the cache folder, and check
-            it.
-        convert: instead, take the weights out of this checkpoint without running what else it holds.
+        download: instead, download the weights of this extractor, or the file of this name, to the cache folder and
+            verify them.
+        convert: instead, extract the weights of this checkpoint, without running any code in it.
         out: the .safetensors file to write them to.
-        json: print one JSON object an extractor.
+        json: print one JSON object per extractor.
     """
     if convert is not None:
         return _convert(convert, out)

@@ -1,4 +1,4 @@
-"""``feature-gs identity``: objects annotated in some views, known in all of the map."""
+"""``feature-gs identity``: objects annotated in some views, found in the whole map."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def identity(
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
-    """Give every Gaussian the object that it belongs to, from masks of some views.
+    """Assign every Gaussian to an object, from masks of some views.
 
     Args:
         map: splat map.
@@ -57,18 +57,18 @@ def identity(
         masks: folder of label images <frame name>.png, of a detector's or SAM's <frame name>.json, or a COCO file.
         out: the field to write; ask it with feature-gs query and evaluate segmentation.
         labels: names of the labels' values, YAML; COCO files hold their own, instances are numbered.
-        codes: orthogonal (one number a class) or contrastive (16 numbers for any number of classes).
-        dimension: numbers a code; all classes' for orthogonal codes, 16 for contrastive ones by default.
-        instances: the ids of the masks don't agree between views: find out which are the same object.
-        merge_threshold: overlap from which on two masks of two views are one object.
-        no_refine: leave it at the expected back-projection, so that fields of several sessions merge.
+        codes: orthogonal (one channel per class) or contrastive (16 channels for any number of classes).
+        dimension: channels per code; by default one per class for orthogonal codes, 16 for contrastive ones.
+        instances: mask ids don't agree between views: associate them first.
+        merge_threshold: overlap above which masks of two views are the same object.
+        no_refine: stop at the expected back-projection, so that fields of several sessions can be merged.
         extract: folder to write every object into as a PLY.
-        alignment: splat_from_map file, where the stream's poses are not in the map's frame.
-        trust_poses: go on even where the images say that their poses are wrong.
-        seed: of the codes.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        alignment: splat_from_map file, if the stream's poses are not in the map's frame.
+        trust_poses: go on even if the images show that the poses are wrong.
+        seed: random seed of the codes.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     rasterizer.get_backend(backend)
     check_seed(seed)

@@ -15,12 +15,12 @@ from feature_gs_ros.io.streams.registry import open_stream
 
 
 def info(path: Path, /, *, json: bool = False, bag: RecordingOptions = NO_OPTIONS) -> int:
-    """Say what stands at a path: a splat map or checkpoint, a field, or a stream.
+    """Describe a file or folder: a splat map or checkpoint, a field, or a stream.
 
     Args:
         path: file or folder.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     if not path.exists():
         raise FeatureGsError(f"there is nothing at '{path}'")

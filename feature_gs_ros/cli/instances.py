@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from feature_gs_ros import rasterizer
+from feature_gs_ros.backprojection.opening import find_map, open_field
 from feature_gs_ros.cli.checks import check_outputs, check_seed
-from feature_gs_ros.cli.common import find_map, length_unit, open_field, print_json
+from feature_gs_ros.cli.common import length_unit, print_json
 from feature_gs_ros.cli.identity import object_as_json, object_line
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.identity.answers import Identities
@@ -30,19 +31,19 @@ def instances(
     backend: str = "auto",
     json: bool = False,
 ) -> int:
-    """Part a map into objects without any word or mask: its features and places cluster.
+    """Split a map into objects without words or masks: cluster its features and positions.
 
     Args:
         field: of any extractor, written by feature-gs backproject.
         out: the field of identities to write; feature-gs query OUT "object 3" shows one.
-        samples: Gaussians that are clustered; the others follow by the operator.
+        samples: Gaussians that are clustered; the others get their ids by rendering and back-projecting the sample's.
         smallest: samples of the smallest object.
-        largest: share of the samples that one object may hold; a table that holds more comes in parts.
-        place: how much places count beside features.
+        largest: fraction of the samples that one object may hold; larger clusters are split.
+        place: weight of positions beside features.
         extract: folder to write every object into as a PLY.
-        map: the map, where it isn't where the field remembers it.
-        seed: of the sample.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        map: the map file, if it has moved since the field was made.
+        seed: random seed of the sample.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
     """
     check_seed(seed)

@@ -36,7 +36,7 @@ def merge(
     Args:
         fields: written by feature-gs backproject, all with the same map, extractor and codec.
         out: the field to write.
-        resume: add to the field that stands at --out; fields that it holds already are left out.
+        resume: add to the field at --out; parts that it already contains are skipped.
         json: print one JSON object.
     """
     check_outputs({"--out": out}, list(fields))

@@ -1,4 +1,4 @@
-"""``feature-gs query``: ask a field in words."""
+"""``feature-gs query``: text queries to a field."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Annotated
 
 import tyro
 
+from feature_gs_ros.backprojection.opening import find_map
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
-from feature_gs_ros.cli.common import CloudFrame, find_map, in_frame, length_unit, open_segmenter, print_json
+from feature_gs_ros.cli.common import CloudFrame, in_frame, length_unit, print_json
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.progress import note, say, told_when_slow
 from feature_gs_ros.query.answers import as_json, objects_of
 from feature_gs_ros.query.extent import Extent
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
+from feature_gs_ros.query.opening import open_segmenter
 
 
 def query(
@@ -34,32 +36,32 @@ def query(
     backend: str = "auto",
     json: bool = False,
 ) -> int:
-    """Ask where something is: which Gaussians, which objects, where in the map frame.
+    """Find what a text describes: its Gaussians, objects and positions in the map frame.
 
     Args:
         field: written by feature-gs backproject.
         text: what to look for; several are answered in one pass, each as if it were asked alone.
-        negative: what else there is; a Gaussian goes to the likeliest. May be repeated.
-        threshold: on the similarity; the extractor's own by default.
-        verify: look again at what is found, in the images that the field keeps; what they don't confirm is not found.
-        extent: object (grow what is found to the object that stands free there) or part; by default object where the
-            extractor's words name objects.
+        negative: competing text; a Gaussian goes to the most similar one. May be repeated.
+        threshold: minimum similarity; the extractor's own by default.
+        verify: check results in the images that the field keeps; what they don't confirm is reported as not found.
+        extent: object (grow the result to the whole free-standing object) or part; by default object if the extractor's
+            words name objects.
         cloud: write the found Gaussians as a 3DGS PLY, with their similarity; by its name also as .compressed.ply or
             .spz, without.
         cloud_frame: splat (as in the map's file, so that the cloud lies on the map) or map (where the boxes are, in
             metres).
         picture: write a picture of the map with what was found.
-        map: the map, where it isn't where the field remembers it.
-        weights: the extractor's weights, where they are not at their usual place.
-        option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        map: the map file, if it has moved since the field was made.
+        weights: the extractor's weights, if not in their usual folder.
+        option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object; of several texts, {"answers": [...]}.
     """
     _check_backend(backend, picture)
     outputs = {"--cloud": cloud, "--picture": picture}
     if len(text) != 1 and (not text or cloud is not None or picture is not None):
         raise OptionError(
-            "no text is given; say what to look for, e.g. 'coffee mug'"
+            "no text is given; give a text to look for, e.g. 'coffee mug'"
             if not text
             else f"--cloud and --picture show one text's answer, {len(text)} are given; ask for one",
             code="option.missing",

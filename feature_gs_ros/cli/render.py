@@ -1,8 +1,7 @@
-"""``feature-gs render``: what the map and its field look like from a frame of a stream."""
+"""``feature-gs render``: render a map and its field from a frame of a stream."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,27 +13,22 @@ import tyro
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.ingest import pinhole_view
+from feature_gs_ros.backprojection.opening import find_map, open_field
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import (
-    NO_OPTIONS,
-    RecordingOptions,
-    alignment_of_view,
-    extractor_options,
-    find_map,
-    open_field,
-)
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view
 from feature_gs_ros.cli.stale_outputs import check_own_files, remove_stale_outputs
 from feature_gs_ros.core.camera import Image
-from feature_gs_ros.core.errors import FieldError, PromptError
+from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.extractors import extractor_of
+from feature_gs_ros.extractors.options import parse_options
 from feature_gs_ros.extractors.sam import SamExtractor
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.pictures import depth_image, heat, label_image, overlay_mask, principal_colors, save_png, to_image
 from feature_gs_ros.query.masks_2d import mask_labels, render_similarities, segment_view
 from feature_gs_ros.query.masks_3d import Segmenter
-from feature_gs_ros.query.prompt import TextPrompts
+from feature_gs_ros.query.prompt import TextPrompts, parse_pixels
 from feature_gs_ros.query.sam import segment_rendered_view
 from feature_gs_ros.rasterizer import View
 
@@ -63,24 +57,24 @@ def render(
 ) -> int:
     """Render a frame's view: image, colour, depth, features as colours; with a query also similarity and mask.
 
-    Pictures of an earlier question in the same folder are removed where this run draws none.
+    Pictures of an earlier query in the same folder are deleted if this run doesn't draw them.
 
     Args:
         field: written by feature-gs backproject.
-        stream: where the frame is from; any stream in the field's map frame.
+        stream: the frame's stream; any one in the field's map frame.
         index: the frame's name: the image's stem, or the stamp in nanoseconds in a bag.
         out: folder for the pictures.
-        query: what to look for; repeated, also a label map of all with a legend.
-        sam_point: U,V in pixels of the frame, on the thing: SAM's mask of it, from a field of the extractor 'sam'.
-        sam_not: U,V beside the thing; both may be repeated.
-        sam_box: U0,V0,U1,V1 around the thing.
-        threshold: on the similarity; the extractor's own by default.
+        query: what to look for; if repeated, a label map with a legend is drawn, too.
+        sam_point: U,V in pixels of the frame, on the object: SAM's mask of it, from a field of the extractor 'sam'.
+        sam_not: U,V off the object; both may be repeated.
+        sam_box: U0,V0,U1,V1 around the object.
+        threshold: minimum similarity; the extractor's own by default.
         alignment: splat_from_map file; by default the field's own, or none if the frames see the map without it.
-        map: the map, where it isn't where the field remembers it.
-        weights: the extractor's weights, where they are not at their usual place.
-        option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
-        backend: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
-        bag: how a rosbag2 recording is read.
+        map: the map file, if it has moved since the field was made.
+        weights: the extractor's weights, if not in their usual folder.
+        option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
+        bag: options for reading a rosbag2 recording.
     """
     check_outputs({}, [field, stream, map, alignment, weights], folders={"--out": out})
     features, gaussians = open_field(field, map)
@@ -101,7 +95,7 @@ def render(
     rendered, coverage = render_similarities(view, colors, features.seen)
     pictures["features"] = to_image(rendered * (coverage > 0.5).unsqueeze(2))
     if query:
-        segmenter = Segmenter(gaussians, features, extractor_of(features.extractor, weights, extractor_options(option)))
+        segmenter = Segmenter(gaussians, features, extractor_of(features.extractor, weights, parse_options(option)))
         pictures |= _answers(segmenter, view, query, threshold, pinhole.image)
     if sam_point or sam_not or sam_box:
         pictures |= _sam_answers(gaussians, features, view, (sam_point, sam_not, sam_box), weights, pinhole.image)
@@ -140,7 +134,7 @@ def _sam_answers(
     weights: Path | None,
     image: Image,
 ) -> dict[str, Image]:
-    """SAM's best mask of points on and beside the thing, and a box, on the rendered embedding."""
+    """SAM's best mask of points on and beside the object, and a box, on the rendered embedding."""
     sam = extractor_of(field.extractor, weights) if field.extractor.name == "sam" else None
     if not isinstance(sam, SamExtractor):
         raise FieldError(
@@ -148,7 +142,7 @@ def _sam_answers(
             code="field.mismatch",
         )
     inside, outside, box = prompts
-    points = [_pixels(text, 2) for text in (*inside, *outside)]
+    points = [parse_pixels(text, 2) for text in (*inside, *outside)]
     masks = segment_rendered_view(
         sam,
         gaussians,
@@ -157,24 +151,11 @@ def _sam_answers(
         view.camera_from_splat,
         np.array(points) if points else None,
         [1] * len(inside) + [0] * len(outside) if points else None,
-        _pixels(box, 4) if box else None,
+        parse_pixels(box, 4) if box else None,
     )
     best = (masks.logits[0] > 0).numpy()
     say(f"SAM's mask: {best.mean():.1%} of the image, expected IoU {float(masks.quality[0]):.2f}")
     return {"sam_mask": (best * np.uint8(255)).astype(np.uint8), "sam_overlay": overlay_mask(image, best)}
-
-
-def _pixels(text: str, count: int) -> list[float]:
-    """``U,V`` or ``U0,V0,U1,V1``."""
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise PromptError(
-            f"'{text}' is no {'U,V' if count == 2 else 'U0,V0,U1,V1'} in pixels, e.g. 320,240", code="prompt.value"
-        )
-    return numbers
 
 
 def _unit(values: torch.Tensor) -> torch.Tensor:

@@ -21,10 +21,10 @@ def synth(
 
     Args:
         directory: folder to write.
-        views: images in the recording.
-        width: of an image, pixels.
-        height: of an image, pixels.
-        gaussians: in the map, about.
+        views: number of images in the recording.
+        width: image width, pixels.
+        height: image height, pixels.
+        gaussians: approximate size of the map.
         distorted: also record through a distorting lens.
     """
     from feature_gs_ros.synthetic import record, tabletop

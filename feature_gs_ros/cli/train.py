@@ -67,28 +67,28 @@ def train(
 
     Args:
         stream: COLMAP folder (its points are the start), or any stream together with --init.
-        out: the map to write, .ply; its checkpoint stands beside it until training is finished.
+        out: the map to write, .ply; its checkpoint lies beside it until training is finished.
         init: pretrained map to start from.
-        alignment: splat_from_map file, where the stream's poses are not in the frame of --init.
-        hold_out: leave out a frame by name, and measure on it; may be repeated.
-        skip: leave out a frame by name; may be repeated.
+        alignment: splat_from_map file, if the stream's poses are not in the frame of --init.
+        hold_out: name of a frame to leave out and to measure on; may be repeated.
+        skip: name of a frame to leave out; may be repeated.
         every: take every n-th frame.
         size: pixels of the images' longer side.
-        iterations: steps, each over one image; 60 an image by default, and 2400 at least.
+        iterations: steps, each over one image; 60 per image by default, and at least 2400.
         sh_degree: of the spherical harmonics, 0 to 3.
-        stereo: start points that stereo between the images may add; 0 leaves it out.
-        densify: clone and split Gaussians where the images pull, even where stereo made the start dense: sharper
-            in views like the given ones, worse in others unless there are many.
-        gaussians: how many --densify may make of them; the start is as large as --stereo and the points make it.
-        reset_opacity: shares of the run, between 0 and 1, at which all opacities are lowered; what is needed returns.
-        pictures: folder for pictures of the held-out frames (of the first one, if none is) on the way.
+        stereo: starting points that stereo between the images may add; 0 turns it off.
+        densify: clone and split Gaussians with large image-space gradients, even if stereo made the start dense:
+            sharper in views near the training ones, worse in others unless there are many images.
+        gaussians: limit for --densify; the start's size follows from --stereo and the points.
+        reset_opacity: when to lower all opacities, as fractions of the run between 0 and 1; needed ones recover.
+        pictures: folder for renderings of the held-out frames (else of the first frame) during training.
         picture_every: iterations between two pictures.
-        trust_poses: go on even where the images say that their poses are wrong (by --init, or by each other).
-        resume: go on with the checkpoint beside --out; without it an earlier run's checkpoint is set aside.
-        seed: of the random order of the images.
-        backend: what renders: auto, cpu, cuda (cuda:1 for a certain card), warp-cpu or reference.
+        trust_poses: go on even if the images show that the poses are wrong (by --init, or by each other).
+        resume: continue from the checkpoint beside --out; without it an earlier run's checkpoint is renamed.
+        seed: random seed of the images' order.
+        backend: what renders: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
-        bag: how a rosbag2 recording is read.
+        bag: options for reading a rosbag2 recording.
     """
     check_number("--sh-degree", sh_degree, 0, 3)
     check_number("--iterations", iterations, 1)
@@ -103,9 +103,9 @@ def train(
             "--alignment leads to the frame of --init; without one the map is in the stream's own",
             code="training.conflict",
         )
-    if not all(0 < share < 1 for share in reset_opacity):
+    if not all(0 < fraction < 1 for fraction in reset_opacity):
         raise TrainingError(
-            f"--reset-opacity {' '.join(map(str, reset_opacity))}: shares of the run, between 0 and 1",
+            f"--reset-opacity {' '.join(map(str, reset_opacity))}: fractions of the run, between 0 and 1",
             code="training.value",
         )
     check_outputs({"--out": out}, [])
@@ -159,7 +159,7 @@ def _trainer(
     model = find_model(stream)
     if model is None:
         raise TrainingError(
-            f"'{stream}' is no COLMAP folder, so it has no points to start from; give a map with --init",
+            f"'{stream}' is not a COLMAP folder, so it has no points to start from; give a map with --init",
             code="training.format",
         )
     points, colors = read_points(model)

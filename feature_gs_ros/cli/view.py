@@ -1,4 +1,4 @@
-"""``feature-gs view``: see a map in a browser, ask it, click it, edit it."""
+"""``feature-gs view``: a map in the browser: query, click, edit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 
 from feature_gs_ros.backprojection.field import FORMAT, FeatureField
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, find_map, open_segmenter
+from feature_gs_ros.backprojection.opening import find_map
+from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity
 from feature_gs_ros.core.errors import OptionError, StreamError
 from feature_gs_ros.core.progress import note
 from feature_gs_ros.identity.answers import Identities
@@ -20,6 +21,7 @@ from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.page.content import Content
 from feature_gs_ros.query.masks_3d import Segmenter
+from feature_gs_ros.query.opening import open_segmenter
 
 
 def view(
@@ -37,20 +39,20 @@ def view(
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
-    """Show a page in the browser: the map as splats, questions in words and by clicks, edits, downloads.
+    """Serve a web page that shows the map and answers text queries and clicks, with edits and downloads.
 
     Args:
-        source: a field, written by feature-gs backproject or feature-gs identity; or a splat map, just to look at it.
-        port: to listen on; 0 for any that is free.
-        host: to listen on; anything but localhost lets others in, who then may edit.
-        folder: the only one that the page writes to.
+        source: a field, written by feature-gs backproject or feature-gs identity; or a splat map, for viewing only.
+        port: to listen on; 0 for any free one.
+        host: address to listen on; any other than localhost lets others connect and edit.
+        folder: the only folder that the page writes to.
         identity: a field of identities of the same map, so that a click names its object.
-        stream: the recording whose images the cameras show; by default the one that the field remembers.
+        stream: recording whose images the cameras show; by default the field's own.
         alignment: splat_from_map file of a map without a field.
-        map: the map, where it isn't where the field remembers it.
-        weights: the extractor's weights, where they are not at their usual place.
-        option: KEY=VALUE for the extractor, what asking needs: embeddings=FILE for 'precomputed'. May be repeated.
-        bag: how a rosbag2 recording is read.
+        map: the map file, if it has moved since the field was made.
+        weights: the extractor's weights, if not in their usual folder.
+        option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        bag: options for reading a rosbag2 recording.
     """
     if importlib.util.find_spec("viser") is None:
         raise OptionError(

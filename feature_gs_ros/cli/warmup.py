@@ -1,4 +1,4 @@
-"""``feature-gs warmup``: kernels compiled before the first use, as when an image of a robot is built."""
+"""``feature-gs warmup``: compile kernels before the first use, e.g. when building a robot's image."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def warmup(
     backend: Literal["auto", "cpu", "cuda"] = "auto",
     arch: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
 ) -> int:
-    """Compile the rasteriser's kernels, so that the first view doesn't wait for the compiler.
+    """Compile the rasteriser's kernels in advance, so that the first view doesn't wait for the compiler.
 
-    With --arch no card is needed: build an image of a robot anywhere. There the same release of warp-lang finds the
-    kernels in its cache, ~/.cache/feature_gs_ros/warp or WARP_CACHE_PATH; other releases compile anew. Without it, what
-    a node does is done in miniature; kernels of training alone are compiled by the first step of a training.
+    With --arch no card is needed, e.g. to build a robot's image on another machine. On the robot, the same release of
+    warp-lang finds the kernels in its cache, ~/.cache/feature_gs_ros/warp or WARP_CACHE_PATH; other releases compile
+    again. Without --arch the work of a node is done in miniature; kernels of training are compiled by its first step.
 
     Args:
         backend: whose kernels; auto: those of this machine's card if it can be used, else the CPU's.
-        arch: compute capability of a card that need not be here, such as sm_87 (Orin) or sm_110 (Thor); may be
-            repeated. Then all kernels are compiled for it, and nothing for this machine.
+        arch: compute capability of a card, which need not be in this machine, such as sm_87 (Orin) or sm_110 (Thor);
+            may be repeated. All kernels are then compiled for it and none for this machine.
     """
     for name in arch:
         _compile(_architecture(name))
@@ -42,7 +42,7 @@ def _architecture(name: str) -> int:
     digits = name.removeprefix("sm_").replace(".", "")
     if not (digits.isascii() and digits.isdigit() and 2 <= len(digits) <= 3):
         raise BackendError(
-            f"'{name}' is no compute capability; give it as sm_87 (nvidia-smi --query-gpu=compute_cap)",
+            f"'{name}' is not a compute capability; give it as sm_87 (nvidia-smi --query-gpu=compute_cap)",
             code="backend.value",
         )
     return int(digits)

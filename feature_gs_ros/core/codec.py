@@ -29,7 +29,7 @@ PRESERVES: dict[CodecKind, str] = {
 
 @dataclass(frozen=True, eq=False)
 class Codec:
-    """K numbers instead of D; build one by `fit_pca`, `random_projection` or `span_of`."""
+    """K channels instead of D; build one by `fit_pca`, `random_projection` or `span_of`."""
 
     kind: CodecKind
     encoder: Tensor  # [K, D]
@@ -38,7 +38,7 @@ class Codec:
 
     @property
     def dimension(self) -> int:
-        """K, the numbers stored."""
+        """K, the channels stored."""
         return self.encoder.shape[0]
 
     @property

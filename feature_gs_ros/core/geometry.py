@@ -77,11 +77,13 @@ class Sim3:
             self.apply(other.translation),
         )
 
-    def apply(self, points: ArrayLike) -> Array:  # [..., 3] -> [..., 3]
+    def apply(self, points: ArrayLike) -> Array:
+        """Points [..., 3] of frame a in frame b."""
         moved: Array = self.scale * (np.asarray(points, dtype=np.float64) @ self.rotation.T) + self.translation
         return moved
 
     def inverse(self) -> Sim3:
+        """``a_from_b`` of this ``b_from_a``."""
         w, x, y, z = self.quat_wxyz
         inverse_rotation = self.rotation.T
         return Sim3(

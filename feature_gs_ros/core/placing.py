@@ -12,7 +12,7 @@ from feature_gs_ros.core.sh import sh_rotation
 
 
 def transformed(gaussians: GaussianMap, b_from_a: Sim3) -> GaussianMap:
-    """Gaussians of frame a in frame b: places, rotations and sizes, and what they look like from where."""
+    """Gaussians of frame a in frame b: positions, rotations, scales and spherical harmonics."""
     mixing = torch.from_numpy(sh_rotation(b_from_a.rotation, gaussians.sh_degree)).float()
     return replace(
         gaussians,

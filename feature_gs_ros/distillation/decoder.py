@@ -1,4 +1,4 @@
-"""The speed-up module of Feature 3DGS: few numbers are rendered, a 1×1 convolution lifts them to the teacher's many."""
+"""The speed-up module of Feature 3DGS: a 1×1 convolution lifts a few rendered channels to the teacher's."""
 
 from __future__ import annotations
 

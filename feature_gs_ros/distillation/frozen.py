@@ -25,7 +25,9 @@ class FrozenOptions:
     """How features are trained."""
 
     iterations: int = 2000
-    rate: float = 2e-2  # of the features, in units of the teacher's spread; 1e-3 for LSeg's, as the paper's code has it
+    rate: float = (
+        2e-2  # of the features, in units of the teacher's deviation; 1e-3 for LSeg's, as the paper's code has it
+    )
     decoder_rate: float = 1e-3
     seed: int = 0
 
@@ -57,11 +59,11 @@ class FeatureTrainer:
             )
         self.targets, self.options, self.decoder = targets, options, decoder
         self.features = (torch.zeros(count, dimension) if start is None else start.clone()).requires_grad_()
-        spread = float(torch.cat([target.wanted.flatten()[:100_000] for target in targets]).std().clamp_min(1e-12))
-        groups: list[dict[str, Any]] = [{"params": [self.features], "lr": options.rate * spread}]
+        deviation = float(torch.cat([target.wanted.flatten()[:100_000] for target in targets]).std().clamp_min(1e-12))
+        groups: list[dict[str, Any]] = [{"params": [self.features], "lr": options.rate * deviation}]
         if decoder is not None:
             groups.append({"params": [decoder.basis, decoder.bias], "lr": options.decoder_rate})
-            groups[0]["lr"] = options.rate * spread * math.sqrt(decoder.teacher_dimension / decoder.dimension)
+            groups[0]["lr"] = options.rate * deviation * math.sqrt(decoder.teacher_dimension / decoder.dimension)
         self.adam = torch.optim.Adam(groups, eps=1e-15)
         self.iteration = 0
         self._generator = torch.Generator().manual_seed(options.seed)

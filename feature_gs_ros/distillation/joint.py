@@ -30,7 +30,9 @@ class JointOptions:
     iterations: int = 1000
     gamma: float = 1.0  # weight of L_f
     shaped_by_features: bool = True  # whether L_f's gradient reaches the geometry
-    rate: float = 2e-2  # of the features, in units of the teacher's spread; 1e-3 for LSeg's, as the paper's code has it
+    rate: float = (
+        2e-2  # of the features, in units of the teacher's deviation; 1e-3 for LSeg's, as the paper's code has it
+    )
     decoder_rate: float = 1e-3
     keep_every: int = 50  # steps between two copies of what is good
     seed: int = 0
@@ -73,10 +75,10 @@ class JointTrainer:
         centres = torch.stack([view.centre for view in views])
         extent = max(1.1 * float((centres - centres.mean(0)).norm(dim=1).max()), 1e-6)
         self._rates = RATES | {"means": MEANS_RATE_END * 10 * extent}
-        self._adam = Adam(self.parameters)
-        spread = float(torch.cat([grid.values.flatten()[:100_000].float() for grid in grids]).std().clamp_min(1e-12))
+        self.optimizer = Adam(self.parameters)
+        deviation = float(torch.cat([grid.values.flatten()[:100_000].float() for grid in grids]).std().clamp_min(1e-12))
         dims = features.shape[1]
-        groups = [{"params": [self.features], "lr": options.rate * spread * math.sqrt(grids[0].dimension / dims)}]
+        groups = [{"params": [self.features], "lr": options.rate * deviation * math.sqrt(grids[0].dimension / dims)}]
         if decoder is not None:
             groups.append({"params": [decoder.basis, decoder.bias], "lr": options.decoder_rate})
         self._feature_adam = torch.optim.Adam(groups, eps=1e-15)
@@ -121,7 +123,7 @@ class JointTrainer:
                 f"the loss is {value} at step {self.iteration}; the last good state is kept", code="training.diverged"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        self._adam.step(parameters, self._rates)
+        self.optimizer.step(parameters, self._rates)
         self._feature_adam.step()
         self._feature_adam.zero_grad()
         self.iteration += 1

@@ -122,7 +122,7 @@ def rendered_cosine(
 
     Args:
         features: [N, K].
-        decode: [C, K] to [C, D], where K numbers stand for the teacher's.
+        decode: [C, K] to [C, D], where K channels stand for the teacher's D.
     """
     cosines = []
     for target in targets:

@@ -65,7 +65,7 @@ def _turned_world(axis: str, degrees: float) -> PoseChange:
 
 
 def _reordered(pose: Array, order: list[int], of_camera: bool) -> Array:
-    """The pose whose quaternion was read in another order of its four numbers."""
+    """The pose whose quaternion was read in another order of its components."""
     inverse = rigid_inverse(pose)
     rotation = pose[:3, :3] if of_camera else inverse[:3, :3]
     turned = rotation_from_quat_wxyz(quat_wxyz_from_rotation(rotation)[order])

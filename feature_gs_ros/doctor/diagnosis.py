@@ -48,7 +48,7 @@ from feature_gs_ros.io.streams.registry import Stream
 
 GAIN = 0.08  # of its support by which an explanation must beat the stream as given
 MIN_PIXELS, MOST = 1.0, 0.8  # of the matched image, and of what it shows: smaller mistakes don't matter
-ENOUGH = 5.0  # matches explained per view: less says nothing
+MIN_PER_VIEW = 5.0  # matches explained per view: less says nothing
 MIN_EXPLAINED = 0.12  # of the matches: what a stream as given must account for to be believed without trying others
 SIMPLER = 0.03  # of the support that a simpler explanation may lack beside the best one
 MIN_SOLVED = 0.2  # of a view's matches that its own pose must explain: a tenth agree by chance
@@ -161,7 +161,7 @@ def _examine_against_map(evidence: Evidence) -> tuple[list[Finding], float, floa
     given = _Judged.of(evidence, as_given, matches)
     judged = [given]
     count = len(evidence.frames)
-    believed = given.total >= ENOUGH * count and given.total >= MIN_EXPLAINED * len(matches)
+    believed = given.total >= MIN_PER_VIEW * count and given.total >= MIN_EXPLAINED * len(matches)
     starts: list[Sim3] = []
     if not believed:
         others, matches, starts = _other_sightings(evidence, matches)
@@ -170,7 +170,7 @@ def _examine_against_map(evidence: Evidence) -> tuple[list[Finding], float, floa
     if max(judged, key=lambda entry: entry.total) is given or not _is_settled(evidence, judged, matches):
         judged += [_Judged.of(evidence, other, matches) for other in _continuous(evidence, matches, starts)]
     best = max(judged, key=lambda entry: entry.total)
-    if best.total < ENOUGH * count:
+    if best.total < MIN_PER_VIEW * count:
         if _lies_over_the_map(evidence):
             return [], given.total / count, best.total / count
         exposed = exposure_findings(evidence)
@@ -192,7 +192,7 @@ def _is_settled(evidence: Evidence, judged: Sequence[_Judged], matches: Matches2
     """Whether an explanation without fitted parameters accounts for nearly all that each view's own pose does."""
     best = max(judged, key=lambda entry: entry.total)
     solved = solved_poses(evidence.frames, best.explanation.matches or matches)
-    if best.total < ENOUGH * len(evidence.frames) or len(solved) < 0.6 * len(evidence.frames):
+    if best.total < MIN_PER_VIEW * len(evidence.frames) or len(solved) < 0.6 * len(evidence.frames):
         return False
     cameras = [
         replace(posed, camera_from_splat=solved.get(index, posed.camera_from_splat))
@@ -220,7 +220,7 @@ def _simplest(judged: Sequence[_Judged], best: _Judged) -> _Judged:
 
 def _continuous(evidence: Evidence, matches: Matches2D3D, starts: Sequence[Sim3]) -> list[Explanation]:
     """Explanations that need no other rendering, and those with fitted parameters."""
-    if len(matches) < 2 * ENOUGH:
+    if len(matches) < 2 * MIN_PER_VIEW:
         return []
     solved = solved_poses(evidence.frames, matches)
     flange = flange_explanation(evidence, matches, solved)
@@ -244,7 +244,7 @@ def _other_sightings(evidence: Evidence, matches: Matches2D3D) -> tuple[list[Exp
     the whole map is searched.
     """
     mirrored = mirrored_explanations(evidence, evidence.match(evidence.known, evidence.mirrored_features))
-    if max(_Judged.of(evidence, other, matches).total for other in mirrored) >= ENOUGH * len(evidence.frames):
+    if max(_Judged.of(evidence, other, matches).total for other in mirrored) >= MIN_PER_VIEW * len(evidence.frames):
         return mirrored, matches, []
     others = [*convention_explanations(evidence), *unit_explanations(evidence)]
     tried = sorted(((_in_view(evidence, other.cameras), k) for k, other in enumerate(others)), reverse=True)
@@ -257,7 +257,7 @@ def _other_sightings(evidence: Evidence, matches: Matches2D3D) -> tuple[list[Exp
     found = Matches2D3D.joined(parts)
     others += turned_explanations(evidence, matches)
     winner = max(others, key=lambda other: _Judged.of(evidence, other, found).total)
-    if _Judged.of(evidence, winner, found).total >= ENOUGH * len(views):
+    if _Judged.of(evidence, winner, found).total >= MIN_PER_VIEW * len(views):
         known = MapFeatures.pooled([map_features(evidence.render(posed)) for posed in winner.cameras])
         return others, Matches2D3D.joined([evidence.match(known), found]), []
     if _solvable(evidence, matches):
@@ -288,7 +288,7 @@ def _solvable(evidence: Evidence, matches: Matches2D3D) -> bool:
         cameras[index] = posed
     counts = np.bincount(matches.frames, minlength=len(cameras))
     explained = evidence.supports(cameras, matches)
-    return bool((explained >= np.maximum(ENOUGH, MIN_SOLVED * counts)).mean() >= 0.6)
+    return bool((explained >= np.maximum(MIN_PER_VIEW, MIN_SOLVED * counts)).mean() >= 0.6)
 
 
 def _in_view(evidence: Evidence, cameras: Sequence[PosedCamera]) -> float:
@@ -363,7 +363,7 @@ def _explains_better(evidence: Evidence, index: int, chosen: _Judged, pose: Arra
     cameras = list(chosen.explanation.cameras)
     cameras[index] = replace(cameras[index], camera_from_splat=pose)
     own = evidence.supports(cameras, chosen.explanation.matches or matches)[index]
-    return bool(own >= ENOUGH and own > 1.5 * chosen.per_view[index])
+    return bool(own >= MIN_PER_VIEW and own > 1.5 * chosen.per_view[index])
 
 
 def _lies_over_the_map(evidence: Evidence) -> bool:
@@ -376,7 +376,7 @@ def _another_scene(evidence: Evidence, best: _Judged) -> Finding:
     covered = float(np.mean([view.covered for view in evidence.rendered]))
     where = "" if covered > 0.02 else f"; the cameras see the map in {100 * covered:.1f}% of their pixels"
     return Finding(
-        "scene.other", "error", 0.9 if best.total < 0.5 * ENOUGH * len(evidence.frames) else 0.7,
+        "scene.other", "error", 0.9 if best.total < 0.5 * MIN_PER_VIEW * len(evidence.frames) else 0.7,
         f"the images show nothing of the map by any convention tried{where}: another scene, or one that has changed",
         "Check that map and stream belong together; feature-gs align images searches further", (),
         {"matches_per_view": best.total / len(evidence.frames)},

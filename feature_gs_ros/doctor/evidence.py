@@ -165,10 +165,10 @@ class Evidence:
         world_from_camera, _ = self.poses.at(np.array([self.poses.stamps[row] + seconds]))
         return np.asarray(np.linalg.inv(world_from_camera[0]))
 
-    def _between(self, place: float) -> Array:
+    def _between(self, number: float) -> Array:
         """The pose at a fractional index."""
         numbered = replace(self.poses, stamps=np.arange(len(self.poses), dtype=np.float64))
-        return np.asarray(np.linalg.inv(numbered.at(np.array([place]))[0][0]))
+        return np.asarray(np.linalg.inv(numbered.at(np.array([number]))[0][0]))
 
     def supports(self, cameras: Sequence[PosedCamera], matches: Matches2D3D) -> Array:
         """How much of each frame's matches cameras explain [V]."""
@@ -177,7 +177,7 @@ class Evidence:
 
 
 def _no_image() -> Image:
-    raise ImageError("the doctor doesn't keep images of all frames", code="image.missing")
+    raise ImageError("the doctor keeps images of some frames only", code="image.missing")
 
 
 PoseChange = Callable[[Array], Array]  # camera_from_map [4, 4] to camera_from_map

@@ -16,7 +16,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing."""
+    """One fault, or something worth knowing."""
 
     code: str  # stable, e.g. "poses.inverse"
     severity: Severity

@@ -20,7 +20,7 @@ RECALIBRATE = "Calibrate the camera, or record the camera_info that belongs to t
 
 
 def swapped_explanations(evidence: Evidence) -> list[Explanation]:
-    """Values at each other's place: nothing is fitted."""
+    """Swapped values: nothing is fitted."""
     found = []
     camera = evidence.frames[0].camera
     if abs(camera.cx - camera.cy) > 0.02 * camera.width:

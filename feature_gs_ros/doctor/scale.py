@@ -94,8 +94,8 @@ def flange_explanation(evidence: Evidence, matches: Matches2D3D, solved: dict[in
     given = evidence.cameras
     changes = np.stack([solved[index] @ np.linalg.inv(given[index].camera_from_splat) for index in solved])
     # The view whose change the others agree with best.
-    spread = [np.median([_difference(change, other, evidence) for other in changes]) for change in changes]
-    start = changes[int(np.argmin(spread))]
+    dispersion = [np.median([_difference(change, other, evidence) for other in changes]) for change in changes]
+    start = changes[int(np.argmin(dispersion))]
 
     def cameras_of(x: Array) -> list[PosedCamera]:
         small = np.eye(4)

@@ -223,8 +223,8 @@ def _jumps(evidence: Evidence) -> list[Finding]:
     if stamps is None or len(stamps) < 8 or (np.diff(stamps) <= 0).any():
         return []
     positions = evidence.poses.positions
-    share = ((stamps[1:-1] - stamps[:-2]) / (stamps[2:] - stamps[:-2]))[:, None]
-    off = np.linalg.norm(positions[1:-1] - (1 - share) * positions[:-2] - share * positions[2:], axis=1)
+    fraction = ((stamps[1:-1] - stamps[:-2]) / (stamps[2:] - stamps[:-2]))[:, None]
+    off = np.linalg.norm(positions[1:-1] - (1 - fraction) * positions[:-2] - fraction * positions[2:], axis=1)
     chord = np.linalg.norm(positions[2:] - positions[:-2], axis=1)
     usual, step = float(np.median(off)), float(np.median(chord))
     # A pose that is wrong also puts its neighbours off, by half as much.

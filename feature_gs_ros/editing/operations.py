@@ -20,7 +20,7 @@ from feature_gs_ros.rasterizer.conventions import ALPHA_MIN
 
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear RGB, Rec. 709
 DARKEST = 1e-3  # luminance below which a colour has no hue to give
-FARTHEST = 1e6  # m that a move may go along an axis
+MAX_MOVE = 1e6  # metres along an axis
 MOVED_AMOUNT = 0.5  # of a soft edge, from which on a Gaussian goes along: it can't move by half
 
 Paint = Literal["flat", "hue", "brightness"]
@@ -28,7 +28,7 @@ Paint = Literal["flat", "hue", "brightness"]
 
 @dataclass(frozen=True, eq=False)
 class EditedMap:
-    """All N Gaussians of a map with their edits, and which of them are still there; rows keep their numbers."""
+    """All N Gaussians of a map with their edits, and which of them are still there; rows keep their indices."""
 
     gaussians: GaussianMap
     present: Tensor  # [N] bool
@@ -82,26 +82,26 @@ class Recolor:
 
     def __post_init__(self) -> None:
         if len(self.color) != 3 or not all(0 <= value <= 1 for value in self.color):
-            raise EditError(f"colour {tuple(self.color)} is no RGB triple of 0 to 1", code="edit.value")
+            raise EditError(f"colour {tuple(self.color)} is not an RGB triple of 0 to 1", code="edit.value")
         if self.paint not in ("flat", "hue", "brightness"):
             raise EditError(
-                f"'{self.paint}' is no way to recolour; choose flat, hue or brightness", code="edit.unknown"
+                f"'{self.paint}' is not a way to recolour; choose flat, hue or brightness", code="edit.unknown"
             )
         if self.paint == "hue" and _luminance(self.color) < DARKEST:
             raise EditError(
-                f"colour {tuple(self.color)} is black and has no hue to give; recolour with paint 'flat'",
+                f"colour {tuple(self.color)} is black and has no hue; recolour with paint 'flat'",
                 code="edit.value",
             )
 
     def apply(self, edited: EditedMap, selection: Selection, map_from_splat: Sim3) -> EditedMap:  # noqa: ARG002
         gaussians, rows = edited.gaussians, selection.rows
         sh = gaussians.sh[rows]  # [M, K, 3]
-        share = selection.amounts[:, None, None]
+        fraction = selection.amounts[:, None, None]
         matrix, offset = self._affine(sh[:, 0] * SH_C0 + 0.5)
         painted = sh @ matrix.T
         # c ↦ A c + b for colour c = SH + ½: the constant part goes into the first coefficient.
         painted[:, 0] += (matrix @ torch.full((3,), 0.5) + offset - 0.5) / SH_C0
-        return _with(edited, rows, sh=torch.lerp(sh, painted, share))
+        return _with(edited, rows, sh=torch.lerp(sh, painted, fraction))
 
     def _affine(self, colors: Tensor) -> tuple[Tensor, Tensor]:
         """A [3, 3] and b [3] for the selection's colours [M, 3]."""
@@ -125,17 +125,17 @@ class Move:
     def __post_init__(self) -> None:
         numbers: Sequence[float] = (*self.translation, *self.rotation_wxyz, self.scale)
         if not all(math.isfinite(value) for value in numbers):
-            raise EditError(f"a move by {numbers} holds a value that is no number", code="edit.value")
-        if max(map(abs, self.translation)) > FARTHEST:
+            raise EditError(f"a move by {numbers} holds a value that is not finite", code="edit.value")
+        if max(map(abs, self.translation)) > MAX_MOVE:
             raise EditError(
-                f"a move by {self.translation} m is out of range; give up to {FARTHEST:g} m an axis", code="edit.range"
+                f"a move by {self.translation} m is out of range; give up to {MAX_MOVE:g} m an axis", code="edit.range"
             )
         length = math.hypot(*self.rotation_wxyz)
         if length < 1e-6:
             raise EditError("the rotation is the zero quaternion; no rotation is (1, 0, 0, 0)", code="edit.value")
         if length > 1e6:
             raise EditError(
-                f"the rotation {self.rotation_wxyz} is no quaternion; no rotation is (1, 0, 0, 0)", code="edit.value"
+                f"the rotation {self.rotation_wxyz} is not a quaternion; no rotation is (1, 0, 0, 0)", code="edit.value"
             )
         if not 1e-3 <= self.scale <= 1e3:
             raise EditError(f"scale {self.scale:g} is out of range; give 0.001 to 1000", code="edit.range")

@@ -1,4 +1,4 @@
-"""Which Gaussians an edit is about, and how much of it each takes."""
+"""Which Gaussians an edit selects, and with what weight each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feature_gs_ros.query.prompt import check_threshold
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Rows of the map with their share of an edit; all others take none of it."""
+    """Rows of the map with their fraction of an edit; all others take none of it."""
 
     rows: Tensor  # [M] int64, ascending
     amounts: Tensor  # [M] float32 in (0, 1]; 1 within a hard edge

@@ -80,7 +80,7 @@ class EditStack:
             raise EditError(f"'{edit.prompt}' selects nothing that is still in the map", code="edit.empty")
         if bool(whole.all()):
             raise EditError(
-                f"{edit.summary}: that is everything; select less, by a higher threshold", code="edit.everything"
+                f"{edit.summary}: the selection is the whole map; raise the threshold", code="edit.everything"
             )
         after = self._applied(before, edit)
         if not bool(after.present.any()):

@@ -69,7 +69,7 @@ class Confusion:
         return _ratio(hit, true)
 
     def accuracy(self) -> float:
-        """Share of the counted pixels that are right, background included."""
+        """Fraction of the counted pixels that are right, background included."""
         total = int(self.counts.sum())
         return float(np.diag(self.counts).sum() / total) if total else float("nan")
 
@@ -234,7 +234,7 @@ def boundary_iou(predicted: NDArray[np.bool_], true: NDArray[np.bool_], dilation
     """Boundary IoU of Cheng et al. (2021): IoU of the inner bands along both masks' outlines.
 
     Args:
-        dilation_ratio: the band's width as a share of the image's diagonal.
+        dilation_ratio: the band's width as a fraction of the image's diagonal.
     """
     height, width = true.shape
     distance = max(1, round(dilation_ratio * float(np.hypot(height, width))))

@@ -47,10 +47,10 @@ class ScoringRule:
     """
 
     threshold: float  # a similarity above it passes
-    relative: bool = False  # similarity is the share of the prompt's peak, else the score itself
+    relative: bool = False  # similarity is the fraction of the prompt's peak, else the score itself
     minimum: float = 0.0  # of the peak, in units of the score
     contrast: float = 0.0  # of the peak, in medians of the scores
-    peak_override: float = float("inf")  # a peak above it needs no contrast: the thing may fill most of the map
+    peak_override: float = float("inf")  # a peak above it needs no contrast: the object may fill most of the map
     smoothing_rate: float = 0.0  # rate of `GaussianGraph.smooth` that the scores need first; 0: none
     competitors: Tensor | None = field(default=None, compare=False, repr=False)  # [K, D] of all the words there are
     competitor_names: tuple[str, ...] = field(default=(), compare=False, repr=False)  # [K], for messages
@@ -66,7 +66,7 @@ class ScoringRule:
         return not self.relative and self.minimum == 0 and self.contrast == 0
 
     def similarities(self, scores: Tensor) -> Tensor:  # [N, P] -> [N, P]
-        """Scores of the seen Gaussians, already spread, as similarities; prompts that are absent get 0."""
+        """Scores of the seen Gaussians, already smoothed, as similarities; prompts that are absent get 0."""
         if scores.shape[0] == 0:
             return scores
         if self.plain:
@@ -159,7 +159,7 @@ class Extractor(Protocol):
             UnknownPromptError: the extractor has no embedding for one of them, or none at all.
         """
         raise UnknownPromptError(
-            f"the extractor '{self.identity.name}' knows no words, so not '{', '.join(prompts)}'; "
+            f"the extractor '{self.identity.name}' does not take text, so not '{', '.join(prompts)}'; "
             "ask by point or example"
         )
 
@@ -169,7 +169,7 @@ class Extractor(Protocol):
 
     @staticmethod
     def requirements() -> Requirements | None:
-        """What it needs before it works, told without making one; None: nothing to tell."""
+        """What has to be installed or given before it works, without creating one; None: nothing."""
         return None
 
 
@@ -213,5 +213,5 @@ def reads_files(extractor: Extractor) -> bool:
 
 def known_words(extractor: Extractor) -> tuple[str, ...]:
     """`Extractor.known_words`, also of a class that doesn't derive from `Extractor` and leaves it out."""
-    told = getattr(extractor, "known_words", None)
-    return () if told is None else tuple(told())
+    listed = getattr(extractor, "known_words", None)
+    return () if listed is None else tuple(listed())

@@ -49,12 +49,12 @@ class CachedExtractor:
         """
         if not extractor.identity.weights:
             raise ExtractorError(
-                f"the extractor '{extractor.identity.name}' has no network, so nothing is worth a cache",
+                f"the extractor '{extractor.identity.name}' has no network, so a cache gains nothing",
                 code="extractor.unsupported",
             )
         if not gigabytes > 0:
             raise ExtractorError(
-                f"a cache of {gigabytes} GB can hold nothing; give a positive size", code="extractor.value"
+                f"a cache of {gigabytes} GB is too small; give a positive size", code="extractor.value"
             )
         self._extractor = extractor
         self._folder = Path(folder)

@@ -139,7 +139,7 @@ class ClipExtractor(NetworkExtractor):
         except (RuntimeError, KeyError, ValueError) as error:
             first = " ".join(str(error).split())[:300]
             raise ExtractorError(
-                f"'{self._path}' is no file of open_clip's {self._model}: {first}", code="extractor.format"
+                f"'{self._path}' is not a file of open_clip's {self._model}: {first}", code="extractor.format"
             ) from error
         return network.eval().requires_grad_(False).to(self.device, self.dtype)
 

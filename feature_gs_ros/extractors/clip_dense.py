@@ -61,12 +61,12 @@ def _vision_transformer(visual: Any, pixels: Tensor, value_path: bool) -> Tensor
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         x = block(x)
-    x = _values(last, x) if value_path else last(x)
+    x = dense_values(last, x) if value_path else last(x)
     projected: Tensor = visual.ln_post(x[:, 1:]) @ visual.proj
     return projected.reshape(len(projected), rows, columns, -1)
 
 
-def _values(block: Any, x: Tensor) -> Tensor:
+def dense_values(block: Any, x: Tensor) -> Tensor:
     """The attention's values through its output projection, every token its own: no keys, no queries, no residual.
 
     Adding the block's input or passing its MLP blurs the cells, as users of MaskCLIP found.

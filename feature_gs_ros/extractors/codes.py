@@ -17,10 +17,10 @@ from feature_gs_ros.extractors.words import WordList
 
 
 class IdentityExtractor(Extractor):
-    """Features are shares of the classes (one-hot and orthogonal codes) or a classifier's logits (contrastive ones).
+    """Features are class fractions (one-hot and orthogonal codes) or a classifier's logits (contrastive codes).
 
-    A score is ``½ + ½ (own − best other)`` of the classes' shares: over ½ where the class is the likeliest of all, so
-    that one question needs no other classes beside it. There are no images to learn from: masks make the field.
+    A score is ``½ + ½ (own − best other)`` of the class fractions: over ½ where the class is the likeliest, so a
+    question needs no other classes as negatives. Fields come from masks, not from images.
     """
 
     text_rule = ScoringRule(threshold=0.5)
@@ -34,7 +34,7 @@ class IdentityExtractor(Extractor):
             dimension: d of the codes.
 
         Raises:
-            ExtractorError: no class, or a value that is no number.
+            ExtractorError: no class, or a value that is not a number.
         """
         if not classes or not all(key.isdigit() for key in classes):
             raise ExtractorError(f"classes {dict(classes)} are not names by pixel value", code="extractor.value")
@@ -79,11 +79,11 @@ class IdentityExtractor(Extractor):
         return self._words.known()
 
     def prepare(self, features: Tensor) -> Tensor:
-        """What every question needs: the largest share, the second, and what shares are normalised by, [M, 3]."""
+        """Shared by all questions: largest fraction, second largest and normaliser, [M, 3]."""
         features = features.to(torch.float32)
         if self.logits:
             normaliser = features.logsumexp(dim=1)
-            normaliser[(features == 0).all(dim=1)] = float("inf")  # nothing was seen: all shares are 0
+            normaliser[(features == 0).all(dim=1)] = float("inf")  # nothing was seen: all fractions are 0
         else:
             normaliser = features.clamp_min(0.0).sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         best = features.amax(dim=1, keepdim=True)
@@ -92,23 +92,23 @@ class IdentityExtractor(Extractor):
         return torch.cat([leading, normaliser.unsqueeze(1)], dim=1)
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
-        """``½ + ½ (own share − best other share)``: [M, classes] × [P, classes] -> [M, P]."""
+        """``½ + ½ (own fraction − best other fraction)``: [M, classes] × [P, classes] -> [M, P]."""
         best, second, normaliser = (self.prepare(features) if prepared is None else prepared).split(1, dim=1)  # type: ignore[no-untyped-call]
         own = self._normalised(features.to(torch.float32)[:, embeddings.argmax(dim=1)], normaliser[:, 0])
         return 0.5 + 0.5 * (own - torch.where(own >= best, second, best))  # the likeliest competes with the second
 
     def _normalised(self, features: Tensor, normaliser: Tensor) -> Tensor:
-        """Shares [M, K] of some columns of features."""
+        """Fractions [M, K] of some columns of features."""
         if self.logits:
             return (features - normaliser.unsqueeze(1)).exp()
         return features.clamp_min(0.0) / normaliser.unsqueeze(1)
 
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
-        """Cosine of the shares, [M, P]."""
-        return cosine(self.shares(features), self.shares(examples))
+        """Cosine of the fractions, [M, P]."""
+        return cosine(self.fractions(features), self.fractions(examples))
 
-    def shares(self, features: Tensor) -> Tensor:
-        """Share of each class [M, classes], summing to 1; 0 in all where the features are 0: nothing was seen."""
+    def fractions(self, features: Tensor) -> Tensor:
+        """Fraction of each class [M, classes], summing to 1; 0 in all where the features are 0: nothing was seen."""
         features = features.to(torch.float32)
         known = (features != 0).any(dim=1, keepdim=True)
         if self.logits:

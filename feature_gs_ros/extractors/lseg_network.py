@@ -34,7 +34,7 @@ class Shape:
 
     @staticmethod
     def of(state: Mapping[str, Tensor]) -> Shape:
-        """Sizes of the network that a state dict is of: four taps at equal distances, heads of 64 numbers.
+        """Sizes of the network that a state dict is of: four taps at equal distances, heads of 64 channels.
 
         Raises:
             KeyError: a key is missing.
@@ -203,6 +203,6 @@ class _Fusion(nn.Module):
 
 
 def _reassemble(width: int, channels: int, resize: nn.Module | None) -> nn.ModuleDict:
-    """Tokens to a map of one level; the keys are places in the published code's sequence."""
+    """Tokens to a map of one level; the keys are indices in the published code's sequence."""
     stages: dict[str, nn.Module] = {"0": _Readout(width), "3": nn.Conv2d(width, channels, 1)}
     return nn.ModuleDict({**stages, "4": resize} if resize is not None else stages)

@@ -86,7 +86,7 @@ class NetworkExtractor(Extractor, ABC):
             UnknownPromptError: always.
         """
         raise UnknownPromptError(
-            f"the extractor '{self.identity.name}' knows no words, so not '{', '.join(prompts)}'; "
+            f"the extractor '{self.identity.name}' does not take text, so not '{', '.join(prompts)}'; "
             "ask by point or example, or use the extractor clip, lseg or imagenet"
         )
 
@@ -144,7 +144,7 @@ def resized_positions(positions: Tensor, rows: int, columns: int, mode: Interpol
     side = int((len(positions) - 1) ** 0.5)
     if side * side != len(positions) - 1:
         raise ExtractorError(
-            f"the network's {len(positions) - 1} positions are no square grid; use another model",
+            f"the network's {len(positions) - 1} positions are not a square grid; use another model",
             code="extractor.unsupported",
         )
     if (rows, columns) == (side, side):

@@ -11,9 +11,30 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from feature_gs_ros.core.errors import ExtractorError
+from feature_gs_ros.io.structured import parse_yaml
 
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, object]:
+    """``KEY=VALUE`` words as keyword arguments of an extractor; values are YAML: 3 is a number, [a, b] a list.
+
+    Raises:
+        ExtractorError: no =, no key, the same key twice, or a value that is not YAML.
+    """
+    options: dict[str, object] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise ExtractorError(f"--option '{text}' is not KEY=VALUE, e.g. model=vitb14", code="extractor.value")
+        if key in options:
+            raise ExtractorError(f"--option {key} is given twice; give it once", code="extractor.duplicate")
+        try:
+            options[key] = parse_yaml(value, f"--option '{text}'", ExtractorError)
+        except ExtractorError as error:
+            raise ExtractorError(f"{error}; quote it, e.g. {key}='\"…\"'", code="extractor.option") from error
+    return options
 
 
 def checked_options(name: str, factory: Callable[..., object], options: Mapping[str, object]) -> dict[str, object]:
@@ -39,9 +60,9 @@ def _checked(name: str, key: str, value: object, hint: Any) -> object:
         value = _as_number(value, whole=float not in choices)
     if not any(_fits(value, choice) for choice in choices):
         wanted = " or ".join(_described(choice) for choice in choices if choice is not type(None))
-        mend = f"; text is quoted: {key}='\"{value}\"'" if str in choices and not isinstance(value, str) else ""
+        fix = f"; text is quoted: {key}='\"{value}\"'" if str in choices and not isinstance(value, str) else ""
         raise ExtractorError(
-            f"the option {key}={value} of the extractor '{name}' is not {wanted}{mend}", code="extractor.option"
+            f"the option {key}={value} of the extractor '{name}' is not {wanted}{fix}", code="extractor.option"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""What each of the package's extractors that need no library of their own needs, told without importing them."""
+"""Requirements of the package's extractors that need no library of their own, without importing them."""
 
 from __future__ import annotations
 

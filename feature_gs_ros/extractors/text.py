@@ -34,7 +34,7 @@ class PromptEncoder:
         wrong = [template for template in templates if "{}" not in template]
         if wrong or not templates:
             raise ExtractorError(
-                f"templates {list(templates)} are no sentences with {{}} for the prompt", code="extractor.value"
+                f"templates {list(templates)} are not sentences with {{}} for the prompt", code="extractor.value"
             )
         self._encode, self._templates = encode, tuple(templates)
         self._known: dict[str, Tensor] = {}

@@ -211,7 +211,7 @@ def fill_network(network: nn.Module, state: Mapping[str, Tensor], path: Path, wh
         parts = [
             f"{len(keys)} {word}: {_some(keys)}" for word, keys in (("missing", missing), ("unknown", extra)) if keys
         ]
-        raise ExtractorError(f"'{path}' is no file of {what}; keys {'; '.join(parts)}", code="extractor.format")
+        raise ExtractorError(f"'{path}' is not a file of {what}; keys {'; '.join(parts)}", code="extractor.format")
     for key, value in own.items():
         if value.shape != state[key].shape:
             raise ExtractorError(

@@ -25,7 +25,7 @@ MATCHING_SIZE = 320  # longer side in pixels of the images that are matched
 MAX_FEATURES = 500  # of an image
 CONTRAST = 0.02  # SIFT's threshold: half of the usual, as rendered images are soft
 RATIO = 0.85  # of the nearest descriptor's distance to that of the nearest one elsewhere
-NEIGHBOURS = 6  # descriptors looked at for one that shows another place
+NEIGHBOURS = 6  # descriptors searched for one of another point
 ELSEWHERE = 0.03  # of the points' extent: as far from each other, two points are different ones
 SOLID = 0.6  # opacity of a pixel that shows a surface
 
@@ -146,7 +146,7 @@ def unprojected(view: RenderedView, pixels: Array, depth: NDArray[np.floating]) 
 
 
 def match_features(frame: int, live: Features, known: MapFeatures) -> Matches2D3D:
-    """Which live features show which points: the nearest descriptor, if none that shows another place is as near."""
+    """Which live features show which points: the nearest descriptor, if none of another point is as near."""
     count = len(known.points)
     if len(live.pixels) == 0 or count < 2:
         return Matches2D3D.joined([])
@@ -157,7 +157,7 @@ def match_features(frame: int, live: Features, known: MapFeatures) -> Matches2D3
     extent = float(np.linalg.norm(np.subtract(*np.quantile(known.points, [0.9, 0.1], axis=0))))
     apart = np.linalg.norm(known.points[nearest] - known.points[nearest[:, :1]], axis=2) > ELSEWHERE * extent
     rival = np.where(apart, distances, np.inf).min(axis=1)
-    rival = np.where(np.isinf(rival), distances[:, -1], rival)  # all the same place: well confirmed
+    rival = np.where(np.isinf(rival), distances[:, -1], rival)  # all of the same point: well confirmed
     good = distances[:, 0] < RATIO * np.maximum(rival, distances[:, -1] * 0.999)
     return Matches2D3D(np.full(int(good.sum()), frame, np.int64), live.pixels[good], known.points[nearest[good, 0]])
 

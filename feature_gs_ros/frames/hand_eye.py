@@ -122,15 +122,15 @@ def _robust_start(a: Poses, b: Poses) -> tuple[_State, NDArray[np.bool_]]:
     if len(a) > MIN_POSES:
         samples += [rng.choice(len(a), min(len(a) - 1, 5), replace=False) for _ in range(SEARCHES)]
     best, least, ranks = None, np.inf, np.zeros(len(a))
-    spread = max(float(np.linalg.norm(np.ptp(a.positions, axis=0))), 1e-9)
+    extent = max(float(np.linalg.norm(np.ptp(a.positions, axis=0))), 1e-9)
     for rows in samples:
         candidate = _closed_form(a.subset(rows), b.subset(rows))
         if candidate is None:
             continue
         positions, turns = _lengths(a, b, candidate)
-        cost = float(np.quantile(positions / spread + turns, 0.6))
+        cost = float(np.quantile(positions / extent + turns, 0.6))
         if cost < least:
-            best, least, ranks = candidate, cost, positions / spread + turns
+            best, least, ranks = candidate, cost, positions / extent + turns
     if best is None:
         raise AlignmentError(
             f"the {len(a)} poses of '{a.source}' turn by less than {np.degrees(MIN_TURN):.0f}° or not as those of "

@@ -49,7 +49,7 @@ def largest_plane(gaussians: GaussianMap) -> tuple[Array, float, NDArray[np.bool
             best, most = (normal / length, float(a @ normal / length)), count
     if most < MIN_ON_PLANE * len(points):
         raise AlignmentError(
-            "the map holds no large plane; align it by poses, points or markers", code="alignment.not-found"
+            "the map has no large plane; align it by poses, points or markers", code="alignment.not-found"
         )
     normal, offset = best
     for _ in range(3):

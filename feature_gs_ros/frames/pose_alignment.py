@@ -65,12 +65,12 @@ def align_matches(matches: Matches) -> AlignmentReport:
 def _consensus(a: Poses, b: Poses) -> Sim3:
     """Of all pairs of poses, the similarity of the one that the median pose agrees with best (LMedS)."""
     relative = np.einsum("nij,nkj->nik", b.rotations, a.rotations)  # the turn between the frames, by each pose
-    spread = _median_distance(a.positions)
+    extent = _median_distance(a.positions)
     best, least = None, np.inf
     for i, k in sampled_subsets(len(a), 2):
         length = float(np.linalg.norm(a.positions[k] - a.positions[i]))
         reached = float(np.linalg.norm(b.positions[k] - b.positions[i]))
-        if length < 0.05 * spread or reached == 0:
+        if length < 0.05 * extent or reached == 0:
             continue
         # Rotations say the turn, and the two positions the scale; both rotations must say the same.
         rotation = Rotation.from_matrix(relative[[i, k]]).mean().as_matrix()
@@ -79,7 +79,7 @@ def _consensus(a: Poses, b: Poses) -> Sim3:
         translation = (b.positions[i] + b.positions[k]) / 2 - scale * rotation @ middle
         candidate = Sim3(scale, quat_wxyz_from_rotation(rotation), translation)
         positions, turns = _residuals(a, b, candidate)
-        cost = float(np.quantile(positions / spread + turns, 0.5 if len(a) > 4 else 0.75))
+        cost = float(np.quantile(positions / extent + turns, 0.5 if len(a) > 4 else 0.75))
         if cost < least:
             best, least = candidate, cost
     if best is None:

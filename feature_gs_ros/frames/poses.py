@@ -121,7 +121,7 @@ def _numpy_poses(folder: Path, files: list[Path]) -> Poses:
         try:
             poses.append(check_pose(np.load(file, allow_pickle=False), f"'{file}'"))
         except (OSError, ValueError) as cause:
-            raise AlignmentError(f"'{file}' is no array of numbers: {cause}", code="alignment.format") from cause
+            raise AlignmentError(f"'{file}' is not an array of numbers: {cause}", code="alignment.format") from cause
         except CameraError as cause:
             raise AlignmentError(
                 f"{cause}; expected world_from_body [4, 4] in metres", code="alignment.value"
@@ -137,7 +137,7 @@ def _tum_poses(path: Path) -> Poses:
         raise AlignmentError(f"can't read '{path}': {cause}", code="alignment.unreadable") from cause
     if rows.size == 0 or rows.shape[1] != 8 or not np.isfinite(rows).all() or not rows[:, 4:].any(axis=1).all():
         raise AlignmentError(
-            f"'{path}' is no trajectory: expected lines of 'stamp tx ty tz qx qy qz qw'", code="alignment.format"
+            f"'{path}' is not a trajectory: expected lines of 'stamp tx ty tz qx qy qz qw'", code="alignment.format"
         )
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     for pose, row in zip(poses, rows, strict=True):

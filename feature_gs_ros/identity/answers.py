@@ -82,7 +82,7 @@ class Identities:
         values = torch.tensor(self.extractor.values, dtype=torch.int32)
         labels, confidences = [], []
         for rows in torch.split(torch.arange(len(self.field)), CHUNK):
-            best, index = self.extractor.shares(self.field.decoded(rows)).max(dim=1)
+            best, index = self.extractor.fractions(self.field.decoded(rows)).max(dim=1)
             labels.append(torch.where(best > 0, values[index], BACKGROUND).to(torch.int32))
             confidences.append(best)
         return torch.cat(labels), torch.cat(confidences)
@@ -108,8 +108,8 @@ class Identities:
             PromptError: the point isn't finite.
         """
         alignment = self.field.provenance.splat_from_map
-        place = alignment.apply(np.asarray(point, dtype=np.float64))
-        return self.at_weights(weights_near(self.gaussians, place, radius * alignment.scale))
+        position = alignment.apply(np.asarray(point, dtype=np.float64))
+        return self.at_weights(weights_near(self.gaussians, position, radius * alignment.scale))
 
     def at_weights(self, weights: Tensor) -> IdentifiedObject | None:
         """The object that Gaussians of these weights [N] are, by the weighted sum of their codes; None: background."""
@@ -118,8 +118,8 @@ class Identities:
             return None
         code = (weights[rows] / weights[rows].sum()) @ self.field.stored(rows)
         decoded = self.field.codec.decode(code) if self.field.codec else code
-        shares = self.extractor.shares(decoded.unsqueeze(0))[0]
-        value = self.extractor.values[int(shares.argmax())] if float(shares.sum()) > 0 else BACKGROUND
+        fractions = self.extractor.fractions(decoded.unsqueeze(0))[0]
+        value = self.extractor.values[int(fractions.argmax())] if float(fractions.sum()) > 0 else BACKGROUND
         return None if value == BACKGROUND else self.describe(value)
 
     def mask(self, value: int) -> Tensor:

@@ -17,7 +17,7 @@ from feature_gs_ros.identity.encoding import BACKGROUND, IGNORE, Annotation
 from feature_gs_ros.io.mask_shapes import mask_numbers
 
 MERGE_THRESHOLD = 0.1  # overlap from which on two masks are one object: a false join is worse than a lost sliver
-CLEAR = 0.75  # share of its weight in a view that a Gaussian must have in one mask to speak for it
+CLEAR = 0.75  # fraction of its weight in a view that a Gaussian must have in one mask to speak for it
 DOUBT = 40.0  # pixels of weight that are added to the union: slivers, whose overlap is chance, merge last or not
 MIN_WEIGHT = 4.0  # pixels of weight that two masks must share: a few shared pixels are chance
 
@@ -52,7 +52,7 @@ def associate(annotations: Sequence[Annotation], threshold: float = MERGE_THRESH
     union and `DOUBT`, both summed over the pairs of views.
 
     Args:
-        annotations: pixel value 0 is no instance, 255 doesn't count.
+        annotations: pixel value 0 is not an instance, 255 doesn't count.
         threshold: of the overlap, in (0, 1].
 
     Raises:
@@ -69,9 +69,9 @@ def associate(annotations: Sequence[Annotation], threshold: float = MERGE_THRESH
     nodes = [(row, value) for row, found in enumerate(values) for value in found]
     if not nodes:
         raise IdentityError("no view holds an instance mask; there is nothing to associate", code="identity.empty")
-    told = [_mask_of_gaussians(annotation, found) for annotation, found in zip(annotations, values, strict=True)]
-    overlaps = _overlaps(told, values)
-    clusters, contested = _merged(nodes, overlaps, threshold)
+    memberships = [memberships_of(annotation, found) for annotation, found in zip(annotations, values, strict=True)]
+    overlaps = pairwise_overlaps(memberships, values)
+    clusters, contested = merged_nodes(nodes, overlaps, threshold)
     areas = {
         (row, int(value)): int(count)
         for row, annotation in enumerate(annotations)
@@ -88,11 +88,11 @@ def associate(annotations: Sequence[Annotation], threshold: float = MERGE_THRESH
     )
 
 
-def _mask_of_gaussians(
+def memberships_of(
     annotation: Annotation, values: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Rows of Gaussians that one mask (or no mask) holds clearly, their weight, and that mask's index; −1 is none."""
-    channel = np.zeros(65536, np.int32)  # 0 is no mask
+    channel = np.zeros(65536, np.int32)  # 0 is not a mask
     channel[list(values)] = np.arange(1, len(values) + 1)
     channel[IGNORE] = -1
     weights = annotation.view.backproject_labels(channel[annotation.labels.astype(np.int64)], len(values) + 1)
@@ -107,19 +107,22 @@ def _mask_of_gaussians(
     return rows, total[rows], index[rows]
 
 
-def _overlaps(
-    told: Sequence[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]], values: Sequence[Sequence[int]]
+def pairwise_overlaps(
+    memberships: Sequence[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]],
+    values: Sequence[Sequence[int]],
 ) -> dict[tuple[Node, Node], tuple[float, float]]:
     """Shared weight and weight of the union, over what both views see, of all pairs of masks that share any."""
     found: dict[tuple[Node, Node], tuple[float, float]] = {}
-    for a in range(len(told)):
-        for b in range(a + 1, len(told)):
-            common, at_a, at_b = np.intersect1d(told[a][0], told[b][0], assume_unique=True, return_indices=True)
+    for a in range(len(memberships)):
+        for b in range(a + 1, len(memberships)):
+            common, at_a, at_b = np.intersect1d(
+                memberships[a][0], memberships[b][0], assume_unique=True, return_indices=True
+            )
             if not len(common):
                 continue
-            weight = np.minimum(told[a][1][at_a], told[b][1][at_b]).astype(np.float64)
+            weight = np.minimum(memberships[a][1][at_a], memberships[b][1][at_b]).astype(np.float64)
             rows, columns = len(values[a]) + 1, len(values[b]) + 1
-            pairs = (told[a][2][at_a] + 1) * columns + told[b][2][at_b] + 1
+            pairs = (memberships[a][2][at_a] + 1) * columns + memberships[b][2][at_b] + 1
             table = np.bincount(pairs, weight, minlength=rows * columns).reshape(rows, columns)
             by_a, by_b = table.sum(axis=1), table.sum(axis=0)
             for i, j in zip(*np.nonzero(table[1:, 1:]), strict=True):
@@ -130,7 +133,7 @@ def _overlaps(
     return found
 
 
-def _merged(
+def merged_nodes(
     nodes: Sequence[Node], overlaps: dict[tuple[Node, Node], tuple[float, float]], threshold: float
 ) -> tuple[list[list[Node]], int]:
     """Agglomerative clustering by summed overlap; clusters that share a view never merge."""

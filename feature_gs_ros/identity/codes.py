@@ -1,6 +1,6 @@
 """Identity codes: one vector for each class, orthogonal or trained apart (Eq. 8–10 of Joseph et al.).
 
-In the operator's terms codes are a linear codec of one-hot labels: encoded before accumulation, so that N × d numbers
+In the operator's terms codes are a linear codec of one-hot labels: encoded before accumulation, so that N × d values
 are stored and not N × C, and decoded to the logits of a linear classifier.
 """
 
@@ -34,7 +34,9 @@ COINCIDING = 5.0  # degrees under which two codes can't be told apart once they 
 STEPS = 4000  # at up to MANY classes, fewer beyond: 200 codes come 67° apart in a second, 60° in a tenth of it
 MANY = 256
 LEARNING_RATE = 0.1
-SHARPNESS = 10.0  # scale of the classifier's logits: the cross-entropy goes on pulling apart what is told apart already
+SHARPNESS = (
+    10.0  # scale of the classifier's logits: keeps the cross-entropy separating classes that are already separable
+)
 VERSION = 2  # of the training: codes cached by another one are trained anew
 
 
@@ -56,7 +58,7 @@ class CodeBook:
 
     @property
     def one_hot(self) -> bool:
-        """Whether class k is channel k, so that features are the classes' shares themselves."""
+        """Whether class k is channel k, so that features are the classes' fractions themselves."""
         return self.codes.shape[0] == self.codes.shape[1] and torch.equal(self.codes, torch.eye(len(self)))
 
     @property
@@ -118,8 +120,8 @@ def orthogonal_codes(classes: int, dimension: int | None = None, *, seed: int = 
     _check_counts(classes, dimension)
     if classes > dimension:
         raise IdentityError(
-            f"{classes} classes can't have orthogonal codes of {dimension} numbers: at most {dimension} vectors are "
-            f"orthogonal there; store {classes} numbers, or use contrastive codes",
+            f"{classes} classes can't have orthogonal codes of {dimension} channels: at most {dimension} vectors are "
+            f"orthogonal there; store {classes} channels, or use contrastive codes",
             code="identity.range",
         )
     if classes == dimension:
@@ -151,7 +153,7 @@ def contrastive_codes(
     angle = book.smallest_angle
     if angle < COINCIDING:
         raise IdentityError(
-            f"of {classes} codes of {dimension} numbers two coincide ({angle:.1f}° apart, at least {COINCIDING:.0f}° "
+            f"of {classes} codes of {dimension} channels two coincide ({angle:.1f}° apart, at least {COINCIDING:.0f}° "
             "needed); give more dimensions",
             code="identity.coinciding",
         )
@@ -178,7 +180,7 @@ def train_codes(classes: int, dimension: int, seed: int = 0, steps: int | None =
     squares = [np.zeros_like(start) for _ in parameters]
     for step in range(1, steps + 1):
         rate = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
-        for index, gradient in enumerate(_gradients(*parameters)):  # Adam
+        for index, gradient in enumerate(gradients(*parameters)):  # Adam
             means[index] += 0.1 * (gradient - means[index])
             squares[index] += 0.001 * (gradient**2 - squares[index])
             mean, square = means[index] / (1 - 0.9**step), squares[index] / (1 - 0.999**step)
@@ -187,7 +189,7 @@ def train_codes(classes: int, dimension: int, seed: int = 0, steps: int | None =
     return CodeBook("contrastive", torch.from_numpy(codes), torch.from_numpy(SHARPNESS * classifier))
 
 
-def _gradients(embedding: Array, classifier: Array) -> tuple[Array, Array]:  # [C, d] each
+def gradients(embedding: Array, classifier: Array) -> tuple[Array, Array]:  # [C, d] each
     """Of the loss by both parameters, through the normalisation of their rows."""
     codes, code_lengths = _unit_rows(embedding)
     rows, row_lengths = _unit_rows(classifier)
@@ -220,7 +222,7 @@ def _check_counts(classes: int, dimension: int) -> None:
         raise IdentityError(f"{classes} classes can't be encoded; 1 to {MAX_CLASSES} can", code="identity.range")
     if not 1 <= dimension <= MAX_CLASSES:
         raise IdentityError(
-            f"codes of {dimension} numbers can't be made; 1 to {MAX_CLASSES} can", code="identity.range"
+            f"codes of {dimension} channels can't be made; 1 to {MAX_CLASSES} can", code="identity.range"
         )
 
 

@@ -27,7 +27,7 @@ from feature_gs_ros.rasterizer import View
 BACKGROUND = 0
 IGNORE = 255
 SMOOTHING_RATE = 0.3  # rate of the walk that gives what was hardly seen the code of its like neighbours
-ANCHOR = 0.15  # of a Gaussian's unoccluded weight, with which it holds on to the spread code
+ANCHOR = 0.15  # of a Gaussian's unoccluded weight, of the pull towards the smoothed code
 ITERATIONS = 4
 
 
@@ -47,7 +47,7 @@ class ObjectReport:
     name: str
     views: tuple[str, ...]  # in which it was annotated
     pixels: int
-    disagreement: float  # share of its Gaussians' weight that annotations give to other classes
+    disagreement: float  # fraction of its Gaussians' weight that annotations give to other classes
     agreement: float  # IoU of the annotations with the field rendered into their views; NaN where it isn't there
     worst_view: str  # that agrees least
 
@@ -83,13 +83,13 @@ def encode_identities(
     graph: GaussianGraph | None = None,
     provenance: Provenance | None = None,
 ) -> Encoding:
-    """Back-project codes (Eq. 4) and, unless told otherwise, refine them.
+    """Back-project codes (Eq. 4) and, by default, refine them.
 
-    Eq. 4 leaves two errors. What a view sees only faintly, through or behind an object, gets the object's code in
-    full: so codes first spread over like-coloured neighbours (`GaussianGraph.smooth`), each Gaussian counting as far as
-    it was seen, ``Wᵀ1`` over what it would be with nothing in front. And Gaussians at outlines get mixtures: so the
-    codes then minimise ``Σ ‖W f − F‖² + Σ anchor ‖f − spread‖²`` over the annotated views. Where memory ends while they
-    are refined, they stay what they are by then.
+    Eq. 4 leaves two errors. A Gaussian that is barely visible, through or behind an object, gets the object's code in
+    full: so codes are first smoothed over neighbours of similar colour (`GaussianGraph.smooth`), each Gaussian weighted
+    by its visibility, ``Wᵀ1`` divided by its value without occluders. Gaussians at object borders get mixtures: so the
+    codes then minimise ``Σ ‖W f − F‖² + Σ anchor ‖f − smoothed‖²`` over the annotated views. If memory runs
+    out during refinement, the codes reached so far are kept.
 
     Args:
         names: by pixel value, background 0 among them, as many as the book has codes: `class_names` makes them.
@@ -224,8 +224,8 @@ def _reports(
         table = np.bincount(labels[counted] * count + predicted[counted], minlength=count**2).reshape(count, count)
         pixels[row], overlap[row] = table.sum(axis=1), np.diag(table)
         union[row] = table.sum(axis=0) + table.sum(axis=1) - np.diag(table)
-        told, agreeing = _weight_told(annotation.view, own.numpy(), labels, count)
-        total += told
+        annotated, agreeing = _annotated_weight(annotation.view, own.numpy(), labels, count)
+        total += annotated
         right += agreeing
     reports = {}
     for index, value in enumerate(values):
@@ -244,7 +244,7 @@ def _reports(
     return reports
 
 
-def _weight_told(
+def _annotated_weight(
     view: View,
     own: NDArray[np.int64],  # [N] class of each Gaussian
     labels: NDArray[np.int32],  # [H, W] annotated class, -1 where a pixel doesn't count
@@ -252,17 +252,18 @@ def _weight_told(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weight [classes] of each class's Gaussians in the pixels that count, and in those annotated as that class."""
     entries = view.backproject_labels(labels, count).tocoo()
-    told, right = np.zeros(count), np.zeros(count)
-    np.add.at(told, own[entries.row], entries.data)
+    annotated, right = np.zeros(count), np.zeros(count)
+    np.add.at(annotated, own[entries.row], entries.data)
     agreeing = own[entries.row] == entries.col
     np.add.at(right, entries.col[agreeing], entries.data[agreeing])
-    return told, right
+    return annotated, right
 
 
 def class_indices(result: FeatureField, extractor: IdentityExtractor) -> Tensor:
     """Channel [N] of each Gaussian's likeliest class, int64."""
     chunks = [
-        extractor.shares(result.decoded(rows)).argmax(dim=1) for rows in torch.split(torch.arange(len(result)), 16384)
+        extractor.fractions(result.decoded(rows)).argmax(dim=1)
+        for rows in torch.split(torch.arange(len(result)), 16384)
     ]
     return torch.cat(chunks)
 
@@ -275,6 +276,6 @@ def rendered_classes(result: FeatureField, extractor: IdentityExtractor, view: V
     chunks = []
     for band in torch.split(rendered.reshape(height * width, -1), 65536):
         decoded = result.codec.decode(band) if result.codec else band
-        shares = extractor.shares(decoded)
-        chunks.append(torch.where(shares.sum(dim=1) > 0, shares.argmax(dim=1), background))
+        fractions = extractor.fractions(decoded)
+        chunks.append(torch.where(fractions.sum(dim=1) > 0, fractions.argmax(dim=1), background))
     return torch.cat(chunks).reshape(height, width)

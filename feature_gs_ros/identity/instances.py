@@ -1,4 +1,4 @@
-"""Objects without any annotation: features and places of Gaussians cluster into instances with ids."""
+"""Objects without any annotation: features and positions of Gaussians are clustered into instances with ids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHUNK = 16384
 MIN_SAMPLES = 40  # samples of a cluster
 DENSITY = 10  # neighbours that make a sample the core of a cluster
 MAX_FRACTION = 0.3  # of the samples: else the table with all that stands on it is the most stable cluster
-PLACE = 1.0  # how much places count beside features
+PLACE = 1.0  # weight of positions beside features
 SPACINGS = 8.0  # distances to the eighth neighbour that count like the features' standard deviation
 SMOOTHING_RATE = (
     0.02  # rate of the walk over like neighbours that features take first: coarse grids end beyond outlines
@@ -40,7 +40,7 @@ SMOOTHING_RATE = (
 COMPONENTS = 8
 MAX_ORTHOGONAL = 64
 CHANNELS = 64  # clusters that are rendered at once
-FARTHEST = 1e6  # most that places may count beside features
+MAX_PLACE = 1e6  # largest weight of positions
 
 
 def find_instances(
@@ -57,8 +57,8 @@ def find_instances(
 ) -> Tensor:
     """Instance id [N] int32 of every Gaussian, one of `mask_numbers`; 0 where nothing was seen or there is no cluster.
 
-    HDBSCAN clusters a sample, drawn by opacity from what was seen, on places and the features' principal components,
-    spread over like-coloured neighbours. What it calls noise joins the nearest cluster. Then the operator spreads the
+    HDBSCAN clusters a sample, drawn by opacity from what was seen, on positions and the features' principal components,
+    smoothed over like-coloured neighbours. What it calls noise joins the nearest cluster. Then the operator spreads the
     sample's ids: rendered into the views each pixel takes the id of most weight, and back-projected each Gaussian takes
     the id of most pixels (``argmax Wᵀ argmax W``); what was seen, but in none of these views, follows its nearest
     sample.
@@ -67,8 +67,8 @@ def find_instances(
         views: of the map, to spread the ids by; none: the nearest sample decides everywhere.
         samples: Gaussians that are clustered.
         smallest: samples of the smallest cluster.
-        largest: share of the samples that one cluster may hold; what is larger comes in parts.
-        place: how much places count beside features.
+        largest: fraction of the samples that one cluster may hold; what is larger comes in parts.
+        place: weight of positions beside features.
         graph: of this map, if there is one already.
 
     Raises:
@@ -100,12 +100,12 @@ def find_instances(
     ids = torch.from_numpy(found[found >= 0][nearest].astype(np.int64))
     labels = _of_nearest(gaussians, rows, ids)
     votes = scipy.sparse.csr_matrix((len(gaussians), clusters), dtype=np.float32)
-    for view, winners in zip(views, _winners(views, len(gaussians), rows, ids, clusters), strict=True):
+    for view, winners in zip(views, winning_clusters(views, len(gaussians), rows, ids, clusters), strict=True):
         votes = votes + view.backproject_labels(winners, clusters)
-    told = torch.from_numpy(votes.max(axis=1).toarray()[:, 0] > 0)
+    voted = torch.from_numpy(votes.max(axis=1).toarray()[:, 0] > 0)
     most = torch.from_numpy(np.asarray(votes.argmax(axis=1)).ravel())
     numbers = torch.tensor(list(itertools.islice(mask_numbers(), clusters)))
-    return torch.where(field.seen, numbers[torch.where(told, most, labels)], BACKGROUND).to(torch.int32)
+    return torch.where(field.seen, numbers[torch.where(voted, most, labels)], BACKGROUND).to(torch.int32)
 
 
 def instance_field(field: FeatureField, ids: Tensor) -> FeatureField:
@@ -140,15 +140,15 @@ def _check(samples: int, smallest: int, largest: float, place: float) -> None:
         )
     if not 0 < largest <= 1:
         raise IdentityError(
-            f"largest={largest} is no share of the samples; choose more than 0, up to 1", code="identity.too-few"
+            f"largest={largest} is not a fraction of the samples; choose more than 0, up to 1", code="identity.range"
         )
-    if not 0 <= place <= FARTHEST:
+    if not 0 <= place <= MAX_PLACE:
         raise IdentityError(
-            f"place={place} is out of range; choose 0 (features alone) to {FARTHEST:g}", code="identity.range"
+            f"place={place} is out of range; choose 0 (features alone) to {MAX_PLACE:g}", code="identity.range"
         )
 
 
-def _winners(views: Sequence[View], count: int, rows: Tensor, ids: Tensor, clusters: int) -> list[Winners]:
+def winning_clusters(views: Sequence[View], count: int, rows: Tensor, ids: Tensor, clusters: int) -> list[Winners]:
     """The cluster [H, W] of most weight at each pixel of each view, −1 where there is none.
 
     Args:
@@ -173,7 +173,7 @@ def _winners(views: Sequence[View], count: int, rows: Tensor, ids: Tensor, clust
 def _coordinates(
     gaussians: GaussianMap, field: FeatureField, rows: Tensor, place: float, graph: GaussianGraph
 ) -> Tensor:
-    """[S, C + 3]: the leading components of unit features, of standard deviation 1 together, and places."""
+    """[S, C + 3]: the leading components of unit features, of standard deviation 1 together, and scaled positions."""
     sample = functional.normalize(field.decoded(rows), dim=1)
     mean = sample.mean(dim=0)
     _, _, axes = torch.linalg.svd(sample - mean, full_matrices=False)

@@ -114,7 +114,7 @@ class SamMasks:
         content = read_structured(path, EvaluationError)
         entries = content.get("annotations") if isinstance(content, Mapping) else content
         if not isinstance(entries, list) or not entries:
-            raise EvaluationError(f"'{path}' is no list of masks", code="evaluation.format")
+            raise EvaluationError(f"'{path}' is not a list of masks", code="evaluation.format")
         masks, size = [], None
         for entry in entries:
             rle = entry.get("segmentation") if isinstance(entry, Mapping) else None

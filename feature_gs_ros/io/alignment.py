@@ -23,6 +23,9 @@ def load_alignment(path: str | Path) -> Sim3:
     The YAML holds ``splat_from_map: {scale, rotation_xyzw, translation}``, or ``rotation_wxyz`` in place of the second.
     Nerfstudio's file holds ``transform`` [3, 4] and ``scale`` with ``x_splat = scale · (transform · x)``.
 
+    Returns:
+        ``splat_from_map``: from the map frame (metres) to the splat's frame and units.
+
     Raises:
         AlignmentError: the file is missing or says something else.
     """

@@ -116,7 +116,7 @@ def _prepare(target: Path) -> None:
     """The folder of a target is there, and holds nothing of writers of it that were killed.
 
     Raises:
-        OSError: the target is no file.
+        OSError: the target is not a file.
     """
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "it is a folder, a device or a pipe, no file to replace", str(target))

@@ -1,4 +1,4 @@
-"""DataFolder: the only place where services read and write files."""
+"""DataFolder: the only folder in which services read and write files."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def image_format(start: bytes, source: str) -> Format:
     other = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), None)
     if other is not None:
         raise ImageError(f"'{source}' is a {other} image; only PNG and JPEG are read: convert it", code="image.format")
-    raise ImageError(f"'{source}' is no image, or damaged: it begins with {shown(start[:8])}", code="image.damaged")
+    raise ImageError(f"'{source}' is not an image, or damaged: it begins with {shown(start[:8])}", code="image.damaged")
 
 
 def image_size(file: BinaryIO, source: str) -> tuple[int, int]:

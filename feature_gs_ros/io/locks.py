@@ -42,7 +42,7 @@ def locked(target: str | Path, timeout: float = TIMEOUT) -> Iterator[None]:
 
 
 def _acquired(path: Path, target: Path, timeout: float) -> int:
-    deadline, told = time.monotonic() + timeout, False
+    deadline, warned = time.monotonic() + timeout, False
     while True:
         handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
@@ -55,9 +55,9 @@ def _acquired(path: Path, target: Path, timeout: float) -> int:
                 raise BusyError(
                     f"another process has been changing '{target}' for {timeout:g} s; wait for it, or end it"
                 ) from None
-            if not told:
+            if not warned:
                 log.warning("waiting for another process that is changing '%s'", target)
-                told = True
+                warned = True
             time.sleep(_POLL)
         except OSError:  # a file system without locks
             return handle

@@ -164,7 +164,7 @@ def _binary(labels: NDArray[np.uint16]) -> bool:
 def _check_header(data: bytes, path: Path) -> tuple[int, int]:
     """(width, height) of a PNG with one channel of 8 or 16 bits."""
     if not data.startswith(_PNG) or len(data) < 26:
-        raise EvaluationError(f"mask '{path}' is no PNG, or damaged", code="evaluation.damaged")
+        raise EvaluationError(f"mask '{path}' is not a PNG, or damaged", code="evaluation.damaged")
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     depth, colour_type = data[24], data[25]
     if not (colour_type == _GREY and depth in (8, 16)) and colour_type != _PALETTE:

@@ -110,7 +110,7 @@ def parse_yaml(text: str, source: str, error: type[FeatureGsError]) -> object:
 
 
 def read_structured(path: Path, error: type[FeatureGsError]) -> object:
-    """The content of a JSON or YAML file, told apart by the suffix ``.json``.
+    """The content of a JSON or YAML file, which has the suffix ``.json``.
 
     Raises:
         error: the file is missing, is neither, is too large or nested too deep, or YAML has an alias or a key twice.
@@ -158,7 +158,7 @@ class Table:
         error: the class to raise.
 
     Raises:
-        error: ``content`` is no table.
+        error: ``content`` is not a table.
     """
 
     def __init__(self, content: object, source: str, error: type[FeatureGsError]) -> None:

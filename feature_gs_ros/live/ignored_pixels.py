@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.feature_grid import FeatureGrid, pixel_weights
 
-TOUCHED = 0.02  # share of a cell from which its feature is taken for one of what is ignored
+TOUCHED = 0.02  # fraction of a cell from which its feature is taken for one of what is ignored
 
 
 def counted_pixels(ignored: NDArray[np.bool_], grid: FeatureGrid) -> NDArray[np.bool_]:

@@ -32,7 +32,7 @@ from feature_gs_ros.rasterizer import Backend, View, view
 
 BATCH = 4  # views accumulated at once where they come that fast
 LIVE = "live"  # the recording that frames are of which came by topic
-REMEMBERED = 64  # cameras at most that the field remembers: which side of things is outside, and pictures
+REMEMBERED = 64  # cameras that the field remembers at most, for outward normals and for pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +242,7 @@ class LiveField:
         return views
 
     def coverage(self) -> float:
-        """Opacity-weighted share of the map that was seen."""
+        """Opacity-weighted fraction of the map that was seen."""
         with self._lock:
             return self._projector.coverage()
 

@@ -1,4 +1,4 @@
-"""Ids that stay with an object over answers, and how far its Gaussians spread."""
+"""Ids that stay with an object over answers, and the covariance of its Gaussians."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class ObjectIds:
             return [str(ids[index]) for index in range(len(rows))]
 
 
-def spread(gaussians: GaussianMap, rows: Rows, map_from_splat: Sim3) -> NDArray[np.float64]:
-    """Covariance [3, 3] in m² of some Gaussians' centres in the map frame, weighted by opacity: how far they reach."""
+def position_covariance(gaussians: GaussianMap, rows: Rows, map_from_splat: Sim3) -> NDArray[np.float64]:
+    """Covariance [3, 3] in m² of some Gaussians' centres in the map frame, weighted by opacity."""
     points = map_from_splat.apply(gaussians.means[rows].double().numpy())
     weights = gaussians.opacities[rows].double().numpy()
     apart = points - np.average(points, axis=0, weights=weights)

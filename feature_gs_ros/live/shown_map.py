@@ -1,4 +1,4 @@
-"""ShownMap: the map as its edits leave it, which is where answers have their places and whom they may name."""
+"""ShownMap: the map as its edits leave it, whose positions and Gaussians answers refer to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feature_gs_ros.editing import EditedMap
 
 @dataclass(frozen=True, eq=False)
 class ShownMap:
-    """Rows keep their numbers, so that masks, similarities and features of the learned map go with them."""
+    """Rows keep their indices, so that masks, similarities and features of the learned map go with them."""
 
     gaussians: GaussianMap  # [N] with the edits; opacity 0 where an edit took them away
     present: Tensor | None  # [N] bool, those that no edit took away; None: all of them

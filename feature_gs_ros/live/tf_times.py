@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 MEMORY_NS = 10_000_000_000  # as tf2's own buffer
 USUAL_OF = 5  # samples from which on a transform has a usual period
 PERIODS = 3.0  # usual ones that are no gap, however long they are
-STATIC_TOLERANCE = 1e-6  # m, and of a quaternion's numbers
+STATIC_TOLERANCE = 1e-6  # m, and of a quaternion's components
 
 
 class TfTimes:

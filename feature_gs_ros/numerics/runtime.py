@@ -69,10 +69,10 @@ def _threads_of_environment() -> int:
     return int(text)
 
 
-def set_thread_count(count: int) -> None:
-    """How many threads kernels use from now on; by default FEATURE_GS_THREADS or the cores of this process."""
+def set_thread_count(count: int | None) -> None:
+    """How many threads kernels use from now on; None: FEATURE_GS_THREADS or the cores of this process, the default."""
     global _threads, _pool
-    if count < 1:
+    if count is not None and count < 1:
         raise ValueError(f"thread count {count} is below 1")
     with _lock:
         _threads, _pool = count, None

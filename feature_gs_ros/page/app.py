@@ -88,7 +88,7 @@ class Page:
         except FeatureGsError as error:
             session.say(str(error), "error")
         except Exception:
-            if not session.closed.is_set():  # the browser that went away meanwhile is no error
+            if not session.closed.is_set():  # the browser that went away meanwhile is not an error
                 log.exception("the page could not be shown")
                 session.say("the page could not be shown; the terminal of feature-gs view says why", "error")
 
@@ -106,7 +106,7 @@ class Page:
             live = socket._live_connections[connection.client_id]
             headers = live.request.headers if live.request is not None else {}
             if not may_connect(self.host, headers.get("Host"), headers.get("Origin")):
-                log.warning("a page of %s asked for this one and was turned away", headers.get("Origin"))
+                log.warning("rejected a connection from a page of %s", headers.get("Origin"))
                 await live.close(1008, "not from this page")
 
         socket.on_client_connect(check)
@@ -118,7 +118,7 @@ class Page:
             return
         words = known_words(segmenter.extractor)
         with self.content.asking, contextlib.suppress(FeatureGsError):
-            segmenter.similarities_of_text([words[0]] if words else ["thing"])
+            segmenter.similarities_of_text([words[0]] if words else ["object"])
 
 
 def start(session: Session) -> None:

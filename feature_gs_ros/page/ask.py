@@ -98,7 +98,7 @@ def ask_examples(
         PromptError: there is no example.
     """
     if not examples:
-        raise PromptError("nothing was clicked yet that is meant; click it", code="prompt.missing")
+        raise PromptError("no click on the object yet; click it first", code="prompt.missing")
     start = time.perf_counter()
     not_meant = torch.stack(list(negatives)) if negatives else None
     scored = segmenter.score_examples(torch.stack(list(examples)), not_meant, threshold, CLICKED)
@@ -113,7 +113,7 @@ def command_of(content: Content, asked: Asked, index: int) -> str:
     """
     if not asked.in_words:
         raise PromptError(
-            "what was clicked has no words, so no command repeats it; feature-gs edit takes points",
+            "a click has no text, so no command repeats it; feature-gs edit takes points",
             code="prompt.missing",
         )
     own = _own_negative(content)

@@ -47,7 +47,9 @@ def pick_along_ray(
     start, towards = np.asarray(origin, np.float64), np.asarray(direction, np.float64)
     length = float(np.linalg.norm(towards))
     if not (np.isfinite(start).all() and np.isfinite(length) and length > 0 and 0 < focal < np.inf):
-        raise PromptError(f"the click's ray from {start} along {towards} is no ray; click again", code="prompt.value")
+        raise PromptError(
+            f"the click's ray from {start} along {towards} is not a ray; click again", code="prompt.value"
+        )
     camera = Camera(SIDE, SIDE, focal, focal, SIDE / 2, SIDE / 2)
     pose = content.splat_from_map.camera_from_splat(_looking_along(start, towards / length))
     return _pick(content, edited, camera, pose, SIDE / 2, SIDE / 2)
@@ -67,13 +69,13 @@ def _pick(
 ) -> Pick | None:
     view: View = rasterizer.view(edited.visible(), camera, camera_from_splat)
     there = weights_of_pixel(view, u, v)
-    place = point_of_pixel(view, there, u, v)
-    if place is None:
+    position = point_of_pixel(view, there, u, v)
+    if position is None:
         return None
     weights = torch.zeros(len(edited.present))
     weights[edited.present] = there
     feature = feature_of(weights, content.segmenter.field) if content.segmenter else None
-    return Pick(weights, content.splat_from_map.inverse().apply(place), feature)
+    return Pick(weights, content.splat_from_map.inverse().apply(position), feature)
 
 
 def _looking_along(position: NDArray[np.float64], forward: NDArray[np.float64]) -> NDArray[np.float64]:

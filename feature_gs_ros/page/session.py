@@ -78,7 +78,7 @@ class Session:
         )
 
     def guarded(self, job: Job) -> Job:
-        """A callback that ends with its browser, and whose errors the person is told."""
+        """A callback that ends with its browser and shows its errors to the user."""
 
         @functools.wraps(job)
         def run(event: Any) -> None:

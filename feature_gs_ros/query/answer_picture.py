@@ -44,7 +44,7 @@ def best_view(gaussians: GaussianMap, views: tuple[KnownView, ...], mask: torch.
     """The camera in which the masked Gaussians are large and whole; most of the map where none is masked."""
     if not views:
         raise FieldError(
-            "the field remembers no camera to draw a picture from; back-project a stream again", code="field.missing"
+            "the field holds no camera to render a picture from; back-project a stream again", code="field.missing"
         )
     shown = mask if bool(mask.any()) else torch.ones_like(mask)
     values = shown.to(torch.float32).unsqueeze(1)
@@ -54,13 +54,13 @@ def best_view(gaussians: GaussianMap, views: tuple[KnownView, ...], mask: torch.
         camera = known.camera
         small = camera.resized(max(1, camera.width // 8), max(1, camera.height // 8))
         area = float(rasterizer.view(gaussians, small, known.camera_from_splat).render(values).mean())
-        return area * _share_inside(points, known) ** 4  # cut off at the border it is hard to recognise
+        return area * _fraction_inside(points, known) ** 4  # cut off at the border it is hard to recognise
 
     return max(views, key=worth)
 
 
-def _share_inside(points: NDArray[np.float64], known: KnownView) -> float:
-    """Share of points [M, 3] that project into the image."""
+def _fraction_inside(points: NDArray[np.float64], known: KnownView) -> float:
+    """Fraction of points [M, 3] that project into the image."""
     seen = points @ known.camera_from_splat[:3, :3].T + known.camera_from_splat[:3, 3]
     camera, front = known.camera, seen[:, 2] > 0
     z = np.where(front, seen[:, 2], 1.0)

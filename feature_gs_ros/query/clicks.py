@@ -20,8 +20,9 @@ from feature_gs_ros.rasterizer import View
 COVERED = 0.5  # Σ w of a pixel under which it shows no map
 OBSERVED = 0.5  # of the weight that must have been seen
 NEIGHBOURS = 8  # Gaussians around a point that speak for it
-FILLS = 0.5  # of a picture's width or height: a thing as large fills it
-CANVAS = 6.0  # times as wide or high as the thing is what it is shown on then
+CLICK_RADIUS = 0.05  # m around a 3D point within which there must be a Gaussian
+FILLS = 0.5  # of an image's width or height: an object as large fills it
+CANVAS = 6.0  # size of the canvas that it is shown on then, in object sizes
 CANVAS_PIXELS, GREY = 1920, 124
 PICTURE_SHARE = 0.7  # of the example rule's threshold, for what was shown so
 
@@ -70,7 +71,7 @@ def weights_of_pixel(view: View, u: float, v: float) -> Tensor:
 def point_of_pixel(view: View, weights: Tensor, u: float, v: float) -> NDArray[np.float64] | None:
     """Where the ray through a pixel meets the map, [3] splat frame; None where the map covers less than half of it.
 
-    The depth is the weights' median, so that a border between two things gives the one or the other.
+    The depth is the weights' median, so that a border between two objects gives one or the other.
     """
     rows = weights.nonzero()[:, 0]
     w = weights[rows].double()
@@ -93,12 +94,12 @@ def weights_near(gaussians: GaussianMap, point: ArrayLike, radius: float) -> Ten
     Raises:
         PromptError: the point isn't finite.
     """
-    place = torch.as_tensor(np.asarray(point, dtype=np.float64))
-    if not bool(torch.isfinite(place).all()):
+    position = torch.as_tensor(np.asarray(point, dtype=np.float64))
+    if not bool(torch.isfinite(position).all()):
         raise PromptError(
-            f"the point {tuple(place.tolist())} is not finite; give finite numbers", code="prompt.not-finite"
+            f"the point {tuple(position.tolist())} is not finite; give finite numbers", code="prompt.not-finite"
         )
-    at = place.float()
+    at = position.float()
     weights = torch.zeros(len(gaussians))
     distances, rows = (gaussians.means - at).norm(dim=1).topk(min(NEIGHBOURS, len(gaussians)), largest=False)
     if float(distances[0]) <= radius:
@@ -120,23 +121,23 @@ def feature_of(weights: Tensor, field: FeatureField) -> Tensor | None:
 def picture_example(
     extractor: Extractor,
     image: Image,  # [H, W, 3] uint8
-    mask: Tensor | None = None,  # [H, W], above 0 on the thing; all of the picture by default
+    mask: Tensor | None = None,  # [H, W], above 0 on the object; the whole image by default
     name: str = "",
 ) -> tuple[Tensor, float]:
     """What a picture shows, to ask by: its feature [D], and the similarity from which on Gaussians are like it.
 
-    A thing that fills its picture would come to a network far larger than things are in a robot's views: it is shown
-    in the middle of a grey canvas. Of another place, light and camera, it is less like the map than the map is.
+    An object that fills its image would look far larger to the network than objects do in a robot's views: it is shown
+    in the middle of a grey canvas. Other light and another camera make it less similar than views of the map are.
 
     Raises:
         PromptError: the mask marks nothing.
     """
     marked = torch.ones(image.shape[:2]) if mask is None else mask.to(torch.float32)
     height, width = marked.shape
-    share = max(_extent(marked.amax(dim=1)) / height, _extent(marked.amax(dim=0)) / width)
+    fraction = max(_extent(marked.amax(dim=1)) / height, _extent(marked.amax(dim=0)) / width)
     threshold = extractor.example_rule.threshold
-    if share > FILLS and extractor.identity.weights:  # without weights it is no network: files, or plain colours
-        image, marked = _on_canvas(image, marked, CANVAS * share)
+    if fraction > FILLS and extractor.identity.weights:  # without weights it is not a network: files, or plain colours
+        image, marked = _on_canvas(image, marked, CANVAS * fraction)
         threshold *= PICTURE_SHARE
     return feature_under_mask(extractor.extract(image, name), marked), threshold
 
@@ -161,13 +162,13 @@ def _on_canvas(image: Image, mask: Tensor, times: float) -> tuple[Image, Tensor]
 
 
 def feature_under_mask(grid: FeatureGrid, mask: Tensor) -> Tensor:
-    """Mean feature [D] of the pixels that a mask [H, W] (bool, or shares) marks, ``Σ m U F / Σ m``.
+    """Mean feature [D] of the pixels that a mask [H, W] (bool, or fractions) marks, ``Σ m U F / Σ m``.
 
     Raises:
         PromptError: the mask marks nothing.
     """
-    shares = mask.to(torch.float32)
-    if not float(shares.sum()) > 0:
-        raise PromptError("the mask marks nothing; mark the thing with values above 0", code="prompt.empty")
-    cells = pool(grid, shares).reshape(-1, 1)
+    fractions = mask.to(torch.float32)
+    if not float(fractions.sum()) > 0:
+        raise PromptError("the mask marks nothing; mark the object with values above 0", code="prompt.empty")
+    cells = pool(grid, fractions).reshape(-1, 1)
     return (cells * grid.values.float().reshape(-1, grid.dimension)).sum(dim=0) / cells.sum()

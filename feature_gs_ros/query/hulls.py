@@ -1,4 +1,4 @@
-"""Convex hulls of few faces, for collision checkers; and the plane that things stand on as a box."""
+"""Convex hulls of few faces, for collision checkers; and the plane that objects stand on, as a box."""
 
 from __future__ import annotations
 

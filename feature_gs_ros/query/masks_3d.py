@@ -40,19 +40,19 @@ class State(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """One prompt's answer."""
+    """One prompt's answer, for N Gaussians in the map's order."""
 
     prompt: str
     state: State
     mask: Tensor  # [N] bool, the Gaussians that pass (Eq. 6)
     similarity: Tensor  # [N] float32, 0 where nothing was seen
-    coverage: float  # opacity-weighted share, of the Gaussians asked about, that were seen
+    coverage: float  # opacity-weighted fraction, of the Gaussians asked about, that were seen
     threshold: float
     seconds: float
     message: str  # for a person
     second_looks: tuple[SecondLook, ...] = ()  # at the objects selected, the largest first
     selected: Tensor | None = None  # [N] bool, what passes by itself, where `mask` grew to whole objects
-    rival: str = ""  # where the prompt is not found, the word that is likelier in its place, if there is one
+    rival: str = ""  # where the prompt is not found: the word that is likelier there, if any
 
     @property
     def verify_seconds(self) -> float:
@@ -77,8 +77,12 @@ class ScoredPrompts:
 class Segmenter:
     """Answers queries on one snapshot of a field; what all queries share is made once, on first use.
 
-    Scores, their spreading and who wins are worked out where the field's features lie. What leaves a card are masks,
-    the similarities of what was asked for, and the features of a few Gaussians.
+    Scores, smoothing and the winning prompts are computed on the device that holds the field's features; only masks,
+    requested similarities and the features of a few Gaussians are copied to the host.
+
+    >>> segmenter = Segmenter(load_map("map.ply"), FeatureField.load("field.safetensors"))  # doctest: +SKIP
+    >>> answer = segmenter.ask(["coffee mug"], negatives=["bottle"])[0]  # doctest: +SKIP
+    >>> answer.state, answer.mask.sum(), answer.message  # doctest: +SKIP
     """
 
     def __init__(
@@ -90,7 +94,9 @@ class Segmenter:
     ) -> None:
         """
         Args:
-            extractor: the field's; made again from what the field says of it by default.
+            gaussians: the map that the field belongs to, N Gaussians.
+            field: features of its Gaussians [N, D or K].
+            extractor: the field's; by default created from its identity.
             graph: of this map, if there is one already; it doesn't depend on the field.
 
         Raises:
@@ -175,7 +181,7 @@ class Segmenter:
 
     @property
     def _extent(self) -> Extent:
-        """Of answers to words, unless told otherwise."""
+        """The default for text queries."""
         return "object" if self.extractor.text_rule.names_objects else "part"
 
     @property

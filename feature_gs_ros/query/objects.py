@@ -62,8 +62,15 @@ def find_objects(
     """Cluster the selected Gaussians by DBSCAN, weighted by opacity; the most opaque object first.
 
     Args:
+        gaussians: N Gaussians, in the splat's frame.
+        mask: [N] bool, the selection, e.g. `Answer.mask`.
+        similarity: [N], e.g. `Answer.similarity`.
+        map_from_splat: to the frame of the boxes, e.g. ``splat_from_map.inverse()``.
         radius: metres within which Gaussians belong together; three times the selection's own spacing by default.
         limit: objects to return, at most; all by default.
+
+    Returns:
+        Objects with their rows, similarity and oriented box; lengths in units of the map frame (metres).
 
     Raises:
         PromptError: ``radius`` is not positive.

@@ -1,7 +1,8 @@
-"""TextPrompts: what is asked for in words, with its negatives and threshold; checked in one place for every asker."""
+"""TextPrompts: prompts with negatives and threshold, checked once for command line, ROS and evaluation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,13 +33,13 @@ class TextPrompts:
             PromptError: no prompt, an empty, overlong or unprintable one, or a threshold that is not a number.
         """
         if not prompts:
-            raise PromptError("no prompt given; ask for something, e.g. 'coffee mug'", code="prompt.empty")
+            raise PromptError("no prompt given; give a text, e.g. 'coffee mug'", code="prompt.empty")
         asked = tuple(check_prompt(text) for text in prompts)
         others = tuple(check_prompt(text) for text in negatives)
         both = sorted(set(asked) & set(others))
         if both:
             raise PromptError(
-                f"'{both[0]}' is both asked for and a negative: it can't be found then; leave out one of the two",
+                f"'{both[0]}' is both prompt and negative, so it can't be found; leave out one of the two",
                 code="prompt.negative",
             )
         if rule.other and rule.other not in (*asked, *others):
@@ -64,7 +65,7 @@ def check_prompt(text: str) -> str:
     """
     stripped = text.strip()
     if not stripped:
-        raise PromptError("the prompt is empty; ask for something, e.g. 'coffee mug'", code="prompt.empty")
+        raise PromptError("the prompt is empty; give a text, e.g. 'coffee mug'", code="prompt.empty")
     if len(stripped) > MAX_PROMPT_CHARACTERS:
         raise PromptError(
             f"the prompt has {len(stripped)} characters, at most {MAX_PROMPT_CHARACTERS} are taken", code="prompt.range"
@@ -89,3 +90,20 @@ def check_threshold(threshold: float | None, rule: ScoringRule) -> float:
             f"threshold {threshold} is not a number; the default is {rule.threshold}", code="prompt.value"
         )
     return threshold
+
+
+def parse_pixels(text: str, count: int) -> list[float]:
+    """A point ``U,V`` (count 2) or a box ``U0,V0,U1,V1`` (count 4) in pixels.
+
+    Raises:
+        PromptError: other than ``count`` finite numbers.
+    """
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise PromptError(
+            f"'{text}' is not {'U,V' if count == 2 else 'U0,V0,U1,V1'} in pixels, e.g. 320,240", code="prompt.value"
+        )
+    return numbers

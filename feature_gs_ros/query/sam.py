@@ -67,7 +67,7 @@ def rendered_embedding(
     """
     if field.extractor.name != "sam" or field.dimension != DIMENSION:
         raise FieldError(
-            f"the field is of the extractor '{field.extractor.name}' ({field.dimension} numbers), SAM's decoder takes "
+            f"the field is of the extractor '{field.extractor.name}' ({field.dimension} channels), SAM's decoder takes "
             "those of 'sam'; back-project with --extractor sam",
             code="field.mismatch",
         )

@@ -1,4 +1,4 @@
-"""GaussianGraph: neighbouring Gaussians of like colour, over which the coarse scores of an extractor are spread."""
+"""GaussianGraph: neighbouring Gaussians of similar colour, over which an extractor's coarse scores are smoothed."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class SecondLook:
     prompt: str
     looks: tuple[JudgedLook, ...]  # none where no kept image shows the object well enough
     probability: float  # of the prompt, over all looks together
-    rival: str  # the likeliest other word that is no near-synonym, over all looks together
+    rival: str  # the likeliest other word that is not a near-synonym, over all looks together
     rival_probability: float
     kin: tuple[str, ...]  # near-synonyms that are likelier than the prompt
     confirmed: bool

@@ -52,6 +52,10 @@ def view(
     Args:
         camera: pinhole; rectify a distorted image first.
         camera_from_splat: rigid pose [4, 4], splat units; `Sim3.camera_from_splat` gives it.
+        backend: auto, cpu, cuda, cuda:N, warp-cpu or reference.
+
+    Returns:
+        The view's weights W: ``render`` is ``W v`` [H, W, C], ``backproject`` is ``Wᵀ M U F`` [N, D] and ``Wᵀ m`` [N].
 
     Raises:
         CameraError: the camera is distorted, or the pose is not rigid and finite.

@@ -68,14 +68,14 @@ def pose_at(stamp_ns: int) -> Floats:
     return pose_on_sweep((stamp_ns - START_NS) / SWEEP_NS)
 
 
-def pose_on_sweep(share: float, nearer: float = 1.0) -> Floats:
-    """``camera_from_map`` [4, 4] after a share (0 to 1) of the sweep; rises, falls and comes closer on its way."""
-    azimuth = _SWEEP_START + _SWEEP * share
-    radius = nearer * (0.60 + 0.06 * np.sin(2 * np.pi * (2.0 * share + 0.1)))
-    height = nearer * (0.40 + 0.10 * np.sin(2 * np.pi * (3.0 * share + 0.35)))
-    target = np.array([0.03 * np.cos(5.0 * share), 0.025 * np.sin(7.0 * share), _TARGET_HEIGHT])
+def pose_on_sweep(fraction: float, nearer: float = 1.0) -> Floats:
+    """``camera_from_map`` [4, 4] after a fraction (0 to 1) of the sweep; rises, falls and comes closer on its way."""
+    azimuth = _SWEEP_START + _SWEEP * fraction
+    radius = nearer * (0.60 + 0.06 * np.sin(2 * np.pi * (2.0 * fraction + 0.1)))
+    height = nearer * (0.40 + 0.10 * np.sin(2 * np.pi * (3.0 * fraction + 0.35)))
+    target = np.array([0.03 * np.cos(5.0 * fraction), 0.025 * np.sin(7.0 * fraction), _TARGET_HEIGHT])
     eye = np.array([radius * np.cos(azimuth), radius * np.sin(azimuth), height])
-    return looking_at(eye, target, roll=np.radians(3.0) * np.sin(2 * np.pi * share))
+    return looking_at(eye, target, roll=np.radians(3.0) * np.sin(2 * np.pi * fraction))
 
 
 def looking_at(eye: Floats, target: Floats, roll: float = 0.0) -> Floats:

@@ -96,7 +96,7 @@ def lathe_distance(solid: Any, x: float, y: float, z: float) -> float:
         er, ez, wr, wz = ar - br, az - bz, r - br, z - bz
         if (az > z) != (bz > z) and (wr * ez < er * wz) == (ez > 0.0):
             inside = not inside
-        if ar > 0.0 or br > 0.0:  # an edge on the axis is no surface
+        if ar > 0.0 or br > 0.0:  # an edge on the axis is not a surface
             t = min(max((wr * er + wz * ez) * points[i, 3], 0.0), 1.0)
             dr, dz = wr - t * er, wz - t * ez
             nearest = min(nearest, dr * dr + dz * dz)
@@ -228,13 +228,13 @@ def scene_distance(
     """Distance from a point of the world to the objects within ``reach``, object, solid; (reach, -1, -1) if none."""
     best, best_object, best_solid = reach, -1, -1
     for o in range(objects.shape[0]):
-        thing = objects[o]
-        cx, cy, cz = x - thing.ball[0], y - thing.ball[1], z - thing.ball[2]
-        limit = best + thing.ball_radius
+        obj = objects[o]
+        cx, cy, cz = x - obj.ball[0], y - obj.ball[1], z - obj.ball[2]
+        limit = best + obj.ball_radius
         if limit < 0.0 or cx * cx + cy * cy + cz * cz > limit * limit:
             continue
-        px, py, pz = into_frame(thing, x, y, z)
-        if beyond_box(thing, px, py, pz) < best:
+        px, py, pz = into_frame(obj, x, y, z)
+        if beyond_box(obj, px, py, pz) < best:
             d, s = object_distance(objects, solids, o, px, py, pz)
             if d < best:
                 best, best_object, best_solid = d, o, s

@@ -2,7 +2,7 @@
 
 Each fault changes a stream's frames as the mistake would: the images are what a camera took; poses, intrinsics and
 stamps are what was said about them. How large a mistake is, and where it begins, is drawn at random. `mildly_noisy` is
-no fault: what every robot's recording has.
+not a fault: what every robot's recording has.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def ramp(low: float, high: float, value: float) -> float:
 
 
 @kernel
-def mixed(a: RGB, b: RGB, share: float) -> RGB:
-    return (a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share, a[2] + (b[2] - a[2]) * share)
+def mixed(a: RGB, b: RGB, fraction: float) -> RGB:
+    return (a[0] + (b[0] - a[0]) * fraction, a[1] + (b[1] - a[1]) * fraction, a[2] + (b[2] - a[2]) * fraction)
 
 
 @kernel

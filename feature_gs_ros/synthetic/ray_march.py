@@ -99,14 +99,14 @@ def _nearest_hit(
     """Nearest hit along a unit direction: distance, object, solid; (limit, -1, -1) where nothing is met before."""
     best, best_object, best_solid = limit, -1, -1
     for o in range(objects.shape[0]):
-        thing = objects[o]
-        cx, cy, cz = thing.ball[0] - x, thing.ball[1] - y, thing.ball[2] - z
-        middle, radius = cx * dx + cy * dy + cz * dz, thing.ball_radius
+        obj = objects[o]
+        cx, cy, cz = obj.ball[0] - x, obj.ball[1] - y, obj.ball[2] - z
+        middle, radius = cx * dx + cy * dy + cz * dz, obj.ball_radius
         if cx * cx + cy * cy + cz * cz - middle * middle > radius * radius or middle + radius < 0.0:
             continue
-        lx, ly, lz = into_frame(thing, x, y, z)
-        vx, vy, vz = turned_into(thing, dx, dy, dz)
-        near, far = box_span(thing, lx, ly, lz, vx, vy, vz, 1e-4)
+        lx, ly, lz = into_frame(obj, x, y, z)
+        vx, vy, vz = turned_into(obj, dx, dy, dz)
+        near, far = box_span(obj, lx, ly, lz, vx, vy, vz, 1e-4)
         far = min(far, best)
         t = max(near, 0.0)
         while t < far:

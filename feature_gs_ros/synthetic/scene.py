@@ -98,29 +98,29 @@ class Scene:
     objects: tuple[SceneObject, ...]
     room_low: Vector = (-2.4, -2.4, -0.75)
     room_high: Vector = (2.4, 2.4, 1.9)
-    room_splat_share: float = 0.12  # of all Gaussians
+    room_splat_fraction: float = 0.12  # of all Gaussians
 
     @cached_property
     def labels(self) -> dict[int, str]:
         """Names of the object labels, 0 = background."""
-        return _numbered(BACKGROUND, (thing.name for thing in self.objects))
+        return _numbered(BACKGROUND, (obj.name for obj in self.objects))
 
     @cached_property
     def parts(self) -> dict[int, str]:
         """Names of the part labels, 0 = none."""
-        return _numbered(NO_PART, (solid.part for thing in self.objects for solid in thing.solids))
+        return _numbered(NO_PART, (solid.part for obj in self.objects for solid in obj.solids))
 
     @cached_property
     def object_labels(self) -> Labels:
         """Label [O] of each object."""
         numbers = {name: number for number, name in self.labels.items()}
-        return np.array([numbers[thing.name or BACKGROUND] for thing in self.objects], dtype=np.uint16)
+        return np.array([numbers[obj.name or BACKGROUND] for obj in self.objects], dtype=np.uint16)
 
     @cached_property
     def solid_parts(self) -> Labels:
         """Part label [S] of each solid, in the order of `packed`."""
         numbers = {name: number for number, name in self.parts.items()}
-        parts = [numbers[solid.part or NO_PART] for thing in self.objects for solid in thing.solids]
+        parts = [numbers[solid.part or NO_PART] for obj in self.objects for solid in obj.solids]
         return np.array(parts, dtype=np.uint16)
 
     @cached_property
@@ -176,17 +176,17 @@ def _numbered(zero: str, names: Iterator[str]) -> dict[int, str]:
 
 def _pack(scene: Scene) -> PackedScene:
     objects = np.zeros(len(scene.objects), OBJECT)
-    solids = np.zeros(sum(len(thing.solids) for thing in scene.objects), SOLID)
+    solids = np.zeros(sum(len(obj.solids) for obj in scene.objects), SOLID)
     first = 0
-    for row, thing in zip(objects, scene.objects, strict=True):
-        end = first + len(thing.solids)
-        low, high = object_bounds(thing.solids)
-        row["turn"], row["origin"], row["low"], row["high"] = thing.rotation.T, thing.position, low, high
-        row["ball"] = thing.rotation @ (low + high) / 2 + np.array(thing.position)
+    for row, obj in zip(objects, scene.objects, strict=True):
+        end = first + len(obj.solids)
+        low, high = object_bounds(obj.solids)
+        row["turn"], row["origin"], row["low"], row["high"] = obj.rotation.T, obj.position, low, high
+        row["ball"] = obj.rotation @ (low + high) / 2 + np.array(obj.position)
         row["ball_radius"] = np.linalg.norm(high - low) / 2
-        row["convex"] = len(thing.solids) == 1 and isinstance(thing.solids[0].shape, (Sphere, Box))
+        row["convex"] = len(obj.solids) == 1 and isinstance(obj.solids[0].shape, (Sphere, Box))
         row["first"], row["end"] = first, end
-        for solid_row, solid in zip(solids[first:end], thing.solids, strict=True):
+        for solid_row, solid in zip(solids[first:end], obj.solids, strict=True):
             _pack_solid(solid_row, solid)
         first = end
     return PackedScene(objects, solids, np.array([*scene.room_low, *scene.room_high], dtype=np.float64))

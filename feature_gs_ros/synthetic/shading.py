@@ -56,21 +56,21 @@ def bumped(normal: Vector, bump: float, x: float, y: float, z: float) -> Vector:
 
 @kernel
 def sun_visibility(objects: Records, solids: Records, own: int, x: float, y: float, z: float) -> float:
-    """Share of the sun, 0 to 1, seen from a point on object ``own``: soft shadows by the narrowest gap on the way."""
+    """Fraction of the sun, 0 to 1, seen from a point on object ``own``: soft shadows from the narrowest gap."""
     visible = 1.0
     for o in range(objects.shape[0]):
-        thing = objects[o]
-        if o == own and thing.convex:
+        obj = objects[o]
+        if o == own and obj.convex:
             continue
-        cx, cy, cz = thing.ball[0] - x, thing.ball[1] - y, thing.ball[2] - z
+        cx, cy, cz = obj.ball[0] - x, obj.ball[1] - y, obj.ball[2] - z
         ahead = cx * _SUN_X + cy * _SUN_Y + cz * _SUN_Z
         softness = max(ahead, 0.0) / _SUN_SHARPNESS
-        reach = thing.ball_radius + softness
+        reach = obj.ball_radius + softness
         if ahead < -reach or cx * cx + cy * cy + cz * cz - ahead * ahead > reach * reach:
             continue
-        px, py, pz = into_frame(thing, x, y, z)
-        dx, dy, dz = turned_into(thing, _SUN_X, _SUN_Y, _SUN_Z)
-        near, far = box_span(thing, px, py, pz, dx, dy, dz, softness)
+        px, py, pz = into_frame(obj, x, y, z)
+        dx, dy, dz = turned_into(obj, _SUN_X, _SUN_Y, _SUN_Z)
+        near, far = box_span(obj, px, py, pz, dx, dy, dz, softness)
         if far > max(near, 0.0):
             visible = min(visible, _gap(objects, solids, o, px, py, pz, dx, dy, dz, max(near, 0.0), far))
         if visible < 0.01:
@@ -126,20 +126,20 @@ def _gap(
 
 @kernel
 def openness(objects: Records, solids: Records, own: int, x: float, y: float, z: float, normal: Vector) -> float:
-    """Share of the surroundings' light, 0 to 1, at a point of object ``own``: ambient occlusion along the normal."""
+    """Fraction of the surroundings' light, 0 to 1, at a point of object ``own``: ambient occlusion along the normal."""
     closed, weight = 0.0, 1.0
     for step in (0.007, 0.03, 0.09):
         px, py, pz = x + step * normal[0], y + step * normal[1], z + step * normal[2]
         d = step
         for o in range(objects.shape[0]):
-            thing = objects[o]
-            if o == own and thing.convex:
+            obj = objects[o]
+            if o == own and obj.convex:
                 continue
-            cx, cy, cz = px - thing.ball[0], py - thing.ball[1], pz - thing.ball[2]
-            limit = d + thing.ball_radius
+            cx, cy, cz = px - obj.ball[0], py - obj.ball[1], pz - obj.ball[2]
+            limit = d + obj.ball_radius
             if limit > 0.0 and cx * cx + cy * cy + cz * cz < limit * limit:
-                ox, oy, oz = into_frame(thing, px, py, pz)
-                if beyond_box(thing, ox, oy, oz) < d:
+                ox, oy, oz = into_frame(obj, px, py, pz)
+                if beyond_box(obj, ox, oy, oz) < d:
                     d = min(d, object_distance(objects, solids, o, ox, oy, oz)[0])
         closed += weight * (step - max(d, 0.0)) / step
         weight *= 0.75
@@ -162,10 +162,10 @@ def outgoing(
     lit = max(normal[0] * _SUN_X + normal[1] * _SUN_Y + normal[2] * _SUN_Z, 0.0) * visible
     up = 0.5 + 0.5 * normal[2]
     around = mixed(_GROUND, _SKY, up)
-    # Schlick's approximation of the mirrored share.
+    # Schlick's approximation of the mirrored fraction.
     grazing = (1.0 - facing) ** 5
-    share = 0.04 + 0.96 * grazing * gloss
-    tint: RGB = mixed((share, share, share), mixed(colour, (1.0, 1.0, 1.0), grazing), metal)
+    fraction = 0.04 + 0.96 * grazing * gloss
+    tint: RGB = mixed((fraction, fraction, fraction), mixed(colour, (1.0, 1.0, 1.0), grazing), metal)
     rx, ry, rz = (
         view[0] + 2.0 * facing * normal[0],
         view[1] + 2.0 * facing * normal[1],
@@ -221,7 +221,7 @@ def _shown(light: float) -> float:
 def lit_surface(
     objects: Records, solids: Records, o: int, s: int, x: float, y: float, z: float
 ) -> tuple[RGB, float, Vector, float, float]:
-    """What the eye doesn't change at a surface point: colour, gloss, normal, the sun's and the surroundings' share."""
+    """View-independent values at a surface point: colour, gloss, normal, visible fractions of sun and surroundings."""
     solid = solids[s]
     ox, oy, oz = into_frame(objects[o], x, y, z)
     px, py, pz = into_frame(solid, ox, oy, oz)

@@ -57,13 +57,13 @@ def sample_gaussians(scene: Scene, count: int = 60_000, seed: int = 0) -> Labell
         raise MapError(f"{count} Gaussians; choose {len(scene.objects) + 1} to {MAX_GAUSSIANS}", code="map.range")
     rng = np.random.default_rng(seed)
     patches = [_Patch.drawn(scene, o, rng, PROBE) for o in range(len(scene.objects))]
-    weights = np.array([patch.area * thing.splat_density for patch, thing in zip(patches, scene.objects, strict=True)])
-    shares = (1 - scene.room_splat_share) * count * weights / weights.sum()
+    weights = np.array([patch.area * obj.splat_density for patch, obj in zip(patches, scene.objects, strict=True)])
+    fractions = (1 - scene.room_splat_fraction) * count * weights / weights.sum()
     objects = [
-        _object_splats(scene, o, patch.filled(scene, o, rng, share).thinned(round(share), thing.splat_stretch))
-        for o, (patch, share, thing) in enumerate(zip(patches, shares, scene.objects, strict=True))
+        _object_splats(scene, o, patch.filled(scene, o, rng, fraction).thinned(round(fraction), obj.splat_stretch))
+        for o, (patch, fraction, obj) in enumerate(zip(patches, fractions, scene.objects, strict=True))
     ]
-    room = _room_splats(scene, rng, round(scene.room_splat_share * count))
+    room = _room_splats(scene, rng, round(scene.room_splat_fraction * count))
     splats = _Splats(*(np.concatenate(columns) for columns in zip(*objects, room, strict=True)))
     return LabelledMap(_in_splat_frame(splats), splats.object_labels, splats.part_labels)
 
@@ -91,8 +91,8 @@ class _Patch:
     @staticmethod
     def drawn(scene: Scene, o: int, rng: np.random.Generator, tries: int) -> _Patch:
         """Points on object ``o`` from a thin shell around it, out of ``tries`` points of its bounding box."""
-        thing = scene.packed.objects[o]
-        low, high = thing["low"] - SHELL, thing["high"] + SHELL
+        obj = scene.packed.objects[o]
+        low, high = obj["low"] - SHELL, obj["high"] + SHELL
         points, chances = rng.uniform(low, high, (tries, 3)), rng.uniform(size=tries)
         normals, sources = np.empty((tries, 3)), np.empty(tries, np.int64)
         objects, solids, _ = scene.packed

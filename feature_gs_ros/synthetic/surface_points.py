@@ -55,7 +55,7 @@ def settle(
 
     Where the distance rises by less than 1 a metre the shell is thicker; ``chances`` make up for it.
     """
-    thing = objects[o]
+    obj = objects[o]
     for i in range(start, stop):
         nearest[i] = -1
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
@@ -73,8 +73,8 @@ def settle(
         d, s = object_distance(objects, solids, o, x, y, z)
         if abs(d) > _ON_SURFACE or chances[i] > rise:
             continue
-        wx, wy, wz = turned_out(thing, x, y, z)
-        wx, wy, wz = wx + thing.origin[0], wy + thing.origin[1], wz + thing.origin[2]
+        wx, wy, wz = turned_out(obj, x, y, z)
+        wx, wy, wz = wx + obj.origin[0], wy + obj.origin[1], wz + obj.origin[2]
         normal = surface_normal(objects, solids, o, wx, wy, wz, 1e-4)
         if wz < 0.0 and normal[2] < -0.9:
             continue  # the table from below
@@ -88,11 +88,11 @@ def settle(
 def _covered(objects: Records, solids: Records, own: int, x: float, y: float, z: float) -> bool:
     """Whether another object touches or holds a point of object ``own``."""
     for o in range(objects.shape[0]):
-        thing = objects[o]
-        px, py, pz = into_frame(thing, x, y, z)
+        obj = objects[o]
+        px, py, pz = into_frame(obj, x, y, z)
         if (
             o != own
-            and beyond_box(thing, px, py, pz) < _TOUCHING
+            and beyond_box(obj, px, py, pz) < _TOUCHING
             and object_distance(objects, solids, o, px, py, pz)[0] < _TOUCHING
         ):
             return True

@@ -67,9 +67,9 @@ def objects_grid(count: int = 200, seed: int = 0) -> Scene:
     columns = int(np.ceil(np.sqrt(count * 4 / 3)))
     rows = int(np.ceil(count / columns))
     pitch = min(0.9 / columns, 0.66 / rows)
-    things = []
+    objects = []
     for index in range(count):
         row, column = divmod(index, columns)
         x, y = (column - (columns - 1) / 2) * pitch, (row - (rows - 1) / 2) * pitch
-        things.append(small_solid(f"object_{index + 1}", (x, y, 0.0), 0.36 * pitch, rng))
-    return Scene((table(), *things))
+        objects.append(small_solid(f"object_{index + 1}", (x, y, 0.0), 0.36 * pitch, rng))
+    return Scene((table(), *objects))

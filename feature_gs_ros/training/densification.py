@@ -65,7 +65,7 @@ class Density:
         if int(wanted.sum()) > room:
             wanted &= grad2d >= (grad2d.topk(room).values[-1] if room > 0 else math.inf)
         split = wanted & (largest > options.small * self.extent)
-        new = _joined(_cloned(parameters, wanted & ~split), _split(parameters, split, generator))
+        new = _joined(_cloned(parameters, wanted & ~split), split_gaussians(parameters, split, generator))
         kept = ~split & ~self._superfluous(parameters, largest)
         adam.replace_rows(parameters, kept.nonzero()[:, 0], new)
         self._clear(len(parameters))
@@ -95,7 +95,7 @@ def _cloned(parameters: SplatParameters, mask: Tensor) -> SplatParameters:
     return SplatParameters(**{name: tensor[mask] for name, tensor in parameters.items()})
 
 
-def _split(parameters: SplatParameters, mask: Tensor, generator: torch.Generator) -> SplatParameters:
+def split_gaussians(parameters: SplatParameters, mask: Tensor, generator: torch.Generator) -> SplatParameters:
     """Two Gaussians for one, drawn from it."""
     halves = {name: torch.cat([tensor[mask]] * 2) for name, tensor in parameters.items()}
     along = torch.randn(halves["means"].shape, generator=generator) * halves["log_scales"].exp()

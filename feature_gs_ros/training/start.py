@@ -71,7 +71,7 @@ def start_from_points(
         )
     places, shades = points, colors / 255.0
     if options.stereo:
-        found, looks = _thinned(*_stereo_points(points, views), options.stereo)
+        found, looks = thinned_points(*_stereo_points(points, views), options.stereo)
         places, shades = np.concatenate([places, found]), np.concatenate([shades, looks])
     spread = _spread(places)
     sizes = np.clip(spread, 1e-6, 0.1 * float(np.median(depths)))
@@ -123,7 +123,7 @@ def _stereo_points(points: Points, views: Sequence[TrainingView]) -> tuple[Point
     return sweep_points(small, points)
 
 
-def _thinned(points: Points, colors: Points, most: int) -> tuple[Points, Points]:
+def thinned_points(points: Points, colors: Points, most: int) -> tuple[Points, Points]:
     """Means of the points in cells of space, the cells so large that at most ``most`` of them are filled.
 
     A cell that holds a single point is left out: one pixel's word alone is too little.

@@ -74,13 +74,13 @@ def sweep_points(
     for k, view in enumerate(views):
         agreed = _agreed(views, depths, k, options)
         rows, columns = np.nonzero(agreed)
-        points.append(_unproject(view, rows, columns, depths[k][rows, columns]))
+        points.append(unproject(view, rows, columns, depths[k][rows, columns]))
         colors.append(view.image[rows, columns])
     return np.concatenate(points), np.concatenate(colors).astype(np.float64)
 
 
 def _seen_points(view: StereoView, known: NDArray[np.float64]) -> NDArray[np.bool_]:
-    x, y, z = _project(view, known)
+    x, y, z = project(view, known)
     return (z > 0) & (x >= 0) & (x < view.camera.width) & (y >= 0) & (y < view.camera.height)
 
 
@@ -108,17 +108,17 @@ def _sweep(
     """Depth [H, W] of view k, 0 where nothing looks alike."""
     view = views[k]
     height, width = view.image.shape[:2]
-    z = _project(view, points)[2]
+    z = project(view, points)[2]
     near, far = np.percentile(z, 2) * 0.75, np.percentile(z, 98) * 1.5
     inverse = np.linspace(1 / near, 1 / far, options.planes)
     gray = view.gray
     others = [(other, other.gray) for other in neighbours]
-    mean, variance = _moments(gray, options.window)
+    mean, variance = moments(gray, options.window)
     scores = np.full((options.planes, height, width), -1, np.float32)
     best = max(1, len(others) // 2)  # the others may be hidden there
     for plane, at in enumerate(inverse):
         found = np.stack(
-            [_correlation(view, gray, mean, variance, other, image, 1 / at, options.window) for other, image in others]
+            [correlation(view, gray, mean, variance, other, image, 1 / at, options.window) for other, image in others]
         )
         scores[plane] = -np.sort(-found, axis=0)[:best].mean(axis=0)
     top = scores.argmax(axis=0)
@@ -131,7 +131,7 @@ def _sweep(
     return np.where(sure, depth, 0).astype(np.float32)
 
 
-def _correlation(
+def correlation(
     view: StereoView,
     gray: Floats,
     mean: Floats,
@@ -151,13 +151,13 @@ def _correlation(
         cv2.warpPerspective(image, homography, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=-1),
         dtype=np.float32,
     )
-    mean_other, variance_other = _moments(warped, window)
+    mean_other, variance_other = moments(warped, window)
     product = cv2.boxFilter(gray * warped, cv2.CV_32F, (window, window))
     correlation = (product - mean * mean_other) / np.sqrt(np.maximum(variance * variance_other, 1e-8))
     return np.where(warped < 0, -1, correlation)
 
 
-def _moments(gray: Floats, window: int) -> tuple[Floats, Floats]:
+def moments(gray: Floats, window: int) -> tuple[Floats, Floats]:
     mean = cv2.boxFilter(gray, cv2.CV_32F, (window, window))
     square = cv2.boxFilter(gray * gray, cv2.CV_32F, (window, window))
     return np.asarray(mean, np.float32), np.maximum(square - mean * mean, 0, dtype=np.float32)
@@ -166,12 +166,12 @@ def _moments(gray: Floats, window: int) -> tuple[Floats, Floats]:
 def _agreed(views: Sequence[StereoView], depths: Sequence[Floats], k: int, options: StereoOptions) -> NDArray[np.bool_]:
     """Where other views' depths say the same [H, W], and the pixel sees the surface about as finely as any of them."""
     rows, columns = np.nonzero(depths[k])
-    points = _unproject(views[k], rows, columns, depths[k][rows, columns])
+    points = unproject(views[k], rows, columns, depths[k][rows, columns])
     votes, could = np.zeros(len(points), np.int64), np.zeros(len(points), np.int64)
     for m, other in enumerate(views):
         if m == k:
             continue
-        x, y, z = _project(other, points)
+        x, y, z = project(other, points)
         inside = (z > 0) & (x >= 0) & (x < other.camera.width) & (y >= 0) & (y < other.camera.height)
         theirs = np.zeros(len(points))
         theirs[inside] = depths[m][y[inside].astype(int), x[inside].astype(int)]
@@ -183,7 +183,7 @@ def _agreed(views: Sequence[StereoView], depths: Sequence[Floats], k: int, optio
     return agreed
 
 
-def _project(
+def project(
     view: StereoView, points: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Pixel x, y and camera z of points."""
@@ -197,7 +197,7 @@ def _project(
     )
 
 
-def _unproject(
+def unproject(
     view: StereoView, rows: NDArray[np.int64], columns: NDArray[np.int64], depth: Floats
 ) -> NDArray[np.float64]:
     x = (columns + 0.5 - view.camera.cx) / view.camera.fx * depth

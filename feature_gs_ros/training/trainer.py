@@ -85,7 +85,7 @@ class Trainer:
         self.extent = max(1.1 * float((centres - centres.mean(0)).norm(dim=1).max()), 1e-6)
         self.density = Density(len(parameters), options.density, self.extent, centres, near)
         self.exposures = Exposures(views)
-        self._levels = [[view.halved(times) for view in views] for times in range(len(options.coarse) + 1)]
+        self.levels = [[view.halved(times) for view in views] for times in range(len(options.coarse) + 1)]
         self._queue: list[int] = []
         self._average: dict[str, Tensor] | None = None
         self._averaged = 0
@@ -111,8 +111,8 @@ class Trainer:
         """One view forward and backward; loss, and PSNR of that view."""
         options, share = self.options, self.iteration / self.options.iterations
         self.iteration += 1
-        index = self._next()
-        view = self._levels[self._level(share)][index]
+        index = self.next_view()
+        view = self.levels[self.level(share)][index]
         means2d = torch.zeros(len(self.parameters), 2, requires_grad=True)
         degree = 0 if share < options.sh_from else options.sh_degree
         rendering = render(self.parameters, view, degree, means2d, self.backend)
@@ -131,7 +131,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         assert means2d.grad is not None
         self.density.note(rendering, means2d.grad, view.camera.width, view.camera.height)
-        self.adam.step(self.parameters, self._rates(share))
+        self.adam.step(self.parameters, self.rates(share))
         if options.exposure:
             self.exposures.step()
         self._change_density(share)
@@ -152,11 +152,11 @@ class Trainer:
             cost = cost + options.slim_cost * (axes[:, 2] - axes[:, 1] - math.log(options.slimness)).clamp_min(0).mean()
         return cost
 
-    def _rates(self, share: float) -> dict[str, float]:
+    def rates(self, share: float) -> dict[str, float]:
         means = math.exp((1 - share) * math.log(MEANS_RATE) + share * math.log(MEANS_RATE_END)) * self.extent
         return RATES | {"means": means}
 
-    def _level(self, share: float) -> int:
+    def level(self, share: float) -> int:
         """How often the views are halved at this point of the run."""
         passed = 0.0
         for number, part in enumerate(self.options.coarse):
@@ -165,7 +165,7 @@ class Trainer:
                 return len(self.options.coarse) - number
         return 0
 
-    def _next(self) -> int:
+    def next_view(self) -> int:
         if not self._queue:
             self._queue = torch.randperm(len(self.exposures), generator=self.generator).tolist()
         return self._queue.pop()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from feature_gs_ros.backprojection.ingest import Report
-from feature_gs_ros.cli.evaluate_affordance import _views
+from feature_gs_ros.cli.evaluate_affordance import frame_views
 from feature_gs_ros.core.camera import Distortion, rectified_labels
 from feature_gs_ros.core.feature_grid import upsample
 from feature_gs_ros.extractors.labels import LabelsExtractor
@@ -33,7 +33,7 @@ def test_the_views_of_a_distorting_lens_are_those_of_ingestion(small_scene: Path
     taken = next(iter(open_stream(small_scene / "stream").frames()))
     pincushion = Distortion("plumb_bob", (0.25, 0.0, 0.0, 0.0, 0.0))
     frame = replace(taken, camera=replace(taken.camera, distortion=pincushion))
-    ((view, grid, valid),) = _views(gaussians, iter([frame]), extractor, alignment, "cpu", report)
+    ((view, grid, valid),) = frame_views(gaussians, iter([frame]), extractor, alignment, "cpu", report)
     true = rectified_labels(masks.load(frame.name), frame.camera, outside=255).astype(np.int64)
     assert report.used == [frame.name]
     assert valid is not None

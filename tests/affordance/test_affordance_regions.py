@@ -14,12 +14,12 @@ from feature_gs_ros.affordance import Region, Transfer, find_regions
 from feature_gs_ros.affordance.grasps import Surroundings, choose_grasp
 from feature_gs_ros.backprojection.field import FeatureField, KnownView, Provenance
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation, rotation_from_quat_wxyz
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.synthetic import SPLAT_FROM_MAP as SYNTHETIC_FROM_MAP
 from feature_gs_ros.synthetic import Scene, looking_at, mugs, recorded_views, sample_gaussians, tabletop
+from tests.errors import raises
 
 SPLAT_FROM_MAP = Sim3(8.0, np.array([0.5, 0.5, -0.5, 0.5]), np.array([1.0, 2.0, -3.0]))
 SIZE = np.array([0.20, 0.05, 0.02])  # m
@@ -231,9 +231,9 @@ def test_nothing_is_an_answer_and_bad_input_is_refused() -> None:
     field = field_of(gaussians, [])
     assert find_regions(gaussians, field, all_of(torch.zeros(50).long())) == []
     for radius in (0.0, -1.0, float("nan")):
-        with pytest.raises(PromptError, match="radius"):
+        with raises("prompt.range"):
             find_regions(gaussians, field, all_of(torch.ones(50).long()), radius=radius)
-    with pytest.raises(FieldError, match="give the map it was made with"):
+    with raises("field.mismatch"):
         find_regions(flat_map(*bar(np.ones(3), np.eye(3), 50)), field, all_of(torch.ones(50).long()))
 
 

@@ -20,11 +20,12 @@ from feature_gs_ros.affordance.transfer import agreement, count_votes, only
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.codec import Codec
-from feature_gs_ros.core.errors import AffordanceError, FieldError
+from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.query.masks_3d import State
+from tests.errors import raises
 
 EXTRACTOR = ExtractorIdentity("axes")
 PLAIN = Settings(k=1, smoothing_rate=0)
@@ -46,10 +47,10 @@ def field_of(gaussians: GaussianMap, features: torch.Tensor, seen: torch.Tensor 
 
 
 def source(
-    name: str, affordances: tuple[str, ...], features: torch.Tensor, shares: torch.Tensor, word: str = ""
+    name: str, affordances: tuple[str, ...], features: torch.Tensor, fractions: torch.Tensor, word: str = ""
 ) -> Source:
     png = torch.zeros(1, dtype=torch.uint8)
-    return Source(name, affordances, word, png, png, features.half(), shares.half())
+    return Source(name, affordances, word, png, png, features.half(), fractions.half())
 
 
 def axes_library(floor: float = 0.5) -> Library:
@@ -108,7 +109,7 @@ def test_neighbours_by_groups_are_almost_all_the_exact_ones(spread: float, monke
 
 
 def test_k_beyond_the_sources() -> None:
-    with pytest.raises(AffordanceError, match=r"k=4 neighbours of 3 patches: choose 1 to 3, or add more sources"):
+    with raises("affordance.range", "k=4"):
         nearest_patches(lambda rows: torch.zeros(2, 3)[rows], 2, torch.eye(3), 4)
 
 
@@ -116,9 +117,9 @@ def test_k_beyond_the_sources() -> None:
 def test_features_that_are_not_finite(value: float) -> None:
     features = torch.ones(5, 3)
     features[3, 1] = value
-    with pytest.raises(AffordanceError, match="features of the Gaussians 0 to 5 hold NaN or Inf"):
+    with raises("affordance.not-finite"):
         nearest_patches(lambda rows: features[rows], 5, torch.eye(3), 1)
-    with pytest.raises(AffordanceError, match="features of the sources hold NaN or Inf"):
+    with raises("affordance.not-finite"):
         nearest_patches(lambda rows: torch.eye(3)[rows], 3, features, 1)
 
 
@@ -126,12 +127,12 @@ def test_features_that_are_not_finite(value: float) -> None:
 
 
 def test_votes_by_hand() -> None:
-    shares = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    fractions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
     similar, index = torch.tensor([[0.9, 0.85, 0.8]]), torch.tensor([[1, 2, 0]])
-    assert torch.allclose(count_votes(similar, index, shares, "majority"), torch.tensor([[0.5, 0.5]]))
+    assert torch.allclose(count_votes(similar, index, fractions, "majority"), torch.tensor([[0.5, 0.5]]))
     a, b, c = 1.0, np.exp(-1), np.exp(-2)  # cosines fall by one temperature each
     wanted = (a + b / 2) / (a + b + c)
-    assert float(count_votes(similar, index, shares, "distance")[0, 1]) == pytest.approx(wanted, rel=1e-5)
+    assert float(count_votes(similar, index, fractions, "distance")[0, 1]) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_each_gaussian_takes_what_it_is_like() -> None:
@@ -197,7 +198,7 @@ def test_a_text_query_limits_gaussians_and_sources() -> None:
     little = field_of(gaussians, field.features, torch.arange(4) < 1)
     nothing = transfer(gaussians, little, axes_library(), PLAIN, among=torch.zeros(4, dtype=torch.bool))
     assert (nothing.state("rim", gaussians), nothing.coverage) == (State.NOT_OBSERVED, pytest.approx(0.25))
-    with pytest.raises(AffordanceError, match="no source of the library is of 'fork'; its objects: bowl, mug"):
+    with raises("affordance.missing", "'fork'"):
         transfer(gaussians, field, axes_library(), PLAIN, object_word="fork")
 
 
@@ -222,12 +223,12 @@ def test_only_some_affordances() -> None:
     rim = only(both, ["rim"])
     assert rim.label.tolist() == [0, 0, 1]
     assert rim.affordances == ("rim",)
-    with pytest.raises(AffordanceError, match="no affordance 'lid' was transferred; there are handle, rim"):
+    with raises("affordance.missing", "'lid'"):
         only(both, ["lid"])
 
 
 def some_transfer(probability: torch.Tensor) -> Transfer:
-    """Of handle, blade, rim, with these shares of the votes [N, 4]."""
+    """Of handle, blade, rim, with these fractions of the votes [N, 4]."""
     everyone = torch.ones(len(probability), dtype=torch.bool)
     return Transfer(("handle", "blade", "rim"), probability, torch.ones(len(probability)), ~everyone, everyone, 1.0, 0)
 
@@ -249,8 +250,8 @@ def test_only_keeps_what_won_by_fewer_than_half_of_the_votes() -> None:
 )
 def test_only_keeps_exactly_the_winners(votes: list[tuple[int, ...]], names: list[str]) -> None:
     """Whatever is asked for, in whatever order; few votes are often level."""
-    shares = torch.tensor(votes, dtype=torch.float32)
-    everything = some_transfer(shares / shares.sum(dim=1, keepdim=True))
+    fractions = torch.tensor(votes, dtype=torch.float32)
+    everything = some_transfer(fractions / fractions.sum(dim=1, keepdim=True))
     some = only(everything, names)
     for name in names:
         assert torch.equal(some.mask(name), everything.mask(name))
@@ -269,13 +270,13 @@ def test_a_codec_is_decoded() -> None:
 def test_refusals() -> None:
     gaussians = line(3)
     field = field_of(gaussians, torch.eye(4)[:3])
-    with pytest.raises(AffordanceError, match="the library is empty"):
+    with raises("affordance.empty"):
         transfer(gaussians, field, Library(EXTRACTOR, 0.5), PLAIN)
-    with pytest.raises(AffordanceError, match="of the extractor 'axes', not of 'other'"):
+    with raises("affordance.mismatch", "'axes'", "'other'"):
         transfer(gaussians, replace(field, extractor=ExtractorIdentity("other")), axes_library(), PLAIN)
-    with pytest.raises(FieldError, match="give the map it was made with"):
+    with raises("field.mismatch"):
         transfer(line(4), field, axes_library(), PLAIN)
-    with pytest.raises(AffordanceError, match="k=5 neighbours of 4 patches"):
+    with raises("affordance.range", "k=5"):
         transfer(gaussians, field, axes_library(), Settings())
     bad_rates: list[dict[str, object]] = [
         {"smoothing_rate": -1.0},

@@ -13,6 +13,7 @@ from feature_gs_ros.affordance import Library, make_source
 from feature_gs_ros.affordance.umd import UMD_AFFORDANCES, load_umd_labels, umd_items
 from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.extractors import make_extractor
+from tests.errors import raises
 
 
 def look_alike(folder: Path, tool: str = "mug_01", frame: int = 1) -> Path:
@@ -50,22 +51,22 @@ def test_items_become_sources(tmp_path: Path) -> None:
 
 
 def test_bad_folders_and_files(tmp_path: Path) -> None:
-    with pytest.raises(AffordanceError, match="holds no UMD part affordances"):
+    with raises("affordance.format"):
         list(umd_items(tmp_path / "missing"))
     path = look_alike(tmp_path)
     whole = path.read_bytes()
     for keep in (0, 60, 140, len(whole) // 2):
         path.write_bytes(whole[:keep])
-        with pytest.raises(AffordanceError, match=r"is damaged|can't read|expected gt_label"):
+        with raises("affordance.damaged|affordance.unreadable"):
             load_umd_labels(path)
     path.write_bytes(b"MATLAB 7.3 MAT-file" + bytes(200))
     with pytest.raises(AffordanceError):
         load_umd_labels(path)
-    with pytest.raises(AffordanceError, match="can't read"):
+    with raises("affordance.unreadable"):
         load_umd_labels(tmp_path / "missing.mat")
     savemat(path, {"other": np.zeros((4, 4))})
-    with pytest.raises(AffordanceError, match="expected gt_label"):
+    with raises("affordance.format"):
         load_umd_labels(path)
     savemat(path, {"gt_label": np.full((4, 4), 9)})
-    with pytest.raises(AffordanceError, match="labels other than 0 to 7"):
+    with raises("affordance.label"):
         load_umd_labels(path)

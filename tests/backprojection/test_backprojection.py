@@ -15,10 +15,10 @@ from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
 from feature_gs_ros.backprojection.shards import merge_fields
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection, span_of
-from feature_gs_ros.core.errors import BudgetError, CameraError, FieldError, GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.rasterizer import View
+from tests.errors import raises
 
 EXTRACTOR = ExtractorIdentity("test", "00", {"size": 3})
 MAP = random_map(11, 300)
@@ -90,7 +90,7 @@ def test_subtracting_a_view_is_never_having_added_it() -> None:
     empty = projector.field()
     assert not bool(empty.features.any())
     assert not bool(empty.seen.any())
-    with pytest.raises(FieldError, match="no view '9'"):
+    with raises("field.missing", "'9'"):
         projector.subtract(*entries[0], name="9")
 
 
@@ -104,9 +104,9 @@ def test_merge_of_two_projectors_and_of_two_fields() -> None:
         assert torch.allclose(merged.features, whole.features, rtol=1e-3, atol=1e-4)
         assert torch.equal(merged.view_count, whole.view_count)
     other = BackProjector(random_map(12, 300), EXTRACTOR, 5)
-    with pytest.raises(FieldError, match="another map or extractor"):
+    with raises("field.mismatch"):
         first.merge(other)
-    with pytest.raises(FieldError, match="another codec"):
+    with raises("field.mismatch"):
         first.merge(projected(entries, random_projection(5, 3)))
 
 
@@ -192,18 +192,18 @@ def test_codec_names() -> None:
     assert parse_codec("pca:64") == ("pca", 64)
     assert parse_codec("random:128") == ("random", 128)
     for wrong in ("pca", "pca:0", "pca:-1", "span:3", "zip:9", "pca:x", "pca:²", "pca:" + "9" * 5000, "pca:3 "):
-        with pytest.raises(FieldError, match="is not pca:K or random:K"):
+        with raises("field.value"):
             parse_codec(wrong)
-    with pytest.raises(FieldError, match="needs 1 to 4"):
+    with raises("field.range"):
         fit_pca(torch.randn(4, 9), 5)
-    with pytest.raises(FieldError, match="the extractor has 5"):
+    with raises("field.shape"):
         BackProjector(MAP, EXTRACTOR, 5, codec=random_projection(6, 2))
 
 
 def test_memory_is_said_before_and_refused_over_a_budget() -> None:
     needed = memory_needed(len(MAP), 768)
     BackProjector(MAP, EXTRACTOR, 768, budget=needed)
-    with pytest.raises(BudgetError, match=r"300 Gaussians × 768 numbers needs 1.94 MB, the limit is 1.94 MB: "):
+    with raises("budget", "300 Gaussians × 768 channels", "1.94 MB"):
         BackProjector(MAP, EXTRACTOR, 768, budget=needed - 1)
 
 
@@ -214,11 +214,11 @@ def test_bad_views_leave_the_projector_as_it_was() -> None:
     view, grid = entries[0]
     broken = grid.values.clone()
     broken[0, 0, 0] = float("nan")
-    with pytest.raises(GridError, match="NaN or Inf"):
+    with raises("grid.not-finite"):
         projector.add(view, FeatureGrid(broken))
-    with pytest.raises(GridError, match="4 channels"):
+    with raises("grid.shape"):
         projector.add(view, FeatureGrid(grid.values[..., :4]))
-    with pytest.raises(GridError, match="mask of pixels"):
+    with raises("grid.size"):
         projector.add(view, grid, torch.ones(2, 2))
     after = projector.field()
     assert torch.equal(before.features, after.features)
@@ -229,7 +229,7 @@ def test_an_image_that_is_too_large_spoils_no_batch() -> None:
     entries = views_and_grids(2)
     projector = projected(entries)
     endless = rasterizer.view(MAP, Camera(600_000, 20, 300.0, 300.0, 300_000.0, 10.0), np.eye(4))
-    with pytest.raises(CameraError, match="tiles a side"):
+    with raises("camera.range"):
         projector.add(endless, FeatureGrid(torch.ones(1, 30_000, 5)), name="endless")
     field, wanted = projector.field(), projected(entries).field()
     assert torch.equal(field.features, wanted.features)

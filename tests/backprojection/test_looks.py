@@ -17,11 +17,11 @@ from feature_gs_ros.backprojection.looks import LookLimits, Looks, take_look
 from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.backprojection.shards import merge_fields
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.errors import FieldError, ImageError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.io.tensors import load_tensors
 from feature_gs_ros.rasterizer import View
+from tests.errors import raises
 
 MAP = random_map(5, 150)
 CAMERA = Camera(64, 48, 60.0, 60.0, 32.0, 24.0)
@@ -54,7 +54,7 @@ def test_a_look_is_the_image_within_the_compression() -> None:
     small = take_look(view_from(0), smooth, "a", side=32)
     assert small.image.shape == (24, 32, 3)
     assert small.camera == CAMERA.resized(32, 24)
-    with pytest.raises(ImageError, match="48"):
+    with raises("image.shape", "48"):
         take_look(view_from(0), smooth[:40], "a")
 
 
@@ -77,7 +77,7 @@ def test_bytes_are_bounded() -> None:
     looks = some_looks(5, LookLimits(total_bytes=int(2.5 * one)))
     assert 1 <= len(looks) <= 2
     assert looks.nbytes <= 2.5 * one
-    with pytest.raises(FieldError, match="side=8"):
+    with raises("field.range", "side=8"):
         LookLimits(side=8)
 
 
@@ -126,10 +126,10 @@ def test_a_field_without_images_says_so(tmp_path: Path) -> None:
 def test_damaged_looks_are_told(tmp_path: Path) -> None:
     field = projector_with("ab").field()
     cut = replace(field.looks.kept[0], jpeg=field.looks.kept[0].jpeg[:-20])
-    with pytest.raises(ImageError, match="look 'a'"):
+    with raises("image.damaged", "'a'"):
         _ = cut.image
     field.save(tmp_path / "field")
     tensors, metadata = load_tensors(tmp_path / "field")
     save_file({**tensors, "looks": tensors["looks"][:-1].clone()}, tmp_path / "short", metadata=metadata)
-    with pytest.raises(FieldError, match="bytes of looks"):
+    with raises("field.value"):
         FeatureField.load(tmp_path / "short")

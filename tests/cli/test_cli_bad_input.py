@@ -45,19 +45,21 @@ def test_names_that_no_file_can_have(words: tuple[str, ...], tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "code", "other"),
     [
-        (("edit", "field", "--out", "new.ply", "--delete", "mug", "--by", "1", "0", "0"), "where to --move"),
-        (("distill", "map.ply", ".", "--out", "field", "--frozen-by-features"), "goes with --joint"),
-        (("train", ".", "--out", "new.ply", "--alignment", "alignment.yaml"), "the frame of --init"),
+        (("edit", "field", "--out", "new.ply", "--delete", "mug", "--by", "1", "0", "0"), "edit.conflict", "--move"),
+        (("distill", "map.ply", ".", "--out", "field", "--frozen-by-features"), "training.conflict", "--joint"),
+        (("train", ".", "--out", "new.ply", "--alignment", "alignment.yaml"), "training.conflict", "--init"),
     ],
 )
 def test_options_that_would_change_nothing(
-    words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], code: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_scene(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert message in run(*words, code=2).stderr
+    said = run(*words, code=2)
+    assert said.error_code == code
+    assert other in said.stderr
 
 
 def test_a_folder_that_may_not_be_looked_into(tmp_path: Path) -> None:
@@ -86,17 +88,25 @@ def test_levels_of_messages_in_any_case(level: str, monkeypatch: pytest.MonkeyPa
     assert messages.level == getattr(logging, level.upper())
 
 
-def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_environment_that_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    request.addfinalizer(lambda: kernels.set_thread_count(None))
     scene = write_scene(tmp_path)
     words = ("backproject", scene / "map.ply", scene, "--out", scene / "field", "--extractor", "color")
     for count in ("abc", "-2", "1.5", "²"):
-        monkeypatch.setattr(kernels, "_threads", None)
+        kernels.set_thread_count(None)
         monkeypatch.setenv("FEATURE_GS_THREADS", count)
-        assert f"FEATURE_GS_THREADS={count} is no number of threads" in run(*words, code=2).stderr
+        said = run(*words, code=2)
+        assert said.error_code == "option.range"
+        assert f"FEATURE_GS_THREADS={count}" in said.stderr
     monkeypatch.setenv("FEATURE_GS_THREADS", "3")
+    kernels.set_thread_count(None)
     assert kernels.thread_count() == 3
     monkeypatch.setenv("FEATURE_GS_LOG", "loud")
-    assert "FEATURE_GS_LOG=LOUD is no level of messages; choose DEBUG" in run(*words, code=2).stderr
+    said = run(*words, code=2)
+    assert said.error_code == "option.unknown"
+    assert "FEATURE_GS_LOG=LOUD" in said.stderr
 
 
 def test_a_user_without_a_home_has_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

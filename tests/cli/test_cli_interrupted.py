@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from feature_gs_ros.affordance.nearest import ROWS, nearest_patches
-from feature_gs_ros.core.errors import StoppedError
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.pictures import save_png
 from tests.command_line import Outcome, run
+from tests.errors import raises
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +106,7 @@ def test_the_search_for_neighbours_stops_where_it_is_asked_to() -> None:
         return True
 
     features = torch.ones(3 * ROWS, 2)
-    with pytest.raises(StoppedError, match=f"{ROWS} of {3 * ROWS}"):
+    with raises("stopped", f"{ROWS} of {3 * ROWS}"):
         nearest_patches(lambda rows: features[rows], len(features), torch.eye(2), 1, stop)
     assert calls == [(ROWS, 3 * ROWS)]
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_gs_ros.cli.checks import check_number
-from feature_gs_ros.cli.render import _pixels
-from feature_gs_ros.core.errors import IdentityError, OptionError, PromptError
+from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.identity.codes import make_codes
+from feature_gs_ros.query.prompt import parse_pixels
 from tests.command_line import run
+from tests.errors import raises
 
 TRAIN = ("train", "stream", "--out", "m.ply")
 DISTILL = ("distill", "map.ply", "stream", "--out", "f", "--extractor", "color")
@@ -70,12 +71,12 @@ def test_a_number_is_taken_if_and_only_if_it_is_in_range(value: float, least: in
 
 def test_codes_of_no_numbers() -> None:
     for kind in ("orthogonal", "contrastive"):
-        with pytest.raises(IdentityError, match="codes of 0 numbers"):
+        with raises("identity.range|identity.too-few"):
             make_codes(kind, 4, 0)
 
 
 def test_pixels_are_finite_numbers() -> None:
-    assert _pixels("1.5,2", 2) == [1.5, 2]
+    assert parse_pixels("1.5,2", 2) == [1.5, 2]
     for text in ("nan,2", "1,inf", "1", "1,2,3", "a,b"):
-        with pytest.raises(PromptError, match="in pixels"):
-            _pixels(text, 2)
+        with raises("prompt.value"):
+            parse_pixels(text, 2)

@@ -80,7 +80,7 @@ def test_the_command_needs_points_or_a_map_to_start_from(small_scene: Path, tmp_
     run(*words, *start, "--iterations", 3, "--size", 96, "--json")
     assert "nobody" in run(*words, *start, "--skip", "nobody", code=2).stderr
     assert "--sh-degree 7" in run(*words, "--sh-degree", 7, code=2).stderr
-    assert "between 0 and 1" in run(*words, *start, "--reset-opacity", 0.3, 1.5, code=2).stderr
+    assert run(*words, *start, "--reset-opacity", 0.3, 1.5, code=2).error_code == "training.value"
 
 
 def test_opacities_are_reset_where_it_is_asked_for(scene_views: list[TrainingView], tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,10 @@ from feature_gs_ros.extractors.precomputed import PrecomputedExtractor
 from feature_gs_ros.pictures import principal_colors
 from feature_gs_ros.query.masks_2d import segment_view
 from feature_gs_ros.query.masks_3d import Segmenter
+from feature_gs_ros.rasterizer import View
+from feature_gs_ros.rasterizer.cpu.accumulator import CpuAccumulator
 from tests.command_line import run
+from tests.errors import raises
 from tests.little_scene import write_scene
 
 COUNT, DIMENSION = 40_000, 512
@@ -147,7 +151,7 @@ def test_what_a_field_to_go_on_from_holds_is_part_of_the_need(
     """A new field just fits; once it is read again, so much less is free, and going on needs so much less."""
     needed = memory_needed(COUNT, DIMENSION)
     monkeypatch.setattr("feature_gs_ros.core.memory.available_bytes", lambda: int(needed / 0.8) + 1 - FIELD_BYTES)
-    with pytest.raises(BudgetError, match="the limit is"):
+    with raises("budget"):
         BackProjector(gaussians, field.extractor, DIMENSION)
     BackProjector.resume(gaussians, field)
     with pytest.raises(BudgetError):
@@ -263,15 +267,15 @@ assert free - available_bytes() > 1 << 28
 
 def test_an_allocation_that_fails_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = write_scene(tmp_path)
-    whole, calls = BackProjector._accumulate, []
+    whole, calls = CpuAccumulator.add, []
 
-    def failing(self: BackProjector, queue: list[object], sign: int) -> None:
-        calls.append(len(queue))
+    def failing(self: CpuAccumulator, views: Sequence[View], *rest: Any) -> None:
+        calls.append(len(views))
         if len(calls) > 2:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
-        whole(self, queue, sign)  # type: ignore[arg-type]
+        whole(self, views, *rest)
 
-    monkeypatch.setattr(BackProjector, "_accumulate", failing)
+    monkeypatch.setattr(CpuAccumulator, "add", failing)
     defaults = BackProjector.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "batch", 1)

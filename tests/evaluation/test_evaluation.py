@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
-from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.evaluation.metrics import Confusion, boundary_iou, psnr, relabelled, summary
+from tests.errors import raises
 
 
 def test_a_hand_worked_case() -> None:
@@ -50,9 +50,9 @@ def test_left_out_classes_count_as_background() -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     confusion = Confusion(2)
-    with pytest.raises(EvaluationError, match="not the same size"):
+    with raises("evaluation.size"):
         confusion.add(np.zeros((2, 2), int), np.zeros((2, 3), int))
-    with pytest.raises(EvaluationError, match="true label 4 is beyond the 2 classes"):
+    with raises("evaluation.range"):
         confusion.add(np.zeros((1, 2), int), np.array([[0, 4]]))
     assert confusion.counts.sum() == 0
 

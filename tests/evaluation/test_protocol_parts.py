@@ -11,12 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.core.feature_grid import FeatureGrid, upsample
 from feature_gs_ros.evaluation.protocols.lerf_ovs import read_polygons
 from feature_gs_ros.evaluation.protocols.prediction import read_mask, resized
 from feature_gs_ros.evaluation.protocols.replica import frequent_iou
 from feature_gs_ros.evaluation.protocols.scoring import PromptScores, summarised
+from tests.errors import raises
 
 
 def gaussian_grouping(gt: NDArray[np.bool_], dt: NDArray[np.bool_]) -> tuple[float, float]:
@@ -55,7 +55,7 @@ def test_iou_by_hand() -> None:
     scores.add("x", predicted, true)
     assert scores.iou()["x"] == pytest.approx(12 / 20)
     assert scores.boundary()["x"] == pytest.approx(12 / 20)  # a band of 3 pixels fills the square
-    with pytest.raises(EvaluationError, match="not the same size"):
+    with raises("evaluation.size"):
         scores.add("x", predicted[:5], true)
 
 
@@ -75,19 +75,25 @@ def test_images_where_a_prompt_is_neither_there_nor_predicted_do_not_count() -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "fault"),
     [
-        ([], "expected key: value"),
-        ({"imageWidth": 10**6, "imageHeight": 10**6, "shapes": []}, "image size"),
-        ({"imageWidth": 8, "imageHeight": 8, "shapes": []}, "no polygon"),
-        ({"imageWidth": 8, "imageHeight": 8, "shapes": [{"label": "a", "points": [[0, 0], [1, 1]]}]}, "three points"),
-        ({"imageWidth": 8, "imageHeight": 8, "shapes": [{"label": 3, "points": [[0, 0], [1, 1], [2, 0]]}]}, "label"),
+        ([], ("evaluation.value",)),
+        ({"imageWidth": 10**6, "imageHeight": 10**6, "shapes": []}, ("evaluation.range",)),
+        ({"imageWidth": 8, "imageHeight": 8, "shapes": []}, ("evaluation.empty",)),
+        (
+            {"imageWidth": 8, "imageHeight": 8, "shapes": [{"label": "a", "points": [[0, 0], [1, 1]]}]},
+            ("evaluation.value",),
+        ),
+        (
+            {"imageWidth": 8, "imageHeight": 8, "shapes": [{"label": 3, "points": [[0, 0], [1, 1], [2, 0]]}]},
+            ("evaluation.value",),
+        ),
     ],
 )
-def test_damaged_polygons(content: object, message: str, tmp_path: Path) -> None:
+def test_damaged_polygons(content: object, fault: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "frame_1.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(EvaluationError, match=message):
+    with raises(*fault):
         read_polygons(path)
 
 
@@ -125,12 +131,12 @@ def test_masks_of_other_kinds(tmp_path: Path) -> None:
     cv2.imwrite(str(path), np.array([[0, 128, 129, 255]], np.uint8))
     assert read_mask(path).tolist() == [[False, False, True, True]]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8) + (2**31 - 1).to_bytes(4, "big") * 2 + bytes(20))
-    with pytest.raises(EvaluationError, match="header"):
+    with raises("evaluation.mask"):
         read_mask(path)
     path.write_bytes(b"")
-    with pytest.raises(EvaluationError, match="damaged"):
+    with raises("evaluation.mask"):
         read_mask(path)
-    with pytest.raises(EvaluationError, match="can't read"):
+    with raises("evaluation.mask"):
         read_mask(tmp_path / "none.png")
     small = np.array([[True, False], [False, True]])
     assert (resized(small, (4, 4)) == np.kron(small, np.ones((2, 2), np.bool_))).all()

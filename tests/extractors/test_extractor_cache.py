@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.core.camera import Image
-from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.extractors.cache import CachedExtractor
 from feature_gs_ros.extractors.color import ColorExtractor
+from tests.errors import raises
 
 
 class Counting(ColorExtractor):
@@ -165,12 +165,12 @@ def test_several_threads_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_cached_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExtractorError, match="'color' has no network"):
+    with raises("extractor.unsupported", "'color'"):
         CachedExtractor(make_extractor("color"), tmp_path)
-    with pytest.raises(ExtractorError, match="positive size"):
+    with raises("extractor.value"):
         CachedExtractor(Counting(), tmp_path, gigabytes=0)
     (tmp_path / "file").touch()
-    with pytest.raises(ExtractorError, match="can't make the cache"):
+    with raises("extractor.unwritable"):
         CachedExtractor(Counting(), tmp_path / "file")
 
 

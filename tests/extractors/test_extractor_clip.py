@@ -12,15 +12,15 @@ import torch
 from extractor_weights import scene, seeded_state
 from torch.nn import functional
 
-from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.extractors import extractor_of, make_extractor
 from feature_gs_ros.extractors import templates as sentences
 from feature_gs_ros.extractors.clip import ClipExtractor
-from feature_gs_ros.extractors.clip_dense import _values, cell_size, dense_features
+from feature_gs_ros.extractors.clip_dense import cell_size, dense_features, dense_values
 from feature_gs_ros.extractors.libraries import import_library, installed
 from feature_gs_ros.extractors.network import normalised, resized_positions
 from feature_gs_ros.extractors.text import PromptEncoder
 from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE, OFFLINE_VARIABLE
+from tests.errors import raises
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
 TINY = {
@@ -60,10 +60,10 @@ def test_a_repeated_prompt_is_not_encoded_again() -> None:
 
 
 def test_bad_prompts_and_templates_are_named() -> None:
-    with pytest.raises(ExtractorError, match="is empty"):
+    with raises("extractor.empty"):
         encoder([], ("{}",))([" | "])
     for templates in ((), ("a photo",)):
-        with pytest.raises(ExtractorError, match="sentences"):
+        with raises("extractor.value"):
             encoder([], templates)
 
 
@@ -72,7 +72,7 @@ def test_positions_resize_to_themselves_and_must_be_square() -> None:
     assert resized_positions(positions, 4, 4, "bicubic", True) is positions
     constant = resized_positions(torch.ones(17, 8), 3, 9, "bicubic", True)
     assert torch.allclose(constant, torch.ones(28, 8), atol=1e-6)
-    with pytest.raises(ExtractorError, match="no square grid"):
+    with raises("extractor.unsupported"):
         resized_positions(torch.zeros(1 + 15, 8), 3, 5, "bicubic", True)
 
 
@@ -101,7 +101,7 @@ def test_the_value_path_is_attention_over_a_cell_alone() -> None:
     norm = torch.nn.LayerNorm(8)
     tokens = torch.randn(2, 5, 8)
     with torch.inference_mode():
-        found = _values(SimpleNamespace(attn=attention, ln_1=norm), tokens)
+        found = dense_values(SimpleNamespace(attn=attention, ln_1=norm), tokens)
         alone = norm(tokens).reshape(10, 1, 8)
         expected = attention(alone, alone, alone, need_weights=False)[0].reshape(2, 5, 8)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -110,7 +110,7 @@ def test_the_value_path_is_attention_over_a_cell_alone() -> None:
 def test_without_open_clip_the_error_says_what_to_install() -> None:
     if installed("open_clip"):
         pytest.skip("open_clip_torch is installed")
-    with pytest.raises(ExtractorError, match=r"open_clip.*pip install 'feature_gs_ros\[models\]'"):
+    with raises("extractor.package", "open_clip", "feature_gs_ros[models]"):
         make_extractor("clip")
 
 
@@ -236,22 +236,22 @@ def test_what_is_missing_or_wrong_is_named(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "void"))
     monkeypatch.setenv(OFFLINE_VARIABLE, "1")
     monkeypatch.delenv(FOLDERS_VARIABLE, raising=False)
-    for options, message in [
-        ({}, r"vit_base_patch16_clip_224\.openai\.safetensors \(599 MB, https://huggingface\.co/"),
-        ({"model": "ViT-L-14-quickgelu"}, r"vit_large.*openai\.safetensors \(1,7\d\d MB"),
-        ({"model": "ViT-X"}, "ViT-X.*unknown to open_clip"),
-        ({"pretrained": "nobody"}, "nobody.*openai"),
-        ({"path": "key", "weights": checkpoint}, "value or plain"),
-        ({"weights": checkpoint, "model": "tiny-vit", "pixels": 9}, "pixels=9"),
-        ({"weights": checkpoint, "model": "tiny-vit", "templates": ["a photo"]}, "sentences"),
+    for options, fault in [
+        ({}, ("extractor.weights", "16", "224", "openai.safetensors", "599", "https://huggingface.co/")),
+        ({"model": "ViT-L-14-quickgelu"}, ("extractor.weights", "openai.safetensors", "1,7")),
+        ({"model": "ViT-X"}, ("extractor.unknown",)),
+        ({"pretrained": "nobody"}, ("extractor.range",)),
+        ({"path": "key", "weights": checkpoint}, ("extractor.unknown",)),
+        ({"weights": checkpoint, "model": "tiny-vit", "pixels": 9}, ("extractor.range", "pixels=9")),
+        ({"weights": checkpoint, "model": "tiny-vit", "templates": ["a photo"]}, ("extractor.value",)),
     ]:
-        with pytest.raises(ExtractorError, match=message):
+        with raises(*fault):
             make_extractor("clip", **options)
-    with pytest.raises(ExtractorError, match=r"tiny\.pt' is no file of open_clip's tiny-resnet"):
+    with raises("extractor.format", "tiny.pt", "tiny-resnet"):
         make_extractor("clip", weights=checkpoint, model="tiny-resnet").extract(scene(64, 64))
     for model in ("coca_ViT-B-32",):
         coca = open_clip.create_model(model, pretrained=None)
-        with pytest.raises(ExtractorError, match="pooling"):
+        with raises("extractor.unsupported"):
             dense_features(coca.visual, torch.zeros(1, 3, 64, 64), value_path=True)
 
 
@@ -278,5 +278,5 @@ def test_the_field_says_the_score(open_clip: Any, checkpoint: Path) -> None:  # 
     assert "score" not in cosine.identity.preprocessing  # as in fields from before there was a choice
     for extractor in (softmax, cosine):
         assert extractor_of(extractor.identity, checkpoint).identity == extractor.identity
-    with pytest.raises(ExtractorError, match="softmax or cosine"):
+    with raises("extractor.unknown"):
         make_extractor("clip", weights=checkpoint, model="tiny-vit", score="best")

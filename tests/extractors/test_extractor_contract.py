@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
 import torch
 from torch import Tensor
 
 from feature_gs_ros.core.camera import Image
-from feature_gs_ros.core.errors import UnknownPromptError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, FeatureGrid, ScoringRule, reads_files
+from tests.errors import raises
 
 HEAVY = ("numba", "llvmlite", "feature_gs_ros.numerics", "feature_gs_ros.rasterizer")
 
@@ -45,5 +44,5 @@ def test_what_is_optional_has_a_default() -> None:
     extractor = Smallest()
     assert not reads_files(extractor)
     assert extractor.prepare(torch.ones(3, 1)).shape == (3,)
-    with pytest.raises(UnknownPromptError, match="'smallest' knows no words"):
+    with raises("prompt.unknown", "'smallest'"):
         extractor.embed(["mug"])

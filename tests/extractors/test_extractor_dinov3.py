@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from feature_gs_ros.core.errors import ExtractorError, UnknownPromptError
+from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.extractors import extractor_of, make_extractor
 from feature_gs_ros.extractors.base import image_judge
 from feature_gs_ros.extractors.dinov3 import DINO_TXT, MODELS, Dinov3Extractor
@@ -21,6 +21,7 @@ from feature_gs_ros.extractors.libraries import import_library, installed
 from feature_gs_ros.extractors.open_clip_text import OpenClipText
 from feature_gs_ros.extractors.text_head import TextHead
 from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE, OFFLINE_VARIABLE
+from tests.errors import raises
 
 SHAPES = {
     "mlp": Dinov3Shape(192, 4, 768, 16, 4, swiglu=False),
@@ -156,7 +157,7 @@ def test_words_by_dino_txt(files: dict[str, Path]) -> None:
 def test_without_words_none_is_known(files: dict[str, Path]) -> None:
     bare = extractor(files["mlp"])
     assert image_judge(bare) is None
-    with pytest.raises(UnknownPromptError, match="knows no words"):
+    with raises("prompt.unknown"):
         bare.embed(["mug"])
 
 

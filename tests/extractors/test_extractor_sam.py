@@ -10,7 +10,6 @@ import pytest
 import torch
 from extractor_weights import published_shapes, scene, seeded_state
 
-from feature_gs_ros.core.errors import ExtractorError, PromptError
 from feature_gs_ros.extractors import make_extractor, sam
 from feature_gs_ros.extractors.libraries import import_library, installed
 from feature_gs_ros.extractors.network import resized
@@ -24,6 +23,7 @@ from feature_gs_ros.extractors.sam_masks import (
     rendered_size,
     suppress_overlaps,
 )
+from tests.errors import raises
 
 # ---- without segment-anything
 
@@ -32,7 +32,7 @@ from feature_gs_ros.extractors.sam_masks import (
 def test_the_model_is_told_by_its_weights(model: str) -> None:
     shapes = published_shapes(f"sam_{model}")
     assert model_of({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}) == model
-    with pytest.raises(ExtractorError, match="no state dict of SAM"):
+    with raises("extractor.format"):
         model_of({"image_encoder.pos_embed": torch.empty(1, 32, 32, 768)})
 
 
@@ -54,7 +54,7 @@ def test_rendered_features_are_padded_by_zeros_or_by_what_an_encoder_said() -> N
     assert torch.equal(embedding[:36], rendered)
     assert bool((embedding[36:] == 7).all())
     assert bool((padding == 7).all())
-    with pytest.raises(ExtractorError, match=r"\(65, 64, 256\)"):
+    with raises("extractor.shape", "65", "64", "256"):
         padded(torch.rand(65, 64, 256))
 
 
@@ -85,17 +85,17 @@ def test_without_segment_anything_the_error_says_what_to_install(tmp_path: Path)
     if installed("segment_anything"):
         pytest.skip("segment-anything is installed")
     torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, tmp_path / "sam.pth")
-    with pytest.raises(ExtractorError, match=r"segment-anything.*pip install"):
+    with raises("extractor.package", "pip install"):
         make_extractor("sam", weights=tmp_path / "sam.pth").extract(scene(64, 64))
 
 
 def test_bad_weights_and_options_are_named(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ExtractorError, match="no state dict of SAM"):
+    with raises("extractor.format"):
         make_extractor("sam", weights=tmp_path / "other.pth")
-    with pytest.raises(ExtractorError, match="vit_x"):
+    with raises("extractor.unknown"):
         make_extractor("sam", weights=tmp_path / "other.pth", model="vit_x")
-    with pytest.raises(ExtractorError, match=r"sam_vit_h_4b8939\.pth \(2,564 MB, https://dl\.fbaipublicfiles"):
+    with raises("extractor.weights", "sam_vit_h_4b8939.pth", "2,564", "https://dl.fbaipublicfiles"):
         make_extractor("sam", weights=tmp_path / "absent", model="vit_h")
 
 
@@ -110,19 +110,24 @@ def library() -> Any:
 
 
 @pytest.fixture(scope="module")
-def extractor(library: Any, tmp_path_factory: pytest.TempPathFactory) -> SamExtractor:  # noqa: ARG001
+def checkpoint(library: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001
     path = tmp_path_factory.mktemp("sam") / sam.weights_file("vit_b").name
     torch.save(seeded_state(published_shapes("sam_vit_b"), 7), path)
-    return SamExtractor(weights=path, device="cpu")
+    return path
+
+
+@pytest.fixture(scope="module")
+def extractor(checkpoint: Path) -> SamExtractor:
+    return SamExtractor(weights=checkpoint, device="cpu")
 
 
 IMAGE = scene(270, 480)
 
 
 @pytest.fixture(scope="module")
-def predictor(library: Any, extractor: SamExtractor) -> Any:
+def predictor(library: Any, checkpoint: Path) -> Any:
     """The published predictor, given the published weights by its own loader."""
-    own = library.SamPredictor(library.sam_model_registry["vit_b"](checkpoint=str(extractor._path)))
+    own = library.SamPredictor(library.sam_model_registry["vit_b"](checkpoint=str(checkpoint)))
     pixels = resized([IMAGE], 576, 1024, "bilinear")
     with torch.inference_mode():
         own.set_torch_image(pixels, IMAGE.shape[:2])
@@ -192,17 +197,17 @@ def test_instance_maps_equal_the_published_automatic_masks(
 
 def test_bad_prompts_are_named(extractor: SamExtractor) -> None:
     embedding = torch.zeros(64, 64, 256)
-    for options, message in [
-        ({}, "points or a box"),
-        ({"points": np.zeros((2, 3))}, "expected"),
-        ({"points": np.zeros((0, 2))}, "expected"),
-        ({"points": np.zeros((2, 2)), "labels": [1]}, "expected"),
-        ({"points": np.array([[np.nan, 1]])}, "not finite"),
-        ({"points": np.zeros((1, 2)), "labels": [2]}, "neither 0 nor 1"),
-        ({"box": [5, 5, 1, 9]}, "x0 < x1"),
-        ({"box": [5, 5, 9]}, "x0 < x1"),
+    for options, code in [
+        ({}, "prompt.missing"),
+        ({"points": np.zeros((2, 3))}, "prompt.shape"),
+        ({"points": np.zeros((0, 2))}, "prompt.shape"),
+        ({"points": np.zeros((2, 2)), "labels": [1]}, "prompt.shape"),
+        ({"points": np.array([[np.nan, 1]])}, "prompt.not-finite"),
+        ({"points": np.zeros((1, 2)), "labels": [2]}, "prompt.not-finite"),
+        ({"box": [5, 5, 1, 9]}, "prompt.value"),
+        ({"box": [5, 5, 9]}, "prompt.value"),
     ]:
-        with pytest.raises(PromptError, match=message):
+        with raises(code):
             prompted_masks(extractor, embedding, (100, 100), **options)
-    with pytest.raises(ExtractorError, match="see `padded`"):
+    with raises("extractor.shape", "padded"):
         prompted_masks(extractor, embedding[:36], (100, 100), box=[0, 0, 1, 1])

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from feature_gs_ros.core.errors import ExtractorError, PromptError, UnknownPromptError
+from feature_gs_ros.core.errors import UnknownPromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.base import ScoringRule
 from feature_gs_ros.extractors.imagenet import EVERYDAY_FILE, WORDS_FILE
 from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
 from feature_gs_ros.query.smoothing import GaussianGraph
+from tests.errors import raises
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,7 @@ def test_words_tolerate_punctuation_and_irregular_plurals(imagenet_words: WordLi
 
 
 def test_a_colour_is_named_as_what_is_not_known(imagenet_words: WordList) -> None:
-    with pytest.raises(UnknownPromptError, match="without 'green'"):
+    with raises("prompt.unknown", "'green'"):
         imagenet_words.classes("the green mug")
     assert imagenet_words.classes("black widow")  # a word of its own
 
@@ -133,7 +134,7 @@ def test_everyday_words_stand_for_classes(prompt: str, classes: tuple[int, ...])
 
 def test_an_everyday_word_for_nothing_known_is_refused(imagenet_words: WordList, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("grabber: pliers\n")
-    with pytest.raises(UnknownPromptError, match="pliers"):
+    with raises("prompt.unknown"):
         imagenet_words.add_everyday_words(tmp_path / "words.txt")
 
 
@@ -148,7 +149,7 @@ def test_every_synonym_finds_its_own_class(imagenet_words: WordList) -> None:
     ("prompt", "near"), [("red mug", "coffee mug"), ("toster", "toaster"), ("scewdriver", "screwdriver")]
 )
 def test_unknown_word_names_the_nearest(imagenet_words: WordList, prompt: str, near: str) -> None:
-    with pytest.raises(UnknownPromptError, match=near) as caught:
+    with raises("prompt.unknown", near) as caught:
         imagenet_words.classes(prompt)
     assert near in caught.value.nearest
 
@@ -160,7 +161,7 @@ def test_prompt_without_words_is_unknown(imagenet_words: WordList, prompt: str) 
 
 
 def test_missing_word_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ExtractorError, match=r"none\.txt"):
+    with raises("extractor.unreadable", "none.txt"):
         WordList.from_file(tmp_path / "none.txt", "x")
 
 
@@ -278,7 +279,7 @@ def test_tiny_maps_and_coinciding_gaussians_can_be_spread(count: int) -> None:
 
 def test_spread_refuses_bad_rates_and_foreign_scores() -> None:
     graph = GaussianGraph(plane_of_two_colors(4)[0])
-    with pytest.raises(PromptError, match="rate"):
+    with raises("prompt.range"):
         graph.smooth(torch.zeros(16, 1), rate=0.0)
-    with pytest.raises(PromptError, match="16"):
+    with raises("prompt.shape", "16"):
         graph.smooth(torch.zeros(15, 1), rate=0.1)

@@ -16,7 +16,6 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import FeatureField, KnownView, Provenance
 from feature_gs_ros.backprojection.least_squares import Target, solve_features
 from feature_gs_ros.core.camera import Camera, Frame
-from feature_gs_ros.core.errors import GridError, IdentityError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
@@ -40,6 +39,7 @@ from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.query.smoothing import GaussianGraph
+from tests.errors import raises
 
 CAMERA = Camera(120, 90, 110.0, 110.0, 60.0, 45.0)
 NAMES = {0: "background", 1: "red ball", 2: "green ball", 7: "blue ball"}
@@ -168,11 +168,11 @@ def test_answers_by_point_pixel_name_and_file(tmp_path: Path) -> None:
     assert identities.value_of("7") == identities.value_of("blue ball") == 7
     part = identities.extract(1, tmp_path / "red.ply")
     assert len(load_map(tmp_path / "red.ply")) == len(part) == int((identities.labels == 1).sum())
-    with pytest.raises(IdentityError, match="no object has the id 3; there are 1 'red ball'"):
+    with raises("identity.missing", "'red ball'"):
         identities.mask(3)
-    with pytest.raises(IdentityError, match="no object is called 'cup'"):
+    with raises("identity.missing", "'cup'"):
         identities.value_of("cup")
-    with pytest.raises(IdentityError, match="use feature-gs identity"):
+    with raises("identity.mismatch", "feature-gs identity"):
         Identities(gaussians, replace(field, extractor=ExtractorIdentity("color")))
 
 
@@ -198,19 +198,19 @@ def test_pixels_to_ignore_and_objects_that_nobody_annotated() -> None:
     encoding = encode_identities(gaussians, hidden, NAMES, orthogonal_codes(4))
     assert encoding.objects[7].views == ()
     assert np.isnan(encoding.objects[7].agreement)
-    with pytest.raises(IdentityError, match="'blue ball' holds no Gaussian"):
+    with raises("identity.missing", "'blue ball'"):
         Identities(gaussians, encoding.field).extract(7)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     gaussians, _, entries = annotated([0.0])
-    with pytest.raises(IdentityError, match="no annotated view"):
+    with raises("identity.empty"):
         encode_identities(gaussians, [], NAMES, orthogonal_codes(4))
-    with pytest.raises(IdentityError, match="5 codes don't fit 4 classes"):
+    with raises("identity.shape", "5 codes", "4 classes"):
         encode_identities(gaussians, entries, NAMES, orthogonal_codes(5))
-    with pytest.raises(IdentityError, match="mask of '0' holds 7, which has no name"):
+    with raises("identity.label", "'0'"):
         encode_identities(gaussians, entries, {0: "background", 1: "a", 2: "b"}, orthogonal_codes(3))
-    with pytest.raises(IdentityError, match="no object is named"):
+    with raises("identity.missing"):
         class_names({0: "background", 255: "ignored"})
     assert numbered_names([entries[0].labels])[7] == "object 7"
 
@@ -233,9 +233,9 @@ def test_solving_reaches_the_least_squares_solution() -> None:
     solution = solve_features([target], start, anchor, iterations=60, tolerance=1e-6)
     np.testing.assert_allclose(solution.features.numpy(), expected, atol=2e-3)
     assert solution.residual[-1] < 1e-3
-    with pytest.raises(GridError, match="no view"):
+    with raises("grid.empty"):
         solve_features([], start, anchor)
-    with pytest.raises(GridError, match="start and anchor"):
+    with raises("grid.shape|grid.not-finite"):
         solve_features([target], start[:3], anchor)
 
 
@@ -282,9 +282,9 @@ def test_two_masks_of_one_view_never_merge() -> None:
         assert len({view for view, _ in members}) == len(members)
     assert len(association.objects) == 4
     assert association.contested + len(association.single) >= 1
-    with pytest.raises(IdentityError, match="merge threshold 0"):
+    with raises("identity.range"):
         associate(entries, 0.0)
-    with pytest.raises(IdentityError, match="nothing to associate"):
+    with raises("identity.empty"):
         associate([replace(entries[0], labels=np.zeros_like(entries[0].labels))])
 
 
@@ -311,9 +311,9 @@ def test_voting_is_the_comparison_of_two_back_projections() -> None:
     by_hand = Vote(torch.tensor([3.0, 1, 2, 0]), torch.tensor([1.0, 3, 2, 0]))  # the last one was seen by nobody
     assert by_hand.selected.tolist() == [True, False, False, False]
     assert by_hand.confidence.tolist() == [0.75, 0.25, 0.5, 0.0]
-    with pytest.raises(IdentityError, match="no masked view"):
+    with raises("identity.empty"):
         vote([])
-    with pytest.raises(IdentityError, match="not the same size"):
+    with raises("identity.size"):
         vote([(entries[0].view, np.zeros((3, 4), np.bool_))])
 
 
@@ -335,7 +335,7 @@ def test_instances_without_annotation() -> None:
         owners.append(int(counts.argmax()))
     assert len(set(owners)) == 3
     assert torch.equal(ids, find_instances(gaussians, field, [entry.view for entry in entries], samples=1200))
-    with pytest.raises(IdentityError, match="too few for clusters"):
+    with raises("identity.too-few"):
         find_instances(gaussians, replace(field, view_count=torch.zeros_like(field.view_count)), [])
 
 
@@ -367,10 +367,10 @@ def test_masks_that_fit_no_frame_are_left_out_and_counted(tmp_path: Path) -> Non
     assert "mask '99' has no frame" in reasons
     for name in ("0", "1"):
         (folder / f"{name}.png").unlink()
-    with pytest.raises(IdentityError, match="no mask can be used: 1 × mask '2'"):
+    with raises("identity.empty", "1 × mask '2'"):
         read_annotations(gaussians, Stream(), open_masks(folder), Sim3.identity(), NAMES)  # type: ignore[arg-type]
     (folder / "2.png").unlink()
-    with pytest.raises(IdentityError, match="no frame of 'made here' has a mask of its name"):
+    with raises("identity.missing", "'made here'"):
         read_annotations(gaussians, Stream(), open_masks(folder), Sim3.identity(), NAMES)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,14 @@ import torch
 from feature_gs_ros import rasterizer
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.identity.association import CLEAR, MERGE_THRESHOLD, Node, _mask_of_gaussians, _merged, _overlaps
+from feature_gs_ros.identity.association import (
+    CLEAR,
+    MERGE_THRESHOLD,
+    Node,
+    memberships_of,
+    merged_nodes,
+    pairwise_overlaps,
+)
 from feature_gs_ros.identity.encoding import IGNORE, Annotation
 
 A, B, C = (0, 1), (1, 1), (2, 1)  # a mask of each of three views
@@ -29,7 +36,7 @@ def test_a_mask_speaks_for_a_gaussian_that_lies_in_it_by_three_quarters(ignored:
     for edge in range(10, 31):
         labels = np.full((30, 40), IGNORE if ignored else 0, np.uint16)
         labels[:, :edge] = 7
-        rows, total, index = _mask_of_gaussians(Annotation("0", view, labels), [3, 7])
+        rows, total, index = memberships_of(Annotation("0", view, labels), [3, 7])
         assert rows.tolist() == [0]
         inside = float(weights[:edge].sum())
         assert float(total[0]) == pytest.approx(inside if ignored else float(weights.sum()), rel=1e-3)
@@ -43,7 +50,7 @@ def test_overlap_is_of_what_both_views_see_by_the_smaller_weight() -> None:
     first = np.array([0, 1, 2, 3, 4]), np.array([10, 10, 10, 10, 3], np.float32), np.array([0, 0, 1, -1, 0])
     second = np.array([1, 2, 3, 4, 9]), np.array([8, 20, 6, 2, 5], np.float32), np.array([0, 0, 0, 1, 0])
     # Row 1: 8 of 4 and 5; row 2: 10 of 7 and 5; row 3: 6 of none and 5; row 4: 2 of 4 and 6, too little to count.
-    assert _overlaps([first, second], [[4, 7], [5, 6]]) == {
+    assert pairwise_overlaps([first, second], [[4, 7], [5, 6]]) == {
         ((0, 4), (1, 5)): (8.0, 8.0 + 2 + 10 + 6),
         ((0, 7), (1, 5)): (10.0, 10.0 + 8 + 6),
     }
@@ -61,13 +68,13 @@ def test_overlap_is_of_what_both_views_see_by_the_smaller_weight() -> None:
     ],
 )
 def test_clusters_merge_by_the_evidence_of_all_their_masks(overlaps: Evidence, clusters: list[list[Node]]) -> None:
-    found, contested = _merged([A, B, C], overlaps, MERGE_THRESHOLD)
+    found, contested = merged_nodes([A, B, C], overlaps, MERGE_THRESHOLD)
     assert sorted(sorted(members) for members in found) == clusters
     assert contested == 0
 
 
 def test_of_two_masks_of_a_view_the_one_of_most_overlap_merges() -> None:
     other = (0, 2)  # beside A in the first view
-    found, contested = _merged([A, other, B], {(A, B): (60.0, 100.0), (other, B): (70.0, 100.0)}, MERGE_THRESHOLD)
+    found, contested = merged_nodes([A, other, B], {(A, B): (60.0, 100.0), (other, B): (70.0, 100.0)}, MERGE_THRESHOLD)
     assert sorted(sorted(members) for members in found) == [[A], [other, B]]
     assert contested == 1

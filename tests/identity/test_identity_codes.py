@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from feature_gs_ros.core.errors import ExtractorError, IdentityError
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.codes import IdentityExtractor
 from feature_gs_ros.identity import codes
 from feature_gs_ros.identity.codes import CodeBook, contrastive_codes, make_codes, orthogonal_codes, train_codes
+from tests.errors import raises
 
 
 @pytest.mark.parametrize(("classes", "dimension"), [(7, 7), (7, 16), (1, 4)])
@@ -29,11 +29,11 @@ def test_orthogonal_rows_are_orthonormal_and_read_themselves(classes: int, dimen
 
 
 def test_more_classes_than_dimensions_are_refused_with_the_limit() -> None:
-    with pytest.raises(IdentityError, match=r"17 classes .* at most 16"):
+    with raises("identity.range", "17", "16"):
         orthogonal_codes(17, 16)
-    with pytest.raises(IdentityError, match="0 classes"):
+    with raises("identity.range"):
         orthogonal_codes(0)
-    with pytest.raises(IdentityError, match="choose orthogonal or contrastive"):
+    with raises("identity.unknown"):
         make_codes("onehot", 3)
 
 
@@ -46,7 +46,7 @@ def test_the_gradient_is_that_of_the_equations() -> None:
     logits = codes.SHARPNESS * unit_e @ unit_w.T
     frame = ((unit_e @ unit_e.T - torch.eye(9)) ** 2).sum() / 9
     (torch.nn.functional.cross_entropy(logits, torch.arange(9)) + frame).backward()  # type: ignore[no-untyped-call]
-    by_e, by_w = codes._gradients(embedding, classifier)
+    by_e, by_w = codes.gradients(embedding, classifier)
     assert e.grad is not None
     assert w.grad is not None
     np.testing.assert_allclose(by_e, e.grad.numpy(), atol=2e-5)
@@ -82,7 +82,7 @@ def test_codes_are_the_same_each_time_and_come_from_the_cache(tmp_path: Path, mo
 
 
 def test_coinciding_codes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(IdentityError, match=r"coincide .*more dimensions"):
+    with raises("identity.coinciding"):
         contrastive_codes(150, 2, cache=tmp_path)  # 150 directions of a plane are 2.4° apart at best
 
 
@@ -113,5 +113,5 @@ def test_scores_are_over_a_half_for_the_likeliest_class_alone() -> None:
     assert scores[3].tolist() == pytest.approx([0.5, 0.5])
     made = extractor_of(extractor.identity)
     assert made.identity == extractor.identity
-    with pytest.raises(ExtractorError, match="masks, not from images"):
+    with raises("extractor.missing"):
         extractor.extract(np.zeros((2, 2, 3), np.uint8))

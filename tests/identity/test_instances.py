@@ -14,7 +14,6 @@ from conftest import random_camera
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
-from feature_gs_ros.core.errors import IdentityError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.identity import instances as module
@@ -23,6 +22,7 @@ from feature_gs_ros.identity.instances import find_instances, instance_field
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
 from tests.command_line import run
+from tests.errors import raises
 
 BLOBS, EACH = 7, 60
 
@@ -49,7 +49,7 @@ def field_of(gaussians: GaussianMap, features: torch.Tensor, path: str = "") -> 
 
 
 def test_features_without_clusters_are_said_to_be_so(blobs: tuple[GaussianMap, FeatureField]) -> None:
-    with pytest.raises(IdentityError, match="no clusters"):
+    with raises("identity.no-clusters"):
         instance_field(blobs[1], torch.zeros(BLOBS * EACH, dtype=torch.int32))
 
 
@@ -70,7 +70,9 @@ def test_each_ball_is_one_object_however_many_are_rendered_at_once(
     clusters = (torch.arange(len(samples)) * 5) % BLOBS
     carriers = torch.zeros(len(gaussians), BLOBS)
     carriers[samples, clusters] = 1
-    for view, winners in zip(views, module._winners(views, len(gaussians), samples, clusters, BLOBS), strict=True):
+    for view, winners in zip(
+        views, module.winning_clusters(views, len(gaussians), samples, clusters, BLOBS), strict=True
+    ):
         weight, winner = view.render(carriers).max(dim=2)
         assert torch.equal(torch.from_numpy(winners), torch.where(weight > 0, winner, -1))
 
@@ -138,23 +140,25 @@ def test_no_object_is_numbered_as_what_does_not_count(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("option", "code", "quoted"),
     [
-        ({"smallest": 1}, "at least 2 samples"),
-        ({"smallest": -5}, "at least 2 samples"),
-        ({"samples": 5, "smallest": 2}, "samples=5 are too few"),
-        ({"samples": 0}, "samples=0 are too few"),
-        ({"smallest": 10**12}, "are too few"),
-        ({"largest": float("nan")}, "largest=nan"),
-        ({"largest": 0.0}, "largest=0.0"),
-        ({"largest": float("inf")}, "largest=inf"),
-        ({"place": float("nan")}, "place=nan"),
-        ({"place": -1.0}, "place=-1.0"),
-        ({"place": 1e300}, r"place=1e\+300"),
+        ({"smallest": 1}, "identity.too-few", "smallest=1"),
+        ({"smallest": -5}, "identity.too-few", "smallest=-5"),
+        ({"samples": 5, "smallest": 2}, "identity.too-few", "samples=5"),
+        ({"samples": 0}, "identity.too-few", "samples=0"),
+        ({"smallest": 10**12}, "identity.too-few", str(10**12)),
+        ({"largest": float("nan")}, "identity.range", "largest=nan"),
+        ({"largest": 0.0}, "identity.range", "largest=0.0"),
+        ({"largest": float("inf")}, "identity.range", "largest=inf"),
+        ({"place": float("nan")}, "identity.range", "place=nan"),
+        ({"place": -1.0}, "identity.range", "place=-1.0"),
+        ({"place": 1e300}, "identity.range", "place=1e+300"),
     ],
 )
-def test_numbers_out_of_range(option: dict[str, Any], message: str, blobs: tuple[GaussianMap, FeatureField]) -> None:
-    with pytest.raises(IdentityError, match=message):
+def test_numbers_out_of_range(
+    option: dict[str, Any], code: str, quoted: str, blobs: tuple[GaussianMap, FeatureField]
+) -> None:
+    with raises(code, quoted):
         find_instances(*blobs, [], **option)
 
 
@@ -162,7 +166,7 @@ def test_too_few_gaussians_for_the_samples(blobs: tuple[GaussianMap, FeatureFiel
     few = GaussianMap.from_tensors(
         blobs[0].means[:8], blobs[0].quats_wxyz[:8], blobs[0].scales[:8], blobs[0].opacities[:8], blobs[0].sh[:8]
     )
-    with pytest.raises(IdentityError, match="8 Gaussians were seen, too few"):
+    with raises("identity.too-few", "8 Gaussians"):
         find_instances(few, field_of(few, torch.eye(8)), [], samples=10, smallest=2)
 
 

@@ -10,12 +10,12 @@ import pytest
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.ingest import sample_cells
 from feature_gs_ros.core.camera import Image
-from feature_gs_ros.core.errors import StreamError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.extractors.color import ColorExtractor
 from feature_gs_ros.io.streams.registry import open_stream
 from tests.command_line import run
+from tests.errors import raises
 from tests.little_scene import FRAMES, write_scene, write_stream
 
 
@@ -29,7 +29,7 @@ def test_a_damaged_mask_costs_its_own_view(tmp_path: Path) -> None:
     told = json.loads(lifted.stdout)
     assert told["views"] == len(FRAMES) - 1
     (reason,) = told["skipped"]
-    assert "0001.png' is no PNG" in reason
+    assert "0001.png" in reason
     distilled = run(
         "distill", scene / "map.ply", scene, "--out", scene / "distilled", "--extractor", "labels",
         "--option", f"masks={scene / 'masks'}", "--option", f"labels={scene / 'labels.yaml'}", "--json",
@@ -90,7 +90,7 @@ def test_a_sample_is_taken_elsewhere_where_the_few_are_damaged(tmp_path: Path) -
     assert cells.mean(dim=0).tolist() == [0.5, 0.5]
     for path in (scene / "masks").iterdir():
         path.write_bytes(b"nothing")
-    with pytest.raises(StreamError, match=r"no image of .* could be used: mask .* is no PNG"):
+    with raises("stream.empty", "mask"):
         sample_cells(open_stream(scene), FRAMES, extractor)
 
 

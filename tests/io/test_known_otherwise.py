@@ -10,32 +10,32 @@ import numpy as np
 import pytest
 
 from feature_gs_ros.core.camera import Distortion
-from feature_gs_ros.core.errors import StreamError
 from feature_gs_ros.io.messages.camera_info import camera_from_info, load_calibration
 from feature_gs_ros.io.streams.registry import open_stream
+from tests.errors import raises
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"),
+    ("name", "fault"),
     [
-        ("transforms_train.json", "transforms_train.json"),
-        ("keyframes/corrected_cameras/1.json", "ns-process-data polycam"),
-        ("rgbd/0.jpg", "ns-process-data record3d"),
+        ("transforms_train.json", ("stream.format", "transforms_train.json")),
+        ("keyframes/corrected_cameras/1.json", ("stream.format",)),
+        ("rgbd/0.jpg", ("stream.format",)),
     ],
 )
-def test_exports_are_named(tmp_path: Path, name: str, hint: str) -> None:
+def test_exports_are_named(tmp_path: Path, name: str, fault: tuple[str, ...]) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("{}")
-    with pytest.raises(StreamError, match=hint):
+    with raises(*fault):
         open_stream(tmp_path)
 
 
 def test_inrias_cameras_are_named(tmp_path: Path) -> None:
     entry = {"id": 0, "img_name": "1", "width": 4, "height": 3, "position": [0, 0, 0], "rotation": np.eye(3).tolist()}
     (tmp_path / "cameras.json").write_text(json.dumps([entry | {"fy": 5.0, "fx": 5.0}]))
-    with pytest.raises(StreamError, match="trained by Inria's code"):
+    with raises("stream.inria"):
         open_stream(tmp_path)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.io.masks import MaskFolder, load_labels
+from tests.errors import raises
 
 LABELS = np.array([[0, 1, 2], [255, 7, 6]], np.uint8)
 CAMERA = Camera(3, 2, 5.0, 5.0, 1.5, 1.0)
@@ -42,27 +42,27 @@ def test_a_mask_that_is_none_is_refused(tmp_path: Path) -> None:
     chunk = struct.pack(">I", 13) + b"IHDR" + size + struct.pack(">I", zlib.crc32(b"IHDR" + size))
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
     masks = MaskFolder(tmp_path)
-    for name, message in {
-        "colour": "is a RGB image",
-        "alpha": "is a RGBA image",
-        "cut": "ends too early",
-        "text": "no PNG",
-        "bomb": "2147483647×2147483647",
-        "none": "no mask .*none.png'; there are 'alpha', 'bomb'",
+    for name, fault in {
+        "colour": ("evaluation.format", "RGB"),
+        "alpha": ("evaluation.format", "RGBA"),
+        "cut": ("evaluation.mask",),
+        "text": ("evaluation.damaged",),
+        "bomb": ("evaluation.range", "2147483647×2147483647"),
+        "none": ("evaluation.missing", "none.png", "'alpha', 'bomb'"),
     }.items():
-        with pytest.raises(EvaluationError, match=message):
+        with raises(*fault):
             masks.load(name)
-    with pytest.raises(EvaluationError, match="is 3×2 pixels, its frame 640×480"):
+    with raises("evaluation.size", "3×2", "640×480"):
         masks.load("good", Camera(640, 480, 5.0, 5.0, 1.5, 1.0))
     (tmp_path / "good.png").unlink()
-    with pytest.raises(EvaluationError, match="can't read"):
+    with raises("evaluation.mask|evaluation.unreadable", "good.png"):
         masks.load("good")
 
 
 def test_a_folder_without_masks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="is not a folder"):
+    with raises("evaluation.unreadable"):
         MaskFolder(tmp_path / "none")
-    with pytest.raises(EvaluationError, match="holds no masks"):
+    with raises("evaluation.empty"):
         MaskFolder(tmp_path)
 
 
@@ -74,26 +74,26 @@ def test_labels_either_way_round(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "fault"),
     [
-        ("", "no key: value pairs"),
-        ("{}", "names no classes"),
-        ("- mug\n- cup\n", "no key: value pairs"),
-        ("1: [mug]", "expected a number and a name"),
-        ("mug: cup", "expected a number and a name"),
-        ("1: 2", "expected a number and a name"),
-        ("yes: 2", "expected a number and a name"),
-        ("1: mug\ncup: 1", "beside another line"),
-        ("1: mug\n2: mug", "beside another line"),
-        ("65536: mug", "masks hold 0 to 65535"),
-        ("-1: mug", "masks hold 0 to 65535"),
-        ("{", "is not YAML"),
+        ("", ("evaluation.value",)),
+        ("{}", ("evaluation.empty",)),
+        ("- mug\n- cup\n", ("evaluation.value",)),
+        ("1: [mug]", ("evaluation.value",)),
+        ("mug: cup", ("evaluation.value",)),
+        ("1: 2", ("evaluation.value",)),
+        ("yes: 2", ("evaluation.value",)),
+        ("1: mug\ncup: 1", ("evaluation.duplicate",)),
+        ("1: mug\n2: mug", ("evaluation.duplicate",)),
+        ("65536: mug", ("evaluation.label", "65535")),
+        ("-1: mug", ("evaluation.label", "65535")),
+        ("{", ("evaluation.syntax",)),
     ],
 )
-def test_labels_that_are_none_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_labels_that_are_none_are_refused(tmp_path: Path, text: str, fault: tuple[str, ...]) -> None:
     file = tmp_path / "labels.yaml"
     file.write_text(text)
-    with pytest.raises(EvaluationError, match=message):
+    with raises(*fault):
         load_labels(file)
 
 
@@ -153,5 +153,5 @@ def test_a_label_among_binary_masks_is_refused(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"{index:02}.png"), np.array([[0, 4 if index == 20 else 255]], np.uint8))
     folder = MaskFolder(tmp_path)
     if folder.load("00").tolist() == [[0, 1]]:  # 20 isn't among those looked at
-        with pytest.raises(EvaluationError, match="don't mix"):
+        with raises("evaluation.label"):
             folder.load("20")

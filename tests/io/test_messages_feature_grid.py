@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from feature_gs_ros.core.errors import GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.io.messages.feature_grid import fill_grid, grid_from_message
+from tests.errors import raises
 
 EXTRACTOR = ExtractorIdentity("color", "abc", {"space": "lab", "cell": 8})
 
@@ -52,21 +52,21 @@ def test_a_grid_comes_back_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "complaint"),
+    ("name", "value", "fault"),
     [
-        ("rows", 3, "3×3 cells × 4 numbers holds 48 bytes"),
-        ("columns", 0, "2×0 cells"),
-        ("dimension", 1 << 31, "bytes"),
-        ("data", b"", "0 bytes"),
-        ("interpolation", 2, "unknown interpolation 2"),
-        ("right", -1.0, "empty"),
-        ("bottom", float("nan"), "empty"),
+        ("rows", 3, ("grid.value", "3×3", "48")),
+        ("columns", 0, ("grid.value", "2×0")),
+        ("dimension", 1 << 31, ("grid.value", "48")),
+        ("data", b"", ("grid.value", "2×3")),
+        ("interpolation", 2, ("grid.unknown",)),
+        ("right", -1.0, ("grid.empty",)),
+        ("bottom", float("nan"), ("grid.empty",)),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused_before_anything_is_allocated(name, value, complaint):
+def test_sizes_that_do_not_fit_are_refused_before_anything_is_allocated(name, value, fault):
     lying = message()
     setattr(lying, name, value)
-    with pytest.raises(GridError, match=complaint):
+    with raises(*fault):
         grid_from_message(lying, EXTRACTOR)
 
 
@@ -79,10 +79,10 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_allocated(name, va
     ],
 )
 def test_a_grid_of_another_extractor_is_refused(other):
-    with pytest.raises(GridError, match="extractor 'color'"):
+    with raises("grid.mismatch", "'color'"):
         grid_from_message(message(), other)
 
 
 def test_values_beyond_float16_are_refused():
-    with pytest.raises(GridError, match="float16"):
+    with raises("grid.not-finite", "16"):
         fill_grid(Message(), FeatureGrid(torch.full((1, 1, 1), 1e6)), EXTRACTOR)

@@ -74,9 +74,9 @@ def test_text_that_ends_early_or_is_no_number(tmp_path: Path) -> None:
     [
         (["element vertex -3"], "'element vertex -3' at byte 36"),
         (["element vertex 3.5"], "'element vertex 3.5' at byte 36"),
-        (["element vertex 1e9"], "unknown, out of place or said twice"),
-        (["element vertex " + "9" * 400], "unknown, out of place or said twice"),
-        (["element vertex ٣"], "unknown, out of place or said twice"),
+        (["element vertex 1e9"], "is unknown, repeated or in the wrong order"),
+        (["element vertex " + "9" * 400], "is unknown, repeated or in the wrong order"),
+        (["element vertex ٣"], "is unknown, repeated or in the wrong order"),
         (["element vertex"], "'element vertex' at byte 36"),
         (["element vertex 1", "element vertex 1"], "'element vertex 1' at byte 53"),
         (["property float x", "element vertex 1"], "'property float x' at byte 36"),

@@ -35,12 +35,13 @@ from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 
 from feature_gs_ros.core.camera import Camera, Distortion
-from feature_gs_ros.core.errors import CameraError, ImageError, StreamError
+from feature_gs_ros.core.errors import CameraError, StreamError
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.io.streams.rosbag import RosbagStream
 from feature_gs_ros.io.streams.rosbag_limits import MAX_UNPACKED, limit_rosbags
+from tests.errors import raises
 from tests.memory_use import peak_megabytes
 
 CAMERA = Camera(WIDTH, HEIGHT, 30.0, 31.0, 16.0, 12.0)
@@ -85,7 +86,7 @@ def test_some_frames_by_name(tmp_path: Path) -> None:
     stream = open_stream(tmp_path / "bag")
     assert [frame.name for frame in stream.frames([names[3], names[1]])] == [names[1], names[3]]
     assert list(stream.frames([])) == []
-    with pytest.raises(StreamError, match=f"no posed frame named 'mug'; it has '{names[0]}'"):
+    with raises("stream.missing", "'mug'", names[0]):
         stream.frames(["mug", names[0]])
 
 
@@ -168,7 +169,7 @@ def test_one_topic_of_each_colour_camera_is_read(tmp_path: Path) -> None:
     assert stream.ignored_topics == {
         "/camera/color/image_raw/compressed": "it is the camera of /camera/color/image_raw",
         "/camera/color/image_rect_color": "it is the camera of /camera/color/image_raw",
-        "/camera/depth/image_rect_raw": "encoding '16UC1' is no image that can be read",
+        "/camera/depth/image_rect_raw": "encoding '16UC1' is not an image that can be read",
         "/camera/aligned/image_raw/compressedDepth": (
             "it has no camera_info (/camera/aligned/image_raw/camera_info or "
             "/camera/aligned/image_raw/compressedDepth/camera_info)"
@@ -198,17 +199,17 @@ def test_topics_by_option(tmp_path: Path) -> None:
         write_tf(recorder)
         recorder.write("/calibration", camera_info(START, d=np.full(5, 0.01)), START)
         recorder.write("/eye", image(picture(0), START), START)
-    with pytest.raises(StreamError, match=r"/eye: it has no camera_info \(/camera_info or /eye/camera_info\)"):
+    with raises("stream.missing", "/eye/camera_info"):
         open_stream(tmp_path / "bag")
-    with pytest.raises(StreamError, match=r"'/eye' has no camera_info .* the bag has /calibration"):
+    with raises("stream.missing", "'/eye'", "/calibration"):
         open_stream(tmp_path / "bag", bag=BagOptions(image_topics=("/eye",)))
-    with pytest.raises(StreamError, match=r"'/eye' has no camera_info \(/other\)"):
+    with raises("stream.missing", "'/eye'", "/other"):
         open_stream(tmp_path / "bag", bag=BagOptions(image_topics=("/eye",), camera_info_topics=("/other",)))
-    with pytest.raises(StreamError, match="no image topic '/nose'; it has /eye"):
+    with raises("stream.missing", "'/nose'", "/eye"):
         open_stream(tmp_path / "bag", bag=BagOptions(image_topics=("/nose",)))
-    with pytest.raises(StreamError, match="1 --image-topics, but 2 --camera-info-topics"):
+    with raises("stream.conflict", "--image-topics", "--camera-info-topics"):
         open_stream(tmp_path / "bag", bag=BagOptions(image_topics=("/eye",), camera_info_topics=("/a", "/b")))
-    with pytest.raises(StreamError, match="goes with --image-topics"):
+    with raises("stream.conflict", "--image-topics"):
         open_stream(tmp_path / "bag", bag=BagOptions(camera_info_topics=("/calibration",)))
     options = BagOptions(image_topics=("/eye",), camera_info_topics=("/calibration",))
     (frame,) = open_stream(tmp_path / "bag", bag=options).frames()
@@ -239,18 +240,18 @@ def test_a_calibration_file_stands_in_for_camera_info(tmp_path: Path) -> None:
         recorder.write("/camera/camera_info", camera_info(START, k=np.zeros(9)), START)
         recorder.write("/camera/image_raw", image(picture(0), START), START)
         recorder.write("/other/image_raw", image(picture(0), START), START)
-    with pytest.raises(StreamError, match=r"1 × camera_info has no K but a P, .*--rectified"):
+    with raises("stream.empty", "--rectified"):
         open_stream(tmp_path / "bag").names()
     file = tmp_path / "camera.yaml"
     file.write_text(
         f"image_width: {WIDTH}\nimage_height: {HEIGHT}\ncamera_matrix: {{data: [40, 0, 15.5, 0, 40, 11.5, 0, 0, 1]}}\n"
     )
-    with pytest.raises(StreamError, match="one camera_info_file for several cameras"):
+    with raises("stream.conflict"):
         open_stream(tmp_path / "bag", bag=BagOptions(camera_info_file=file))
     options = BagOptions(image_topics=("/camera/image_raw",), camera_info_file=file)
     (frame,) = open_stream(tmp_path / "bag", bag=options).frames()
     assert frame.camera == Camera(WIDTH, HEIGHT, 40.0, 40.0, 16.0, 12.0)
-    with pytest.raises(CameraError, match="can't read"):
+    with raises("camera.unreadable"):
         open_stream(
             tmp_path / "bag",
             bag=BagOptions(camera_info_file=tmp_path / "none.yaml", image_topics=("/camera/image_raw",)),
@@ -262,7 +263,7 @@ def test_a_calibration_file_of_another_size_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "lens.yaml"
     matrix = {"rows": 3, "cols": 3, "data": [60.0, 0, 31.5, 0, 62.0, 23.5, 0, 0, 1]}
     file.write_text(yaml.safe_dump({"image_width": 2 * WIDTH, "image_height": 2 * HEIGHT, "camera_matrix": matrix}))
-    with pytest.raises(StreamError, match=f"{2 * WIDTH}×{2 * HEIGHT} pixels, the image has {WIDTH}×{HEIGHT}.* by 2"):
+    with raises("stream.empty", f"{2 * WIDTH}×{2 * HEIGHT}", f"{WIDTH}×{HEIGHT}", "by 2"):
         open_stream(tmp_path / "bag", bag=BagOptions(camera_info_file=file)).names()
 
 
@@ -323,9 +324,9 @@ def without_static(folder: Path) -> Path:
 
 
 def test_a_bag_without_tf_static_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(StreamError, match=r"'camera_optical' is not in tf.*no /tf_static.*--tf FILE"):
+    with raises("stream.empty", "'camera_optical'", "/tf_static", "--tf FILE"):
         open_stream(without_static(tmp_path / "bag")).names()
-    with pytest.raises(StreamError, match=r"--map-frame.*no /tf_static"):
+    with raises("stream.missing", "--map-frame", "/tf_static"):
         open_stream(tmp_path / "bag", bag=BagOptions(map_frame="world"))
 
 
@@ -344,26 +345,26 @@ def test_static_transforms_come_from_a_file(tmp_path: Path, name: str, text: str
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("name", "text", "fault"),
     [
-        ("tf.yaml", "[]", "holds no"),
-        ("tf.yaml", yaml.safe_dump(STATIC), "one of rotation_xyzw and rpy"),
-        ("tf.yaml", yaml.safe_dump([STATIC[0] | {"rotation_xyzw": [0, 0, 0, 2]}]), "unit quaternion"),
-        ("robot.urdf", URDF.replace("fixed", "floating"), "no fixed joint"),
-        ("robot.urdf", URDF.replace('"0.2 0 1"', '"${x} 0 1"'), "run xacro"),
-        ("robot.urdf", "<robot", "not XML"),
-        ("robot.urdf", '<!DOCTYPE a [<!ENTITY b "c">]>' + URDF, "entities"),
+        ("tf.yaml", "[]", ("stream.range",)),
+        ("tf.yaml", yaml.safe_dump(STATIC), ("stream.conflict",)),
+        ("tf.yaml", yaml.safe_dump([STATIC[0] | {"rotation_xyzw": [0, 0, 0, 2]}]), ("stream.value",)),
+        ("robot.urdf", URDF.replace("fixed", "floating"), ("stream.range",)),
+        ("robot.urdf", URDF.replace('"0.2 0 1"', '"${x} 0 1"'), ("stream.value",)),
+        ("robot.urdf", "<robot", ("stream.format",)),
+        ("robot.urdf", '<!DOCTYPE a [<!ENTITY b "c">]>' + URDF, ("stream.unsafe",)),
     ],
 )
-def test_files_of_transforms_that_hold_none(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_files_of_transforms_that_hold_none(tmp_path: Path, name: str, text: str, fault: tuple[str, ...]) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(StreamError, match=message):
+    with raises(*fault):
         open_stream(without_static(tmp_path / "bag"), bag=BagOptions(tf=tmp_path / name))
 
 
 def test_the_map_frame_is_an_option(tmp_path: Path) -> None:
     record(tmp_path / "bag")
-    with pytest.raises(StreamError, match=r"no frame 'odom'.*\(--map-frame\) to one of base_link, camera_optical, map"):
+    with raises("stream.missing", "'odom'", "--map-frame"):
         open_stream(tmp_path / "bag", bag=BagOptions(map_frame="odom"))
     frame = next(open_stream(tmp_path / "bag", bag=BagOptions(map_frame="base_link")).frames())
     assert frame.camera_from_world == pytest.approx(np.linalg.inv(optical_in_base()))
@@ -381,14 +382,12 @@ def test_a_robots_own_tf_topics_are_read_where_there_is_no_common_one(tmp_path: 
 def test_a_bag_without_images_tf_or_a_single_pose_says_so(tmp_path: Path) -> None:
     with Recorder(tmp_path / "blind") as recorder:
         write_tf(recorder)
-    with pytest.raises(StreamError, match=r"has no images; it has /tf, /tf_static"):
+    with raises("stream.empty", "/tf_static"):
         open_stream(tmp_path / "blind")
     with Recorder(tmp_path / "lost") as recorder:
         recorder.write("/camera/camera_info", camera_info(START), START)
         recorder.write("/camera/image_raw", image(picture(0), START), START)
-    with pytest.raises(
-        StreamError, match=r"lost' holds no /tf or /tf_static, so its images have no poses: record both"
-    ):
+    with raises("stream.tf", "/tf_static"):
         open_stream(tmp_path / "lost")
     broken = base_in_map(START)
     broken[0, 3] = np.nan
@@ -396,15 +395,15 @@ def test_a_bag_without_images_tf_or_a_single_pose_says_so(tmp_path: Path) -> Non
         recorder.write("/tf", tf_message(("map", "base_link", START, broken)), START)
         recorder.write("/camera/camera_info", camera_info(START), START)
         recorder.write("/camera/image_raw", image(picture(0), START), START)
-    with pytest.raises(StreamError, match=r"no transform in /tf of '.*broken' can be used"):
+    with raises("stream.tf", "/tf"):
         open_stream(tmp_path / "broken")
     with Recorder(tmp_path / "late") as recorder:
         write_tf(recorder, first=START + STEP)
         recorder.write("/camera/camera_info", camera_info(START), START)
         recorder.write("/camera/image_raw", image(picture(0), START), START)
-    with pytest.raises(StreamError, match="no posed image: 1 × no tf of 'base_link' at its stamp"):
+    with raises("stream.empty", "'base_link'"):
         open_stream(tmp_path / "late").names()
-    with pytest.raises(StreamError, match="no posed image"):
+    with raises("stream.empty"):
         list(open_stream(tmp_path / "late").frames())
 
 
@@ -428,7 +427,7 @@ def test_damaged_images_leave_the_others_alone(tmp_path: Path) -> None:
     assert [frame.stamp_ns for frame in frames] == [stamps[0], stamps[1], stamps[4]]
     assert stream.skipped == {"image is damaged": 1, "message is damaged": 1}
     assert frames[0].image.shape == frames[2].image.shape == (HEIGHT, WIDTH, 3)
-    with pytest.raises(ImageError, match=f"/camera/image_raw/compressed at {stamps[1]}.*ends too early"):
+    with raises("image.damaged", f"/camera/image_raw/compressed at {stamps[1]}"):
         _ = frames[1].image
 
 
@@ -459,23 +458,23 @@ def test_a_damaged_bag_is_a_stream_error(tmp_path: Path, storage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("old", "new", "fault"),
     [
-        ("rosbag2_bagfile_information", "other", "can't read the recording"),
-        ("version: 8", "version: 99", "99"),
-        ("mcap\n", "tape\n", "tape"),
-        ("bag.mcap", "gone.mcap", "gone.mcap"),
-        ("message_count", "message_c: [", "can't read the recording"),
-        ("nanoseconds: ", "nanoseconds: soon", "can't read the recording"),
+        ("rosbag2_bagfile_information", "other", ("stream.syntax|stream.unreadable|stream.value",)),
+        ("version: 8", "version: 99", ("stream.unreadable", "99")),
+        ("mcap\n", "tape\n", ("stream.unreadable",)),
+        ("bag.mcap", "gone.mcap", ("stream.unreadable", "gone.mcap")),
+        ("message_count", "message_c: [", ("stream.syntax|stream.unreadable|stream.value",)),
+        ("nanoseconds: ", "nanoseconds: soon", ("stream.syntax|stream.unreadable|stream.value",)),
     ],
 )
-def test_damaged_metadata_is_a_stream_error(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_damaged_metadata_is_a_stream_error(tmp_path: Path, old: str, new: str, fault: tuple[str, ...]) -> None:
     record(tmp_path / "bag")
     file = tmp_path / "bag" / "metadata.yaml"
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
-    with pytest.raises(StreamError, match=message):
+    with raises(*fault):
         open_stream(tmp_path / "bag")
 
 
@@ -483,11 +482,11 @@ def test_a_recorder_that_was_killed_leaves_a_hint(tmp_path: Path) -> None:
     record(tmp_path / "bag")
     file = tmp_path / "bag" / "bag.mcap"
     file.write_bytes(file.read_bytes()[:-500])
-    with pytest.raises(StreamError, match=r"mcap recover .* ros2 bag reindex"):
+    with raises("stream.unreadable"):
         open_stream(tmp_path / "bag")
     record(tmp_path / "lite", "sqlite3")
     (tmp_path / "lite" / "lite.db3-wal").write_bytes(b"messages")
-    with pytest.raises(StreamError, match="wal_checkpoint"):
+    with raises("stream.unfinished"):
         open_stream(tmp_path / "lite")
 
 
@@ -495,7 +494,7 @@ def test_a_split_bag_without_metadata_asks_for_an_index(tmp_path: Path) -> None:
     record(tmp_path / "bag")
     (tmp_path / "bag" / "metadata.yaml").unlink()
     (tmp_path / "bag" / "bag_1.mcap").write_bytes((tmp_path / "bag" / "bag.mcap").read_bytes())
-    with pytest.raises(StreamError, match=r"2 storage files .* reindex"):
+    with raises("stream.unfinished"):
         open_stream(tmp_path / "bag")
 
 
@@ -520,7 +519,7 @@ def test_a_long_bag_is_streamed(tmp_path: Path) -> None:
 def test_images_are_decoded_when_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record(tmp_path / "bag")
     stream = open_stream(tmp_path / "bag")
-    monkeypatch.setattr("feature_gs_ros.io.messages.image._samples", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("feature_gs_ros.io.streams.rosbag.decode_image", lambda *_, **__: pytest.fail("decoded"))
     assert len(stream.names()) == 5
     assert len(list(stream.frames())) == 5
 

@@ -12,7 +12,7 @@ from conftest import random_map
 
 from feature_gs_ros.backprojection.field import FeatureField, KnownView, Provenance
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.errors import FieldError, ParameterError
+from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.extractors import make_extractor
@@ -23,6 +23,7 @@ from feature_gs_ros.live.live_field import LIVE, REMEMBERED, LiveField, LiveMap,
 from feature_gs_ros.live.statistics import MAX_REASONS, Statistics
 from feature_gs_ros.rasterizer.reference import dense_u
 from feature_gs_ros.ros.runtime.sender import Sender
+from tests.errors import raises
 
 LIMITS = KeyframeLimits(translation=0.1, rotation=np.radians(5.0), min_interval=0.5, max_interval=10.0)
 SECOND = 1_000_000_000
@@ -186,5 +187,5 @@ def test_paths_below_the_folder(tmp_path):
     data = DataFolder(str(tmp_path / "new" / "data"))
     assert data("rooms/kitchen") == data.path / "rooms" / "kitchen"
     assert data(str(data.path / "x")) == data.path / "x"
-    with pytest.raises(ParameterError, match="data_dir"):
+    with raises("parameter.value"):
         DataFolder("/proc/version/data")

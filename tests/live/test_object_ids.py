@@ -7,7 +7,7 @@ import torch
 from conftest import random_map
 
 from feature_gs_ros.core.geometry import Sim3
-from feature_gs_ros.live.object_ids import ObjectIds, spread
+from feature_gs_ros.live.object_ids import ObjectIds, position_covariance
 
 MUG, PLATE, CAN = np.arange(0, 100), np.arange(200, 400), np.arange(500, 550)
 
@@ -41,4 +41,6 @@ def test_the_spread_is_the_weighted_covariance_in_the_map_frame():
     turn = Sim3(2.0, np.array([0.5, 0.5, 0.5, 0.5]), np.array([1.0, 2.0, 3.0]))
     points = turn.apply(gaussians.means[torch.from_numpy(rows)].double().numpy())
     weights = gaussians.opacities[torch.from_numpy(rows)].double().numpy()
-    np.testing.assert_allclose(spread(gaussians, rows, turn), np.cov(points.T, aweights=weights, ddof=0), atol=1e-9)
+    np.testing.assert_allclose(
+        position_covariance(gaussians, rows, turn), np.cov(points.T, aweights=weights, ddof=0), atol=1e-9
+    )

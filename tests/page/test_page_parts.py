@@ -30,6 +30,7 @@ from feature_gs_ros.page.limits import MAX_PROMPTS, is_local, may_connect
 from feature_gs_ros.page.splats import SplatCloud
 from feature_gs_ros.query.masks_3d import State
 from tests.conftest import random_map
+from tests.errors import raises
 from tests.little_scene import write_scene
 
 
@@ -156,7 +157,7 @@ def test_words_are_suggested_by_how_they_begin() -> None:
     assert suggestions(words, "banana, mu") == ("mug", "coffee mug")
     assert suggestions(words, "  ") == ()
     assert prompts_of(" a mug ,, bottle") == ["a mug", "bottle"]
-    with pytest.raises(PromptError, match=str(MAX_PROMPTS)):
+    with raises("prompt.range", MAX_PROMPTS):
         prompts_of(",".join(["mug"] * (MAX_PROMPTS + 1)))
 
 

@@ -12,7 +12,6 @@ from conftest import random_camera, random_map
 
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.core.camera import Camera, Distortion
-from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import make_extractor
@@ -28,6 +27,7 @@ from feature_gs_ros.query.clicks import (
     weights_of_pixel,
 )
 from feature_gs_ros.rasterizer import view
+from tests.errors import raises
 
 PINHOLE = Camera(64, 48, fx=50.0, fy=50.0, cx=32.0, cy=24.0)
 
@@ -82,9 +82,9 @@ def test_a_ray_beside_the_map_meets_nothing():
 
 @pytest.mark.parametrize("pixel", [(-0.1, 3), (64, 3), (3, 48), (np.nan, 3), (3, np.inf)])
 def test_a_pixel_outside_the_image_is_refused(pixel):
-    with pytest.raises(PromptError, match="outside"):
+    with raises("prompt.outside"):
         weights_of_pixel(view(plates((2.0,)), PINHOLE, np.eye(4)), *pixel)
-    with pytest.raises(PromptError, match="outside"):
+    with raises("prompt.outside"):
         straight_pixel(PINHOLE, *pixel)
 
 
@@ -133,7 +133,7 @@ def test_a_pixel_that_the_lens_shows_nothing_at_is_refused(lens: Distortion) -> 
     """Beyond the largest radius that the polynomial reaches, or 90° from where the camera looks."""
     camera = Camera(640, 480, 180.0, 180.0, 320.0, 240.0, lens)
     for pixel in ((1.0, 1.0), (639.0, 240.0), (1.0, 479.0)):
-        with pytest.raises(PromptError, match=r"the lens shows nothing of the scene at pixel"):
+        with raises("prompt.lens"):
             straight_pixel(camera, *pixel)
     assert straight_pixel(camera, 320.0, 240.0) == pytest.approx((320.0, 240.0))
 
@@ -145,7 +145,7 @@ def test_the_gaussians_beside_a_point():
     np.testing.assert_allclose(gaussians.means[nearest], [0.5, 0.5, 2.0], atol=1e-6)
     assert int((weights > 0).sum()) == 8
     assert not weights_near(gaussians, [0.5, 0.5, 2.2], radius=0.1).any()
-    with pytest.raises(PromptError, match="not finite"):
+    with raises("prompt.not-finite"):
         weights_near(gaussians, [np.nan, 0, 0], radius=0.1)
 
 
@@ -190,7 +190,7 @@ def test_memory_is_of_the_pixels_however_long_the_picture(shape: tuple[int, int]
 def test_a_point_far_away_is_beside_nothing() -> None:
     gaussians = plates((2.0,))
     assert not weights_near(gaussians, [1e300, 0, 0], radius=0.1).any()
-    with pytest.raises(PromptError, match=r"\(inf, 0.0, 0.0\) is not finite"):
+    with raises("prompt.not-finite", "0.0"):
         weights_near(gaussians, [np.inf, 0, 0], radius=0.1)
 
 
@@ -202,7 +202,7 @@ def test_a_grid_that_reaches_beyond_the_image_is_read_where_the_image_is():
 
 
 def test_an_empty_mask_is_refused():
-    with pytest.raises(PromptError, match="marks nothing"):
+    with raises("prompt.empty"):
         feature_under_mask(FeatureGrid(torch.zeros(2, 2, 3)), torch.zeros(8, 8, dtype=torch.bool))
 
 
@@ -227,5 +227,5 @@ def test_colours_are_the_same_at_any_size() -> None:
     feature, threshold = picture_example(extractor, image)
     torch.testing.assert_close(feature, feature_under_mask(extractor.extract(image), torch.ones(30, 40)))
     assert threshold == extractor.example_rule.threshold
-    with pytest.raises(PromptError, match="marks nothing"):
+    with raises("prompt.empty"):
         picture_example(make_extractor("imagenet"), image, torch.zeros(30, 40))

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from sklearn.cluster import DBSCAN
 
-from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3, rotation_from_quat_wxyz
 from feature_gs_ros.numerics.point_grid import dbscan, hull_candidates, weighted_quantiles
 from feature_gs_ros.query.objects import cluster, find_objects, oriented_box, spacing
+from tests.errors import raises
 
 SPLAT_FROM_MAP = Sim3(10.0, np.array([0.5, 0.5, -0.5, 0.5]), np.array([1.0, 2.0, -3.0]))
 
@@ -152,7 +152,7 @@ def test_nothing_one_point_and_a_bad_reach() -> None:
     (found,) = find_objects(gaussians, one, torch.ones(2), SPLAT_FROM_MAP.inverse())
     assert found.box.center == pytest.approx([0.1, 0.2, 0.3], abs=1e-5)
     assert found.box.size == pytest.approx([0, 0, 0])
-    with pytest.raises(PromptError, match="radius is -1"):
+    with raises("prompt.range"):
         find_objects(gaussians, one, torch.ones(2), SPLAT_FROM_MAP.inverse(), radius=-1)
 
 

@@ -7,6 +7,7 @@ import pytest
 from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.extractors.base import ScoringRule
 from feature_gs_ros.query.prompt import MAX_PROMPT_CHARACTERS, TextPrompts
+from tests.errors import raises
 
 RULE = ScoringRule(threshold=0.4, other="other")
 
@@ -17,7 +18,7 @@ def test_the_rules_negative_comes_last_and_once() -> None:
 
 
 def test_a_prompt_among_its_own_negatives_is_refused() -> None:
-    with pytest.raises(PromptError, match="'mug' is both") as raised:
+    with raises("prompt.negative", "'mug'") as raised:
         TextPrompts.of(RULE, ["mug", "cup"], ["table", " mug"])
     assert raised.value.code == "prompt.negative"
 

@@ -13,7 +13,6 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.errors import FieldError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.base import ExtractorIdentity
@@ -22,6 +21,7 @@ from feature_gs_ros.extractors.sam import SamExtractor, fitted, weights_file
 from feature_gs_ros.extractors.sam_masks import prompted_masks
 from feature_gs_ros.query.sam import camera_of_cells, rendered_embedding, segment_rendered_view
 from tests.command_line import run
+from tests.errors import raises
 from tests.extractor_weights import published_shapes, seeded_state
 
 CAMERA = Camera(640, 360, 500.0, 510.0, 330.0, 170.0)
@@ -84,7 +84,7 @@ def test_what_was_back_projected_is_rendered_again() -> None:
 
 def test_fields_of_other_extractors_are_refused(small_scene: Path, tmp_path: Path) -> None:
     gaussians, field, _ = lifted(ExtractorIdentity("other"))
-    with pytest.raises(FieldError, match="extractor sam"):
+    with raises("field.mismatch", "--extractor sam"):
         rendered_embedding(gaussians, field, CAMERA, POSE)
     out, scene = tmp_path / "field", small_scene
     run("backproject", scene / "map.ply", scene / "stream", "--out", out, "--alignment", scene / "alignment.yaml",

@@ -8,8 +8,8 @@ from conftest import random_map
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.rasterizer import get_backend
+from tests.errors import raises
 
 
 def test_a_backend_is_made_once_and_passed_through() -> None:
@@ -24,10 +24,10 @@ def test_a_backend_is_made_once_and_passed_through() -> None:
 
 @pytest.mark.parametrize("name", ["metal", "cuda:", "cuda:x", "cuda:-1", "cpu:0", ""])
 def test_unknown_names_are_refused(name: str) -> None:
-    with pytest.raises(BackendError, match="unknown; choose auto, cpu, cuda"):
+    with raises("backend.unknown"):
         get_backend(name)
 
 
 def test_the_reference_names_its_limit() -> None:
-    with pytest.raises(BackendError, match=r"1000×1000 pixels × 200 Gaussians are 200000000 .* use the backend cpu"):
+    with raises("backend.range", "1000×1000", "200000000"):
         rasterizer.view(random_map(0), Camera(1000, 1000, 900, 900, 500, 500), np.eye(4), "reference")

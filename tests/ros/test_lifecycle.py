@@ -67,7 +67,7 @@ def test_each_step_can_be_tried_again_and_is_undone(robot, start: Starter, gauss
         teach(robot, gaussians)
         assert robot.change_state(DEACTIVATE)
         wait_until(lambda: robot.images.get_subscription_count() == 0, what="the subscriptions to go")
-    assert "3 views are forgotten" in node.log.read_text()
+    assert "3 views" in node.log.read_text()
     assert robot.change_state(CLEANUP)
     wait_until(lambda: not robot.node.count_publishers("/feature_map/map_cloud"), what="the publishers to go")
     assert robot.change_state(CONFIGURE)
@@ -87,7 +87,7 @@ def test_a_transition_that_the_state_does_not_have_is_refused_and_the_node_lives
         request = ChangeState.Request(transition=Transition(id=number, label=label))
         assert not robot.call(ChangeState, f"{path}/change_state", request, 60.0).success
         assert robot.state(path) == state
-        assert f"the state '{state}' has no transition {name}: refused" in node.log.read_text()
+        assert f"the state '{state}' has no transition {name}" in node.log.read_text()
 
     refused(ACTIVATE, "3 ('activate')", "unconfigured")
     refused(Transition.TRANSITION_ACTIVE_SHUTDOWN, "7 ('shutdown')", "unconfigured")

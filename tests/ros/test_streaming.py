@@ -160,7 +160,7 @@ def test_every_encoding_that_ros_knows_is_used_or_counted_by_name(robot, watch, 
     assert watch.outcome(len(ENCODINGS)) == (len(ENCODINGS), {})
     for k, encoding in enumerate(NO_PICTURES):
         robot.publish_posed(rgb, camera_from_map(k / 20), encoding=encoding)
-    expected = {f"encoding '{encoding}' is no image that can be read": 1 for encoding in NO_PICTURES}
+    expected = {f"encoding '{encoding}' is not an image that can be read": 1 for encoding in NO_PICTURES}
     assert watch.outcome(len(NO_PICTURES)) == (0, expected)
 
 

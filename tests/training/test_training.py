@@ -28,6 +28,7 @@ from feature_gs_ros.training.stereo import StereoView, sweep_points
 from feature_gs_ros.training.trainer import Trainer, TrainingOptions, measure, render
 from feature_gs_ros.training.views import TrainingView, load_views
 from tests.disk import largest_file
+from tests.errors import raises
 
 pytestmark = pytest.mark.slow
 
@@ -187,7 +188,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(scene_views: list[TrainingView],
     second.run()
     for name, tensor in whole.result().items():
         assert torch.equal(tensor, getattr(second.result(), name)), name
-    with pytest.raises(TrainingError, match="other options"):
+    with raises("training.mismatch"):
         resume_training(small_trainer(scene_views, iterations=50), tmp_path / "run")
 
 
@@ -231,7 +232,7 @@ def test_divergence_before_any_checkpoint_is_an_error(scene_views: list[Training
     trainer = small_trainer(scene_views)
     with torch.no_grad():
         trainer.parameters.sh_dc[:] = float("inf")
-    with pytest.raises(TrainingError, match="no checkpoint"):
+    with raises("training.diverged"):
         train_map(trainer, [], SessionOptions(tmp_path / "run"))
 
 
@@ -243,7 +244,7 @@ def test_an_earlier_runs_checkpoint_is_not_this_ones(scene_views: list[TrainingV
     trainer = small_trainer(scene_views)
     with torch.no_grad():
         trainer.parameters.sh_dc[:] = float("inf")
-    with pytest.raises(TrainingError, match="no checkpoint to go back to"):
+    with raises("training.diverged"):
         train_map(trainer, [], SessionOptions(path))
     assert path.read_bytes() == earlier
     assert [set_aside(path), set_aside(path)] == [tmp_path / "run.1", None]
@@ -257,7 +258,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(scene_views: list[TrainingVie
     save_training(trainer, path)
     before = path.read_bytes()
     trainer.step()
-    with largest_file(4096), pytest.raises(TrainingError, match=r"can't write the checkpoint .*File too large"):
+    with largest_file(4096), raises("training.unwritable"):
         save_training(trainer, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -14,7 +14,7 @@ from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.geometry import rotated, rotation_from_quat_wxyz
 from feature_gs_ros.training import stereo
 from feature_gs_ros.training.checkpoint import resume_training, save_training
-from feature_gs_ros.training.densification import DensityOptions, _split
+from feature_gs_ros.training.densification import DensityOptions, split_gaussians
 from feature_gs_ros.training.losses import rgb_loss, ssim
 from feature_gs_ros.training.parameters import Adam, SplatParameters
 from feature_gs_ros.training.stereo import StereoView
@@ -58,16 +58,16 @@ def test_the_loss_is_four_fifths_l1_and_one_fifth_ssim() -> None:
 def test_the_means_rate_falls_a_hundredfold_evenly_in_logarithms() -> None:
     run = trainer()
     assert run.extent == pytest.approx(1.1 * 0.5)  # of the cameras about their middle
-    rates = [run._rates(share)["means"] / run.extent for share in (0.0, 0.5, 1.0)]
+    rates = [run.rates(share)["means"] / run.extent for share in (0.0, 0.5, 1.0)]
     assert rates == pytest.approx([1.6e-4, 1.6e-5, 1.6e-6])
-    assert {name: rate for name, rate in run._rates(0.3).items() if name != "means"} == RATES
+    assert {name: rate for name, rate in run.rates(0.3).items() if name != "means"} == RATES
 
 
 def test_images_grow_from_coarse_to_fine() -> None:
     run = trainer(coarse=(0.4, 0.4))
     shares = (0.0, 0.39, 0.41, 0.79, 0.81, 1.0)
-    assert [run._level(share) for share in shares] == [2, 2, 1, 1, 0, 0]
-    assert [run._levels[level][0].camera.width for level in (0, 1, 2)] == [32, 16, 8]
+    assert [run.level(share) for share in shares] == [2, 2, 1, 1, 0, 0]
+    assert [run.levels[level][0].camera.width for level in (0, 1, 2)] == [32, 16, 8]
 
 
 def test_adam_is_torchs() -> None:
@@ -135,7 +135,7 @@ def test_halves_of_a_split_lie_along_its_own_axes() -> None:
         torch.tensor([[1.0, 1e-4, 1e-4]]).log().expand(200, 3), torch.zeros(200), torch.zeros(200, 1, 3),
         torch.zeros(200, 0, 3),
     )  # fmt: skip
-    halves = _split(needle, torch.ones(200, dtype=torch.bool), torch.Generator().manual_seed(0)).means
+    halves = split_gaussians(needle, torch.ones(200, dtype=torch.bool), torch.Generator().manual_seed(0)).means
     assert halves[:, 1].std() == pytest.approx(1.0, abs=0.15)
     assert halves[:, [0, 2]].abs().max() < 1e-2
     w, x, y, z = 0.5, 0.5, 0.5, 0.5  # x to y, y to z, z to x
@@ -173,17 +173,17 @@ def test_stereos_pixels_are_counted_from_the_corner() -> None:
     fine = np.random.default_rng(0).random((32, 40))
     coarse = small_stereo(camera, fine.reshape(16, 2, 20, 2).mean(axis=(1, 3)))
     rows, columns = np.array([0, 7, 15]), np.array([0, 11, 19])
-    x, y, z = stereo._project(coarse, stereo._unproject(coarse, rows, columns, np.full(3, 2.5, np.float32)))
+    x, y, z = stereo.project(coarse, stereo.unproject(coarse, rows, columns, np.full(3, 2.5, np.float32)))
     np.testing.assert_allclose(np.stack([x, y, z]), [columns + 0.5, rows + 0.5, [2.5] * 3])
     other = small_stereo(camera.resized(40, 32), fine)
-    mean, variance = stereo._moments(coarse.gray, 7)
-    alike = stereo._correlation(coarse, coarse.gray, mean, variance, other, other.gray, 3.0, 7)
+    mean, variance = stereo.moments(coarse.gray, 7)
+    alike = stereo.correlation(coarse, coarse.gray, mean, variance, other, other.gray, 3.0, 7)
     assert alike[4:-4, 4:-4].min() > 0.99
 
 
 def test_a_view_is_not_taken_twice_before_every_one_was() -> None:
     run = trainer()
-    taken = [run._next() for _ in range(9)]
+    taken = [run.next_view() for _ in range(9)]
     assert all(sorted(taken[first : first + 3]) == [0, 1, 2] for first in (0, 3, 6))
 
 

@@ -43,7 +43,7 @@ def evaluate_lerf_mask(
 
 
 def read_prompt_folders(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[str, str]]:
-    """Mask files by view folder and prompt; and what is no such folder, with the reason.
+    """Mask files by view folder and prompt; and what is not such a folder, with the reason.
 
     Raises:
         EvaluationError: the folder is missing or holds no masks.

@@ -101,7 +101,7 @@ def read_polygons(path: Path) -> dict[str, Mask]:
         outline, name = _outline(entry.get(polygons)), entry.text(names)
         if outline is None:
             raise EvaluationError(
-                f"'{polygons}' of {entry.source} is no polygon of three points or more", code="evaluation.value"
+                f"'{polygons}' of {entry.source} is not a polygon of three points or more", code="evaluation.value"
             )
         filled = np.zeros((height, width), np.uint8)
         cv2.fillPoly(filled, [outline], 1)

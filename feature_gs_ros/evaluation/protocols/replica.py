@@ -1,7 +1,7 @@
 """Replica as Feature 3DGS uses it: labels from rendered features against labels from the teacher on the image.
 
 Every 8th frame from the third on is a test view. A view's IoU is the mean over the seven labels that cover most of its
-pixels in both maps together; its accuracy is the share of equal pixels; both are averaged over the views.
+pixels in both maps together; its accuracy is the fraction of equal pixels; both are averaged over the views.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def evaluate_three_d_ovs(
     stream: Stream | None = None,
     backend: rasterizer.BackendChoice = "auto",
 ) -> ProtocolResult:
-    """Score one scene of 3D-OVS: a folder's number is the place of its image among the sorted images.
+    """Score one scene of 3D-OVS: a folder's number is the index of its image among the sorted images.
 
     A view that lacks the mask of a class of ``classes.txt`` is scored on those it has, and reported.
 

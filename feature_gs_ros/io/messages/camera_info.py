@@ -76,7 +76,7 @@ def camera_from_info(info: CameraInfo, width: int, height: int, *, is_rectified:
     name, values = ("P", info.p) if is_rectified else ("K", info.k)
     if not is_rectified and not np.any(info.k) and np.any(info.p):
         raise CameraError(
-            "camera_info has no K but a P, that of rectified images; if these are, pass --rectified, else calibrate",
+            "camera_info has no K but a P, as for rectified images: pass --rectified if these are, else calibrate",
             code="camera.rectified",
         )
     fx, cx, fy, cy = _intrinsics(values, name)
@@ -108,7 +108,9 @@ def distortion_from_ros(model: str, d: Numbers) -> Distortion | None:
     """
     coefficients = tuple(float(value) for value in d)
     if model.lower() in ("equidistant", "fisheye", "kannala_brandt", "kannala_brandt4"):
-        fifth = len(coefficients) == 5 and not coefficients[4]  # of drivers that send five numbers whatever the model
+        fifth = (
+            len(coefficients) == 5 and not coefficients[4]
+        )  # of drivers that send five coefficients whatever the model
         return Distortion("equidistant", coefficients[:4] if fifth else coefficients)
     if not any(coefficients):
         return None  # whatever the model's name: none, Brown-Conrady, …

@@ -84,7 +84,7 @@ def grid_from_message(message: GridMessage, identity: ExtractorIdentity) -> Feat
     data = byte_array(message.data, "the grid", GridError)
     if min(shape) < 1 or 2 * shape[0] * shape[1] * shape[2] != len(data):
         raise GridError(
-            f"grid of {shape[0]}×{shape[1]} cells × {shape[2]} numbers holds {len(data)} bytes", code="grid.value"
+            f"grid of {shape[0]}×{shape[1]} cells × {shape[2]} channels holds {len(data)} bytes", code="grid.value"
         )
     if message.interpolation >= len(INTERPOLATIONS):
         raise GridError(f"grid has the unknown interpolation {message.interpolation}", code="grid.unknown")

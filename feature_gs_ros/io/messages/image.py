@@ -64,7 +64,7 @@ def decode_image(
         bits: of an encoding of 16 bits, how many hold the image; see `bits_in_use`.
 
     Raises:
-        ImageError: an encoding that is no image, damaged bytes, bytes of another format than the message says, or
+        ImageError: an encoding that is not an image, damaged bytes, bytes of another format than the message says, or
             not the camera's size.
     """
     image_kind(message)
@@ -95,7 +95,7 @@ def image_kind(message: RawImage | CompressedImage) -> ImageKind:
         encoding, is_image = message.encoding, message.encoding in _LAYOUTS
     if not is_image:
         raise ImageError(
-            f"encoding {shown(encoding)} is no image that can be read",  # short, to count by
+            f"encoding {shown(encoding)} is not an image that can be read",  # short, to count by
             code="image.encoding",
         )
     return "mono" if encoding in _LAYOUTS and _LAYOUTS[encoding].to_rgb == cv2.COLOR_GRAY2RGB else "colour"

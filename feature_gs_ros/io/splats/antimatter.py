@@ -17,7 +17,7 @@ def load_antimatter_splat(path: Path) -> GaussianMap:
     """Gaussians of SH degree 0; scales are linear, a quaternion's byte b stands for (b − 128) / 128.
 
     Raises:
-        MapError: the size is no multiple of 32 bytes, or no row can be used.
+        MapError: the size is not a multiple of 32 bytes, or no row can be used.
         OSError: the file can't be read.
     """
     size = path.stat().st_size

@@ -54,7 +54,7 @@ _DAMAGED = (
 
 
 def load_checkpoint(path: Path) -> GaussianMap:
-    """Gaussians of a checkpoint; which trainer wrote it is told by its keys.
+    """Gaussians of a checkpoint; its keys show which trainer wrote it.
 
     Raises:
         MapError: damaged, needs code to be loaded, or holds something else; the message names what was found.
@@ -74,7 +74,7 @@ def load_checkpoint(path: Path) -> GaussianMap:
         case _:
             found = f"a {type(content).__name__}"
     raise MapError(
-        f"'{path}' is no checkpoint of gsplat ('splats'), nerfstudio ('pipeline') or Inria (model, iteration): "
+        f"'{path}' is not a checkpoint of gsplat ('splats'), nerfstudio ('pipeline') or Inria (model, iteration): "
         f"it holds {found}; export the map as PLY",
         code="map.format",
     )
@@ -174,7 +174,7 @@ def _check_pickle(path: Path) -> None:
     foreign = sorted(named - _HARMLESS - {f"{module}.{name}" for module, name in _NUMPY_SCALARS})
     if foreign:
         raise MapError(
-            f"'{path}' calls {_some(foreign)} when it is loaded and is refused: a pickle can run anything, so only "
+            f"'{path}' calls {_some(foreign)} when it is loaded and is rejected: a pickle can run any code, so only "
             "tensors, containers and numbers are let through. If you trust its origin, open it in the project that "
             "wrote it and export a PLY, or torch.save its tensors alone",
             code="map.unsafe",

@@ -76,14 +76,14 @@ def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
         source=f"'{ply.path}'",
     )
     antialiased = has_filter or says_antialiased(ply)
-    told = {
+    conclusions = {
         "a map of 2DGS (no scale_2): its discs are read as Gaussians of a hundredth of their width": is_flat,
         "its spherical harmonics of degree 4 are read up to 3": len(colour) > 3 * SH_COEFFICIENTS[-1],
         "its scales are linear, by their range; read as such": linear_scales,
         "its opacities are linear, by their range; read as such": linear_opacities,
         "Mip-Splatting's filter_3D is applied to scales and opacities": has_filter,
     }
-    gaussians = replace(gaussians, notes=tuple(note for note, is_so in told.items() if is_so))
+    gaussians = replace(gaussians, notes=tuple(note for note, is_so in conclusions.items() if is_so))
     return as_antialiased(gaussians) if antialiased else gaussians
 
 
@@ -127,7 +127,9 @@ def save_ply(gaussians: GaussianMap, path: str | Path, extra: Mapping[str, Tenso
     """Write a binary 3DGS PLY that other viewers open; float32 properties in the usual order.
 
     Args:
-        extra: further values, one tensor [N] a name, written as float32 after the usual properties.
+        gaussians: N Gaussians; values are converted to the PLY's logarithms and logits.
+        path: .ply file; it appears whole or not at all.
+        extra: further values, one tensor [N] per name, written as float32 after the usual properties.
 
     Raises:
         MapError: the map is empty, a name or a shape of ``extra`` doesn't fit, or the file can't be written.

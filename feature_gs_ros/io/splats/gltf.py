@@ -180,7 +180,7 @@ class _Document:
             placed = transformed(gaussians, Sim3.from_matrix(placement))
         except AlignmentError as error:
             raise MapError(
-                f"a node of '{self.path}' places its Gaussians by what no Gaussian can take: {error}",
+                f"a node of '{self.path}' has a transform that Gaussians can't take: {error}",
                 code="map.unsupported",
             ) from error
         return replace(placed, notes=("placed",))
@@ -235,7 +235,7 @@ class _Document:
             try:
                 return base64.b64decode(uri.partition(",")[2], validate=True)
             except (binascii.Error, ValueError) as error:
-                raise self._damaged(f"a buffer within it is no base64: {error}") from error
+                raise self._damaged(f"a buffer within it is not base64: {error}") from error
         name = unquote(uri)
         if "://" in name or "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise MapError(

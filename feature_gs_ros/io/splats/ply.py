@@ -185,7 +185,7 @@ def _parse_header(path: Path, header: bytes) -> tuple[str, list[PlyElement]]:
                 last[name] = _LIST
             case words:
                 line = " ".join(words)[:80]
-                _refuse(path, f"header line '{line}' at byte {offset} is unknown, out of place or said twice")
+                _refuse(path, f"header line '{line}' at byte {offset} is unknown, repeated or in the wrong order")
         offset += len(raw) + 1
     if not encoding:
         _refuse(path, "its header has no line 'format ascii|binary_little_endian|binary_big_endian 1.0'")

@@ -48,7 +48,7 @@ def copy_ply_rows(
     Source and target may be the same file.
 
     Raises:
-        MapError: the source is no 3DGS PLY, a row is out of range, the edited Gaussians don't fit its properties,
+        MapError: the source is not a 3DGS PLY, a row is out of range, the edited Gaussians don't fit its properties,
             nothing is kept, or the target can't be written.
     """
     source, target = Path(source), Path(target)

@@ -51,6 +51,12 @@ def load_map(path: str | Path) -> GaussianMap:
 
     Gaussians that can't be rasterised are left out, counted in ``dropped`` and logged as a warning.
 
+    Args:
+        path: .ply, .splat, .spz, .sog, .glb, .gltf, .usd*, or a checkpoint; docs/formats.md has the list.
+
+    Returns:
+        N Gaussians in the file's own frame and scale; ``notes`` says what was concluded or not kept.
+
     Raises:
         MapError: the file is missing, damaged, of another format, or holds no usable Gaussian.
     """
@@ -137,7 +143,7 @@ def _load(path: Path) -> GaussianMap:
         if form.matches(path, start):
             return form.load(path)
     raise MapError(
-        f"'{path}' begins with {start[:4]!r} and is no splat file; expected {', '.join(format_names())}",
+        f"'{path}' begins with {start[:4]!r} and is not a splat file; expected {', '.join(format_names())}",
         code="map.format",
     )
 

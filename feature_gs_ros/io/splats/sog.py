@@ -55,7 +55,7 @@ def _check_bundle(path: Path) -> None:
                 code="map.damaged",
             )
         if "meta.json" not in entries:
-            raise MapError(f"'{path}' holds no meta.json: it is no SOG bundle", code="map.format")
+            raise MapError(f"'{path}' holds no meta.json: it is not a SOG bundle", code="map.format")
         if entries["meta.json"].file_size > MAX_JSON:
             raise MapError(
                 f"meta.json in '{path}' has {entries['meta.json'].file_size} bytes, at most {MAX_JSON}",
@@ -110,4 +110,4 @@ def _webp_size(start: bytes, source: str) -> tuple[int, int]:
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         if start[12:16] == b"VP8X":
             return int.from_bytes(start[24:27], "little") + 1, int.from_bytes(start[27:30], "little") + 1
-    raise MapError(f"{source} is no lossless WebP: damaged; export it again", code="map.damaged")
+    raise MapError(f"{source} is not a lossless WebP: damaged; export it again", code="map.damaged")

@@ -133,7 +133,9 @@ def _checked_header(path: Path) -> _Header:
             file.seek(0)
             start = _unpacked_start(file.read(_CHUNK), path)
         if len(start) < _HEADER.size or start[:4] != MAGIC:
-            raise MapError(f"'{path}' is no SPZ, or cut off: it has {size} bytes; copy it again", code="map.damaged")
+            raise MapError(
+                f"'{path}' is not an SPZ, or cut off: it has {size} bytes; copy it again", code="map.damaged"
+            )
         _, version, points, degree, _, flags, _ = _HEADER.unpack(start[: _HEADER.size])
         if points == 0 or points * _MIN_BYTES > size * _MAX_RATIO:
             raise MapError(

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def find_models(path: Path) -> list[Path]:
-    """The sparse models at a folder or in its usual places below; COLMAP writes one per connected part."""
+    """The sparse models at a folder or in the usual folders below; COLMAP writes one per connected part."""
     if is_model(path):
         return [path]
     for folder in (path / "sparse", path):

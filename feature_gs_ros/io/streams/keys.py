@@ -27,7 +27,7 @@ def report_unknown_keys(tables: Sequence[Table], known: Collection[str], *, refu
     unknown: dict[str, Table] = {}
     for table in tables:
         unknown |= {key: table for key in table if key not in known and key not in unknown}
-    told = []
+    unread = []
     for key, table in list(unknown.items())[:_SHOWN]:
         near = difflib.get_close_matches(key, [other for other in known if other not in table], 1, _ALIKE)
         if near and refuse_misspelt:
@@ -35,7 +35,9 @@ def report_unknown_keys(tables: Sequence[Table], known: Collection[str], *, refu
                 f"{table.source} holds {shown(key)}, which is unknown; is '{near[0]}' meant?",
                 code=f"{table.error.code}.key",
             )
-        told.append(f"{shown(key)}{f' (is {near[0]} meant?)' if near else ''}")
-    if told:
+        unread.append(f"{shown(key)}{f' (is {near[0]} meant?)' if near else ''}")
+    if unread:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        log.warning("%s holds keys that aren't read: %s%s", next(iter(unknown.values())).source, ", ".join(told), more)
+        log.warning(
+            "%s holds keys that aren't read: %s%s", next(iter(unknown.values())).source, ", ".join(unread), more
+        )

@@ -45,13 +45,16 @@ class Stream(Protocol):
 def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagOptions | None = None) -> Stream:
     """Open a rosbag2 recording, a COLMAP reconstruction, a nerfstudio dataset or a folder with ``cameras.json``.
 
-    The kind is told by what is there. Where a folder is two kinds at once, name the file or the folder of the
+    The format is recognised by the files. If a folder matches two formats, name the file or the folder of the
     one that is meant: ``transforms.json``, ``cameras.json``, ``sparse/0``.
 
     Args:
         path: folder or file.
         images: folder of the images, where it isn't the usual one; not for bags.
         bag: options for a bag; others take none.
+
+    Returns:
+        A stream: ``frames()`` iterates over posed images, ``names()`` lists them, ``skipped`` counts unusable ones.
 
     Raises:
         StreamError: nothing of the kind, more than one kind, damaged files, an option that doesn't belong,
@@ -69,7 +72,7 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
         raise StreamError(f"can't read '{error.filename}': {error.strerror}", code="stream.unreadable") from error
     if not kinds:
         raise StreamError(
-            f"'{path}' is no stream: it holds no rosbag2 recording, COLMAP model, transforms.json or cameras.json"
+            f"'{path}' is not a stream: it holds no rosbag2 recording, COLMAP model, transforms.json or cameras.json"
             f"{_known_otherwise(path)}",
             code="stream.format",
         )
@@ -87,7 +90,7 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
         return RosbagStream(path, bag)
     if bag is not None and bag != BagOptions():
         raise StreamError(
-            f"'{path}' is no rosbag2 recording: leave out the options that are for those, {_words(bag)}",
+            f"'{path}' is not a rosbag2 recording: leave out the options that are for those, {_words(bag)}",
             code="stream.conflict",
         )
     return _FILE_STREAMS[kinds[0]](path, images)

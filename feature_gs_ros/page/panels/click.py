@@ -79,7 +79,7 @@ class ClickPanel:
             return
         if pick.feature is None or session.content.segmenter is None:
             raise PromptError(
-                "what was clicked was not observed, so nothing is known of it; click elsewhere",
+                "no camera has seen what was clicked; click elsewhere",
                 code="prompt.not-observed",
             )
         clicks = self._meant if meant else self._not_meant
@@ -99,8 +99,8 @@ class ClickPanel:
                 None, session.among,
             )  # fmt: skip
         session.set_answers(asked)
-        place = ", ".join(f"{value:.3f}" for value in pick.point)
-        session.say(f"clicked ({place}) m of the map frame")
+        position = ", ".join(f"{value:.3f}" for value in pick.point)
+        session.say(f"clicked ({position}) m of the map frame")
         session.settle()
 
     def _name(self, pick: Pick) -> None:

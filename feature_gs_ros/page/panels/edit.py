@@ -84,8 +84,8 @@ class EditPanel:
     def _save(self) -> None:
         session = self._session
         path = self._target()
-        remembered = path.with_name(path.name + ".edits")
-        with session.lock, locked(path), atomic_files(path, remembered) as (map_file, edits_file):
+        edits_path = path.with_name(path.name + ".edits")
+        with session.lock, locked(path), atomic_files(path, edits_path) as (map_file, edits_file):
             left = session.stack.export(map_file, session.content.plain_ply)
             session.stack.save(edits_file)
         session.say(f"wrote {path}: {left} Gaussians; feature-gs edit --out {path} goes on from there")

@@ -146,7 +146,7 @@ class CameraInput:
 
         Raises:
             CameraError: the camera_info can't be used, or is of another size.
-            ImageError: the image is damaged, or of an encoding that is no image.
+            ImageError: the image is damaged, or of an encoding that is not an image.
         """
         if self.settings.kind == "grid":
             size = int(message.width), int(message.height)

@@ -34,8 +34,8 @@ class TimedBuffer(Buffer):
     def set_transform_static(self, transform: Any, authority: str) -> None:
         """A transform that doesn't."""
         parent, child = _frames(transform)
-        place, turn = transform.transform.translation, transform.transform.rotation
-        values = np.array([place.x, place.y, place.z, turn.x, turn.y, turn.z, turn.w])
+        position, turn = transform.transform.translation, transform.transform.rotation
+        values = np.array([position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w])
         if self._times.add_static(parent, child, values):
             self._on_static_change(child)
         super().set_transform_static(transform, authority)

@@ -94,7 +94,7 @@ class IngestionWorker:
 
     def on_jump(self, reason: str) -> None:
         """Time went back: forget tf, what waits, what is in the extractor and the last keyframes, and go on."""
-        self._log.warning(f"{reason}: tf and waiting frames are forgotten")
+        self._log.warning(f"{reason}: tf and waiting frames are discarded")
         with self.changed:
             self._epoch += 1
             self._poses.clear()
@@ -140,7 +140,7 @@ class IngestionWorker:
             return
         self._statistics.skip(f"{type(error).__name__} in the extractor or the map, see the log", frames)
         said = "".join(traceback.format_exception(error))
-        self._log.error(f"{frames} frames are left out: {said}", throttle_duration_sec=10.0)
+        self._log.error(f"{frames} frames are dropped: {said}", throttle_duration_sec=10.0)
 
     def _wait(self) -> None:
         with self.changed:

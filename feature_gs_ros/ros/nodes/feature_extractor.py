@@ -112,7 +112,7 @@ class FeatureExtractor(RefusingLifecycleNode):
         self._grids = self._diagnostics = None
 
     def _on_jump(self, reason: str) -> None:
-        self.get_logger().warning(f"{reason}: waiting images are forgotten")
+        self.get_logger().warning(f"{reason}: waiting images are discarded")
         if self._input is not None:
             self._statistics.skip("time jumped back", self._input.forget())
 
@@ -136,7 +136,7 @@ class FeatureExtractor(RefusingLifecycleNode):
                 self._statistics.skip(str(error))
             except Exception as error:  # a network may raise anything, and the thread must live
                 self._statistics.skip(f"{type(error).__name__} in the extractor, see the log")
-                self.get_logger().error(f"an image is left out: {traceback.format_exc()}")
+                self.get_logger().error(f"an image is dropped: {traceback.format_exc()}")
 
     def _publish(self, extractor: Extractor, source: CameraInput, arrival: Arrival) -> None:
         """

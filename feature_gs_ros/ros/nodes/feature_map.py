@@ -73,7 +73,7 @@ class FeatureMap(RefusingLifecycleNode):
         try:
             self._deactivate()
         except Exception as error:  # nothing is left to be tried again: the rest must be undone all the same
-            self.get_logger().error(f"what was learned is lost: {explain(error, self.get_logger())}")
+            self.get_logger().error(f"the learned field is lost: {explain(error, self.get_logger())}")
             self._leave()
         self._clean_up()
 
@@ -122,7 +122,7 @@ class FeatureMap(RefusingLifecycleNode):
             if value(self, "save_on_deactivate"):
                 self._save(session)
             elif views:
-                self.get_logger().warning(f"{views} views are forgotten; see save_on_deactivate and ~/save")
+                self.get_logger().warning(f"{views} views are discarded; see save_on_deactivate and ~/save")
             self._leave()
 
     def _go_on(self) -> None:

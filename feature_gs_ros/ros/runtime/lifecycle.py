@@ -31,7 +31,7 @@ class RefusingLifecycleNode(LifecycleNode):
             return inherited(request, response)
         names = {number: label for number, label, *_ in machine.transition_graph}
         name = f"'{asked.label}'" if asked.label else f"{asked.id} ('{names.get(asked.id, 'unknown')}')"
-        self.get_logger().warning(f"the state '{machine.current_state[1]}' has no transition {name}: refused")
+        self.get_logger().warning(f"the state '{machine.current_state[1]}' has no transition {name}: rejected")
         response.success = False
         return response
 

@@ -42,11 +42,11 @@ MAP = (
     Parameter("backend", "auto", "Rasteriser: auto, cpu, cuda, cuda:N, warp-cpu or reference."),
     Parameter("threads", 0, "Threads of the kernels; 0: all cores.", 0, 1024),
     Parameter("memory_budget", 0.0, "GB that the field may take; 0: most of what is free.", 0.0, 1e5),
-    Parameter("looks", 24, "Images, small ones, that the field keeps for second looks at most; 0: none.", 0, 1000),
+    Parameter("looks", 24, "Small images that the field keeps at most, to verify answers; 0: none.", 0, 1000),
     Parameter("data_dir", "~/.ros/feature_gs_ros", "Folder below which services read and write files."),
     Parameter("field", "field.safetensors", "File of the learned field, relative to data_dir."),
     Parameter("affordances", "affordances.safetensors", "File of the marked images, relative to data_dir."),
-    Parameter("load_on_activate", False, "Go on with the learned field of an earlier run, where there is one."),
+    Parameter("load_on_activate", False, "Continue the learned field of an earlier run, if there is one."),
     Parameter("save_on_deactivate", False, "Save the learned field when the node is deactivated, stopped or killed."),
 )
 EXTRACTOR = (
@@ -63,62 +63,76 @@ CAMERAS = (
     Parameter(
         "tf_max_gap",
         0.2,
-        "s of silence of a moving transform that poses are interpolated across; three of its usual periods where that "
-        "is longer.",
+        "Longest gap in s of a dynamic transform that poses are interpolated across; at least three of its usual "
+        "periods.",
         0.0,
         60.0,
         read_only=False,
     ),
     Parameter("mask_tolerance", 0.02, "s between an image's stamp and its mask's.", 0.0, 1.0, read_only=False),
-    Parameter("keyframe.translation", 0.02, "m that a camera moves before its next frame.", 0.0, 100.0, False),
+    Parameter(
+        "keyframe.translation", 0.02, "m that a camera must move before its next frame is used.", 0.0, 100.0, False
+    ),
     Parameter(
         "keyframe.rotation",
         0.035,
-        "rad that a camera turns before its next frame.",
+        "rad that a camera must turn before its next frame is used.",
         0.0,
         MAX_TURN,
         read_only=False,
         hint="it is in radians since 0.2, in degrees before: multiply by 0.01745, so that 2 degrees become 0.035",
     ),
-    Parameter("keyframe.min_interval", 0.0, "s between a camera's frames at least.", 0.0, 3600.0, False),
+    Parameter("keyframe.min_interval", 0.0, "Minimum interval in s between a camera's frames.", 0.0, 3600.0, False),
     Parameter(
-        "keyframe.max_interval", 0.0, "s after which a still camera's frame is taken; 0: never.", 0.0, 3600.0, False
+        "keyframe.max_interval", 0.0, "s after which a frame of a still camera is used; 0: never.", 0.0, 3600.0, False
     ),
 )
 ANSWERS = (
-    Parameter("verify", True, "Look again at what words find, in the images that the field keeps.", read_only=False),
+    Parameter("verify", True, "Verify text answers in the images that the field keeps.", read_only=False),
     Parameter(
         "objects.reach", 0.0, "m within which Gaussians are one object; 0: by the map's density.", 0.0, 100.0, False
     ),
-    Parameter("objects.max_count", 20, "Objects an answer holds at most.", 1, 10000, read_only=False),
+    Parameter("objects.max_count", 20, "Maximum number of objects per answer.", 1, 10000, read_only=False),
     Parameter("collision.shape", "box", "Of MoveIt's collision objects: box or hull (convex, at most 64 faces)."),
-    Parameter("collision.support_plane", True, "The map's largest plane is a collision object, too.", read_only=False),
+    Parameter(
+        "collision.support_plane", True, "Also publish the map's largest plane as a collision object.", read_only=False
+    ),
     Parameter("publish_map_cloud", True, "Publish the whole map once, on activation and by ~/republish."),
     Parameter("status_rate", 1.0, "Hz of ~/status and /diagnostics.", 0.01, 100.0),
-    Parameter("diagnostics.period", 5.0, "s that /diagnostics judges: the last ones.", 0.1, 3600.0),
+    Parameter("diagnostics.period", 5.0, "Period in s that /diagnostics covers.", 0.1, 3600.0),
     Parameter(
-        "diagnostics.max_dropped", 0.2, "Fraction of the frames dropped, still camera aside, that warns.", 0.0, 1.0
+        "diagnostics.max_dropped",
+        0.2,
+        "Fraction of dropped frames above which /diagnostics warns; frames of a still camera don't count.",
+        0.0,
+        1.0,
     ),
-    Parameter("diagnostics.max_latency", 2.0, "s from stamp to map, 95th percentile, that warns.", 0.0, 3600.0),
-    Parameter("warmup", True, "Compile the kernels on configuration, so that the first frame needn't wait."),
+    Parameter(
+        "diagnostics.max_latency",
+        2.0,
+        "95th percentile of the latency from stamp to map in s, above which /diagnostics warns.",
+        0.0,
+        3600.0,
+    ),
+    Parameter("warmup", True, "Compile the kernels on configuration, so that the first frame doesn't wait."),
 )
-START = (Parameter("autostart", False, "Configure and activate by itself when the program starts."),)
+START = (Parameter("autostart", False, "Configure and activate automatically when the program starts."),)
 FEATURE_MAP = (*START, *MAP, *EXTRACTOR, *CAMERAS, *ANSWERS)
 FEATURE_EXTRACTOR = (
     *START,
     *EXTRACTOR,
     Parameter("image", "image", "Topic of the images."),
     Parameter("camera_info", "camera_info", "Topic of their calibration."),
-    Parameter("queue_size", 100, "Images that may wait; of those that do, the newest is taken.", 1, 1000),
-    Parameter("rectified", False, "The images need no undistortion: P of camera_info counts."),
+    Parameter("queue_size", 100, "Images that may wait; of the waiting ones, the newest is processed.", 1, 1000),
+    Parameter("rectified", False, "Images are already undistorted: P of camera_info is used."),
     Parameter("input", "raw", "raw, or compressed: then <image>/compressed is subscribed."),
     Parameter("image_reliability", "best_effort", "Of the image's subscription: best_effort or reliable."),
-    Parameter("min_interval", 0.0, "s between grids at least.", 0.0, 3600.0, read_only=False),
+    Parameter("min_interval", 0.0, "Minimum interval in s between grids.", 0.0, 3600.0, read_only=False),
 )
 BAG_PLAYER = (
     Parameter("bag", "", "Path of a rosbag2 recording, MCAP or sqlite3."),
     Parameter("rate", 1.0, "Speed: 1 is real time.", 0.01, 100.0),
-    Parameter("loop", False, "Begin again at the end."),
+    Parameter("loop", False, "Restart at the end."),
     Parameter("clock", False, "Publish /clock from the recording's stamps, for use_sim_time."),
     Parameter("restamp", True, "Shift stamps to the time of playing; not with clock."),
     Parameter("delay", 1.0, "s before the first message, for subscribers to connect.", 0.0, 3600.0),
@@ -131,12 +145,12 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(f"{camera}.image", "image", "Topic of the images or grids."),
         Parameter(f"{camera}.camera_info", "camera_info", "Topic of their calibration."),
         Parameter(f"{camera}.input", "raw", "raw, compressed (<image>/compressed is subscribed) or grid."),
-        Parameter(f"{camera}.rectified", False, "The images need no undistortion: P of camera_info counts."),
+        Parameter(f"{camera}.rectified", False, "Images are already undistorted: P of camera_info is used."),
         Parameter(
-            f"{camera}.mask_image", "", "Path of a grey PNG of the image's size: what isn't black doesn't count."
+            f"{camera}.mask_image", "", "Path of a grey PNG of the image's size: pixels that aren't black are ignored."
         ),
         Parameter(
-            f"{camera}.mask_topic", "", "Topic of mono8 masks with the images' stamps: what isn't 0 doesn't count."
+            f"{camera}.mask_topic", "", "Topic of mono8 masks with the images' stamps: nonzero pixels are ignored."
         ),
     )
 

@@ -67,7 +67,7 @@ def _spin(node: Any, executor: MultiThreadedExecutor, stopping: threading.Event)
     # Here and not by launch: after a crash its request might go to the dead node, which discovery still lists.
     if isinstance(node, LifecycleNode):
         if not value(node, "autostart"):
-            node.get_logger().info("waits to be configured and activated, as the parameter autostart is false")
+            node.get_logger().info("waiting to be configured and activated, as the parameter autostart is false")
         elif node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
     executor.add_node(node)
@@ -79,7 +79,7 @@ def _spin(node: Any, executor: MultiThreadedExecutor, stopping: threading.Event)
 
 
 def _hear_last(executor: MultiThreadedExecutor) -> None:
-    """Raise what a callback raised that ended after the last spin; that it came too late is no failure.
+    """Raise what a callback raised that ended after the last spin; that it came too late is not a failure.
 
     rclpy would print that nobody asked.
     """

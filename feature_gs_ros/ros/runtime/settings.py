@@ -128,7 +128,7 @@ def extractor_options(node: Any) -> dict[str, object]:
     """The parameter extractor_options.
 
     Raises:
-        ParameterError: it is no YAML mapping.
+        ParameterError: it is not a YAML mapping.
     """
     text = str(value(node, "extractor_options"))
     options = parse_yaml(text or "{}", "parameter extractor_options", ParameterError)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from feature_gs_ros.io.messages.point_cloud import gaussian_cloud
-from feature_gs_ros.live.object_ids import spread
+from feature_gs_ros.live.object_ids import position_covariance
 from feature_gs_ros.live.shown_map import ShownMap
 from feature_gs_ros.query.objects import find_objects
 from feature_gs_ros.ros.convert.answers import (
@@ -49,8 +49,8 @@ class AnswerMessages:
         self._publishers.scene.update(
             label, found, ids, lambda rows: self.map_from_splat.apply(gaussians.means[rows].numpy())
         )
-        spreads = [spread(gaussians, entry.rows, self.map_from_splat) for entry in found]
-        return detections_message(found, label, ids, spreads, self.header)
+        covariances = [position_covariance(gaussians, entry.rows, self.map_from_splat) for entry in found]
+        return detections_message(found, label, ids, covariances, self.header)
 
     def cloud(self, rows: Tensor, similarity: Tensor, extra: Mapping[str, Tensor]) -> Any:
         """Some rows [M] of the map, with similarities [N] and further fields [N]."""

@@ -59,10 +59,10 @@ class BagAction:
     def _accept(self, request: Any) -> Any:
         log = self._node.get_logger()
         if self._stopping.is_set():
-            log.warning(f"'{request.path}' is refused: {INACTIVE}")
+            log.warning(f"'{request.path}' is rejected: {INACTIVE}")
             return GoalResponse.REJECT
         if self._busy.locked():
-            log.warning(f"'{request.path}' is refused: another recording is under way; cancel it or wait")
+            log.warning(f"'{request.path}' is rejected: another recording is under way; cancel it or wait")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
@@ -112,7 +112,7 @@ class BagAction:
             else:
                 goal.abort()
         except RCLError as error:  # the node is being shut down: nobody is left to hear of it
-            self._node.get_logger().warning(f"the goal's end could not be reported: {error}")
+            self._node.get_logger().warning(f"the goal's result could not be reported: {error}")
 
 
 def _fill(result: Any, report: Report) -> None:

@@ -15,11 +15,9 @@ from feature_gs_ros.core.errors import CameraError, NoTransformError, PromptErro
 from feature_gs_ros.identity.answers import IdentifiedObject, Identities
 from feature_gs_ros.io.messages.transform import stamp_ns
 from feature_gs_ros.live.shown_map import ShownMap
-from feature_gs_ros.query.clicks import point_of_pixel, straight_pixel, weights_near, weights_of_pixel
+from feature_gs_ros.query.clicks import CLICK_RADIUS, point_of_pixel, straight_pixel, weights_near, weights_of_pixel
 from feature_gs_ros.rasterizer import View
 from feature_gs_ros.ros.nodes.session import Session
-
-CLICK_REACH = 0.05  # m around a 3D point in which there must be a Gaussian
 
 Points = list[NDArray[np.float64] | None]  # [3] each; None: on nothing
 
@@ -54,20 +52,21 @@ def _places(session: Session, shown: ShownMap, request: Any, points: Sequence[An
             f"header.frame_id is empty; name the points' frame, e.g. '{session.settings.map_frame}'",
             code="prompt.empty",
         )
-    places = [np.array([point.x, point.y, point.z]) for point in points]
-    for place in places:
-        if not np.isfinite(place).all():
+    positions = [np.array([point.x, point.y, point.z]) for point in points]
+    for position in positions:
+        if not np.isfinite(position).all():
             raise PromptError(
-                f"the point {tuple(place.tolist())} is not finite; give its place in metres", code="prompt.not-finite"
+                f"the point {tuple(position.tolist())} is not finite; give its position in metres",
+                code="prompt.not-finite",
             )
     map_from_frame = np.eye(4)
     if frame != session.settings.map_frame:
         map_from_frame = session.poses.lookup(session.settings.map_frame, frame, stamp_ns(request.header.stamp))
     located: Points = []
     weights = []
-    for place in places:
-        at = to_splat.apply(map_from_frame[:3, :3] @ place + map_from_frame[:3, 3])
-        weight = shown.of_all(weights_near(shown.visible, at, CLICK_REACH * to_splat.scale))
+    for position in positions:
+        at = to_splat.apply(map_from_frame[:3, :3] @ position + map_from_frame[:3, 3])
+        weight = shown.of_all(weights_near(shown.visible, at, CLICK_RADIUS * to_splat.scale))
         located.append(at if bool(weight.any()) else None)
         weights.append(weight)
     return located, weights

@@ -112,8 +112,8 @@ class Queries:
                 located, weights = locate(session, snapshot.shown, request, [*request.points, *request.negatives])
                 count = len(request.points)
                 map_from_splat = session.settings.splat_from_map.inverse()
-                places = [None if at is None else map_from_splat.apply(at) for at in located]
-                response.points = [point_message(NOWHERE if at is None else at) for at in places[:count]]
+                positions = [None if at is None else map_from_splat.apply(at) for at in located]
+                response.points = [point_message(NOWHERE if at is None else at) for at in positions[:count]]
                 field = snapshot.segmenter.field
                 features = [feature_of(w, field) if bool(w.any()) else None for w in weights]
                 positives, negatives = _known(features[:count]), _known(features[count:])

@@ -97,8 +97,10 @@ def _pose(session: Session, stamped: Any) -> NDArray[np.float64]:
     """``camera_from_map`` [4, 4] of a PoseStamped of the optical frame."""
     frame, map_frame = stamped.header.frame_id, session.settings.map_frame
     frame_from_camera = np.eye(4)
-    place = stamped.pose.position
-    transform = Transform(translation=Vector3(x=place.x, y=place.y, z=place.z), rotation=stamped.pose.orientation)
+    position = stamped.pose.position
+    transform = Transform(
+        translation=Vector3(x=position.x, y=position.y, z=position.z), rotation=stamped.pose.orientation
+    )
     xyz, quat_wxyz = pose_from_transform(transform)
     frame_from_camera[:3, :3] = rotation_from_quat_wxyz(quat_wxyz)
     frame_from_camera[:3, 3] = xyz

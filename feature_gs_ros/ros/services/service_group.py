@@ -54,6 +54,6 @@ class ServiceGroup(MutuallyExclusiveCallbackGroup):
         with self._changed:
             self._closing = True
             if not self._changed.wait_for(lambda: not self._answering, ANSWER_TIMEOUT):
-                self._node.get_logger().warning(f"an answer that takes longer than {ANSWER_TIMEOUT:.0f} s is lost")
+                self._node.get_logger().warning(f"an answer that takes longer than {ANSWER_TIMEOUT:.0f} s is dropped")
         for service in self._services:
             self._node.destroy_service(service)

@@ -8,9 +8,10 @@ from conftest import random_camera, random_map
 from torch import Tensor
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.core.errors import BackendError, GridError
+from feature_gs_ros.core.errors import GridError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.rasterizer import Accumulator, AccumulatorState, Backend, View, get_backend
+from tests.errors import raises
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +112,7 @@ def test_what_does_not_fit_adds_nothing(backend: Backend) -> None:
         sums.check(views[0], wide, None)
     with pytest.raises(GridError):
         sums.add(views[:2], [grids[0], wide], [None, None])
-    with pytest.raises(GridError, match="mask of pixels that count"):
+    with raises("grid.size"):
         sums.add(views[:2], grids[:2], [None, torch.ones(3, 3)])
     assert float(sums.state().weight.sum()) == 0.0
     sums.check(views[0], grids[0], valids[0])
@@ -120,7 +121,7 @@ def test_what_does_not_fit_adds_nothing(backend: Backend) -> None:
 def test_views_of_another_backend_are_refused(backend: Backend) -> None:
     other = get_backend("reference" if backend.name != "reference" else "cpu")
     views, grids, valids = entries(other)
-    with pytest.raises(BackendError, match=other.name):
+    with raises("backend.mismatch", other.name):
         backend.accumulator(MAP, 3).add(views, grids, valids)
 
 

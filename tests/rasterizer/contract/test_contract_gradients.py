@@ -9,10 +9,10 @@ from conftest import random_camera
 from oracle import dense_colors
 from torch import Tensor
 
-from feature_gs_ros.core.errors import GridError, MapError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import Backend, Rendering
 from feature_gs_ros.rasterizer.reference import dense_w
+from tests.errors import raises
 
 pytestmark = pytest.mark.slow
 
@@ -138,9 +138,9 @@ def test_gradients_need_fitting_shapes(backend: Backend) -> None:
     scene = smooth_scene(8, 2)
     camera, pose = random_camera(8)
     arrays = list(scene.values())
-    with pytest.raises(GridError, match="extra"):
+    with raises("grid.shape"):
         backend.render_with_gradients(*arrays[:5], camera, pose, extra_signals=torch.zeros(3, 2))
-    with pytest.raises(MapError, match="shapes"):
+    with raises("map.shape"):
         backend.render_with_gradients(arrays[0], arrays[1], arrays[2][:-1], arrays[3], arrays[4], camera, pose)
 
 

@@ -10,12 +10,12 @@ import torch
 from conftest import random_camera, random_map
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.errors import CameraError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.numerics import runtime as kernels
 from feature_gs_ros.rasterizer.cpu import CpuBackend
 from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
 from feature_gs_ros.rasterizer.cpu.view import NARROW
+from tests.errors import raises
 
 BACKEND = CpuBackend()
 GRIDS = {"14-pixel cells": (4, 5), "2-pixel cells": (22, 35)}
@@ -116,5 +116,5 @@ def test_labels_in_bands_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_image_beyond_all_measure_is_refused() -> None:
     gaussians, (_, pose) = random_map(5), random_camera(5)
     wide = Camera(600_000, 1, 100.0, 100.0, 300_000.0, 0.5)
-    with pytest.raises(CameraError, match="600000×1"):
+    with raises("camera.range", "600000×1"):
         BACKEND.view(gaussians, wide, pose).render_color()

@@ -1,0 +1,27 @@
+"""A saved field, ready for queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from feature_gs_ros.backprojection.opening import open_field
+from feature_gs_ros.extractors import extractor_of
+from feature_gs_ros.extractors.options import parse_options
+from feature_gs_ros.query.masks_3d import Segmenter
+
+
+def open_segmenter(
+    path: Path, map_path: Path | None = None, weights: Path | None = None, options: Sequence[str] = ()
+) -> Segmenter:
+    """A field with its map and its extractor.
+
+    Args:
+        options: ``KEY=VALUE`` for the extractor, in addition to those stored in the field.
+
+    Raises:
+        ExtractorError: the extractor's weights are not here, or it doesn't take an option.
+        FieldError: another extractor's weights, or an option that makes another extractor of it.
+    """
+    field, gaussians = open_field(path, map_path)
+    return Segmenter(gaussians, field, extractor_of(field.extractor, weights, parse_options(options)))
