@@ -34,7 +34,7 @@ from feature_gs_ros.io.locks import locked
 from feature_gs_ros.io.splats.gaussian_ply import save_ply
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.rasterizer import get_backend
+from feature_gs_ros.rasterizer import training_backend
 
 
 def distill(
@@ -60,6 +60,7 @@ def distill(
     size: int = 640,
     trust_poses: bool = False,
     backend: str = "auto",
+    rasterizer: Literal["own", "gsplat"] = "own",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
@@ -87,6 +88,7 @@ def distill(
         size: pixels of the images' longer side, with --joint.
         trust_poses: go on even if the images show that the poses are wrong.
         backend: rasteriser: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
+        rasterizer: own, or gsplat (installed, on a card) for each step's image and gradients; takes --joint.
         json: print one JSON object.
         bag: options for reading a rosbag2 recording.
     """
@@ -101,7 +103,12 @@ def distill(
     check_number("--iterations", iterations, 0 if method == "solve" else 1)
     check_number("--gamma", gamma, 0, 1e6)
     check_number("--size", size, 16)
-    get_backend(backend)
+    if rasterizer != "own" and not joint:
+        raise TrainingError(
+            f"--rasterizer {rasterizer} goes with --joint; with frozen geometry nothing is rendered",
+            code="training.conflict",
+        )
+    renders = training_backend(backend, rasterizer)
     check_outputs({"--out": out}, [])
     trained_map = {"the map beside --out": _map_beside(out)} if joint else {}
     check_outputs({"--out": out, **trained_map}, [map, stream, weights, alignment, *files_of(option)])
@@ -123,7 +130,7 @@ def distill(
         findings=findings,
         map_notes=gaussians.notes,
     )
-    work = DistillJob(gaussians, source, names, teacher, provenance, json, backend)
+    work = DistillJob(gaussians, source, names, teacher, provenance, json, renders)
     with locked(out):  # --start may be the same file
         earlier = _earlier(start, work)
         codec = _codec(dims, work, earlier)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.colmap import find_model
 from feature_gs_ros.io.streams.colmap_model import read_points
 from feature_gs_ros.io.streams.registry import open_stream
-from feature_gs_ros.rasterizer import get_backend
+from feature_gs_ros.rasterizer import Backend, training_backend
 from feature_gs_ros.training.checkpoint import resume_training, save_training
 from feature_gs_ros.training.densification import DensityOptions
 from feature_gs_ros.training.parameters import SplatParameters
@@ -60,10 +60,11 @@ def train(
     resume: bool = False,
     seed: int = 0,
     backend: str = "auto",
+    rasterizer: Literal["own", "gsplat"] = "own",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
-    """Train a 3D Gaussian map from posed images on the CPU, and save it as a 3DGS PLY.
+    """Train a 3D Gaussian map from posed images, and save it as a 3DGS PLY.
 
     Args:
         stream: COLMAP folder (its points are the start), or any stream together with --init.
@@ -87,6 +88,7 @@ def train(
         resume: continue from the checkpoint beside --out; without it an earlier run's checkpoint is renamed.
         seed: random seed of the images' order.
         backend: what renders: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
+        rasterizer: own, or gsplat (installed, on a card) for each step's image and gradients.
         json: print one JSON object.
         bag: options for reading a rosbag2 recording.
     """
@@ -97,7 +99,7 @@ def train(
     check_number("--gaussians", gaussians, 1)
     check_number("--picture-every", picture_every, 1)
     check_seed(seed)
-    get_backend(backend)
+    renders = training_backend(backend, rasterizer)
     if alignment is not None and init is None:
         raise TrainingError(
             "--alignment leads to the frame of --init; without one the map is in the stream's own",
@@ -123,7 +125,7 @@ def train(
     options = TrainingOptions(iterations=iterations, sh_degree=sh_degree, seed=seed, density=density)
     torch.set_num_threads(1)  # OpenMP's threads spin for one another: beside other work a step takes ten times as long
     start = time.perf_counter()
-    trainer = _trainer(stream, init, views, options, StartOptions(stereo=stereo), backend)
+    trainer = _trainer(stream, init, views, options, StartOptions(stereo=stereo), renders)
     session = SessionOptions(checkpoint, pictures=pictures, picture_every=picture_every)
     with locked(out):  # the checkpoint is read, set aside and written
         if resume and session.checkpoint.is_file():
@@ -150,7 +152,7 @@ def _trainer(
     views: list[TrainingView],
     options: TrainingOptions,
     start: StartOptions,
-    backend: str,
+    backend: Backend,
 ) -> Trainer:
     if init is not None:
         pretrained = load_map(init)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.codec import Codec
 from feature_gs_ros.core.errors import FieldError
+from feature_gs_ros.numerics.device import HOST
 
 
 class Decoder:
@@ -20,6 +21,11 @@ class Decoder:
     def of_codec(codec: Codec) -> Decoder:
         """Begin where a linear codec is: a PCA of the teacher's cells is close already."""
         return Decoder(codec.decoder, codec.mean)
+
+    def move_to(self, device: torch.device) -> None:
+        """Train on a device from now on."""
+        self.basis = self.basis.detach().to(device).requires_grad_()
+        self.bias = self.bias.detach().to(device).requires_grad_()
 
     @property
     def teacher_dimension(self) -> int:
@@ -35,8 +41,8 @@ class Decoder:
 
     def codec(self) -> Codec:
         """As a field stores it; encoding is the least-squares inverse."""
-        basis = self.basis.detach().clone()
-        return Codec("decoder", torch.linalg.pinv(basis).T.contiguous(), basis, self.bias.detach().clone())
+        basis, bias = (tensor.detach().to(HOST, copy=True) for tensor in (self.basis, self.bias))
+        return Codec("decoder", torch.linalg.pinv(basis).T.contiguous(), basis, bias)
 
     def check(self, teacher_dimension: int) -> None:
         """Raise a FieldError unless it decodes to the teacher's dimension."""

@@ -13,6 +13,8 @@ from torch import Tensor
 from feature_gs_ros.core.errors import GridError, TrainingError
 from feature_gs_ros.distillation.decoder import Decoder
 from feature_gs_ros.distillation.targets import DistillationTarget
+from feature_gs_ros.numerics.device import HOST
+from feature_gs_ros.numerics.streams import upload
 from feature_gs_ros.rasterizer import CellOperator
 
 KEEP_EVERY = 50  # steps between two copies of what is good
@@ -41,8 +43,12 @@ class FeatureTrainer:
         options: FrozenOptions,
         decoder: Decoder | None = None,
         start: Tensor | None = None,  # [N, K]; zeros by default
+        device: torch.device = HOST,
     ) -> None:
         """
+        Args:
+            device: where features and decoder are trained: best the one of the targets' operators.
+
         Raises:
             FieldError: the decoder is for another teacher's dimension.
             GridError: no target, or a start of another shape.
@@ -58,7 +64,10 @@ class FeatureTrainer:
                 f"the start has shape {tuple(start.shape)}, expected ({count}, {dimension})", code="grid.shape"
             )
         self.targets, self.options, self.decoder = targets, options, decoder
-        self.features = (torch.zeros(count, dimension) if start is None else start.clone()).requires_grad_()
+        begin = torch.zeros(count, dimension) if start is None else start
+        self.features = begin.to(device, copy=True).requires_grad_()
+        if decoder is not None:
+            decoder.move_to(device)
         deviation = float(torch.cat([target.wanted.flatten()[:100_000] for target in targets]).std().clamp_min(1e-12))
         groups: list[dict[str, Any]] = [{"params": [self.features], "lr": options.rate * deviation}]
         if decoder is not None:
@@ -80,7 +89,8 @@ class FeatureTrainer:
             self._queue = torch.randperm(len(self.targets), generator=self._generator).tolist()
         target = self.targets[self._queue.pop()]
         shown: Tensor = _Show.apply(self.features, target.operator)  # type: ignore[no-untyped-call]
-        loss = ((self.decoder(shown) if self.decoder else shown) - target.wanted).abs().mean()
+        wanted = upload(target.wanted, shown.device)
+        loss = ((self.decoder(shown) if self.decoder else shown) - wanted).abs().mean()
         value = float(loss.detach())
         if not math.isfinite(value):
             self._restore()

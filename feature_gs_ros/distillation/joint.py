@@ -39,7 +39,10 @@ class JointOptions:
 
 
 class JointTrainer:
-    """A map's parameters, its features and a decoder if there is one, by Adam over one view a step."""
+    """A map's parameters, its features and a decoder if there is one, by Adam over one view per step.
+
+    All that a step works on lies on the backend's device.
+    """
 
     def __init__(
         self,
@@ -68,10 +71,13 @@ class JointTrainer:
             raise GridError(
                 f"features of {features.shape[1]} dimensions need a decoder to {grids[0].dimension}", code="grid.value"
             )
-        self.views, self.options, self.decoder = views, options, decoder
-        self.backend = get_backend(backend)
-        self.parameters = SplatParameters.of_map(gaussians, gaussians.sh_degree)
-        self.features = features.detach().clone().requires_grad_()
+        self.options, self.decoder, self.backend = options, decoder, get_backend(backend)
+        device = self.backend.device
+        self.views = [view.on(device) for view in views]
+        self.parameters = SplatParameters.of_map(gaussians, gaussians.sh_degree).on(device)
+        self.features = features.detach().to(device, copy=True).requires_grad_()
+        if decoder is not None:
+            decoder.move_to(device)
         centres = torch.stack([view.centre for view in views])
         extent = max(1.1 * float((centres - centres.mean(0)).norm(dim=1).max()), 1e-6)
         self._rates = RATES | {"means": MEANS_RATE_END * 10 * extent}
@@ -82,7 +88,7 @@ class JointTrainer:
         if decoder is not None:
             groups.append({"params": [decoder.basis, decoder.bias], "lr": options.decoder_rate})
         self._feature_adam = torch.optim.Adam(groups, eps=1e-15)
-        self._pools = [_Pool(view, grid) for view, grid in zip(views, grids, strict=True)]
+        self._pools = [_Pool(view, grid) for view, grid in zip(self.views, grids, strict=True)]
         self.iteration = 0
         self._generator = torch.Generator().manual_seed(options.seed)
         self._queue: list[int] = []
@@ -164,12 +170,14 @@ class _Pool:
 
     def __init__(self, view: TrainingView, grid: FeatureGrid) -> None:
         across, down = pixel_weights(grid, view.camera.width, view.camera.height)
-        self._rows, self._columns = torch.from_numpy(down.dense()), torch.from_numpy(across.dense())
+        there = view.image.device
+        self._rows, self._columns = (torch.from_numpy(axis.dense()).to(there) for axis in (down, across))
         self._valid = None if view.valid is None else view.valid.float()
-        counts = torch.ones(view.camera.height, view.camera.width) if self._valid is None else self._valid
+        whole = torch.ones(view.camera.height, view.camera.width, device=there)
+        counts = whole if self._valid is None else self._valid
         self._total = (self._rows.T @ counts @ self._columns).reshape(-1, 1)
         self._counting = self._total[:, 0] > 1e-3
-        self.wanted = grid.values.reshape(-1, grid.dimension)[self._counting].float()
+        self.wanted = grid.values.to(there).reshape(-1, grid.dimension)[self._counting].float()
 
     def cells(self, image: Tensor) -> Tensor:
         """[H, W, K] to the cells that count [C, K]."""

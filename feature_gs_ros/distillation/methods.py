@@ -26,6 +26,7 @@ from feature_gs_ros.distillation import (
 )
 from feature_gs_ros.extractors.base import Extractor
 from feature_gs_ros.io.streams.registry import Stream
+from feature_gs_ros.rasterizer import BackendChoice, get_backend
 from feature_gs_ros.training.views import load_views
 
 MAX_PASSES = 4  # over all views
@@ -41,7 +42,7 @@ class DistillJob:
     teacher: Extractor
     provenance: Provenance
     quiet: bool
-    backend: str = "auto"
+    backend: BackendChoice = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +91,15 @@ def train(
     decoder = None if codec is None else Decoder.of_codec(codec)
     begin = None if earlier is None else earlier.features.float()
     options = FrozenOptions(iterations=FrozenOptions.iterations if iterations is None else iterations)
-    trainer = FeatureTrainer(targets, options, decoder, begin)
+    trainer = FeatureTrainer(targets, options, decoder, begin, get_backend(work.backend).device)
     with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
         finished = _run(trainer, bar)
     return DistillResult(
-        trainer.features.detach(), decoder.codec() if decoder else None, products(targets), finished, work.gaussians
+        trainer.features.detach().cpu(),
+        decoder.codec() if decoder else None,
+        products(targets),
+        finished,
+        work.gaussians,
     )
 
 
@@ -124,7 +129,7 @@ def train_jointly(
     with ProgressBar("training", "step", quiet=work.quiet).running() as bar:
         finished = _run(trainer, bar)
     trained = trainer.parameters.to_map()
-    features = trainer.features.detach()[trained.file_rows]
+    features = trainer.features.detach().cpu()[trained.file_rows]
     return DistillResult(features, decoder.codec() if decoder else None, products(targets), finished, trained)
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "View",
     "compile_ahead",
     "get_backend",
+    "training_backend",
     "view",
 ]
 
@@ -76,6 +77,30 @@ def get_backend(choice: BackendChoice = "auto") -> Backend:
         BackendError: the name is unknown, or that backend can't run here.
     """
     return _made(choice) if isinstance(choice, str) else choice
+
+
+def training_backend(backend: BackendChoice = "auto", rasterizer: str = "own") -> Backend:
+    """What training renders with: the backend itself, or with gsplat's rasteriser on its card.
+
+    Args:
+        rasterizer: "own" or "gsplat".
+
+    Raises:
+        BackendError: it can't run here, or gsplat isn't installed.
+    """
+    if rasterizer == "own":
+        return get_backend(backend)
+    if rasterizer != "gsplat":
+        raise BackendError(f"rasterizer '{rasterizer}' is unknown; choose own or gsplat", code="backend.unknown")
+    own = get_backend("cuda" if backend == "auto" else backend)
+    if own.device.type != "cuda":
+        raise BackendError(
+            f"--rasterizer gsplat renders on cards only, not with --backend {own.name}; leave one of them out",
+            code="backend.unusable",
+        )
+    from feature_gs_ros.rasterizer.gsplat_training import GsplatBackend
+
+    return GsplatBackend(own)
 
 
 def compile_ahead(architecture: int) -> list[Path]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.io.structured import Table
 from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
+from feature_gs_ros.numerics.device import HOST
 from feature_gs_ros.training.exposure import seen_exposed
 from feature_gs_ros.training.parameters import SplatParameters
 from feature_gs_ros.training.trainer import Trainer
@@ -36,7 +37,7 @@ def save_training(trainer: Trainer, path: str | Path) -> None:
         raise TrainingError(f"parameters are not finite at iteration {trainer.iteration}", code="training.not-finite")
     content = {"iteration": trainer.iteration, "options": asdict(trainer.options), "views": trainer.names}
     try:
-        tensors = {name: tensor.detach().clone() for name, tensor in state.items()}
+        tensors = {name: tensor.detach().to(HOST, copy=True) for name, tensor in state.items()}
         write_tensor_file(path, FORMAT, tensors, content)
     except OSError as error:
         raise TrainingError(

@@ -39,18 +39,19 @@ class Density:
         """
         Args:
             extent: of the scene, splat units.
-            centres: the cameras' places [V, 3]; what comes nearer than ``near`` to one is pruned.
+            centres: the cameras' places [V, 3], where the parameters lie; what comes nearer than ``near`` to one is
+                pruned.
         """
         self.options, self.extent, self.centres, self.near = options, extent, centres, near
         self._clear(count)
 
     def _clear(self, count: int) -> None:
-        self.grad2d, self.seen = torch.zeros(count), torch.zeros(count)
+        self.grad2d, self.seen = torch.zeros(2, count, device=self.centres.device)
 
     def note(self, rendering: Rendering, means2d_gradient: Tensor, width: int, height: int) -> None:
         """Take in one view's gradient [N, 2] of the means on the image, in pixels."""
         rows = rendering.rows
-        norms = (means2d_gradient[rows] * torch.tensor([width / 2, height / 2])).norm(dim=1)
+        norms = (means2d_gradient[rows] * means2d_gradient.new_tensor([width / 2, height / 2])).norm(dim=1)
         self.grad2d[rows] += norms
         self.seen[rows] += norms > 0
 
@@ -98,7 +99,8 @@ def _cloned(parameters: SplatParameters, mask: Tensor) -> SplatParameters:
 def split_gaussians(parameters: SplatParameters, mask: Tensor, generator: torch.Generator) -> SplatParameters:
     """Two Gaussians for one, drawn from it."""
     halves = {name: torch.cat([tensor[mask]] * 2) for name, tensor in parameters.items()}
-    along = torch.randn(halves["means"].shape, generator=generator) * halves["log_scales"].exp()
+    drawn = torch.randn(halves["means"].shape, generator=generator).to(halves["means"].device)
+    along = drawn * halves["log_scales"].exp()
     halves["means"] = halves["means"] + rotated(halves["quats_wxyz"], along)
     halves["log_scales"] = halves["log_scales"] - math.log(SPLIT_SHRINK)
     return SplatParameters(**halves)

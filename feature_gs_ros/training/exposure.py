@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros.core.gaussians import SH_C0
+from feature_gs_ros.numerics.device import HOST
 from feature_gs_ros.training.parameters import SplatParameters
 from feature_gs_ros.training.views import TrainingView
 
@@ -21,10 +22,10 @@ SH_C1 = 0.4886025119029199
 
 
 class Exposures:
-    """Log gains and offsets [V, 2, 3] of the views, by Adam."""
+    """Log gains and offsets [V, 2, 3] of the views, by Adam, on a device."""
 
-    def __init__(self, views: Sequence[TrainingView]) -> None:
-        self.values = torch.zeros(len(views), 2, 3, requires_grad=True)
+    def __init__(self, views: Sequence[TrainingView], device: torch.device = HOST) -> None:
+        self.values = torch.zeros(len(views), 2, 3, device=device, requires_grad=True)
         self._adam = torch.optim.Adam([self.values], lr=RATE)
         rays = torch.stack([_rays(view) for view in views])  # [V, P, 4]
         self._means, self._squares = rays.mean(1), (rays.transpose(1, 2) @ rays).sum(0) / rays.shape[1]
@@ -49,8 +50,8 @@ class Exposures:
         self._adam.zero_grad()
 
     def by_direction(self) -> Tensor:
-        """Least squares over all views' rays: gain − 1 and offset as ``w₀ + wᵀ direction``, [4, 2, 3]."""
-        values = self.values.detach().double()
+        """Least squares over all views' rays: gain − 1 and offset as ``w₀ + wᵀ direction``, [4, 2, 3] on the host."""
+        values = self.values.detach().to(HOST).double()
         wanted = torch.stack([values[:, 0].exp() - 1, values[:, 1]], dim=1).flatten(1)  # [V, 6]
         ridge = STIFFNESS * torch.diag(torch.tensor([0.0, 1, 1, 1], dtype=torch.float64))
         weights: Tensor = torch.linalg.solve(self._squares + ridge, self._means.T @ wanted)
@@ -72,8 +73,8 @@ class Exposures:
         self.values.copy_(state["exposures"])
         self._adam.state[self.values] = {
             "step": torch.tensor(float(steps)),
-            "exp_avg": state["exposures.first"],
-            "exp_avg_sq": state["exposures.second"],
+            "exp_avg": state["exposures.first"].to(self.values.device),
+            "exp_avg_sq": state["exposures.second"].to(self.values.device),
         }
 
 
@@ -95,7 +96,7 @@ def seen_exposed(parameters: SplatParameters, by_direction: Tensor) -> SplatPara
     A colour ``c₀ + cᵀd`` becomes ``(c₀ + cᵀd)(1 + g₀) + c₀ gᵀd + o₀ + oᵀd``, without the product of two small slopes.
     Harmonics of degree 0 alone keep the constant part.
     """
-    gain, offset = by_direction[:, 0], by_direction[:, 1]  # [4, 3]
+    gain, offset = by_direction.to(parameters.means.device).unbind(1)  # [4, 3]
     base = SH_C0 * parameters.sh_dc[:, 0] + 0.5
     changed = dict(parameters.items())
     changed["sh_dc"] = ((base * (1 + gain[0]) + offset[0] - 0.5) / SH_C0)[:, None]

@@ -1,8 +1,9 @@
-"""How far a rendered image is from a photograph: L1, and SSIM with its gradient."""
+"""How far a rendered image is from a photograph, where both lie: L1, and SSIM with its gradient."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import cv2
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from feature_gs_ros.numerics.device import in_torch
 from feature_gs_ros.numerics.runtime import parallel_for
 
 Floats = NDArray[np.float32]
@@ -38,27 +41,27 @@ class _Ssim(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rendered: Tensor, photograph: Tensor) -> Tensor:
-        a, b = _contiguous(rendered), _contiguous(photograph)
+        a, b = (image.detach().to(torch.float32).contiguous() for image in (rendered, photograph))
         mean_a, mean_b, aa, bb, ab = _blurred([a, b, a * a, b * b, a * b])
         above1, above2 = 2 * mean_a * mean_b + C1, 2 * (ab - mean_a * mean_b) + C2
         below1, below2 = mean_a * mean_a + mean_b * mean_b + C1, aa - mean_a**2 + bb - mean_b**2 + C2
         similarity = above1 * above2 / (below1 * below2)
         if rendered.requires_grad:
-            scale = 1 / similarity.size
+            scale = 1 / similarity.numel()
             d_aa = -similarity / below2 * scale
             d_ab = 2 * above1 / (below1 * below2) * scale
             d_mean = 2 * scale * (mean_b * (above2 - above1) - similarity * mean_a * (below2 - below1))
             d_mean /= below1 * below2
-            parts = _blurred([np.asarray(part, np.float32) for part in (d_mean, d_aa, d_ab)])
-            ctx.gradient = torch.from_numpy(parts[0] + 2 * a * parts[1] + b * parts[2])
-        return torch.tensor(float(similarity.mean()), dtype=torch.float32)
+            parts = _blurred([d_mean, d_aa, d_ab])
+            ctx.gradient = parts[0] + 2 * a * parts[1] + b * parts[2]
+        return similarity.mean()
 
     @staticmethod
     def backward(ctx: Any, d_value: Tensor) -> tuple[Tensor, None]:
         return d_value * ctx.gradient, None
 
 
-@lru_cache(maxsize=1)
+@cache
 def _window() -> Floats:
     offsets = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * SIGMA**2))
@@ -66,17 +69,27 @@ def _window() -> Floats:
     return window
 
 
-def _blurred(images: list[Floats]) -> list[Floats]:
-    results = [np.empty_like(image) for image in images]
+def _blurred(images: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Images [H, W, 3], each under the window."""
+    if in_torch(images[0].device):
+        return _blurred_there(images)
+    results = [torch.empty_like(image) for image in images]
+    arrays = [(image.numpy(), result.numpy()) for image, result in zip(images, results, strict=True)]
 
     def blur(first: int, last: int) -> None:
-        for k in range(first, last):
-            cv2.sepFilter2D(images[k], cv2.CV_32F, _window(), _window(), dst=results[k], borderType=cv2.BORDER_CONSTANT)
+        for image, result in arrays[first:last]:
+            cv2.sepFilter2D(image, cv2.CV_32F, _window(), _window(), dst=result, borderType=cv2.BORDER_CONSTANT)
 
     parallel_for(len(images), 1, blur)
     return results
 
 
-def _contiguous(image: Tensor) -> Floats:
-    array: Floats = np.ascontiguousarray(image.detach().numpy(), dtype=np.float32)
-    return array
+def _blurred_there(images: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The same by torch: all images and channels at once, along rows, then along columns."""
+    window = torch.from_numpy(_window()).to(images[0].device).reshape(1, 1, 1, -1)
+    planes = torch.stack(list(images)).permute(0, 3, 1, 2).flatten(0, 1)[:, None]  # [images · 3, 1, H, W]
+    along = functional.conv2d(planes, window, padding=(0, WINDOW // 2))
+    both = functional.conv2d(along, window.transpose(2, 3), padding=(WINDOW // 2, 0))
+    height, width, channels = images[0].shape
+    blurred: Tensor = both.reshape(len(images), channels, height, width).permute(0, 2, 3, 1)
+    return list(blurred)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.errors import TrainingError
 from feature_gs_ros.core.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
+from feature_gs_ros.numerics.device import HOST
 from feature_gs_ros.numerics.sorting import morton_order
 
 MAX_LOGIT = 10.0  # of a pretrained map's opacities: beyond it nothing would ever move
@@ -44,10 +45,15 @@ class SplatParameters:
         Raises:
             MapError: nothing is left, or nothing is finite.
         """
-        sh = torch.cat([self.sh_dc, self.sh_rest], dim=1).detach()
+        here = {name: tensor.detach().to(HOST) for name, tensor in self.items()}
+        sh = torch.cat([here["sh_dc"], here["sh_rest"]], dim=1)
         return GaussianMap.from_parameters(
-            self.means.detach(), self.quats_wxyz.detach(), self.log_scales, self.logits, sh, "the trained map"
+            here["means"], here["quats_wxyz"], here["log_scales"], here["logits"], sh, "the trained map"
         )
+
+    def on(self, device: torch.device) -> SplatParameters:
+        """The same on a device, as leaves; no copies where they lie there."""
+        return SplatParameters(**{name: tensor.detach().to(device) for name, tensor in self.items()}).requires_grad()
 
     @staticmethod
     def of_map(gaussians: GaussianMap, degree: int) -> SplatParameters:
@@ -133,7 +139,7 @@ class Adam:
             Where each row comes from [N'], an index into the kept rows followed by the new ones.
         """
         means = parameters.means[kept] if new is None else torch.cat([parameters.means[kept], new.means])
-        order = torch.from_numpy(morton_order(means.detach().numpy())).long()
+        order = torch.from_numpy(morton_order(means.detach().to(HOST).numpy())).long().to(means.device)
         fresh = {} if new is None else dict(new.items())
         for name, tensor in parameters.items():
             added = fresh.get(name, tensor[:0])

@@ -123,7 +123,7 @@ def save_pictures(trainer: Trainer, views: Sequence[TrainingView], folder: Path)
     """Photograph and rendering of each view side by side, one file a view and iteration."""
     degree = trainer.options.sh_degree
     for view in views:
-        rendered = render(trainer.result(), view, degree).color.detach()
+        rendered = render(trainer.result(), view, degree, backend=trainer.backend).color.detach().cpu()
         images = [np.asarray(to_image(view.image)), to_image(rendered)]
         picture = side_by_side(images, [f"{view.name}", f"iteration {trainer.iteration}"])
         save_png(picture, folder / f"{file_name_of(view.name)}_{trainer.iteration:06d}.png")

@@ -1,4 +1,4 @@
-"""3DGS training on the CPU: views in, a map out, ``L_rgb = 0.8 L1 + 0.2 (1 − SSIM)`` (Feature 3DGS, Eq. of L_rgb)."""
+"""3DGS training: views in, a map out, ``L_rgb = 0.8 L1 + 0.2 (1 − SSIM)`` (Feature 3DGS, Eq. of L_rgb)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ Progress = Callable[[TrainingMetrics], bool | None]  # True stops and keeps what
 
 
 class Trainer:
-    """One training run; `run` goes on from where it stands."""
+    """One training run; `run` goes on from where it stands.
+
+    All that a step works on lies on the backend's device: parameters, moments, photographs, losses.
+    """
 
     def __init__(
         self,
@@ -76,16 +79,19 @@ class Trainer:
         """
         if not views:
             raise TrainingError("no view to train on", code="training.empty")
-        self.parameters, self.options, self.backend = parameters, options, get_backend(backend)
+        self.options, self.backend = options, get_backend(backend)
+        self.device = self.backend.device
+        self.parameters = parameters.on(self.device)
         self.names = [view.name for view in views]
         self.iteration = 0
         self.generator = torch.Generator().manual_seed(options.seed)
-        self.adam = Adam(parameters)
-        centres = torch.stack([view.centre for view in views])
+        self.adam = Adam(self.parameters)
+        centres = torch.stack([view.centre for view in views]).to(self.device)
         self.extent = max(1.1 * float((centres - centres.mean(0)).norm(dim=1).max()), 1e-6)
         self.density = Density(len(parameters), options.density, self.extent, centres, near)
-        self.exposures = Exposures(views)
-        self.levels = [[view.halved(times) for view in views] for times in range(len(options.coarse) + 1)]
+        self.exposures = Exposures(views, self.device)
+        halvings = range(len(options.coarse) + 1)
+        self.levels = [[view.halved(times).on(self.device) for view in views] for times in halvings]
         self._queue: list[int] = []
         self._average: dict[str, Tensor] | None = None
         self._averaged = 0
@@ -113,14 +119,15 @@ class Trainer:
         self.iteration += 1
         index = self.next_view()
         view = self.levels[self.level(share)][index]
-        means2d = torch.zeros(len(self.parameters), 2, requires_grad=True)
+        means2d = torch.zeros(len(self.parameters), 2, device=self.device, requires_grad=True)
         degree = 0 if share < options.sh_from else options.sh_degree
         rendering = render(self.parameters, view, degree, means2d, self.backend)
         image = rendering.color
         if options.exposure:
             image = self.exposures.exposed(image, index)
         if options.random_background and share < options.average_from:
-            image = image + (1 - rendering.opacity)[:, :, None] * torch.rand(3, generator=self.generator)
+            background = torch.rand(3, generator=self.generator).to(self.device)
+            image = image + (1 - rendering.opacity)[:, :, None] * background
         target = view.image
         if view.valid is not None:
             image, target = image * view.valid[:, :, None], target * view.valid[:, :, None]
@@ -140,7 +147,7 @@ class Trainer:
 
     def _costs(self, rendering: Rendering) -> Tensor:
         options, rows = self.options, rendering.rows
-        cost = torch.zeros(())
+        cost = torch.zeros((), device=self.device)
         if options.exposure:
             cost = cost + self.exposures.cost()
         if options.opacity_cost:
@@ -196,7 +203,7 @@ class Trainer:
         return seen_exposed(parameters, self.exposures.by_direction())
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that the next step depends on."""
+        """Every tensor that the next step depends on, where it lies."""
         tables = {
             "parameters": dict(self.parameters.items()),
             "first": self.adam.first,
@@ -215,7 +222,9 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Tensor], iteration: int) -> None:
-        """Go on from `state` of a trainer of the same views and options at an iteration."""
+        """Go on from `state` of a trainer of the same views and options at an iteration, wherever that ran."""
+        kept = ("generator", "queue", "counts", "exposures.by_direction")  # on the host
+        state = {name: tensor if name in kept else tensor.to(self.device) for name, tensor in state.items()}
         names = [name for name, _ in self.parameters.items()]
         for name in names:
             setattr(self.parameters, name, state[f"parameters.{name}"].clone())
@@ -256,7 +265,7 @@ def measure(parameters: SplatParameters, views: Sequence[TrainingView]) -> dict[
     """PSNR of each view, as rendered, over the pixels that count; a view without any is left out."""
     degree = math.isqrt(1 + parameters.sh_rest.shape[1]) - 1
     return {
-        view.name: psnr(render(parameters, view, degree).color, view.image, view.valid)
+        view.name: psnr(render(parameters, view, degree).color.to(view.image.device), view.image, view.valid)
         for view in views
         if view.valid is None or bool(view.valid.any())
     }

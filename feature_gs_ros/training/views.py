@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -42,6 +42,10 @@ class TrainingView:
         return TrainingView(
             self.name, torch.from_numpy(image), self.camera.resized(width, height), self.camera_from_splat, valid
         )
+
+    def on(self, device: torch.device) -> TrainingView:
+        """The same view with its pixels on a device."""
+        return replace(self, image=self.image.to(device), valid=None if self.valid is None else self.valid.to(device))
 
     def halved(self, times: int) -> TrainingView:
         """The view at 1 / 2**times of its size."""
