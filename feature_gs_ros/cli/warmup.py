@@ -16,7 +16,7 @@ from feature_gs_ros.rasterizer import get_backend
 def warmup(
     *,
     backend: Literal["auto", "cpu", "cuda"] = "auto",
-    arch: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    arch: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(aliases=["--architecture"])] = (),
 ) -> int:
     """Compile the rasteriser's kernels in advance, so that the first view doesn't wait for the compiler.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_gs_ros.core.errors import BackendError
-from feature_gs_ros.rasterizer.cuda.probe import why_unusable
+from feature_gs_ros.rasterizer.cuda.probe import card_present, why_unusable
 
 if TYPE_CHECKING:
     from feature_gs_ros.rasterizer.cuda.backend import CudaBackend
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def usable() -> bool:
-    """Whether the first card can be used; where it can't, the log says why."""
+    """Whether the first card can be used; where it can't, the log says why: loud where there seems to be one."""
     reason = why_unusable()
     if reason is not None:
-        logger.info("rasterising on the CPU: %s", reason)
+        logger.log(logging.WARNING if card_present() else logging.INFO, "rasterising on the CPU: %s", reason)
     return reason is None
 
 

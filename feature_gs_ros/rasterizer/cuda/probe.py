@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from pathlib import Path
 
 import torch
 
 MIN_CAPABILITY = (7, 5)  # Turing: the oldest cards that current CUDA compilers compile for
 INSTALL = 'pip install "feature_gs_ros[gpu]"'
+NODES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu")  # of the drivers of cards, and of Jetsons
+
+
+def card_present() -> bool:
+    """Whether there seems to be an NVIDIA GPU, usable or not."""
+    return any(Path(node).exists() for node in NODES)
 
 
 def why_unusable(index: int = 0, card: bool = True) -> str | None:
