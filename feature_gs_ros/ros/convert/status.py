@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from feature_gs_ros.io.messages.feature_grid import fill_extractor
 from feature_gs_ros.live.health import Health, Level, Sample
 from feature_gs_ros.live.pose_check import LivePoseCheck
 from feature_gs_ros.msg import Count, Status
-from feature_gs_ros.rasterizer import Backend
+from feature_gs_ros.numerics.device import card_of
 from feature_gs_ros.ros.convert.answers import header_message
 from feature_gs_ros.ros.nodes.session import Session
 
@@ -28,11 +27,14 @@ def status_message(session: Session, stamp: Any) -> Any:
     message.rate_seen, message.rate_used, message.latency = report.rate_seen, report.rate_used, report.latency
     message.gaussians, message.views, message.coverage = len(field.gaussians), field.views, field.coverage()
     message.field_bytes, message.process_bytes = field.memory(), resident_bytes()
+    card = card_of(field.backend.device)
+    message.backend, message.device = field.backend.name, card.name
+    message.card_bytes, message.card_free_bytes = card.total, card.free
     fill_extractor(message.teacher, field.map.extractor.identity)
     return message
 
 
-def diagnostics_message(status: Any, name: str, health: Health, pose_check: LivePoseCheck, backend: Backend) -> Any:
+def diagnostics_message(status: Any, name: str, health: Health, pose_check: LivePoseCheck) -> Any:
     """The same for a diagnostic aggregator, with the last period's level: see `Health.judge`.
 
     Images that show the map from elsewhere than tf says raise it: ERROR where most do, WARN where some do.
@@ -62,19 +64,18 @@ def diagnostics_message(status: Any, name: str, health: Health, pose_check: Live
         "coverage": round(status.coverage, 4),
         **pose_check.counts,
         **{f"skipped: {reason}": count for reason, count in skipped.items()},
-        **_backend_values(backend),
+        **_backend_values(status),
     }
     entry.values = [KeyValue(key=key, value=str(content)) for key, content in values.items()]
     return DiagnosticArray(header=status.header, status=[entry])
 
 
-def _backend_values(backend: Backend) -> dict[str, object]:
+def _backend_values(status: Any) -> dict[str, object]:
     """What rasterises, and the memory of its card if it has one."""
-    values: dict[str, object] = {"rasterizer": backend.name}
-    if backend.device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(backend.device)
-        values["card"] = torch.cuda.get_device_name(backend.device)
-        values["card memory free [GB]"], values["card memory [GB]"] = round(free / 1e9, 2), round(total / 1e9, 2)
+    values: dict[str, object] = {"rasterizer": status.backend, "device": status.device}
+    if status.card_bytes > 0:
+        values["card memory free [GB]"] = round(status.card_free_bytes / 1e9, 2)
+        values["card memory [GB]"] = round(status.card_bytes / 1e9, 2)
     return values
 
 

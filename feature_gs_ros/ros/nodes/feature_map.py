@@ -176,7 +176,7 @@ class FeatureMap(RefusingLifecycleNode):
         if session is not None and publishers is not None:
             status = status_message(session, self.get_clock().now().to_msg())
             name, pose_check = self.get_fully_qualified_name(), session.worker.pose_check
-            message = diagnostics_message(status, name, session.health, pose_check, session.settings.backend)
+            message = diagnostics_message(status, name, session.health, pose_check)
             publishers.send_status(status, message)
 
 
