@@ -52,7 +52,7 @@ class MapCache:
                 rows = torch.from_numpy(morton_order(gaussians.means.numpy()))
                 columns = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
                 held = (column[rows].to(self._device) for column in columns)
-                found = DeviceMap(rows.to(self._device), *held, antialiased=gaussians.antialiased)
+                found = DeviceMap(rows.to(self._device), *held, gaussians.antialiased)
                 self._maps[gaussians] = found
             keep(self._device, found.rows, found.means, found.quats_wxyz, found.scales, found.opacities)
             return found

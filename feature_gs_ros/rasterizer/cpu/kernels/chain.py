@@ -16,7 +16,8 @@ def project_back(
     d_means, d_quats, d_scales, d_opacities, d_screen,
 ):  # fmt: skip
     """∂L/∂(mean, conic, opacity) of splats, the first six of ``totals``, to the map's rows, which are added to."""
-    fx, fy, cx, cy, width, height = intrinsics
+    fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
+    width, height = intrinsics[4], intrinsics[5]
     margin, two = np.float32(TANGENT_MARGIN), np.float32(2)
     right, left = (width - cx) / fx + margin * width / fx, cx / fx + margin * width / fx
     bottom, top = (height - cy) / fy + margin * height / fy, cy / fy + margin * height / fy
