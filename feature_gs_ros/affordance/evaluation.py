@@ -23,7 +23,7 @@ from feature_gs_ros.evaluation.metrics import (
     summary,
     true_labels,
 )
-from feature_gs_ros.io.masks import MaskFolder
+from feature_gs_ros.io.detections import Labelled
 from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.query.masks_2d import render_similarities
 
@@ -41,7 +41,7 @@ def evaluate_affordances(
     gaussians: GaussianMap,
     transferred: Transfer,
     stream: Stream,
-    masks: MaskFolder,
+    masks: Labelled,
     labels: Mapping[int, str],
     *,
     splat_from_map: Sim3,

@@ -11,7 +11,8 @@ from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of
 from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.evaluation.metrics import evaluate_segmentation, evaluated_views
-from feature_gs_ros.io.masks import MaskFolder, load_labels
+from feature_gs_ros.io.detections import open_labels
+from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.query.opening import open_segmenter
 
@@ -39,7 +40,7 @@ def segmentation(
     Args:
         field: written by feature-gs backproject.
         stream: whose frames the masks belong to.
-        masks: label images by frame name, 8 or 16 bit PNG; 255 is ignored.
+        masks: label images by frame name (255 is ignored), or what else --masks of feature-gs backproject takes.
         labels: names of the labels' values, YAML.
         prompt: CLASS=TEXT, the text to query a class by; its name by default. May be repeated.
         view: frame to evaluate, by default all that have a mask; may be repeated.
@@ -53,13 +54,14 @@ def segmentation(
         bag: options for reading a rosbag2 recording.
     """
     segmenter = open_segmenter(field, map, weights, option)
-    source, folder = open_stream(stream, bag=bag), MaskFolder(masks)
+    named = load_labels(labels)
+    source, folder = open_stream(stream, bag=bag), open_labels(masks, named)
     names = evaluated_views(source, folder, view or None)
     result = evaluate_segmentation(
         segmenter,
         source,
         folder,
-        load_labels(labels),
+        named,
         prompts=dict(_split(entry) for entry in prompt),
         threshold=threshold,
         views=names,

@@ -25,7 +25,8 @@ from feature_gs_ros.core.progress import ProgressBar, say
 from feature_gs_ros.evaluation.metrics import Evaluation, evaluated_views
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor
-from feature_gs_ros.io.masks import MaskFolder, load_labels
+from feature_gs_ros.io.detections import open_labels
+from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.rasterizer import View
 
@@ -75,7 +76,8 @@ def affordance(
     rasterizer.get_backend(backend)
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
-    source, annotated, names = open_stream(stream, bag=bag), MaskFolder(masks), load_labels(labels)
+    names = load_labels(labels)
+    source, annotated = open_stream(stream, bag=bag), open_labels(masks, names)
     scored = evaluated_views(source, annotated, view or None)
     splat_from_map = alignment_of_view(alignment, features, gaussians, source, scored)
     settings = Settings(k, vote, floor, spread)

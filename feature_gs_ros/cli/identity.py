@@ -20,8 +20,7 @@ from feature_gs_ros.identity.answers import IdentifiedObject, Identities
 from feature_gs_ros.identity.association import MERGE_THRESHOLD, Association, associate
 from feature_gs_ros.identity.codes import CodeBook, make_codes
 from feature_gs_ros.identity.encoding import Encoding, class_names, encode_identities, numbered_names
-from feature_gs_ros.identity.masks import CocoMasks, open_masks
-from feature_gs_ros.io.detections import DetectionMasks
+from feature_gs_ros.identity.masks import open_masks, understood
 from feature_gs_ros.io.files import file_name_of
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.splats.registry import load_map
@@ -56,7 +55,8 @@ def identity(
         stream: rosbag2, COLMAP, nerfstudio, or folder with cameras.json.
         masks: folder of label images <frame name>.png, of a detector's or SAM's <frame name>.json, or a COCO file.
         out: the field to write; ask it with feature-gs query and evaluate segmentation.
-        labels: names of the labels' values, YAML; COCO files hold their own, instances are numbered.
+        labels: names of the labels' values, YAML; COCO files, LabelMe's and folders per object hold their own,
+            instances are numbered.
         codes: orthogonal (one channel per class) or contrastive (16 channels for any number of classes).
         dimension: channels per code; by default one per class for orthogonal codes, 16 for contrastive ones.
         instances: mask ids don't agree between views: associate them first.
@@ -76,9 +76,12 @@ def identity(
     if instances and labels is not None:
         raise IdentityError("--instances numbers the objects by itself; leave out --labels", code="identity.conflict")
     check_outputs({"--out": out}, [map, stream, masks, labels, alignment], folders={"--extract": extract})
-    gaussians, source, annotated = load_map(map), open_stream(stream, bag=bag), open_masks(masks, instances)
+    gaussians, source = load_map(map), open_stream(stream, bag=bag)
     names = class_names(load_labels(labels)) if labels is not None else None
-    if names is None and not instances and isinstance(annotated, (CocoMasks, DetectionMasks)):
+    annotated = open_masks(masks, instances, source.names(), names)
+    if not json:
+        note(understood(annotated))
+    if names is None and not instances and annotated.labels:
         names = class_names(annotated.labels)
     pose = alignment_or_identity(alignment)
     findings = checked(source, source.names(), gaussians, pose, trust_poses)

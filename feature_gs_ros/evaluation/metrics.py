@@ -18,7 +18,7 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.core.camera import Frame, rectified_labels
 from feature_gs_ros.core.errors import EvaluationError, UnknownPromptError
 from feature_gs_ros.core.geometry import Sim3
-from feature_gs_ros.io.masks import MaskFolder
+from feature_gs_ros.io.detections import Labelled
 from feature_gs_ros.io.streams.registry import Stream
 from feature_gs_ros.query.masks_2d import mask_labels, segment_view
 from feature_gs_ros.query.masks_3d import Segmenter
@@ -106,7 +106,7 @@ class Evaluation:
 def evaluate_segmentation(
     segmenter: Segmenter,
     stream: Stream,
-    masks: MaskFolder,
+    masks: Labelled,
     labels: Mapping[int, str],
     *,
     prompts: Mapping[str, str] | None = None,
@@ -176,7 +176,7 @@ def known_classes(
     return asked, left_out
 
 
-def evaluated_views(stream: Stream, masks: MaskFolder, views: Sequence[str] | None) -> list[str]:
+def evaluated_views(stream: Stream, masks: Labelled, views: Sequence[str] | None) -> list[str]:
     """Frames of the stream that have a mask, or the named ones.
 
     Raises:
@@ -201,7 +201,7 @@ def evaluated_views(stream: Stream, masks: MaskFolder, views: Sequence[str] | No
     return list(dict.fromkeys(views))  # one that is named twice is evaluated once
 
 
-def true_labels(frame: Frame, masks: MaskFolder) -> Labels:
+def true_labels(frame: Frame, masks: Labelled) -> Labels:
     """A frame's mask as the rectified camera sees it; 255 outside the source image."""
     mask = masks.load(frame.name, frame.camera)
     return rectified_labels(mask, frame.camera, outside=IGNORE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from feature_gs_ros.identity.encoding import IGNORE
 from feature_gs_ros.io.detections import DetectionMasks, names_objects
 from feature_gs_ros.io.mask_shapes import check_mask_size, mask_numbers, mask_size, stacked
 from feature_gs_ros.io.masks import MaskFolder
+from feature_gs_ros.io.object_masks import ObjectMasks, has_object_folders
 from feature_gs_ros.io.structured import Table, read_structured, read_table
 
 MAX_LABEL = 65535  # labels are 16 bit
@@ -23,6 +24,13 @@ MAX_LABEL = 65535  # labels are 16 bit
 
 class Masks(Protocol):
     """Label images by frame name."""
+
+    kind: str  # for people
+
+    @property
+    def labels(self) -> Mapping[int, str]:
+        """Names by value, where the files hold them."""
+        ...
 
     def names(self) -> list[str]: ...
     def load(self, name: str, camera: Camera | None = None) -> NDArray[np.uint16]: ...
@@ -34,6 +42,8 @@ class CocoMasks:
     Raises:
         EvaluationError: not a COCO file, or nothing is annotated.
     """
+
+    kind = "COCO annotations"
 
     def __init__(self, path: str | Path, instances: bool = False) -> None:
         """``instances``: number each image's annotations from 1, instead of labels by category."""
@@ -56,7 +66,7 @@ class CocoMasks:
                     code="evaluation.label",
                 )
             self._annotations[name_of_image].append(annotation)
-        self.labels = {
+        self.labels: Mapping[int, str] = {
             category.whole("id", least=0, most=MAX_LABEL): category.text("name")
             for category in (content.tables("categories") if "categories" in content else ())
         }
@@ -89,6 +99,9 @@ class CocoMasks:
 
 class SamMasks:
     """A folder of ``<frame name>.json``, each a list of masks with a ``segmentation`` in RLE: SAM's automatic masks."""
+
+    kind = "masks of SAM"
+    labels: Mapping[int, str] = {}
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -126,8 +139,15 @@ class SamMasks:
         return stacked(masks, list(itertools.islice(mask_numbers(), len(masks))), size, f"'{path}'")
 
 
-def open_masks(path: str | Path, instances: bool = False) -> Masks:
-    """A folder of label images, of a detector's JSON files or of SAM's, or a COCO file.
+def open_masks(
+    path: str | Path, instances: bool = False, frames: Sequence[str] = (), labels: Mapping[int, str] | None = None
+) -> Masks:
+    """A folder of label images, of a detector's, LabelMe's or SAM's JSON files, of one file per object, or a COCO file.
+
+    Args:
+        instances: the ids of different images don't agree: number each image's masks.
+        frames: names of the frames that the masks belong to, by which folders of frames and of objects are told apart.
+        labels: names by value, for files that hold names and no values.
 
     Raises:
         EvaluationError: nothing of the kind.
@@ -135,12 +155,21 @@ def open_masks(path: str | Path, instances: bool = False) -> Masks:
     path = Path(path)
     if path.is_file():
         return CocoMasks(path, instances)
+    if has_object_folders(path):
+        return ObjectMasks(path, instances, labels, frames)
     if names_objects(path):
-        return DetectionMasks(path, instances=instances)
+        return DetectionMasks(path, instances, labels)
     if path.is_dir() and not any(path.glob("*.png")):
         coco = path / "annotations.json"
         return CocoMasks(coco, instances) if coco.is_file() else SamMasks(path)
     return MaskFolder(path)
+
+
+def understood(masks: Masks) -> str:
+    """How masks were read, in a line for people."""
+    names = [f"{value} {name}" for value, name in masks.labels.items()]
+    more = f", … ({len(names)} in all)" if len(names) > 8 else ""
+    return f"{len(masks.names())} frames with {masks.kind}" + (f": {', '.join(names[:8])}{more}" if names else "")
 
 
 def _id(table: Table, key: str) -> int | str:

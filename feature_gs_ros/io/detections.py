@@ -1,4 +1,4 @@
-"""A detector's masks with names, a JSON file per frame: SAM 3's, Grounded-SAM's, YOLO's, as labels or instances."""
+"""Masks with names, a JSON file per frame: SAM 3's, Grounded-SAM's, YOLO's, LabelMe's, as labels or instances."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.io.labelme import Crop, has_area, shape_of
 from feature_gs_ros.io.mask_shapes import check_mask_size, decoded_shape, mask_numbers, mask_size
 from feature_gs_ros.io.masks import MaskFolder
+from feature_gs_ros.io.object_masks import ObjectMasks, has_object_folders
 from feature_gs_ros.io.streams.frame_names import listed_names
 from feature_gs_ros.io.structured import Table, read_table
 
-LISTS = ("detections", "annotations")  # the key of the list, ours or Grounded-SAM 2's
+LISTS = ("detections", "annotations", "shapes")  # the key of the list, ours, Grounded-SAM 2's or LabelMe's
 NAMES = ("name", "class_name", "label")
 MAX_NAMES = 65000  # of a folder: labels are 16 bit
 BACKGROUND = "background"  # value 0: where nothing was detected
@@ -38,11 +40,15 @@ class DetectionMasks:
 
     ``{"size": [height, width], "detections": [{"name": "mug", "score": 0.9, "segmentation": {…}}]}``: a segmentation is
     COCO's RLE or polygons; with ``"id": 3`` instead the mask is where ``<frame name>.png`` has the value 3.
-    Grounded-SAM 2's files are read as they are: ``annotations`` with ``class_name``, ``img_height`` and ``img_width``.
+    Grounded-SAM 2's files are read as they are: ``annotations`` with ``class_name``, ``img_height`` and ``img_width``;
+    so are LabelMe's: ``shapes`` with ``label``, ``points`` and ``shape_type``, of which polygons, rectangles, circles
+    and masks have an area, and others are left out.
 
     Labels are the classes' in alphabetical order from 1 (255 left out), 0 where nothing was detected. Where objects
     overlap the one of the higher score is on top.
     """
+
+    kind = "named masks in JSON"
 
     def __init__(
         self,
@@ -120,7 +126,9 @@ class DetectionMasks:
         labels = np.zeros(size, np.uint16)
         for index in sorted(range(len(detections)), key=lambda index: detections[index].score):
             detection = detections[index]
-            if detection.shape is not None:
+            if isinstance(detection.shape, Crop):
+                mask = detection.shape.mask(size, source)
+            elif detection.shape is not None:
                 mask = decoded_shape(detection.shape, size, source)
             else:
                 assert numbers is not None
@@ -140,10 +148,11 @@ class DetectionMasks:
         size: object = None
         if "size" in content:
             size = content.get("size")
-        elif "img_height" in content and "img_width" in content:
-            size = [content.whole("img_height", least=1), content.whole("img_width", least=1)]
+        for height, width in (("img_height", "img_width"), ("imageHeight", "imageWidth")):
+            if height in content and width in content:
+                size = [content.whole(height, least=1), content.whole(width, least=1)]
         key = next((key for key in LISTS if key in content), LISTS[0])
-        entries = [_detection(entry) for entry in content.tables(key)]
+        entries = [_detection(entry) for entry in content.tables(key) if has_area(entry)]
         detections = [entry for entry in entries if entry.score >= self._min_score]
         if size is None:  # COCO's RLE has it
             shapes = (entry.shape for entry in entries)
@@ -168,16 +177,18 @@ def names_objects(path: Path) -> bool:
 
 
 def open_labels(path: str | Path, labels: Mapping[int, str] | None = None, min_score: float = 0.0) -> Labelled:
-    """A folder of label images, or of a detector's JSON files.
+    """A folder of label images, of a detector's or LabelMe's JSON files, or of one file per object.
 
     Raises:
         EvaluationError: nothing of the kind.
     """
     folder = Path(path)
+    if has_object_folders(folder):
+        return ObjectMasks(folder, labels=labels)
     return DetectionMasks(folder, labels=labels, min_score=min_score) if names_objects(folder) else MaskFolder(folder)
 
 
-Labelled = MaskFolder | DetectionMasks
+Labelled = MaskFolder | DetectionMasks | ObjectMasks
 
 
 def _detection(entry: Table) -> Detection:
@@ -187,6 +198,8 @@ def _detection(entry: Table) -> Detection:
         score = score[0]
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
         raise EvaluationError(f"{entry.source}: the score {score!r} is not from 0 to 1", code="evaluation.value")
+    if "points" in entry:
+        return Detection(name, float(score), shape_of(entry), None)
     if "segmentation" in entry:
         return Detection(name, float(score), entry.get("segmentation"), None)
     if "id" not in entry:

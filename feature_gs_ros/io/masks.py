@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import EvaluationError, ImageError
 from feature_gs_ros.core.text import shown
-from feature_gs_ros.io.images import MAX_PIXELS, decode_stored, read_image
+from feature_gs_ros.io.colour_tables import ColourTable
+from feature_gs_ros.io.images import MAX_PIXELS, decode_compressed, decode_stored, read_image
 from feature_gs_ros.io.streams.frame_names import listed_names
 from feature_gs_ros.io.structured import read_mapping
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_GREY, _PALETTE = 0, 3  # PNG's colour types
+_GREY, _RGB, _PALETTE = 0, 2, 3  # PNG's colour types
 IGNORED = 255  # a label that doesn't count
 _LOOKED_AT = 16  # masks of a folder, for whether all are binary
 
@@ -26,13 +27,17 @@ log = logging.getLogger(__name__)
 
 
 class MaskFolder:
-    """Label images ``<folder>/<frame name>.png`` of one channel or with a palette: a pixel's value is its class.
+    """Label images ``<folder>/<frame name>.png``: a pixel's value is its class.
 
-    Where all masks hold 0 and 255 alone they are binary, and 255 is class 1; else 255 is what doesn't count.
+    Of one channel, with a palette, whose indices are the classes, or in colours: those of CVAT's ``labelmap.txt`` in
+    the folder or beside it, numbered in its order with the background as 0, or else PASCAL VOC's. Where all masks hold
+    0 and 255 alone they are binary, and 255 is class 1; else 255 is what doesn't count.
 
     Raises:
         EvaluationError: the folder is missing or holds no PNG.
     """
+
+    kind = "label images"
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -42,6 +47,17 @@ class MaskFolder:
         if not self._names:
             raise EvaluationError(f"'{self.folder}' holds no masks; expected <frame name>.png", code="evaluation.empty")
         self._is_binary: bool | None = None  # None: not looked at yet
+        self._table: ColourTable | None = None
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Names by value, with 0 for the background, where a table of colours has them; else none.
+
+        Raises:
+            EvaluationError: that table is damaged.
+        """
+        names = ColourTable.of(self.folder).names
+        return {0: "background", **names} if names else {}
 
     def names(self) -> list[str]:
         """Names of the frames that have a mask, sorted."""
@@ -73,7 +89,7 @@ class MaskFolder:
             )
         if self._is_binary is None:
             self._is_binary = self._all_binary()
-        labels = _decoded(data, path)
+        labels = self._labels(data, path)
         if not self._is_binary:
             return labels
         if not _binary(labels):
@@ -84,6 +100,17 @@ class MaskFolder:
             )
         return (labels > 0).astype(np.uint16)
 
+    def _labels(self, data: bytes, path: Path) -> NDArray[np.uint16]:
+        if data[25] != _RGB:
+            return _decoded(data, path)
+        if self._table is None:
+            self._table = ColourTable.of(self.folder)
+            log.warning("masks of '%s' are in colours: read %s", self.folder, self._table.source)
+        try:
+            return self._table.labels(decode_compressed(data, str(path)), str(path))
+        except ImageError as error:
+            raise EvaluationError(f"the mask can't be used: {error}", code="evaluation.mask") from error
+
     def _all_binary(self) -> bool:
         """Whether a few masks over the whole folder hold 0 and 255 alone, and both; said in a line."""
         values: set[int] = set()
@@ -92,7 +119,7 @@ class MaskFolder:
             try:
                 data = read_image(path)
                 _check_header(data, path)
-                values |= {int(value) for value in np.unique(_decoded(data, path))}
+                values |= {int(value) for value in np.unique(self._labels(data, path))}
             except (ImageError, EvaluationError):  # it is reported where it is used
                 continue
         if values != {0, IGNORED}:
@@ -167,8 +194,9 @@ def _check_header(data: bytes, path: Path) -> tuple[int, int]:
         raise EvaluationError(f"mask '{path}' is not a PNG, or damaged", code="evaluation.damaged")
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     depth, colour_type = data[24], data[25]
-    if not (colour_type == _GREY and depth in (8, 16)) and colour_type != _PALETTE:
-        kind = {2: "RGB", 4: "grey with alpha", 6: "RGBA"}.get(colour_type, f"{depth}-bit grey")
+    known = (colour_type == _GREY and depth in (8, 16)) or colour_type == _PALETTE or (colour_type, depth) == (_RGB, 8)
+    if not known:
+        kind = {2: "16-bit RGB", 4: "grey with alpha", 6: "RGBA"}.get(colour_type, f"{depth}-bit grey")
         raise EvaluationError(
             f"mask '{path}' is a {kind} image; save the labels as one channel of 8 or 16 bits, or with a palette",
             code="evaluation.format",

@@ -33,7 +33,7 @@ def test_masks_of_both_depths_by_name(tmp_path: Path) -> None:
 
 def test_a_mask_that_is_none_is_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "good.png"), LABELS)
-    cv2.imwrite(str(tmp_path / "colour.png"), np.zeros((2, 3, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "colour.png"), np.full((2, 3, 3), 77, np.uint8))
     cv2.imwrite(str(tmp_path / "alpha.png"), np.zeros((2, 3, 4), np.uint8))
     whole = (tmp_path / "good.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:45])
@@ -43,7 +43,7 @@ def test_a_mask_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
     masks = MaskFolder(tmp_path)
     for name, fault in {
-        "colour": ("evaluation.format", "RGB"),
+        "colour": ("evaluation.label", "77, 77, 77"),
         "alpha": ("evaluation.format", "RGBA"),
         "cut": ("evaluation.mask",),
         "text": ("evaluation.damaged",),

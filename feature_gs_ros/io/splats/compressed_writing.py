@@ -96,4 +96,5 @@ def _smallest_three(quats_wxyz: _Floats) -> _Words:
     quats = quats_wxyz * np.where(signs == 0, 1.0, signs)
     others = quats[np.arange(4) != largest[:, None]].reshape(-1, 3)
     units = np.clip((others + np.sqrt(0.5)) / np.sqrt(2), 0.0, 1.0)
-    return _packed(units, (10, 10, 10)) | (largest.astype(np.uint32) << np.uint32(30))
+    words: _Words = _packed(units, (10, 10, 10)) | (largest.astype(np.uint32) << np.uint32(30))
+    return words

@@ -103,7 +103,8 @@ def unpack_file(packed: Path, target: Path) -> None:
         OSError, EOFError, ZstdError: it can't be read or written, or is damaged.
     """
     with packed.open("rb") as file, _BoundedFile(file) as source, target.open("wb") as unpacked:
-        shutil.copyfileobj(source, unpacked, 1 << 20)
+        while data := source.read(1 << 20):
+            unpacked.write(data)
 
 
 class _BoundedFile:
