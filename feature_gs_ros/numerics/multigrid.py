@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import kernel, parallel_for
-from feature_gs_ros.numerics.simd.types import SIZE, load, spread, store
+from feature_gs_ros.numerics.simd import SIZE, broadcast, load, store
 
 STEP = 8192  # rows per range: sums are taken range by range, so that they don't depend on the number of threads
 MAX_ITERATIONS = 200
@@ -190,7 +190,7 @@ def _multiply(start, stop, starts, columns, values, x, product):
             out[row] = single
     else:
         for row in range(start, stop):
-            lanes = spread(0.0)
+            lanes = broadcast(0.0)
             for k in range(starts[row], starts[row + 1]):
                 lanes += values[k] * load(flat, columns[k] * SIZE)
             store(out, row * SIZE, lanes)
@@ -210,9 +210,9 @@ def _operate(start, stop, starts, columns, values, diagonal, x, image, dots):
             dot += single * flat[row]
         dots[start // STEP, 0] = dot
     else:
-        sums = spread(0.0)
+        sums = broadcast(0.0)
         for row in range(start, stop):
-            lanes = spread(0.0)
+            lanes = broadcast(0.0)
             for k in range(starts[row], starts[row + 1]):
                 lanes += values[k] * load(flat, columns[k] * SIZE)
             own = load(flat, row * SIZE)
@@ -235,7 +235,7 @@ def _correct(start, stop, starts, columns, values, coarse, residual, relaxation,
             dot += single * given[row]
         dots[start // STEP, 0] = dot
     else:
-        sums = spread(0.0)
+        sums = broadcast(0.0)
         for row in range(start, stop):
             own = load(given, row * SIZE)
             lanes = relaxation[row, 0] * own

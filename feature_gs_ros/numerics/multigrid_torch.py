@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from feature_gs_ros.numerics.multigrid import MAX_ITERATIONS, MIN_RESTART, Level, SparseRows
-from feature_gs_ros.numerics.simd.types import SIZE
+from feature_gs_ros.numerics.simd import SIZE
 
 
 @dataclass(frozen=True, eq=False)

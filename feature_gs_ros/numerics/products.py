@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from feature_gs_ros.numerics.device import in_torch
 from feature_gs_ros.numerics.runtime import kernel, parallel_for
-from feature_gs_ros.numerics.simd.types import SIZE, load, spread, total
+from feature_gs_ros.numerics.simd import SIZE, broadcast, load, total
 
 FEW = 4  # vectors; more are a matrix product, in which torch is at home
 
@@ -31,7 +31,8 @@ def _products(start, stop, features, others, products):
     for row in range(start, stop):
         for column in range(others.shape[0]):
             mine, other = row * dimension, column * dimension
-            a, b, c, d = spread(0.0), spread(0.0), spread(0.0), spread(0.0)  # four sums: one would wait for itself
+            none = broadcast(0.0)
+            a, b, c, d = none, none, none, none  # four sums: one would wait for itself
             for k in range(0, fours, 4 * SIZE):
                 a += load(flat, mine + k) * load(vectors, other + k)
                 b += load(flat, mine + k + SIZE) * load(vectors, other + k + SIZE)

@@ -21,11 +21,12 @@ from feature_gs_ros.core.cache_folder import cache_folder
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.numerics.cache import compiled_in
 
-SIMD = ("types.py", "math.py", "transpose.py")  # pieces of kernels in all folders
+SIMD = Path(__file__).parent / "simd"  # pieces of kernels in all folders
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _threads: int | None = None  # None: as the environment says
+_variant = ""  # of the vectors that kernels are compiled with
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,6 +46,12 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """A piece of a kernel that is compiled into each kernel that calls it."""
     compiled: Callable[..., Any] = numba.njit(function, fastmath=True, inline="always")
     return compiled
+
+
+def name_variant(name: str) -> None:
+    """Keep kernels that are made from now on apart, in the cache, from those made with other vectors."""
+    global _variant
+    _variant = name
 
 
 def thread_count() -> int:
@@ -122,7 +129,7 @@ def _room_version(source: Path) -> str:
     room = package / source.relative_to(package).parts[0] if source.is_relative_to(package) else source
     files = [
         *(sorted(room.rglob("*.py")) if room.is_dir() else [room]),
-        *(Path(__file__).parent / "simd" / name for name in SIMD),
+        *sorted(SIMD.rglob("*.py")),
     ]
-    stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    stamps = [_variant, *((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)]
     return f"{room.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"

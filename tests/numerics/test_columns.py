@@ -9,24 +9,28 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import kernel
-from feature_gs_ros.numerics.simd.math import float_parts, log_from_one, square_root
-from feature_gs_ros.numerics.simd.transpose import (
+from feature_gs_ros.numerics.simd import (
+    SIZE,
     count_bits,
-    load_numbers,
+    float_parts,
+    load,
     load_quadruples,
+    load_scalars,
     load_triples,
-    pack_numbers,
+    pack_indices,
     pack_octets,
-    pack_places,
+    pack_scalars,
+    square_root,
+    store,
 )
-from feature_gs_ros.numerics.simd.types import SIZE, load, store
+from feature_gs_ros.numerics.simd.math import log_from_one
 
 Floats = NDArray[np.float32]
 
 
 @kernel
 def _columns(numbers, triples, quadruples, first, results):
-    store(results, 0, load_numbers(numbers, first))
+    store(results, 0, load_scalars(numbers, first))
     x, y, z = load_triples(triples, first)
     store(results, SIZE, x)
     store(results, 2 * SIZE, y)
@@ -64,8 +68,8 @@ def _packed(columns, kept, first, start, numbers, places, octets):
         load(columns, 7 * SIZE),
     )
     pack_octets(octets, first, eight, kept)
-    pack_numbers(numbers, first, eight[0], kept)
-    pack_places(places, first, start, kept)
+    pack_scalars(numbers, first, eight[0], kept)
+    pack_indices(places, first, start, kept)
     return count_bits(kept)
 
 

@@ -11,22 +11,24 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.products import FEW, inner_products
 from feature_gs_ros.numerics.runtime import kernel
-from feature_gs_ros.numerics.simd.types import (
+from feature_gs_ros.numerics.simd import (
     bits,
+    broadcast,
     end_bit,
     first_bit,
     load,
+    load_rows,
     maximum,
     minimum,
     put,
-    spread,
     store,
     store_first,
+    store_rows,
+    store_totals,
     total,
     where,
 )
 from feature_gs_ros.rasterizer.cpu.constants import TILE
-from feature_gs_ros.rasterizer.cpu.kernels.two_rows import load_rows, store_rows, store_totals
 
 Floats = NDArray[np.float32]
 NUMBERS = st.floats(-1e3, 1e3, width=32)
@@ -39,7 +41,7 @@ def _arithmetic(a, b, number, results):
     store(results, 0, x + y)
     store(results, TILE, x - number)
     store(results, 2 * TILE, number * y)
-    quotient = spread(np.float32(1))
+    quotient = broadcast(np.float32(1))
     quotient += x
     quotient -= number
     quotient *= y
@@ -117,7 +119,7 @@ def test_store_first_leaves_the_rest(values: Floats, vector: Floats, first: int,
 
 @kernel
 def _whole_rows(values, factor, result):
-    sums = spread(np.float32(0))
+    sums = broadcast(np.float32(0))
     for first in range(0, values.shape[0], TILE):
         sums += load(values, first) * factor
     store(result, 0, sums)

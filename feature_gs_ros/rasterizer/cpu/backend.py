@@ -9,7 +9,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.numerics.simd.probe import check_vectors
+from feature_gs_ros.numerics.simd.probe import check_scalars, reason_for_scalars
 from feature_gs_ros.rasterizer.base import Rendering
 from feature_gs_ros.rasterizer.cpu.accumulator import CpuAccumulator
 from feature_gs_ros.rasterizer.cpu.gradients import render_with_gradients
@@ -29,9 +29,10 @@ class CpuBackend:
     def __init__(self) -> None:
         """
         Raises:
-            BackendError: the installed numba doesn't compile the kernels' vectors.
+            BackendError: the installed numba compiles the kernels' vectors neither as such nor lane by lane.
         """
-        check_vectors()
+        if reason_for_scalars():
+            check_scalars()
 
     def view(self, gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> CpuView:
         """Project, cull and sort the map for one pinhole camera."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.numerics.simd.types import SIZE
+from feature_gs_ros.numerics.simd import SIZE
 from feature_gs_ros.numerics.sorting import morton_order
 
 

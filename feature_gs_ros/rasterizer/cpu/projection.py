@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics.runtime import parallel_for, thread_count
-from feature_gs_ros.numerics.simd.types import SIZE
+from feature_gs_ros.numerics.simd import SIZE
 from feature_gs_ros.numerics.sorting import argsort_positive
 from feature_gs_ros.rasterizer.conventions import NEAR_PLANE, TANGENT_MARGIN
 from feature_gs_ros.rasterizer.cpu.constants import MAX_SIGMAS

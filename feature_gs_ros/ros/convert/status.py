@@ -13,6 +13,7 @@ from feature_gs_ros.live.health import Health, Level, Sample
 from feature_gs_ros.live.pose_check import LivePoseCheck
 from feature_gs_ros.msg import Count, Status
 from feature_gs_ros.numerics.device import card_of
+from feature_gs_ros.numerics.simd import reason_for_scalars
 from feature_gs_ros.ros.convert.answers import header_message
 from feature_gs_ros.ros.nodes.session import Session
 
@@ -73,6 +74,7 @@ def diagnostics_message(status: Any, name: str, health: Health, pose_check: Live
 def _backend_values(status: Any) -> dict[str, object]:
     """What rasterises, and the memory of its card if it has one."""
     values: dict[str, object] = {"rasterizer": status.backend, "device": status.device}
+    values["vector instructions"] = reason_for_scalars() or "yes"
     if status.card_bytes > 0:
         values["card memory free [GB]"] = round(status.card_free_bytes / 1e9, 2)
         values["card memory [GB]"] = round(status.card_bytes / 1e9, 2)

@@ -14,7 +14,7 @@ from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import rotations_from_quats_wxyz
 from feature_gs_ros.numerics import runtime as kernels
-from feature_gs_ros.numerics.simd.types import SIZE
+from feature_gs_ros.numerics.simd import SIZE
 from feature_gs_ros.rasterizer.cpu.order import spatial_order
 from feature_gs_ros.rasterizer.cpu.projection import Projection, blocks_in_view, project, project_arrays
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline
-from feature_gs_ros.numerics.simd.types import bits, load, maximum, minimum, prefetch, spread, store, total, where
+from feature_gs_ros.numerics.simd import bits, broadcast, load, maximum, minimum, prefetch, store, total, where
 from feature_gs_ros.rasterizer.conventions import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN
 from feature_gs_ros.rasterizer.cpu.constants import (
     CONIC_A,
@@ -99,7 +99,7 @@ def row_weights(dy, along, conic, opacity, transmittance, lane):
 def pair_weights(splats, i, xs, y0, top, bottom, transmittance, weights):
     """w of Gaussian i in a tile's open rows, into their lanes of ``weights``; returns these rows and Σ w."""
     mean_x, mean_y, conic, opacity = splat_of(splats, i)
-    along, every = along_row(xs - mean_x, conic), spread(np.float32(0))
+    along, every = along_row(xs - mean_x, conic), broadcast(np.float32(0))
     row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
     for y in range(row0, row1):
         lane = (y - y0) * TILE

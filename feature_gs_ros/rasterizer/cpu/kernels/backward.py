@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.numerics.simd.types import bits, end_bit, first_bit, load, maximum, put, spread, store, total, where
+from feature_gs_ros.numerics.simd import bits, broadcast, end_bit, first_bit, load, maximum, put, store, total, where
 from feature_gs_ros.rasterizer.conventions import ALPHA_MAX, TRANSMITTANCE_MIN
 from feature_gs_ros.rasterizer.cpu.constants import CHECK_EVERY, COLORED, LANES, RADIUS_Y, TILE, WIDE
 from feature_gs_ros.rasterizer.cpu.kernels.alpha import (
@@ -110,7 +110,7 @@ def color_gradients(
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
             dx = xs - mean_x
             along, color = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
-            none = spread(ZERO)
+            none = broadcast(ZERO)
             moments, sums = (none, none, none), (none, none, none)
             drawn = 0
             row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
@@ -207,7 +207,7 @@ def extra_gradients(
             dx = xs - mean_x
             along, color = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
             mine = four(values, i * WIDE)
-            none = spread(ZERO)
+            none = broadcast(ZERO)
             moments, sums, wide_sums = (none, none, none), (none, none, none), (none, none, none, none)
             drawn = 0
             row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.numerics.simd.types import prefetch
+from feature_gs_ros.numerics.simd import prefetch
 from feature_gs_ros.rasterizer.cpu.constants import FAR_PREFETCH, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y
 
 

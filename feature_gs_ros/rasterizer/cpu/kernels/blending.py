@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.numerics.simd.types import bits, end_bit, first_bit, load, store
+from feature_gs_ros.numerics.simd import bits, end_bit, first_bit, load, store
 from feature_gs_ros.rasterizer.cpu.constants import CHECK_EVERY, LANES, RADIUS_Y, TILE
 from feature_gs_ros.rasterizer.cpu.kernels.alpha import (
     CENTRES,

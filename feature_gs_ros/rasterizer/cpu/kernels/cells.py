@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.numerics.simd.types import load, spread, store, store_first, total
+from feature_gs_ros.numerics.simd import broadcast, load, load_rows, store, store_first, store_rows, store_totals, total
 from feature_gs_ros.rasterizer.cpu.constants import CHECK_EVERY, LANES, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y, TILE
 from feature_gs_ros.rasterizer.cpu.kernels.alpha import (
     CENTRES,
@@ -19,7 +19,6 @@ from feature_gs_ros.rasterizer.cpu.kernels.alpha import (
     start_tile,
 )
 from feature_gs_ros.rasterizer.cpu.kernels.binning import pixel_span
-from feature_gs_ros.rasterizer.cpu.kernels.two_rows import load_rows, store_rows, store_totals
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 ROW = np.repeat(np.array([0, 1], np.float32), TILE // 2)  # which of two rows a lane is of
@@ -37,7 +36,7 @@ def count_pixels(valid, x0, x1, y0, y1, counts):
 def row_sums(splat, xs, y0, first, end, transmittance, counts, fractions, masked):
     """Σ w and Σ w v of a pair, by lanes: one row of sixteen pixels at a time."""
     mean_x, mean_y, conic, opacity = splat
-    along, every, low = along_row(xs - mean_x, conic), spread(ZERO), spread(ZERO)
+    along, every, low = along_row(xs - mean_x, conic), broadcast(ZERO), broadcast(ZERO)
     for y in range(first, end):
         lane = (y - y0) * TILE
         weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)
@@ -56,7 +55,7 @@ def two_row_sums(splat, x0, column, y0, first, end, transmittance, counts, fract
     """
     mean_x, mean_y, conic, opacity = splat
     xs = load_rows(CENTRES, column, column) + (np.float32(x0) - mean_x)
-    along, every, low = along_row(xs, conic), spread(ZERO), spread(ZERO)
+    along, every, low = along_row(xs, conic), broadcast(ZERO), broadcast(ZERO)
     lane = (first - y0) * TILE + column
     for y in range(first, end, 2):
         alpha = alpha_of(load(ROW, 0) + (np.float32(y) + HALF - mean_y), along, conic, opacity)
@@ -164,7 +163,7 @@ def mix_line(pixels, line, first, end, mixing, width, shift, blocks, place, cell
     """A line of a block: weights of a tile's pixels [first, end), already mixed across rows, to its cells."""
     store(line, 0, pixels)
     for cell in range(0, cells, TILE):
-        mixed = spread(ZERO)
+        mixed = broadcast(ZERO)
         for x in range(first, end):
             mixed += load(mixing, x * width + shift + cell) * line[x]
         store_first(blocks, place + cell, mixed, cells - cell)
@@ -175,12 +174,12 @@ def mix_block(weights, y0, span_y, span_x, lower_y, fraction_y, line, mixing, wi
     """Bilinear: a pair's weights to its block, line by line; each row of pixels mixes two lines of cells."""
     row0, row1 = span_y
     first, end = span_x
-    near, far = spread(ZERO), spread(ZERO)
+    near, far = broadcast(ZERO), broadcast(ZERO)
     current = lower_y[row0]
     for y in range(row0, row1):
         while current < lower_y[y]:
             mix_line(near, line, first, end, mixing, width, shift, blocks, place, cells)
-            near, far = far, spread(ZERO)
+            near, far = far, broadcast(ZERO)
             current += 1
             place += cells
         weight, v = load(weights, (y - y0) * TILE), fraction_y[y]
@@ -229,7 +228,7 @@ def cell_blocks(
             row0, row1, _, cells_y = block_of(mean_y, splats[i, RADIUS_Y], y0, y1, lower_y, reach)
             if cells_x * cells_y == 0:
                 continue
-            along, every = along_row(xs - mean_x, conic), spread(ZERO)
+            along, every = along_row(xs - mean_x, conic), broadcast(ZERO)
             for y in range(row0, row1):
                 lane = (y - y0) * TILE
                 weight, _ = row_weights(np.float32(y) + HALF - mean_y, along, conic, opacity, transmittance, lane)

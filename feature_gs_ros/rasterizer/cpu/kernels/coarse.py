@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.numerics.simd.types import load, prefetch, store
+from feature_gs_ros.numerics.simd import load, prefetch, store
 from feature_gs_ros.rasterizer.cpu.constants import ROW_PREFETCH, SLOTS_AT_ONCE, TILE
 
 ZERO = np.float32(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.numerics.simd.types import load, spread, total
+from feature_gs_ros.numerics.simd import broadcast, load, total
 from feature_gs_ros.rasterizer.cpu.constants import CHECK_EVERY, LANES, TILE
 from feature_gs_ros.rasterizer.cpu.kernels.alpha import CENTRES, gaussian_at, open_rows, pair_weights, start_tile
 
@@ -74,7 +74,7 @@ def label_sums(
             row0, row1, drawn = pair_weights(splats, i, xs, y0, top, bottom, transmittance, weights)
             if drawn > ZERO:
                 for plane in range(count):
-                    added = spread(ZERO)
+                    added = broadcast(ZERO)
                     for lane in range((row0 - y0) * TILE, (row1 - y0) * TILE, TILE):
                         added += load(weights, lane) * load(masks, plane * LANES + lane)
                     sums[place + plane] = total(added)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import kernel
-from feature_gs_ros.numerics.simd.types import load, spread, total
+from feature_gs_ros.numerics.simd import broadcast, load, total
 from feature_gs_ros.rasterizer.cpu.constants import CHECK_EVERY, LANES, TILE
 from feature_gs_ros.rasterizer.cpu.kernels.alpha import CENTRES, gaussian_at, open_rows, pair_weights, start_tile
 
@@ -35,7 +35,7 @@ def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edg
             slot = pair_slots[entry]
             if drawn > ZERO:
                 for channel in range(channels + 1):
-                    added = spread(ZERO)
+                    added = broadcast(ZERO)
                     for lane in range((row0 - y0) * TILE, (row1 - y0) * TILE, TILE):
                         added += load(weights, lane) * load(planes, channel * LANES + lane)
                     sums[slot, channel] = total(added)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.numerics.simd.types import load, store
+from feature_gs_ros.numerics.simd import load, store
 from feature_gs_ros.rasterizer.cpu.constants import BUFFER, MEAN_X, MEAN_Y, RADIUS_X, RADIUS_Y, TILE
 from feature_gs_ros.rasterizer.cpu.kernels.cells import block_of
 

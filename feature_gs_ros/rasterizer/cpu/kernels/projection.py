@@ -5,17 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from feature_gs_ros.numerics.runtime import inline, kernel
-from feature_gs_ros.numerics.simd.math import log_from_one, square_root
-from feature_gs_ros.numerics.simd.transpose import (
+from feature_gs_ros.numerics.simd import (
+    SIZE,
+    bits,
     count_bits,
-    load_numbers,
     load_quadruples,
+    load_scalars,
     load_triples,
-    pack_numbers,
+    maximum,
+    minimum,
+    pack_indices,
     pack_octets,
-    pack_places,
+    pack_scalars,
+    prefetch,
+    square_root,
 )
-from feature_gs_ros.numerics.simd.types import SIZE, bits, maximum, minimum, prefetch
+from feature_gs_ros.numerics.simd.math import log_from_one
 from feature_gs_ros.rasterizer.conventions import ALPHA_MIN, EPS2D, NEAR_PLANE, TANGENT_MARGIN
 
 PLANES = 5  # around what can touch the image
@@ -37,7 +42,7 @@ def blocks_in_view(low, high, largest, planes, slack, found):
     for first in range(0, blocks, SIZE):
         x0, y0, z0 = load_triples(low, first)
         x1, y1, z1 = load_triples(high, first)
-        scale = load_numbers(largest, first)
+        scale = load_scalars(largest, first)
         distance = maximum(maximum(maximum(x1, ZERO - x0), maximum(y1, ZERO - y0)), maximum(z1, ZERO - z0))
         inside = scale >= ZERO
         for p in range(PLANES):
@@ -46,7 +51,7 @@ def blocks_in_view(low, high, largest, planes, slack, found):
             bound = corner + planes[p, 3] * scale + planes[p, 4]
             inside &= bound + slack[p, 0] * distance + slack[p, 1] >= ZERO
         kept = bits(inside) & ((1 << min(SIZE, blocks - first)) - 1)
-        pack_places(found, count, first, kept)
+        pack_indices(found, count, first, kept)
         count += count_bits(kept)
     return count
 
@@ -64,7 +69,7 @@ def project(start, stop, blocks, means, quats, scales, opacities, pose, intrinsi
         send_for(np.int64(blocks[min(k + PREFETCH, stop - 1)]) * SIZE, means, quats, scales, opacities)
         x, y, z = to_camera(load_triples(means, first), pose)
         s0, s1, s2 = load_triples(scales, first)
-        opacity = load_numbers(opacities, first)
+        opacity = load_scalars(opacities, first)
         largest = maximum(s0, maximum(s1, s2))
         # Most of what lies outside goes here, before anything dear.
         possible = opacity >= ALPHA_MIN
@@ -90,8 +95,8 @@ def project(start, stop, blocks, means, quats, scales, opacities, pose, intrinsi
         inverse = ONE / determinant
         columns = (mean_x, mean_y, yy * inverse, ZERO - xy * inverse, xx * inverse, opacity, radius_x, radius_y)
         pack_octets(splats, count, columns, kept)
-        pack_numbers(depths, count, z, kept)
-        pack_places(places, count, first, kept)
+        pack_scalars(depths, count, z, kept)
+        pack_indices(places, count, first, kept)
         count += count_bits(kept)
     return count - start * SIZE
 

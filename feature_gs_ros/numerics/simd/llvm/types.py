@@ -1,11 +1,7 @@
-"""Vectors of sixteen float32 inside kernels: one row of a tile's pixels, or sixteen channels of a pixel.
+"""The types and operations of `feature_gs_ros.numerics.simd` as vectors of LLVM's: <16 x float>, <16 x i1>.
 
-The compiler turns plain loops into vector code by itself, but it can't keep sums over a tile's rows in registers,
-and it guards every short loop with checks that cost more than the loop. These kernels live on short loops, so they
-say what they mean: ``total += weight * load(shares, lane)``. LLVM cuts a vector to the width of the processor.
-
-Arithmetic and ``>``, ``>=`` take vectors and numbers; comparisons give masks. Arrays are float32, one-dimensional and
-contiguous; no bounds are checked.
+LLVM cuts a vector to the width of the processor. What is used of numba here is partly internal (`make_array`,
+`infer_global`), and what of LLVM depends on its version (pointers, names of intrinsics): hence the probe.
 """
 
 from __future__ import annotations
@@ -20,13 +16,14 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import lower_builtin, models, register_model
 from numba.np.arrayobj import make_array
 
+from feature_gs_ros.numerics.simd.size import SIZE
+
 intrinsic: Any = extending.intrinsic  # its types know nothing of how kernels call it
 FAST = ("fast",)  # reassociated and fused, as everywhere in the kernels
-SIZE = 16
 FLOAT, INT = ir.FloatType(), ir.IntType(32)
 FLOATS, BITS = ir.VectorType(FLOAT, SIZE), ir.VectorType(ir.IntType(1), SIZE)
 INTS = ir.VectorType(INT, SIZE)
-PLACES = ir.Constant(INTS, list(range(SIZE)))
+LANE_INDEX = ir.Constant(INTS, list(range(SIZE)))
 
 
 class VectorType(types.Type):
@@ -58,8 +55,8 @@ class MaskModel(models.PrimitiveModel):
         super().__init__(manager, numba_type, BITS)
 
 
-def _spread(context, builder, value, numba_type):
-    """A number in all sixteen places; a vector as it is."""
+def _broadcast(context, builder, value, numba_type):
+    """A number in all sixteen lanes; a vector as it is."""
     if isinstance(numba_type, VectorType):
         return value
     number = context.cast(builder, value, numba_type, types.float32)
@@ -68,7 +65,7 @@ def _spread(context, builder, value, numba_type):
     return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(INT, SIZE), [0] * SIZE))
 
 
-def _spread_int(builder, number):
+def _broadcast_int(builder, number):
     nothing, zeros = ir.Constant(INTS, ir.Undefined), ir.Constant(INTS, [0] * SIZE)
     return builder.shuffle_vector(builder.insert_element(nothing, number, ir.Constant(INT, 0)), nothing, zeros)
 
@@ -77,7 +74,7 @@ def _define(operators, make, result):
     """Give the operators a meaning for two vectors, or a vector and a number."""
 
     def lower(context, builder, sig, args):
-        return make(builder, *(_spread(context, builder, *pair) for pair in zip(args, sig.args, strict=True)))
+        return make(builder, *(_broadcast(context, builder, *pair) for pair in zip(args, sig.args, strict=True)))
 
     for symbol in operators:
 
@@ -112,11 +109,11 @@ def _and(_context, builder, _signature, args):
     return builder.and_(*args)
 
 
-def pointer_to(context, builder, array, array_type, place, place_type):
-    """Where ``array[place]`` lies, as the address of a vector."""
-    place = context.cast(builder, place, place_type, types.intp)
+def pointer_to(context, builder, array, array_type, index, index_type):
+    """Where ``array[index]`` lies, as the address of a vector."""
+    index = context.cast(builder, index, index_type, types.intp)
     data = make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [place]), FLOATS.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), FLOATS.as_pointer())
 
 
 def _pointer(context, builder, sig, args):
@@ -156,14 +153,14 @@ def store(_typing, array, first, vector):
 
 @intrinsic
 def store_first(_typing, array, first, vector, count):
-    """``array[first : first + 16] = vector``, but only its first ``count`` places."""
+    """``array[first : first + 16] = vector``, but only its first ``count`` lanes."""
     if not floats(array):
         return None
 
     def lower(context, builder, sig, args):
         pointer = _pointer(context, builder, sig, args)
         count = builder.trunc(context.cast(builder, args[3], sig.args[3], types.int64), INT)
-        stored = builder.icmp_signed("<", PLACES, _spread_int(builder, count))
+        stored = builder.icmp_signed("<", LANE_INDEX, _broadcast_int(builder, count))
         kind = ir.FunctionType(ir.VoidType(), [FLOATS, pointer.type, INT, BITS])
         name = f"llvm.masked.store.v{SIZE}f32.p0v{SIZE}f32"
         masked = cgutils.get_or_insert_function(builder.module, kind, name)
@@ -174,30 +171,30 @@ def store_first(_typing, array, first, vector, count):
 
 
 @intrinsic
-def prefetch(_typing, array, place):
-    """Ask for ``array.flat[place]``, of any contiguous array, to be in the cache when it is needed soon."""
+def prefetch(_typing, array, index):
+    """Ask for ``array.flat[index]``, of any contiguous array, to be in the cache when it is needed soon."""
     if not (isinstance(array, types.Array) and array.layout == "C"):
         return None
 
     def lower(context, builder, sig, args):
         data = make_array(sig.args[0])(context, builder, args[0]).data
-        place = context.cast(builder, args[1], sig.args[1], types.intp)
-        pointer = builder.bitcast(builder.gep(data, [place]), ir.IntType(8).as_pointer())
+        index = context.cast(builder, args[1], sig.args[1], types.intp)
+        pointer = builder.bitcast(builder.gep(data, [index]), ir.IntType(8).as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, INT, INT, INT])
         fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
         read, keep, data_cache = ir.Constant(INT, 0), ir.Constant(INT, 3), ir.Constant(INT, 1)
         builder.call(fetch, [pointer, read, keep, data_cache])
         return context.get_dummy_value()
 
-    return signature(types.none, array, place), lower
+    return signature(types.none, array, index), lower
 
 
 @intrinsic
-def spread(_typing, number):
-    """The number in all sixteen places."""
+def broadcast(_typing, number):
+    """The number in all sixteen lanes."""
 
     def lower(context, builder, sig, args):
-        return _spread(context, builder, args[0], sig.args[0])
+        return _broadcast(context, builder, args[0], sig.args[0])
 
     return signature(VECTOR, number), lower
 
@@ -213,22 +210,22 @@ def where(_typing, mask, vector):
 
 
 @intrinsic
-def put(_typing, vector, place, number):
-    """The vector with ``number`` at ``place``: in registers, where a store and a load would wait for each other."""
+def put(_typing, vector, index, number):
+    """The vector with ``number`` at ``index``: in registers, where a store and a load would wait for each other."""
 
     def lower(context, builder, sig, args):
-        place = builder.trunc(context.cast(builder, args[1], sig.args[1], types.intp), INT)
-        here = builder.icmp_signed("==", PLACES, _spread_int(builder, place))
-        return builder.select(here, _spread(context, builder, args[2], sig.args[2]), args[0])
+        index = builder.trunc(context.cast(builder, args[1], sig.args[1], types.intp), INT)
+        here = builder.icmp_signed("==", LANE_INDEX, _broadcast_int(builder, index))
+        return builder.select(here, _broadcast(context, builder, args[2], sig.args[2]), args[0])
 
-    return signature(VECTOR, vector, place, number), lower
+    return signature(VECTOR, vector, index, number), lower
 
 
 def _extreme(name, comparison):
     @intrinsic
     def function(_typing, a, b):
         def lower(context, builder, sig, args):
-            a, b = (_spread(context, builder, *pair) for pair in zip(args, sig.args, strict=True))
+            a, b = (_broadcast(context, builder, *pair) for pair in zip(args, sig.args, strict=True))
             return builder.select(builder.fcmp_ordered(comparison, a, b, flags=FAST), a, b)
 
         return signature(VECTOR, a, b), lower
@@ -255,7 +252,7 @@ def total(_typing, vector):
 
 @intrinsic
 def bits(_typing, mask):
-    """The mask as an integer: bit k for place k."""
+    """The mask as an integer: bit k for lane k."""
 
     def lower(_context, builder, _signature, args):
         return builder.zext(builder.bitcast(args[0], ir.IntType(SIZE)), ir.IntType(64))
@@ -265,7 +262,7 @@ def bits(_typing, mask):
 
 @intrinsic
 def first_bit(_typing, number):
-    """The place of an int64's lowest bit that is set; 64 if none is."""
+    """The index of an int64's lowest bit that is set; 64 if none is."""
     if number is not types.int64:
         return None
 
@@ -277,7 +274,7 @@ def first_bit(_typing, number):
 
 @intrinsic
 def end_bit(_typing, number):
-    """One past the place of an int64's highest bit that is set; 0 if none is."""
+    """One past the index of an int64's highest bit that is set; 0 if none is."""
     if number is not types.int64:
         return None
 

@@ -1,4 +1,4 @@
-"""Vectors made of two rows: eight float32 from one place and eight from another; and four sums at once.
+"""Vectors made of two rows: eight float32 from one index on and eight from another; and four sums at once.
 
 Most Gaussians are narrower than eight pixels: two rows of them fill a vector that one row leaves half empty.
 """
@@ -8,19 +8,20 @@ from __future__ import annotations
 from llvmlite import ir
 from numba.core import types
 
-from feature_gs_ros.numerics.simd.types import FAST, FLOAT, INT, SIZE, VECTOR, VectorType, floats, intrinsic, pointer_to
+from feature_gs_ros.numerics.simd.llvm.types import FAST, FLOAT, INT, VECTOR, VectorType, floats, intrinsic, pointer_to
+from feature_gs_ros.numerics.simd.size import SIZE
 
 HALF = SIZE // 2
 HALF_FLOATS = ir.VectorType(FLOAT, HALF)
 FOUR_FLOATS = ir.VectorType(FLOAT, 4)
 
 
-def _lanes(places):
-    return ir.Constant(ir.VectorType(INT, len(places)), list(places))
+def _lanes(indices):
+    return ir.Constant(ir.VectorType(INT, len(indices)), list(indices))
 
 
-def _half_pointer(context, builder, array, array_type, place, place_type):
-    pointer = pointer_to(context, builder, array, array_type, place, place_type)
+def _half_pointer(context, builder, array, array_type, index, index_type):
+    pointer = pointer_to(context, builder, array, array_type, index, index_type)
     return builder.bitcast(pointer, HALF_FLOATS.as_pointer())
 
 
@@ -57,8 +58,8 @@ def store_rows(_typing, array, first, second, vector):
 
 
 @intrinsic
-def store_totals(_typing, array, place, a, b, c, d):
-    """``array[place : place + 4]`` = the sums of four vectors, folded together: half the work of four sums."""
+def store_totals(_typing, array, index, a, b, c, d):
+    """``array[index : index + 4]`` = the sums of four vectors, folded together: half the work of four sums."""
     if not (floats(array) and all(isinstance(vector, VectorType) for vector in (a, b, c, d))):
         return None
 
@@ -84,4 +85,4 @@ def store_totals(_typing, array, place, a, b, c, d):
         builder.store(sums, builder.bitcast(pointer, FOUR_FLOATS.as_pointer()), align=4)
         return context.get_dummy_value()
 
-    return types.none(array, place, a, b, c, d), lower
+    return types.none(array, index, a, b, c, d), lower

@@ -1,6 +1,6 @@
 """Sixteen rows of an array as vectors of its columns, and back: how kernels take Gaussians sixteen at a time.
 
-A Gaussian's numbers lie side by side in memory (x, y, z, x, y, z, …); a vector holds one of them of sixteen Gaussians.
+A Gaussian's values lie side by side in memory (x, y, z, x, y, z, …); a vector holds one of them of sixteen Gaussians.
 Rows that are kept are written by plain stores, each where the next one goes unless it counts: no branch to predict,
 and no instruction that only some processors have.
 """
@@ -13,14 +13,15 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.np.arrayobj import make_array
 
-from feature_gs_ros.numerics.simd.types import FLOAT, INT, PLACES, SIZE, VECTOR, intrinsic
+from feature_gs_ros.numerics.simd.llvm.types import FLOAT, INT, LANE_INDEX, VECTOR, intrinsic
+from feature_gs_ros.numerics.simd.size import SIZE
 
 LONG = ir.IntType(64)
 EVERY = (1 << SIZE) - 1  # all sixteen bits
 
 
-def _is(array, dimensions, number=types.float32):
-    return isinstance(array, types.Array) and (array.ndim, array.dtype, array.layout) == (dimensions, number, "C")
+def _is(array, dimensions, dtype=types.float32):
+    return isinstance(array, types.Array) and (array.ndim, array.dtype, array.layout) == (dimensions, dtype, "C")
 
 
 def _shuffle(builder, a, b, lanes):
@@ -28,14 +29,14 @@ def _shuffle(builder, a, b, lanes):
 
 
 def _begin(context, builder, sig, args, width):
-    """Where row ``args[1]`` of the array ``args[0]``, ``width`` numbers a row, lies; the row's number; the array."""
+    """Where row ``args[1]`` of the array ``args[0]``, ``width`` values per row, lies; the row's index; the array."""
     array = make_array(sig.args[0])(context, builder, args[0])
     first = context.cast(builder, args[1], sig.args[1], types.int64)
     return builder.gep(array.data, [builder.mul(first, LONG(width))]), first, array
 
 
 def _loader(width: int, name: str) -> Any:
-    """Make the function that loads sixteen rows of ``width`` numbers."""
+    """Make the function that loads sixteen rows of ``width`` values."""
 
     @intrinsic
     def function(_typing, array, first):
@@ -67,20 +68,20 @@ def _sixteen_rows(builder, begin, left, width):
 
 
 # Rows first … first + 15 of arrays [n], [n, 3] and [n, 4], column by column; after the array's end they are 0.
-load_numbers = _loader(1, "load_numbers")
+load_scalars = _loader(1, "load_scalars")
 load_triples = _loader(3, "load_triples")
 load_quadruples = _loader(4, "load_quadruples")
 
 
-def _packer(name: str, number: Any, width: int, lay_out: Any) -> Any:
-    """Make the function that writes what is kept of sixteen rows of ``width`` numbers.
+def _packer(name: str, dtype: Any, width: int, lay_out: Any) -> Any:
+    """Make the function that writes what is kept of sixteen rows of ``width`` values.
 
     ``lay_out`` makes of the function's third argument the vectors that hold the rows, one after the other.
     """
 
     @intrinsic
     def function(_typing, array, first, rows, kept):
-        if kept is not types.int64 or not _is(array, 1 if width == 1 else 2, number):
+        if kept is not types.int64 or not _is(array, 1 if width == 1 else 2, dtype):
             return None
 
         def lower(context, builder, sig, args):
@@ -100,23 +101,23 @@ def _packer(name: str, number: Any, width: int, lay_out: Any) -> Any:
     return function
 
 
-def _store(builder, value, begin, place):
-    pointer = builder.gep(begin, [place])
+def _store(builder, value, begin, index):
+    pointer = builder.gep(begin, [index])
     builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=4)
 
 
 def _store_kept(builder, vectors, begin, kept, width):
     """Each row goes where the next one is to stand, and is written over unless it is kept."""
-    place = LONG(0)
+    index = LONG(0)
     for lane in range(SIZE):
         vector, first = vectors[lane * width // SIZE], lane * width % SIZE
         if width == 1:
             row = builder.extract_element(vector, INT(first))
         else:
             row = _shuffle(builder, vector, vector, range(first, first + width))
-        _store(builder, row, begin, place)
+        _store(builder, row, begin, index)
         bit = builder.and_(builder.lshr(kept, LONG(lane)), LONG(1))
-        place = builder.add(place, builder.mul(bit, LONG(width)))
+        index = builder.add(index, builder.mul(bit, LONG(width)))
 
 
 def _one_vector(_context, _builder, vector, _type):
@@ -125,12 +126,12 @@ def _one_vector(_context, _builder, vector, _type):
 
 def _counted_from(context, builder, start, numba_type):
     start = context.cast(builder, start, numba_type, types.int32)
-    first = builder.insert_element(ir.Constant(PLACES.type, ir.Undefined), start, INT(0))
-    return [builder.add(_shuffle(builder, first, first, [0] * SIZE), PLACES)]
+    first = builder.insert_element(ir.Constant(LANE_INDEX.type, ir.Undefined), start, INT(0))
+    return [builder.add(_shuffle(builder, first, first, [0] * SIZE), LANE_INDEX)]
 
 
 def _rows_of_columns(_context, builder, columns, _type):
-    """Eight columns to rows: three perfect shuffles bring the column, first part of a number's place, to its end."""
+    """Eight columns to rows: three perfect shuffles bring the column, first part of a value's index, to its end."""
     vectors = cgutils.unpack_tuple(builder, columns)
     halves = [range(SIZE // 2), range(SIZE // 2, SIZE)]
     for _ in range(3):
@@ -140,9 +141,9 @@ def _rows_of_columns(_context, builder, columns, _type):
 
 
 # Those of sixteen rows whose bits are set in ``kept``, side by side from array[first] on; there must be room for all
-# sixteen. Rows are the numbers of a vector, the whole numbers start, start + 1, …, or made of eight vectors, columns.
-pack_numbers = _packer("pack_numbers", types.float32, 1, _one_vector)
-pack_places = _packer("pack_places", types.int32, 1, _counted_from)
+# sixteen. Rows are the lanes of a vector, the integers start, start + 1, …, or made of eight vectors, columns.
+pack_scalars = _packer("pack_scalars", types.float32, 1, _one_vector)
+pack_indices = _packer("pack_indices", types.int32, 1, _counted_from)
 pack_octets = _packer("pack_octets", types.float32, 8, _rows_of_columns)
 
 

@@ -1,0 +1,1 @@
+"""The operations on vectors by LLVM's vector instructions."""

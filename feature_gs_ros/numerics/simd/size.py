@@ -1,0 +1,3 @@
+"""How many lanes a vector has."""
+
+SIZE = 16
