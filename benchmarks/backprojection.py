@@ -96,10 +96,9 @@ def _nonzeros(gaussians: GaussianMap, grid: FeatureGrid) -> int:
     projected = _cpu_view(gaussians)
     layout = grid_layout(grid, WIDTH, HEIGHT)
     if layout.coarse:
-        return int((coarse_weights(projected.projection, layout, NO_MASK).corners > 0).sum())
-    weights = fine_weights(projected.projection, layout, NO_MASK, 0, layout.y.tiles)
-    sizes = np.diff(weights.offsets)
-    return int((weights.blocks[np.repeat(weights.filled, sizes)] > 0).sum())
+        return int((coarse_weights(projected.projection, layout, NO_MASK).sums.corners > 0).sum())
+    sums = fine_weights(projected.projection, layout, NO_MASK, 0, layout.y.tiles).sums
+    return int((sums.blocks[np.repeat(sums.filled, np.diff(sums.offsets))] > 0).sum())
 
 
 def _plain_loop(gaussians: GaussianMap, features: Tensor, numerator: Tensor) -> None:

@@ -112,20 +112,15 @@ def _entries(
     projection: Projection, layout: Layout, valid: Floats
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], Floats]:
     """Gaussian, cell and weight of every entry of UᵀMW."""
-    x, y = layout.x, layout.y
+    rows = projection.rows
     if layout.coarse:
-        coarse = coarse_weights(projection, layout, valid)
-        lists = _empty_lists(coarse.corners.size)
-        at = (x.first_cells, y.first_cells, x.cells, y.cells)
-        count = kernels.coarse_entries(projection.rows, coarse.rects, coarse.slots, coarse.corners, *at, *lists)
+        tiles, corner_sums = coarse_weights(projection, layout, valid)
+        lists = _empty_lists(corner_sums.corners.size)
+        count = kernels.coarse_entries(rows, corner_sums, tiles, *lists)
     else:
-        fine = fine_weights(projection, layout, valid, 0, y.tiles)
-        lists = _empty_lists(fine.blocks.size)
-        axes = (x.edges, y.edges, x.lower, y.lower, x.cells, y.cells)
-        count = kernels.fine_entries(
-            projection.rows, projection.splats, fine.bins.rects, fine.bins.slots, fine.blocks, fine.offsets,
-            fine.filled, fine.reach, *axes, *lists,
-        )  # fmt: skip
+        tiles, bins, blocks = fine_weights(projection, layout, valid, 0, layout.y.tiles)
+        lists = _empty_lists(blocks.blocks.size)
+        count = kernels.fine_entries(rows, projection.splats, bins, blocks, tiles, *lists)
     return lists[0][:count], lists[1][:count], lists[2][:count]
 
 

@@ -19,16 +19,25 @@ from feature_gs_ros.core.errors import GridError, MapError
 from feature_gs_ros.core.geometry import camera_centre
 from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.rasterizer.base import Rendering
+from feature_gs_ros.rasterizer.cpu.arrays import (
+    Bins,
+    ColorGradient,
+    ExtraGradient,
+    Floats,
+    Geometry,
+    MapGradients,
+    PairRows,
+    Tiles,
+)
 from feature_gs_ros.rasterizer.cpu.constants import COLORED, RADIUS_X, RADIUS_Y, SPLAT_GRADIENTS, WIDE
 from feature_gs_ros.rasterizer.cpu.kernels import backward as kernels
 from feature_gs_ros.rasterizer.cpu.kernels import chain
 from feature_gs_ros.rasterizer.cpu.projection import Projection, kernel_camera, project_arrays
 from feature_gs_ros.rasterizer.cpu.render import render_with_extra, whole_vectors
 from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
-from feature_gs_ros.rasterizer.cpu.tiles import Bins, bin_pairs
+from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs
 from feature_gs_ros.rasterizer.tiling import Layout, pixel_layout
 
-Floats = NDArray[np.float32]
 COLOR = 4  # red, green, blue, opacity
 
 
@@ -74,7 +83,8 @@ def render_with_gradients(
 class _Drawn:
     """What the backward pass needs of the forward one."""
 
-    arrays: tuple[Floats, Floats, Floats, Floats]  # means, quats, scales, sh
+    geometry: Geometry
+    sh: Floats  # [N, K, 3]
     projection: Projection
     layout: Layout
     bins: Bins
@@ -108,17 +118,19 @@ class _Rasterise(torch.autograd.Function):
         extra_shapes: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.extra_shapes = extra_shapes
-        arrays = (_floats(means), _floats(quats), _floats(scales), _floats(sh))
-        projection = project_arrays(*arrays[:3], _floats(opacities), camera, pose)
+        geometry, coefficients = Geometry(*map(_floats, (means, quats, scales, opacities))), _floats(sh)
+        projection = project_arrays(geometry, camera, pose)
         layout = pixel_layout(camera.width, camera.height)
         bins = bin_pairs(projection, layout)
         eye = camera_centre(pose).astype(np.float32)
         rows = projection.rows
         colors = np.ones((len(rows), COLOR), np.float32)
-        colors[:, :3] = colors_from_sh(arrays[3], arrays[0], eye, rows)
+        colors[:, :3] = colors_from_sh(coefficients, geometry.means, eye, rows)
         carried = _floats(extra)[rows]
         image, features = render_with_extra(projection, layout, bins, colors, carried)
-        ctx.drawn = _Drawn(arrays, projection, layout, bins, colors, carried, image, features, camera, pose)
+        ctx.drawn = _Drawn(
+            geometry, coefficients, projection, layout, bins, colors, carried, image, features, camera, pose
+        )
         indices = torch.from_numpy(rows.astype(np.int64))
         radii = torch.from_numpy(projection.splats[:, [RADIUS_X, RADIUS_Y]].max(axis=1, initial=0.0))
         ctx.mark_non_differentiable(indices, radii)
@@ -127,24 +139,21 @@ class _Rasterise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_image: Tensor, d_features: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         drawn: _Drawn = ctx.drawn
-        means, quats, scales, sh = drawn.arrays
-        rows, splats = drawn.projection.rows, drawn.projection.splats
+        rows, means = drawn.projection.rows, drawn.geometry.means
         d_extra = np.zeros((len(means), drawn.extra.shape[1]), np.float32)
         if ctx.needs_input_grad[5] and d_extra.shape[1] > 0:
             on_splats = _extra_back(drawn, _floats(d_image), _floats(d_features), ctx.extra_shapes, d_extra)
         else:
-            on_splats = _pairs_back(
-                drawn, COLORED, kernels.color_gradients, (drawn.colors, drawn.image, _floats(d_image))
-            )
-        d_means, d_quats, d_scales, d_sh = (np.zeros_like(array) for array in drawn.arrays)
-        d_opacities, d_means2d = np.zeros(len(means), np.float32), np.zeros((len(means), 2), np.float32)
-        results = (d_means, d_quats, d_scales, d_opacities, d_means2d)
-        seen = (rows, splats, on_splats, means, quats, scales, *kernel_camera(drawn.camera, drawn.pose))
-        parallel_for(len(rows), 4096, lambda i, j: chain.project_back(i, j, *seen, *results))
-        colored = (rows, drawn.colors, on_splats[:, SPLAT_GRADIENTS:COLORED], sh, means, drawn.eye)
-        parallel_for(len(rows), 4096, lambda i, j: chain.colors_back(i, j, *colored, d_sh, d_means))
-        gradients = (d_means, d_quats, d_scales, d_opacities, d_sh, d_extra, d_means2d)
-        return (*(torch.from_numpy(gradient) for gradient in gradients), None, None, None)
+            color = ColorGradient(drawn.colors, drawn.image, _floats(d_image))
+            on_splats = _pairs_back(drawn, COLORED, kernels.color_gradients, (color,))
+        gradients = MapGradients(*map(np.zeros_like, drawn.geometry), np.zeros((len(means), 2), np.float32))
+        d_sh = np.zeros_like(drawn.sh)
+        seen = (rows, drawn.projection.splats, on_splats, drawn.geometry, kernel_camera(drawn.camera, drawn.pose))
+        parallel_for(len(rows), 4096, lambda i, j: chain.project_back(i, j, *seen, gradients))
+        colored = (rows, drawn.colors, on_splats[:, SPLAT_GRADIENTS:COLORED], drawn.sh, means, drawn.eye)
+        parallel_for(len(rows), 4096, lambda i, j: chain.colors_back(i, j, *colored, d_sh, gradients.means))
+        *of_geometry, d_means2d = (torch.from_numpy(gradient) for gradient in gradients)
+        return (*of_geometry, torch.from_numpy(d_sh), torch.from_numpy(d_extra), d_means2d, None, None, None)
 
 
 def _extra_back(drawn: _Drawn, d_image: Floats, d_features: Floats, shapes: bool, d_extra: Floats) -> Floats:
@@ -154,8 +163,9 @@ def _extra_back(drawn: _Drawn, d_image: Floats, d_features: Floats, shapes: bool
         part = np.s_[..., first : first + WIDE]
         d_colors = d_image if first == 0 else np.zeros_like(d_image)  # each walk has its own part of the splats'
         extra = whole_vectors(drawn.extra[part], WIDE)
-        images = (drawn.colors, drawn.image, d_colors, extra, drawn.features[part], d_features[part], shapes)
-        block = _pairs_back(drawn, COLORED + WIDE, kernels.extra_gradients, images)
+        color = ColorGradient(drawn.colors, drawn.image, d_colors)
+        wide = ExtraGradient(extra, drawn.features[part], d_features[part], shapes)
+        block = _pairs_back(drawn, COLORED + WIDE, kernels.extra_gradients, (color, wide))
         on_splats += block[:, :COLORED]
         d_extra[drawn.projection.rows, first : first + WIDE] = block[:, COLORED:][:, : d_extra.shape[1] - first]
     return on_splats
@@ -166,15 +176,11 @@ def _pairs_back(drawn: _Drawn, width: int, walk: Any, images: tuple[Any, ...]) -
 
     A tile's pairs that were drawn lie side by side from its first entry on, so that memory is touched for these alone.
     """
-    bins, layout = drawn.bins, drawn.layout
-    pairs, places = np.empty((bins.pairs, width), np.float32), np.full(bins.pairs, -1, np.int32)
-    arrays = (
-        drawn.projection.splats, bins.entries, bins.gaussians, bins.pair_slots, layout.x.edges, layout.y.edges,
-        *images, pairs, places,
-    )  # fmt: skip
-    parallel_for(layout.tiles, 16, lambda i, j: walk(i, j, *arrays))
+    bins, tiles, splats = drawn.bins, Tiles.of(drawn.layout), drawn.projection.splats
+    pairs = PairRows(np.empty((bins.pairs, width), np.float32), np.full(bins.pairs, -1, np.int32))
+    parallel_for(drawn.layout.tiles, 16, lambda i, j: walk(i, j, splats, bins, tiles, *images, pairs))
     totals = np.zeros((len(drawn.projection), width), np.float32)
-    parallel_for(len(totals), 4096, lambda i, j: kernels.sum_pairs(i, j, bins.slots, pairs, places, totals))
+    parallel_for(len(totals), 4096, lambda i, j: kernels.sum_pairs(i, j, bins.slots, pairs, totals))
     return totals
 
 

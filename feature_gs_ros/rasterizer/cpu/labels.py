@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse
-from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.cpu.arrays import Bins, Floats, Ints, LabelImage, LabelSums, Tiles
 from feature_gs_ros.rasterizer.cpu.constants import LANES
 from feature_gs_ros.rasterizer.cpu.kernels import labels as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
-from feature_gs_ros.rasterizer.cpu.tiles import Bins, bin_pairs
+from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs
 from feature_gs_ros.rasterizer.tiling import Layout
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
 MAX_SUMS = 1 << 26  # of pairs of tile and Gaussian, and the tile's labels, held at once
 
 
@@ -32,43 +30,35 @@ def label_weights(
     gaussians: int,
 ) -> scipy.sparse.csr_matrix:
     """Weights [N, C] by the map's rows, float32."""
-    x, y = layout.x, layout.y
-    listed, counts = np.empty(layout.tiles * LANES, np.int32), np.empty(layout.tiles, np.int64)
-    parallel_for(layout.tiles, 64, lambda i, j: kernels.list_labels(i, j, x.edges, y.edges, labels, listed, counts))
-    sums = int((np.diff(bins.entries) * counts).sum())
+    tiles, y = Tiles.of(layout), layout.y
+    image = LabelImage(labels, valid, np.empty(layout.tiles * LANES, np.int32), np.empty(layout.tiles, np.int64))
+    parallel_for(layout.tiles, 64, lambda i, j: kernels.list_labels(i, j, tiles, image))
+    sums = int((np.diff(bins.entries) * image.counts).sum())
     bands, shape = min(y.tiles, -(-sums // MAX_SUMS) or 1), (gaussians, classes)
     if bands == 1:
-        return _band(projection, layout, bins, labels, valid, listed, counts, shape)
+        return _band(projection, tiles, bins, image, shape)
     result = scipy.sparse.csr_matrix(shape, dtype=np.float32)
     for band in range(bands):
         part = bin_pairs(projection, layout, y.tiles * band // bands, y.tiles * (band + 1) // bands)
-        result = result + _band(projection, layout, part, labels, valid, listed, counts, shape)
+        result = result + _band(projection, tiles, part, image, shape)
     return result
 
 
 def _band(
-    projection: Projection,
-    layout: Layout,
-    bins: Bins,
-    labels: Ints,
-    valid: Floats,
-    listed: Ints,
-    counts: NDArray[np.int64],
-    shape: tuple[int, int],
+    projection: Projection, tiles: Tiles, bins: Bins, image: LabelImage, shape: tuple[int, int]
 ) -> scipy.sparse.csr_matrix:
-    begins = np.concatenate([[0], np.cumsum(np.diff(bins.entries) * counts)])
-    sums, places = np.zeros(begins[-1], np.float32), np.zeros(bins.pairs, np.int64)
-    arrays = (projection.splats, bins.entries, bins.gaussians, bins.pair_slots, layout.x.edges, layout.y.edges)
-    tables = (labels, valid, listed, counts, begins, places, sums)
-    parallel_for(layout.tiles, 16, lambda i, j: kernels.label_sums(i, j, *arrays, *tables))
-    count, columns = len(projection), layout.x.tiles
-    entries, found = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    walk = (bins.rects, bins.slots, columns)
-    parallel_for(count, 4096, lambda i, j: kernels.count_labels(i, j, *walk, counts, places, sums, entries))
-    starts = np.concatenate([[0], np.cumsum(entries)])
-    classes, weights = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-    results = (listed, counts, places, sums, starts, found, classes, weights)
-    parallel_for(count, 4096, lambda i, j: kernels.merge_labels(i, j, *walk, *results))
-    kept = np.arange(starts[-1]) - np.repeat(starts[:-1], entries) < np.repeat(found, entries)
-    rows = np.repeat(projection.rows, found)
+    starts = np.concatenate([[0], np.cumsum(np.diff(bins.entries) * image.counts)])
+    found = LabelSums(starts, np.zeros(bins.pairs, np.int64), np.zeros(starts[-1], np.float32))
+    splats = projection.splats
+    parallel_for(len(image.counts), 16, lambda i, j: kernels.label_sums(i, j, splats, bins, tiles, image, found))
+    count = len(projection)
+    entries, sizes = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    walk = (bins.rects, bins.slots, len(tiles.x.edges) - 1)
+    parallel_for(count, 4096, lambda i, j: kernels.count_labels(i, j, *walk, image.counts, found, entries))
+    ends = np.concatenate([[0], np.cumsum(entries)])
+    classes, weights = np.empty(ends[-1], np.int32), np.empty(ends[-1], np.float32)
+    results = (ends, sizes, classes, weights)
+    parallel_for(count, 4096, lambda i, j: kernels.merge_labels(i, j, *walk, image, found, *results))
+    kept = np.arange(ends[-1]) - np.repeat(ends[:-1], entries) < np.repeat(sizes, entries)
+    rows = np.repeat(projection.rows, sizes)
     return scipy.sparse.csr_matrix((weights[kept], (rows, classes[kept])), shape=shape)

@@ -7,18 +7,14 @@ the sums don't depend on the number of threads.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.cpu.arrays import Bins, Floats, Ints, Tiles
 from feature_gs_ros.rasterizer.cpu.kernels import coarse, pixels
 from feature_gs_ros.rasterizer.cpu.kernels import product as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
-from feature_gs_ros.rasterizer.cpu.tiles import Bins
 from feature_gs_ros.rasterizer.cpu.weights import CoarseWeights, FineWeights
 from feature_gs_ros.rasterizer.tiling import Layout
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
 
 
 def add_coarse(
@@ -31,22 +27,7 @@ def add_coarse(
     totals: Floats,  # [V] Wᵀm of the projected Gaussians, added to
 ) -> None:
     """Add a view with coarse cells to the accumulators of the projection's Gaussians ``start <= i < stop``."""
-    x, y = weights.layout.x, weights.layout.y
-    coarse.add_coarse(
-        start,
-        stop,
-        projection.indices,
-        weights.rects,
-        weights.slots,
-        weights.corners,
-        x.first_cells,
-        y.first_cells,
-        x.cells,
-        y.cells,
-        cells,
-        numerator,
-        totals,
-    )
+    coarse.add_coarse(start, stop, projection.indices, weights.sums, weights.tiles, cells, numerator, totals)
 
 
 def add_fine(
@@ -59,27 +40,8 @@ def add_fine(
     totals: Floats,  # [V] Wᵀm of the projected Gaussians, added to
 ) -> None:
     """Add a view with fine cells to the accumulators of the projection's Gaussians ``start <= i < stop``."""
-    x, y = weights.layout.x, weights.layout.y
-    kernels.add_fine(
-        start,
-        stop,
-        projection.indices,
-        projection.splats,
-        weights.bins.rects,
-        weights.bins.slots,
-        weights.blocks,
-        weights.offsets,
-        weights.filled,
-        weights.reach,
-        x.edges,
-        y.edges,
-        x.lower,
-        y.lower,
-        x.cells,
-        cells,
-        numerator,
-        totals,
-    )
+    splats, (tiles, bins, sums) = projection.arrays, weights
+    kernels.add_fine(start, stop, splats, bins, sums, tiles, cells, numerator, totals)
 
 
 def add_pixels(
@@ -91,10 +53,13 @@ def add_pixels(
     numerator: Floats,  # [N, D] along the map's Z-curve, added to
     totals: Floats,  # [V] Wᵀm of the projected Gaussians, added to
 ) -> None:
-    """Add a view with few channels a pixel to the accumulators: weights and product in one pass."""
-    sums = np.empty((bins.pairs, features.shape[2] + 1), np.float32)
-    arrays = (projection.splats, bins.entries, bins.gaussians, bins.pair_slots, layout.x.edges, layout.y.edges)
-    parallel_for(layout.tiles, 16, lambda i, j: pixels.pixel_sums(i, j, *arrays, features, valid, sums))
+    """Add a view with few channels per pixel to the accumulators: weights and product in one pass."""
+    sums, tiles = np.empty((bins.pairs, features.shape[2] + 1), np.float32), Tiles.of(layout)
+    parallel_for(
+        layout.tiles,
+        16,
+        lambda i, j: pixels.pixel_sums(i, j, projection.splats, bins, tiles, features, valid, sums),
+    )
     parallel_for(
         len(projection),
         4096,

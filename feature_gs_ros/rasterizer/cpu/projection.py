@@ -14,13 +14,11 @@ from feature_gs_ros.numerics.runtime import parallel_for, thread_count
 from feature_gs_ros.numerics.simd import SIZE
 from feature_gs_ros.numerics.sorting import argsort_positive
 from feature_gs_ros.rasterizer.conventions import NEAR_PLANE, TANGENT_MARGIN
+from feature_gs_ros.rasterizer.cpu.arrays import Floats, Geometry, Ints, Pinhole, Projected
 from feature_gs_ros.rasterizer.cpu.constants import MAX_SIGMAS
 from feature_gs_ros.rasterizer.cpu.kernels import projection as kernels
 from feature_gs_ros.rasterizer.cpu.order import CullBlocks, spatial_order
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Geometry = tuple[Floats, Floats, Floats, Floats]  # means, quaternions, scales, opacities
 RANGE = 1024  # blocks projected at once, at least
 SLACK = 1e-5  # of a plane's terms: float32 is wrong by less
 
@@ -38,6 +36,11 @@ class Projection:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def arrays(self) -> Projected:
+        """The same as the kernels take it."""
+        return Projected(self.splats, self.depths, self.indices)
+
     @cached_property
     def rows(self) -> Ints:
         """[V] rows of the map."""
@@ -47,22 +50,15 @@ class Projection:
 def project(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
     """Project, cull and sort front to back; ``camera_from_splat`` is a rigid [4, 4] pose in splat units."""
     curve = spatial_order(gaussians)
-    geometry = (curve.means, curve.quats_wxyz, curve.scales, curve.opacities)
+    geometry = Geometry(curve.means, curve.quats_wxyz, curve.scales, curve.opacities)
     in_view = blocks_in_view(curve.blocks, camera, camera_from_splat)
     return _project_blocks(in_view, geometry, camera, camera_from_splat, curve.rows, gaussians.antialiased)
 
 
-def project_arrays(
-    means: Floats,  # [N, 3]
-    quats_wxyz: Floats,  # [N, 4] unit
-    scales: Floats,  # [N, 3]
-    opacities: Floats,  # [N]
-    camera: Camera,
-    camera_from_splat: NDArray[np.float64],
-) -> Projection:
+def project_arrays(geometry: Geometry, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
     """The same of plain arrays, in whose order indices count."""
-    every = np.arange(-(-len(means) // SIZE), dtype=np.int32)
-    return _project_blocks(every, (means, quats_wxyz, scales, opacities), camera, camera_from_splat, None)
+    every = np.arange(-(-len(geometry.means) // SIZE), dtype=np.int32)
+    return _project_blocks(every, geometry, camera, camera_from_splat, None)
 
 
 def _project_blocks(
@@ -73,21 +69,23 @@ def _project_blocks(
     rows: Ints | None,
     antialiased: bool = False,
 ) -> Projection:
-    room = SIZE * len(blocks)
-    splats, depths, indices = np.empty((room, 8), np.float32), np.empty(room, np.float32), np.empty(room, np.int32)
-    view = (*kernel_camera(camera, camera_from_splat, antialiased), touching_planes(camera).astype(np.float32))
+    size = SIZE * len(blocks)
+    room = Projected(np.empty((size, 8), np.float32), np.empty(size, np.float32), np.empty(size, np.int32))
+    pinhole = kernel_camera(camera, camera_from_splat, antialiased)
+    planes = touching_planes(camera).astype(np.float32)
     counts: dict[int, int] = {}
 
     def work(start: int, stop: int) -> None:
-        counts[start] = kernels.project(start, stop, blocks, *geometry, *view, splats, depths, indices)
+        counts[start] = kernels.project(start, stop, blocks, geometry, pinhole, planes, room)
 
     # As few ranges as threads: only what follows a range that isn't full has to move.
     parallel_for(len(blocks), max(RANGE, -(-len(blocks) // thread_count())), work)
     count = 0
     for start in sorted(counts):
-        kernels.close_gap(count, SIZE * start, counts[start], splats, depths, indices)
+        kernels.close_gap(count, SIZE * start, counts[start], room)
         count += counts[start]
-    return Projection(indices[:count], splats[:count], depths[:count], argsort_positive(depths[:count]), rows)
+    splats, depths, indices = (array[:count] for array in room)
+    return Projection(indices, splats, depths, argsort_positive(depths), rows)
 
 
 def touching_planes(camera: Camera) -> NDArray[np.float64]:
@@ -121,9 +119,8 @@ def blocks_in_view(blocks: CullBlocks, camera: Camera, camera_from_splat: NDArra
     return found[:count]
 
 
-def kernel_camera(
-    camera: Camera, camera_from_splat: NDArray[np.float64], antialiased: bool = False
-) -> tuple[Floats, Floats]:
-    """Pose [3, 4] and intrinsics fx, fy, cx, cy, width, height, 1 where antialiased, as the kernels take them."""
-    intrinsics = [camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height, float(antialiased)]
-    return np.ascontiguousarray(camera_from_splat[:3, :4], dtype=np.float32), np.array(intrinsics, np.float32)
+def kernel_camera(camera: Camera, camera_from_splat: NDArray[np.float64], antialiased: bool = False) -> Pinhole:
+    """A camera and its pose as the kernels take them."""
+    intrinsics = [camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
+    pose = np.ascontiguousarray(camera_from_splat[:3, :4], dtype=np.float32)
+    return Pinhole(pose, np.array(intrinsics, np.float32), antialiased)

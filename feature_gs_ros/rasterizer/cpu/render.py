@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.cpu.arrays import Bins, Floats, Tiles
 from feature_gs_ros.rasterizer.cpu.constants import TILE
 from feature_gs_ros.rasterizer.cpu.kernels import blending as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
-from feature_gs_ros.rasterizer.cpu.tiles import Bins
 from feature_gs_ros.rasterizer.tiling import Layout
 
-Floats = NDArray[np.float32]
 NARROW = 24  # channels up to which the lanes of a tile are blended channel by channel
 CHANNELS = 128  # blended at once beyond that: their accumulators stay in the second-level cache
 
@@ -63,9 +61,11 @@ def _blend(
     projection: Projection, layout: Layout, bins: Bins, tiles: tuple[int, int], values: Floats, image: Floats
 ) -> None:
     columns, first_row = layout.x.tiles, tiles[0] * TILE
-    arrays = (projection.splats, bins.entries, bins.gaussians, layout.x.edges, layout.y.edges, values)
+    splats, tables = projection.splats, Tiles.of(layout)
     start, count = tiles[0] * columns, (tiles[1] - tiles[0]) * columns
-    parallel_for(count, 16, lambda i, j: kernels.blend(start + i, start + j, *arrays, first_row, image))
+    parallel_for(
+        count, 16, lambda i, j: kernels.blend(start + i, start + j, splats, bins, tables, values, first_row, image)
+    )
 
 
 def _blend_wide(
@@ -81,14 +81,14 @@ def _blend_wide(
     columns, channels = layout.x.tiles, values.shape[1]
     start, count = tiles[0] * columns, (tiles[1] - tiles[0]) * columns
     step = -(-channels // -(-channels // CHANNELS))  # blocks of about one size
+    splats, tables, first_row = projection.splats, Tiles.of(layout), tiles[0] * TILE
     for first in range(0, channels, step):
         few, part = (colors, image) if first == 0 else (colors[:, :0], image[:, :, :0])
-        arrays = (projection.splats, bins.entries, bins.gaussians, layout.x.edges, layout.y.edges, few)
         block, target = whole_vectors(values[:, first : first + step]), wide[:, :, first : first + step]
         parallel_for(
             count,
             16,
-            lambda i, j, arrays=arrays, block=block, part=part, target=target: kernels.blend_wide(  # type: ignore[misc]
-                start + i, start + j, *arrays, block, tiles[0] * TILE, part, target
+            lambda i, j, few=few, block=block, part=part, target=target: kernels.blend_wide(  # type: ignore[misc]
+                start + i, start + j, splats, bins, tables, few, block, first_row, part, target
             ),
         )

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
 from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.cpu.arrays import Bins, Tiles
 from feature_gs_ros.rasterizer.cpu.kernels import binning as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
 from feature_gs_ros.rasterizer.tiling import Layout
-
-Ints = NDArray[np.int32]
-
-
-@dataclass(frozen=True, eq=False)
-class Bins:
-    """Pairs of a tile and a Gaussian that may touch it.
-
-    A pair has a slot, counted by Gaussian (so that all pairs of a Gaussian lie side by side, its tiles
-    row by row), and an entry, counted by tile and there front to back.
-    """
-
-    rects: NDArray[np.int16]  # [V, 4] first tile column and row, tile columns and rows of each Gaussian
-    slots: NDArray[np.int64]  # [V + 1] first slot of each Gaussian
-    entries: NDArray[np.int64]  # [tiles + 1] first entry of each tile
-    gaussians: Ints  # [pairs] index into the projection, by entry
-    pair_slots: Ints  # [pairs] slot, by entry
-
-    @property
-    def pairs(self) -> int:
-        return len(self.gaussians)
 
 
 def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_row: int | None = None) -> Bins:
@@ -49,12 +26,11 @@ def bin_pairs(projection: Projection, layout: Layout, first_row: int = 0, last_r
     tiles, columns = layout.tiles, layout.x.tiles
     step = max(1, -(-count // 16))
     counts = np.zeros((17, tiles), np.int64)
+    tables = Tiles.of(layout)
     parallel_for(
         count,
         step,
-        lambda i, j: kernels.tile_rects(
-            i, j, projection.splats, layout.x.tile_of, layout.y.tile_of, first_row, last_row, rects, slots
-        ),
+        lambda i, j: kernels.tile_rects(i, j, projection.splats, tables, first_row, last_row, rects, slots),
     )
     np.cumsum(slots, out=slots)
     if slots[-1] >= 2**31:

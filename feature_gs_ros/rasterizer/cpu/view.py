@@ -19,6 +19,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import camera_centre
 from feature_gs_ros.numerics.runtime import parallel_for
 from feature_gs_ros.rasterizer.conventions import ALPHA_MIN
+from feature_gs_ros.rasterizer.cpu.arrays import Bins
 from feature_gs_ros.rasterizer.cpu.cell_operator import CpuCellOperator
 from feature_gs_ros.rasterizer.cpu.constants import CONIC_A, CONIC_B, CONIC_C, OPACITY
 from feature_gs_ros.rasterizer.cpu.labels import label_weights
@@ -28,7 +29,7 @@ from feature_gs_ros.rasterizer.cpu.product import add_coarse, add_fine, add_pixe
 from feature_gs_ros.rasterizer.cpu.projection import Projection, project
 from feature_gs_ros.rasterizer.cpu.render import render_values
 from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
-from feature_gs_ros.rasterizer.cpu.tiles import Bins, bin_pairs
+from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs
 from feature_gs_ros.rasterizer.cpu.weights import CoarseWeights, FineWeights, coarse_weights, fine_weights
 from feature_gs_ros.rasterizer.tiling import Layout, grid_layout, pixel_layout
 

@@ -6,82 +6,53 @@ image start with transmittance 0 and stay so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import parallel_for
+from feature_gs_ros.rasterizer.cpu.arrays import Bins, CellBlocks, CornerSums, Floats, Tiles
 from feature_gs_ros.rasterizer.cpu.kernels import cells as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
-from feature_gs_ros.rasterizer.cpu.tiles import Bins, bin_pairs
+from feature_gs_ros.rasterizer.cpu.tiles import bin_pairs
 from feature_gs_ros.rasterizer.tiling import Layout
 
-Floats = NDArray[np.float32]
+
+class CoarseWeights(NamedTuple):
+    """Four sums per pair, of the cells around its tile."""
+
+    tiles: Tiles
+    sums: CornerSums
 
 
-@dataclass(frozen=True, eq=False)
-class CoarseWeights:
-    """Four sums a pair: the weight that falls to cell (0,0), (0,1), (1,0), (1,1) of the tile's corners."""
+class FineWeights(NamedTuple):
+    """A block of cells per pair: those under the splat's footprint in the tile."""
 
-    layout: Layout
-    rects: NDArray[np.int16]  # as in `Bins`, of which no more is kept: a batch holds them of several views
-    slots: NDArray[np.int64]
-    corners: Floats  # [pairs, 4] by slot
-
-
-@dataclass(frozen=True, eq=False)
-class FineWeights:
-    """A block of cells a pair: those under the Gaussian's bounding box in the tile."""
-
-    layout: Layout
+    tiles: Tiles
     bins: Bins
-    blocks: Floats  # all blocks, by slot
-    offsets: NDArray[np.int64]  # [pairs + 1] where each block begins
-    filled: NDArray[np.bool_]  # [pairs] by slot; the block of a hidden pair is not
-    reach: int  # cells that one pixel mixes along an axis
+    sums: CellBlocks
 
 
 def coarse_weights(projection: Projection, layout: Layout, valid: Floats) -> CoarseWeights:
     """Corner sums of every pair; ``valid`` [H, W] is m(p), or [0, 0] where all pixels count."""
-    bins = bin_pairs(projection, layout)
+    bins, tiles = bin_pairs(projection, layout), Tiles.of(layout)
     corners = np.empty((bins.pairs, 4), np.float32)
-    x, y = layout.x, layout.y
-    arrays = (
-        projection.splats,
-        bins.entries,
-        bins.gaussians,
-        bins.pair_slots,
-        x.edges,
-        y.edges,
-        x.fraction,
-        y.fraction,
-    )
-    parallel_for(layout.tiles, 64, lambda i, j: kernels.corner_sums(i, j, *arrays, valid, corners))
-    return CoarseWeights(layout, bins.rects, bins.slots, corners)
+    splats = projection.splats
+    parallel_for(layout.tiles, 64, lambda i, j: kernels.corner_sums(i, j, splats, bins, tiles, valid, corners))
+    return CoarseWeights(tiles, CornerSums(bins.rects, bins.slots, corners))
 
 
 def fine_weights(projection: Projection, layout: Layout, valid: Floats, first_row: int, last_row: int) -> FineWeights:
     """Cell blocks of every pair in the tile rows ``first_row <= row < last_row``."""
-    bins = bin_pairs(projection, layout, first_row, last_row)
+    bins, tiles, splats = bin_pairs(projection, layout, first_row, last_row), Tiles.of(layout), projection.splats
     offsets = np.empty(bins.pairs + 1, np.int64)
     offsets[0] = 0
-    x, y = layout.x, layout.y
-    reach = 2 if x.mixes or y.mixes else 1
-    axes = (reach, x.edges, y.edges, x.lower, y.lower)
-    parallel_for(
-        len(projection),
-        16384,
-        lambda i, j: kernels.block_sizes(i, j, projection.splats, bins.rects, bins.slots, *axes, offsets),
-    )
+    mixed = 2 if layout.x.mixes or layout.y.mixes else 1
+    parallel_for(len(projection), 16384, lambda i, j: kernels.block_sizes(i, j, splats, bins, tiles, mixed, offsets))
     np.cumsum(offsets, out=offsets)
-    blocks = np.empty(offsets[-1], np.float32)
-    filled = np.zeros(bins.pairs, np.bool_)
-    arrays = (projection.splats, bins.entries, bins.gaussians, bins.pair_slots, offsets, *axes, x.fraction, y.fraction)
-    first, last = first_row * x.tiles, last_row * x.tiles
+    sums = CellBlocks(offsets, np.empty(offsets[-1], np.float32), np.zeros(bins.pairs, np.bool_), mixed)
+    first, last = first_row * layout.x.tiles, last_row * layout.x.tiles
     parallel_for(
-        last - first,
-        16,
-        lambda i, j: kernels.cell_blocks(first + i, first + j, *arrays, valid, blocks, filled),
+        last - first, 16, lambda i, j: kernels.cell_blocks(first + i, first + j, splats, bins, tiles, valid, sums)
     )
-    return FineWeights(layout, bins, blocks, offsets, filled, reach)
+    return FineWeights(tiles, bins, sums)

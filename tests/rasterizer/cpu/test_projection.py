@@ -15,6 +15,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import rotations_from_quats_wxyz
 from feature_gs_ros.numerics import runtime as kernels
 from feature_gs_ros.numerics.simd import SIZE
+from feature_gs_ros.rasterizer.cpu.arrays import Geometry
 from feature_gs_ros.rasterizer.cpu.order import spatial_order
 from feature_gs_ros.rasterizer.cpu.projection import Projection, blocks_in_view, project, project_arrays
 
@@ -24,7 +25,7 @@ Doubles = NDArray[np.float64]
 def along_curve(gaussians: GaussianMap, camera: Camera, pose: Doubles) -> Projection:
     """The map's Gaussians in the order of its curve, none skipped."""
     curve = spatial_order(gaussians)
-    return project_arrays(curve.means, curve.quats_wxyz, curve.scales, curve.opacities, camera, pose)
+    return project_arrays(Geometry(curve.means, curve.quats_wxyz, curve.scales, curve.opacities), camera, pose)
 
 
 def footprints(gaussians: GaussianMap, camera: Camera, pose: Doubles) -> tuple[Doubles, Doubles, Doubles, Doubles]:
@@ -197,9 +198,9 @@ def test_thin_slanted_gaussians_keep_their_shape() -> None:
 def test_no_gaussians_and_a_huge_one() -> None:
     camera, pose = Camera(3, 2, 2, 2, 1, 1), np.eye(4)
     nothing = [np.zeros(shape, np.float32) for shape in ((0, 3), (0, 4), (0, 3), (0,))]
-    assert len(project_arrays(*nothing, camera, pose)) == 0
+    assert len(project_arrays(Geometry(*nothing), camera, pose)) == 0
     huge = [np.array(values, np.float32) for values in ([[0, 0, 1]], [[1, 0, 0, 0]], [[1e12] * 3], [1.0])]
-    found = project_arrays(*huge, camera, pose)
+    found = project_arrays(Geometry(*huge), camera, pose)
     assert len(found) == 1
     assert np.isfinite(found.splats).all()
     assert np.abs(found.splats[:, 2:5]).max() < 1e-12  # flat over the whole image

@@ -1,4 +1,12 @@
-"""The heart of every kernel: α, w and T of Eq. (1)–(3), a tile's row of pixels at a time."""
+"""The heart of every kernel: α, w and T of Eq. (1)–(3), a tile's row of pixels at a time.
+
+With the splat's 2D mean μ and conic [[a, b], [b, c]], d = p + ½ − μ at the pixel p, and its opacity o:
+
+    σ = ½ (a dx² + c dy²) + b dx dy        α = min(o exp(−σ), ALPHA_MAX), 0 where σ < 0 or α < ALPHA_MIN
+    w = α T                                T ← T − w; where T ≤ TRANSMITTANCE_MIN the ray has ended before this splat
+
+All of it is float32. A tile's T is an array of `LANES` lanes, `TILE` per row of pixels; lanes outside the image hold 0.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +45,10 @@ def exp_of_sixteenth(z):
 
 
 @inline
-def start_tile(tile, edges_x, edges_y, columns, transmittance):
-    """T = 1 inside the tile, 0 in lanes beyond it; returns the tile's pixel bounds."""
+def start_tile(tile, tiles, transmittance):
+    """T = 1 inside the tile, 0 in lanes beyond it; returns the tile's pixel bounds x0, x1, y0, y1."""
+    edges_x, edges_y = tiles.x.edges, tiles.y.edges
+    columns = edges_x.shape[0] - 1
     row = tile // columns
     column = tile - row * columns
     x0, x1, y0, y1 = edges_x[column], edges_x[column + 1], edges_y[row], edges_y[row + 1]
@@ -50,14 +60,14 @@ def start_tile(tile, edges_x, edges_y, columns, transmittance):
 
 @inline
 def gaussian_at(entry, end, gaussians, splats):
-    """The Gaussian of a tile's entry; one further on is sent for, as a tile's splats lie all over memory."""
+    """The splat of a tile's entry; one further on is prefetched, as a tile's splats lie all over memory."""
     prefetch(splats, np.int64(gaussians[min(entry + PREFETCH, end - 1)]) * splats.shape[1])
     return gaussians[entry]
 
 
 @inline
 def splat_of(splats, i):
-    """Mean, conic and opacity."""
+    """Mean x, y, conic (a, b, c) and opacity of the splat ``i``."""
     conic = (splats[i, CONIC_A], splats[i, CONIC_B], splats[i, CONIC_C])
     return splats[i, MEAN_X], splats[i, MEAN_Y], conic, splats[i, OPACITY]
 

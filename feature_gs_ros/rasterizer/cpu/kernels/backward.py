@@ -24,7 +24,7 @@ from feature_gs_ros.rasterizer.cpu.kernels.alpha import (
 )
 from feature_gs_ros.rasterizer.cpu.kernels.binning import pixel_span
 
-CLIPPED = np.float32(1.0005) * (np.float32(1) - ALPHA_MAX)  # the share left by a clipped α, with its rounding
+CLIPPED = np.float32(1.0005) * (np.float32(1) - ALPHA_MAX)  # the fraction left by a clipped α, with its rounding
 ZERO, HALF = np.float32(0), np.float32(0.5)
 
 
@@ -56,9 +56,9 @@ def store_splat(row, dx, conic, opacity, moments):
 
 
 @inline
-def open_tile(tile_bounds, image, gradient, planes, behind):
+def open_tile(bounds, image, gradient, planes, behind):
     """A tile's gradient by colour, red, green, blue and opacity, and each ray's total g·v."""
-    x0, x1, y0, y1 = tile_bounds
+    x0, x1, y0, y1 = bounds
     planes[:] = ZERO
     behind[:] = ZERO
     for y in range(y0, y1):
@@ -70,7 +70,7 @@ def open_tile(tile_bounds, image, gradient, planes, behind):
 
 
 @inline
-def look(planes, lane, color):
+def gradient_of_row(planes, lane, color):
     """g of a row of pixels by colour, and g·v of one Gaussian; its opacity's value is 1."""
     reds, greens, blues = load(planes, lane), load(planes, LANES + lane), load(planes, 2 * LANES + lane)
     value = reds * color[0] + greens * color[1] + blues * color[2] + load(planes, 3 * LANES + lane)
@@ -78,9 +78,9 @@ def look(planes, lane, color):
 
 
 @inline
-def add_colors(sums, weight, looks):
+def add_colors(sums, weight, g):
     """Σ w g of each colour, a column each."""
-    return sums[0] + weight * looks[0], sums[1] + weight * looks[1], sums[2] + weight * looks[2]
+    return sums[0] + weight * g[0], sums[1] + weight * g[1], sums[2] + weight * g[2]
 
 
 @inline
@@ -90,26 +90,33 @@ def store_colors(row, sums):
 
 
 @kernel
-def color_gradients(
-    start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y, colors, image, gradient, pairs, places
-):
-    """Four channels, red, green, blue and opacity: all sums of a pair in registers."""
-    transmittance, behind, planes = (
-        np.empty(LANES, np.float32),
-        np.empty(LANES, np.float32),
-        np.empty(4 * LANES, np.float32),
-    )
-    columns = edges_x.shape[0] - 1
+def color_gradients(start, stop, splats, bins, tiles, color, pairs):
+    """`PairRows` [pairs, COLORED] of the tiles ``start <= t < stop``: all sums of a pair in registers.
+
+    ∂L/∂log α = w (g·v − S / T'), with T' the transmittance after the splat, is the slope s of each pixel; then
+    ∂L/∂μ = Σ_p s K d, ∂L/∂(a, b, c) = −Σ_p s (½ dx², dx dy, ½ dy²), ∂L/∂o = Σ_p s / o, ∂L/∂v = Σ_p w g. All float32.
+
+    Args:
+        splats, bins, tiles: `Projected.splats`, `Bins` and `Tiles`.
+        color: `ColorGradient`.
+        pairs: written for pairs with weight; ``indices`` hold −1 before.
+    """
+    entries, gaussians, pair_slots = bins.entries, bins.gaussians, bins.pair_slots
+    colors, image, gradient = color
+    rows, indices = pairs.rows, pairs.indices
+    transmittance, behind = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    planes = np.empty(4 * LANES, np.float32)
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
-        open_tile((x0, x1, y0, y1), image, gradient, planes, behind)
+        bounds = start_tile(tile, tiles, transmittance)
+        open_tile(bounds, image, gradient, planes, behind)
+        x0, _, y0, y1 = bounds
         xs = load(CENTRES, 0) + np.float32(x0)
-        top, bottom, place = y0, y1, entries[tile]
+        top, bottom, following = y0, y1, entries[tile]
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
             dx = xs - mean_x
-            along, color = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
+            along, own = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
             none = broadcast(ZERO)
             moments, sums = (none, none, none), (none, none, none)
             drawn = 0
@@ -121,16 +128,16 @@ def color_gradients(
                 if seen == 0:
                     continue
                 drawn |= seen
-                looks, value = look(planes, lane, color)
+                g, value = gradient_of_row(planes, lane, own)
                 rest = load(behind, lane) - weight * value
                 store(behind, lane, rest)
                 moments = add_moments(moments, logarithmic_slope(weight, left, value, rest), dy)
-                sums = add_colors(sums, weight, looks)
+                sums = add_colors(sums, weight, g)
             if drawn != 0:
-                places[pair_slots[entry]] = place
-                store_splat(pairs[place], dx, conic, opacity, moments)
-                store_colors(pairs[place], sums)
-                place += 1
+                indices[pair_slots[entry]] = following
+                store_splat(rows[following], dx, conic, opacity, moments)
+                store_colors(rows[following], sums)
+                following += 1
             if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
                 top, bottom = open_rows(transmittance, y0, top, bottom)
                 if top == bottom:
@@ -138,9 +145,10 @@ def color_gradients(
 
 
 @inline
-def open_extra(tile_bounds, features, wanted, shapes, pixels, behind):
+def open_extra(bounds, extra, pixels, behind):
     """A tile's gradient lane by lane, `WIDE` channels each, and what it adds to each ray's total g·v."""
-    x0, x1, y0, y1 = tile_bounds
+    x0, x1, y0, y1 = bounds
+    features, wanted, shapes = extra.image, extra.gradient, extra.shapes
     for y in range(y0, y1):
         for x in range(x0, x1):
             lane, passed = (y - y0) * TILE + x - x0, ZERO
@@ -152,26 +160,27 @@ def open_extra(tile_bounds, features, wanted, shapes, pixels, behind):
 
 @inline
 def four(array, first):
-    """64 numbers of a flat array."""
+    """64 values of a flat array, as four vectors."""
     a, b = load(array, first), load(array, first + TILE)
     return a, b, load(array, first + 2 * TILE), load(array, first + 3 * TILE)
 
 
 @inline
 def dot(a, b):
-    """Σ a · b over four vectors each, a number."""
+    """Σ a · b over four vectors each, a scalar."""
     return total((a[0] * b[0] + a[1] * b[1]) + (a[2] * b[2] + a[3] * b[3]))
 
 
 @inline
-def add_four(sums, share, looks):
-    """Sixty-four Σ w g, one pixel's share added."""
-    a, b = sums[0] + looks[0] * share, sums[1] + looks[1] * share
-    return a, b, sums[2] + looks[2] * share, sums[3] + looks[3] * share
+def add_four(sums, weight, gradients):
+    """Sixty-four Σ w g, one pixel's w g added."""
+    a, b = sums[0] + gradients[0] * weight, sums[1] + gradients[1] * weight
+    return a, b, sums[2] + gradients[2] * weight, sums[3] + gradients[3] * weight
 
 
 @inline
 def store_four(array, first, values):
+    """Four vectors to 64 values of a flat array."""
     store(array, first, values[0])
     store(array, first + TILE, values[1])
     store(array, first + 2 * TILE, values[2])
@@ -179,33 +188,27 @@ def store_four(array, first, values):
 
 
 @kernel
-def extra_gradients(
-    start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y,
-    colors, image, gradient, values, features, wanted, shapes, pairs, places,
-):  # fmt: skip
-    """The same with up to `WIDE` channels, side by side: pixels without weight cost nothing.
-
-    ``values`` [V · WIDE] end in zeros where ``features`` and ``wanted``, its gradient, [H, W, C ≤ WIDE] have fewer.
-    ``shapes``: whether the channels' gradient reaches the splats.
-    """
-    transmittance, behind, planes = (
-        np.empty(LANES, np.float32),
-        np.empty(LANES, np.float32),
-        np.empty(4 * LANES, np.float32),
-    )
+def extra_gradients(start, stop, splats, bins, tiles, color, extra, pairs):
+    """The same with the channels of `ExtraGradient`, [pairs, COLORED + WIDE]: pixels without weight cost nothing."""
+    entries, gaussians, pair_slots = bins.entries, bins.gaussians, bins.pair_slots
+    colors, image, gradient = color
+    values, shapes = extra.values, extra.shapes
+    rows, indices = pairs.rows, pairs.indices
+    transmittance, behind = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    planes = np.empty(4 * LANES, np.float32)
     weights, pixels = np.empty(TILE, np.float32), np.zeros(LANES * WIDE, np.float32)
-    columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
-        open_tile((x0, x1, y0, y1), image, gradient, planes, behind)
-        open_extra((x0, x1, y0, y1), features, wanted, shapes, pixels, behind)
+        bounds = start_tile(tile, tiles, transmittance)
+        open_tile(bounds, image, gradient, planes, behind)
+        open_extra(bounds, extra, pixels, behind)
+        x0, _, y0, y1 = bounds
         xs = load(CENTRES, 0) + np.float32(x0)
-        top, bottom, place = y0, y1, entries[tile]
+        top, bottom, following = y0, y1, entries[tile]
         for entry in range(entries[tile], entries[tile + 1]):
             i = np.int64(gaussian_at(entry, entries[tile + 1], gaussians, splats))
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
             dx = xs - mean_x
-            along, color = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
+            along, own = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
             mine = four(values, i * WIDE)
             none = broadcast(ZERO)
             moments, sums, wide_sums = (none, none, none), (none, none, none), (none, none, none, none)
@@ -219,25 +222,25 @@ def extra_gradients(
                     continue
                 drawn |= seen
                 store(weights, 0, weight)
-                looks, value = look(planes, lane, color)
+                g, value = gradient_of_row(planes, lane, own)
                 carried = none
                 for k in range(first_bit(seen), end_bit(seen)):
-                    wide_looks = four(pixels, (lane + k) * WIDE)
-                    wide_sums = add_four(wide_sums, weights[k], wide_looks)
+                    wide_g = four(pixels, (lane + k) * WIDE)
+                    wide_sums = add_four(wide_sums, weights[k], wide_g)
                     if shapes:
-                        carried = put(carried, k, dot(mine, wide_looks))
+                        carried = put(carried, k, dot(mine, wide_g))
                 value += carried
                 rest = load(behind, lane) - weight * value
                 store(behind, lane, rest)
                 moments = add_moments(moments, logarithmic_slope(weight, left, value, rest), dy)
-                sums = add_colors(sums, weight, looks)
+                sums = add_colors(sums, weight, g)
             if drawn != 0:
-                places[pair_slots[entry]] = place
-                row = pairs[place]
+                indices[pair_slots[entry]] = following
+                row = rows[following]
                 store_splat(row, dx, conic, opacity, moments)
                 store_colors(row, sums)
                 store_four(row, COLORED, wide_sums)
-                place += 1
+                following += 1
             if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
                 top, bottom = open_rows(transmittance, y0, top, bottom)
                 if top == bottom:
@@ -245,13 +248,14 @@ def extra_gradients(
 
 
 @kernel
-def sum_pairs(start, stop, slots, pairs, places, totals):
-    """Slots of a Gaussian lie side by side: one thread adds its pairs, always in the same order."""
-    width = pairs.shape[1]
+def sum_pairs(start, stop, slots, pairs, totals):
+    """Add each splat's `PairRows` to its row of ``totals`` [V, width]: its slots lie side by side, in a fixed order."""
+    rows, indices = pairs.rows, pairs.indices
+    width = rows.shape[1]
     for i in range(start, stop):
         total = totals[i]
         for slot in range(slots[i], slots[i + 1]):
-            if places[slot] >= 0:
-                row = pairs[places[slot]]
+            if indices[slot] >= 0:
+                row = rows[indices[slot]]
                 for k in range(width):
                     total[k] += row[k]

@@ -1,4 +1,7 @@
-"""Pairs of a tile and a Gaussian that may touch it."""
+"""Pairs of a tile and a splat that may touch it: counted, then written by tile, front to back.
+
+A splat may touch the tiles under its footprint, mean ± half width and height. Integers only, but for the footprint.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,12 @@ def next_tile(tile, x, across, tile_columns):
 
 
 @kernel
-def tile_rects(start, stop, splats, tile_of_x, tile_of_y, first_row, last_row, rects, sizes):
-    """Rectangle of tiles that each of the Gaussians ``start <= i < stop`` may touch, and how many tiles that is."""
+def tile_rects(start, stop, splats, tiles, first_row, last_row, rects, sizes):
+    """Rectangle of tiles that each of the splats ``start <= i < stop`` may touch, in tile rows [first_row, last_row).
+
+    Into ``rects`` [V, 4], and how many tiles that is into ``sizes`` [V + 1] at i + 1.
+    """
+    tile_of_x, tile_of_y = tiles.x.tile_of, tiles.y.tile_of
     width, height = tile_of_x.shape[0], tile_of_y.shape[0]
     for i in range(start, stop):
         x0, x1 = pixel_span(splats[i, MEAN_X], splats[i, RADIUS_X], 0, width)
@@ -52,7 +59,11 @@ def count_few(counts, tile, across, down, tile_columns):
 
 @kernel
 def count_pairs(start, stop, order, rects, slots, tile_columns, counts, walks):
-    """Count each tile's pairs, and leave what is needed to walk them again in ``walks``, in the order of the walk."""
+    """Count each tile's pairs of the splats ``order[start:stop]`` (front to back) into ``counts`` [tiles].
+
+    What is needed to walk them again goes to ``walks`` [V, 4], in the order of the walk: first tile, tiles across,
+    tiles, first slot.
+    """
     for k in range(start, stop):
         ahead = np.int64(order[min(k + FAR_PREFETCH, stop - 1)])
         prefetch(rects, ahead * rects.shape[1])
@@ -72,7 +83,10 @@ def count_pairs(start, stop, order, rects, slots, tile_columns, counts, walks):
 
 @kernel
 def fill_pairs(start, stop, order, walks, tile_columns, starts, gaussians, pair_slots):
-    """Write what `count_pairs` counted into the tiles' lists, front to back: the Gaussian and the pair's slot."""
+    """Write what `count_pairs` counted into the tiles' lists, front to back: the splat and the pair's slot.
+
+    ``starts`` [tiles]: where in each tile's list this chunk of the order begins; moved on.
+    """
     for k in range(start, stop):
         i = order[k]
         tile, across, size, slot = walks[k, 0], walks[k, 1], walks[k, 2], walks[k, 3]

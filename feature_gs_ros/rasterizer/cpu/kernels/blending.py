@@ -1,4 +1,4 @@
-"""W v of one view: front-to-back blending."""
+"""W v of one view: front-to-back blending, image(p) = Σ_i w_i(p) v_i over zero, float32, Eq. (3)."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ ZERO, HALF = np.float32(0), np.float32(0.5)
 
 @inline
 def blend_row(weight, values, i, channels, lane, sums):
-    """Add one Gaussian's few values to a row of pixels; ``sums`` has channels first."""
+    """Add one splat's few values to a row of pixels; ``sums`` has channels first."""
     for channel in range(channels):
-        place = channel * LANES + lane
-        store(sums, place, load(sums, place) + weight * values[i, channel])
+        index = channel * LANES + lane
+        store(sums, index, load(sums, index) + weight * values[i, channel])
 
 
 @kernel
-def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, first_row, image):
-    """W v of the tiles ``start <= t < stop`` into the image, channel by channel: Eq. (3)."""
-    channels = values.shape[1]
+def blend(start, stop, splats, bins, tiles, values, first_row, image):
+    """W v of the tiles ``start <= t < stop``, channel by channel.
+
+    ``values`` [V, C] of the splats; ``image`` [rows, W, C] begins at the image's row ``first_row``.
+    """
+    channels, entries, gaussians = values.shape[1], bins.entries, bins.gaussians
     transmittance, sums = np.empty(LANES, np.float32), np.empty(channels * LANES, np.float32)
-    columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
+        x0, x1, y0, y1 = start_tile(tile, tiles, transmittance)
         sums[:] = ZERO
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom = y0, y1
@@ -60,12 +62,12 @@ def blend(start, stop, splats, entries, gaussians, edges_x, edges_y, values, fir
 
 
 @inline
-def add_four(values, value, weights, first, end, sums, place, step):
-    """Add one Gaussian's next 64 values, held in registers, to the pixels [first, end) of a row."""
+def add_four(values, value, weights, first, end, sums, index, step):
+    """Add one splat's next 64 values, held in registers, to the pixels [first, end) of a row."""
     a, b = load(values, value), load(values, value + TILE)
     c, d = load(values, value + 2 * TILE), load(values, value + 3 * TILE)
     for k in range(first, end):
-        weight, at = weights[k], place + k * step
+        weight, at = weights[k], index + k * step
         store(sums, at, load(sums, at) + a * weight)
         store(sums, at + TILE, load(sums, at + TILE) + b * weight)
         store(sums, at + 2 * TILE, load(sums, at + 2 * TILE) + c * weight)
@@ -73,28 +75,28 @@ def add_four(values, value, weights, first, end, sums, place, step):
 
 
 @inline
-def add_one(values, value, weights, first, end, sums, place, step):
+def add_one(values, value, weights, first, end, sums, index, step):
     """The same of sixteen values."""
     a = load(values, value)
     for k in range(first, end):
-        at = place + k * step
+        at = index + k * step
         store(sums, at, load(sums, at) + a * weights[k])
 
 
 @kernel
-def blend_wide(start, stop, splats, entries, gaussians, edges_x, edges_y, colors, values, first_row, image, wide):
-    """A few colours as above, and many channels: side by side, pixel by pixel where there is weight.
+def blend_wide(start, stop, splats, bins, tiles, colors, values, first_row, image, wide):
+    """A few ``colors`` [V, K] as `blend` does, and many channels by the same weights, pixel by pixel.
 
-    ``values`` [V · B] holds whole vectors, B ≥ C of ``wide`` [H, W, C].
+    ``values`` [V · B] holds whole vectors, B ≥ C of ``wide`` [rows, W, C], which begins at ``first_row`` as ``image``.
     """
+    entries, gaussians = bins.entries, bins.gaussians
     narrow, channels = colors.shape[1], wide.shape[2]
     broad = (channels + TILE - 1) // TILE * TILE
     fours = broad - broad % (4 * TILE)
     transmittance, weights = np.empty(LANES, np.float32), np.empty(TILE, np.float32)
     sums, few = np.empty(LANES * broad, np.float32), np.empty(narrow * LANES, np.float32)
-    columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
+        x0, x1, y0, y1 = start_tile(tile, tiles, transmittance)
         sums[:] = ZERO
         few[:] = ZERO
         xs = load(CENTRES, 0) + np.float32(x0)

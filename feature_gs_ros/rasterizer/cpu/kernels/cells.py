@@ -1,4 +1,8 @@
-"""Wᵀ U of one view: sums of weights over the cells that a tile touches."""
+"""Wᵀ M U of one view: for each pair, sums of w m U over the cells that its tile touches; free of the channels.
+
+U is separable, U(p, cell) = u_x(cell) u_y(cell): along an axis a pixel mixes the cell ``lower`` with 1 − ``fraction``
+and the next one with ``fraction``. All sums are float32, over a pair's rows of pixels in their order.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,9 @@ ROW = np.repeat(np.array([0, 1], np.float32), TILE // 2)  # which of two rows a 
 
 
 @inline
-def count_pixels(valid, x0, x1, y0, y1, counts):
+def count_pixels(valid, bounds, counts):
     """m(p) of a tile's lanes."""
+    x0, x1, y0, y1 = bounds
     for lane in range(LANES):
         x, y = min(x0 + lane % TILE, x1 - 1), min(y0 + lane // TILE, y1 - 1)
         counts[lane] = valid[y, x] if valid.shape[0] > 0 else ONE
@@ -70,39 +75,47 @@ def two_row_sums(splat, x0, column, y0, first, end, transmittance, counts, fract
 
 
 @kernel
-def corner_sums(
-    start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y, fraction_x, fraction_y, valid, corners
-):
-    """Σ_p w(p) m(p) times the bilinear weight of each of a tile's 2×2 cells, for every pair of a range of tiles."""
+def corner_sums(start, stop, splats, bins, tiles, valid, corners):
+    """`CornerSums` of every pair of the tiles ``start <= t < stop``, into ``corners`` [pairs, 4].
+
+    Σ_p w m times (1−u)(1−v), u (1−v), (1−u) v and u v, where u and v are the fractions of p's column and row: Σ w m and
+    Σ w m v by column are all that is summed over rows.
+
+    Args:
+        splats, bins, tiles: `Projected.splats`, `Bins` and `Tiles`; no tile crosses a cell's centre.
+        valid: m [H, W], or [0, 0] where all pixels count.
+    """
+    entries, gaussians, pair_slots = bins.entries, bins.gaussians, bins.pair_slots
+    fraction_x, fraction_y = tiles.x.fraction, tiles.y.fraction
     # A row more than a tile has, in which no ray is left.
     transmittance, counts = np.zeros(LANES + TILE, np.float32), np.zeros(LANES + TILE, np.float32)
-    fractions, shares = np.zeros(LANES + TILE, np.float32), np.empty(TILE, np.float32)
+    fractions, across = np.zeros(LANES + TILE, np.float32), np.empty(TILE, np.float32)
     sums, masked = corners.reshape(-1), valid.shape[0] > 0
-    columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
-        count_pixels(valid, x0, x1, y0, y1, counts)
+        bounds = start_tile(tile, tiles, transmittance)
+        count_pixels(valid, bounds, counts)
+        x0, x1, y0, y1 = bounds
         for x in range(TILE):
-            shares[x] = fraction_x[min(x0 + x, x1 - 1)]
+            across[x] = fraction_x[min(x0 + x, x1 - 1)]
         for lane in range(LANES):
             fractions[lane] = fraction_y[min(y0 + lane // TILE, y1 - 1)]
-        xs, us = load(CENTRES, 0) + np.float32(x0), load(shares, 0)
+        xs, us = load(CENTRES, 0) + np.float32(x0), load(across, 0)
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
             splat = splat_of(splats, i)
             first, end = pixel_span(splat[1], splats[i, RADIUS_Y], top, bottom)
             left, right = pixel_span(splat[0], splats[i, RADIUS_X], x0, x1)
-            place = np.int64(pair_slots[entry]) * 4
+            index = np.int64(pair_slots[entry]) * 4
             if right - left <= TILE // 2:
                 column = min(left - x0, TILE // 2)
                 every, low = two_row_sums(splat, x0, column, y0, first, end, transmittance, counts, fractions, masked)
-                u = load_rows(shares, column, column)
+                u = load_rows(across, column, column)
             else:
                 every, low = row_sums(splat, xs, y0, first, end, transmittance, counts, fractions, masked)
                 u = us
             high = every - low
-            store_totals(sums, place, high - high * u, high * u, low - low * u, low * u)
+            store_totals(sums, index, high - high * u, high * u, low - low * u, low * u)
             if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
                 top, bottom = open_rows(transmittance, y0, top, bottom)
                 if top == bottom:
@@ -112,29 +125,28 @@ def corner_sums(
 
 
 @inline
-def block_of(mean, radius, first, end, lower, reach):
-    """Pixels [start, stop) of a pair along one axis, its first cell and how many cells its block has there.
-
-    ``reach`` is the cells that one pixel mixes: 2, or 1 where every pixel's centre is on a cell's.
-    """
+def block_of(mean, radius, first, end, lower, mixed):
+    """Pixels [start, stop) of a pair along one axis, its first cell and how many cells its block has there."""
     start, stop = pixel_span(mean, radius, first, end)
     if stop <= start:
         return start, start, 0, 0
-    return start, stop, lower[start], lower[stop - 1] - lower[start] + reach
+    return start, stop, lower[start], lower[stop - 1] - lower[start] + mixed
 
 
 @kernel
-def block_sizes(start, stop, splats, rects, slots, reach, edges_x, edges_y, lower_x, lower_y, offsets):
-    """Cells under each Gaussian's box in each of its tiles, into ``offsets`` [slot + 1]; summed up by the caller."""
+def block_sizes(start, stop, splats, bins, tiles, mixed, offsets):
+    """Cells under each splat's footprint in each of its tiles, into ``offsets`` [slot + 1]; summed up by the caller."""
+    rects, slots = bins.rects, bins.slots
+    edges_x, edges_y, lower_x, lower_y = tiles.x.edges, tiles.y.edges, tiles.x.lower, tiles.y.lower
     for i in range(start, stop):
         slot = slots[i]
         for row in range(rects[i, 1], rects[i, 1] + rects[i, 3]):
             _, _, _, cells_y = block_of(
-                splats[i, MEAN_Y], splats[i, RADIUS_Y], edges_y[row], edges_y[row + 1], lower_y, reach
+                splats[i, MEAN_Y], splats[i, RADIUS_Y], edges_y[row], edges_y[row + 1], lower_y, mixed
             )
             for column in range(rects[i, 0], rects[i, 0] + rects[i, 2]):
                 _, _, _, cells_x = block_of(
-                    splats[i, MEAN_X], splats[i, RADIUS_X], edges_x[column], edges_x[column + 1], lower_x, reach
+                    splats[i, MEAN_X], splats[i, RADIUS_X], edges_x[column], edges_x[column + 1], lower_x, mixed
                 )
                 offsets[slot + 1] = cells_x * cells_y
                 slot += 1
@@ -151,7 +163,7 @@ def mixing_width(edges, lower):
 
 @inline
 def fill_mixing(x0, x1, lower_x, fraction_x, width, mixing):
-    """U along a row of a tile, [pixels, width]: the share of each pixel in each cell from the tile's first one on."""
+    """U along a row of a tile, [pixels, width]: the weight of each pixel in each cell from the tile's first one on."""
     mixing[:] = ZERO
     for x in range(x0, x1):
         cell, u = (x - x0) * width + lower_x[x] - lower_x[x0], fraction_x[x]
@@ -159,73 +171,68 @@ def fill_mixing(x0, x1, lower_x, fraction_x, width, mixing):
 
 
 @inline
-def mix_line(pixels, line, first, end, mixing, width, shift, blocks, place, cells):
-    """A line of a block: weights of a tile's pixels [first, end), already mixed across rows, to its cells."""
+def mix_line(pixels, line, span, mixing, shape, blocks, index):
+    """A line of a block: weights of a tile's pixels in ``span``, already mixed across rows, to its cells.
+
+    ``shape``: cells of the block's line, of a row of ``mixing``, and from the tile's first cell to the block's.
+    """
+    first, end = span
+    cells, width, shift = shape
     store(line, 0, pixels)
     for cell in range(0, cells, TILE):
         mixed = broadcast(ZERO)
         for x in range(first, end):
             mixed += load(mixing, x * width + shift + cell) * line[x]
-        store_first(blocks, place + cell, mixed, cells - cell)
+        store_first(blocks, index + cell, mixed, cells - cell)
 
 
 @inline
-def mix_block(weights, y0, span_y, span_x, lower_y, fraction_y, line, mixing, width, shift, blocks, place, cells):
+def mix_block(weights, y0, rows, span, lower_y, fraction_y, line, mixing, shape, blocks, index):
     """Bilinear: a pair's weights to its block, line by line; each row of pixels mixes two lines of cells."""
-    row0, row1 = span_y
-    first, end = span_x
+    row0, row1 = rows
     near, far = broadcast(ZERO), broadcast(ZERO)
     current = lower_y[row0]
     for y in range(row0, row1):
         while current < lower_y[y]:
-            mix_line(near, line, first, end, mixing, width, shift, blocks, place, cells)
+            mix_line(near, line, span, mixing, shape, blocks, index)
             near, far = far, broadcast(ZERO)
             current += 1
-            place += cells
+            index += shape[0]
         weight, v = load(weights, (y - y0) * TILE), fraction_y[y]
         near += weight * (ONE - v)
         far += weight * v
-    mix_line(near, line, first, end, mixing, width, shift, blocks, place, cells)
-    mix_line(far, line, first, end, mixing, width, shift, blocks, place + cells, cells)
+    mix_line(near, line, span, mixing, shape, blocks, index)
+    mix_line(far, line, span, mixing, shape, blocks, index + shape[0])
 
 
 @kernel
-def cell_blocks(
-    start,
-    stop,
-    splats,
-    entries,
-    gaussians,
-    pair_slots,
-    offsets,
-    reach,
-    edges_x,
-    edges_y,
-    lower_x,
-    lower_y,
-    fraction_x,
-    fraction_y,
-    valid,
-    blocks,
-    filled,
-):
-    """Σ_p w(p) m(p) U(p, cell) of every cell of a pair's block, for the pairs of the tiles ``start <= t < stop``."""
+def cell_blocks(start, stop, splats, bins, tiles, valid, sums):
+    """Fill ``blocks`` and ``filled`` (all False before) of `CellBlocks` for the tiles ``start <= t < stop``.
+
+    Args:
+        splats, bins, tiles: `Projected.splats`, `Bins` and `Tiles`.
+        valid: m [H, W], or [0, 0] where all pixels count.
+        sums: ``offsets`` are those of `block_sizes`, summed up.
+    """
+    entries, gaussians, pair_slots = bins.entries, bins.gaussians, bins.pair_slots
+    lower_x, lower_y, fraction_x, fraction_y = tiles.x.lower, tiles.y.lower, tiles.x.fraction, tiles.y.fraction
+    offsets, blocks, filled, mixed = sums.offsets, sums.blocks, sums.filled, sums.mixed
     transmittance, counts = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     weights = np.empty(LANES, np.float32)
-    width = mixing_width(edges_x, lower_x)
+    width = mixing_width(tiles.x.edges, lower_x)
     line, mixing = np.empty(TILE, np.float32), np.empty(TILE * width, np.float32)
-    columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
-        count_pixels(valid, x0, x1, y0, y1, counts)
+        bounds = start_tile(tile, tiles, transmittance)
+        count_pixels(valid, bounds, counts)
+        x0, x1, y0, y1 = bounds
         fill_mixing(x0, x1, lower_x, fraction_x, width, mixing)
         xs = load(CENTRES, 0) + np.float32(x0)
         top, bottom = y0, y1
         for entry in range(entries[tile], entries[tile + 1]):
             i = gaussian_at(entry, entries[tile + 1], gaussians, splats)
             mean_x, mean_y, conic, opacity = splat_of(splats, i)
-            column0, column1, _, cells_x = block_of(mean_x, splats[i, RADIUS_X], x0, x1, lower_x, reach)
-            row0, row1, _, cells_y = block_of(mean_y, splats[i, RADIUS_Y], y0, y1, lower_y, reach)
+            column0, column1, _, cells_x = block_of(mean_x, splats[i, RADIUS_X], x0, x1, lower_x, mixed)
+            row0, row1, _, cells_y = block_of(mean_y, splats[i, RADIUS_Y], y0, y1, lower_y, mixed)
             if cells_x * cells_y == 0:
                 continue
             along, every = along_row(xs - mean_x, conic), broadcast(ZERO)
@@ -238,12 +245,10 @@ def cell_blocks(
             if total(every) > ZERO:
                 slot = pair_slots[entry]
                 filled[slot] = True
-                if reach == 2:
-                    shift = lower_x[column0] - lower_x[x0]
-                    mix_block(
-                        weights, y0, (row0, row1), (column0 - x0, column1 - x0), lower_y, fraction_y,
-                        line, mixing, width, shift, blocks, offsets[slot], cells_x,
-                    )  # fmt: skip
+                if mixed == 2:
+                    shape = (cells_x, width, lower_x[column0] - lower_x[x0])
+                    rows, span = (row0, row1), (column0 - x0, column1 - x0)
+                    mix_block(weights, y0, rows, span, lower_y, fraction_y, line, mixing, shape, blocks, offsets[slot])
                 else:
                     block = blocks[offsets[slot] : offsets[slot + 1]].reshape((cells_y, cells_x))
                     block[:] = ZERO

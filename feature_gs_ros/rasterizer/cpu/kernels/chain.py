@@ -11,13 +11,19 @@ from feature_gs_ros.rasterizer.cpu.kernels.spherical_harmonics import C0, C1, C2
 
 
 @kernel
-def project_back(
-    start, stop, rows, splats, totals, means, quats, scales, pose, intrinsics,
-    d_means, d_quats, d_scales, d_opacities, d_screen,
-):  # fmt: skip
-    """∂L/∂(mean, conic, opacity) of splats, the first six of ``totals``, to the map's rows, which are added to."""
-    fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
-    width, height = intrinsics[4], intrinsics[5]
+def project_back(start, stop, rows, splats, totals, geometry, camera, gradients):
+    """∂L/∂(mean, conic, opacity) of splats to the map: the transpose of `projection.project`'s derivative, float32.
+
+    Args:
+        rows: [V] the row of each splat in ``geometry``, each at most once.
+        totals: [V, ≥ 6], the first six columns ∂L/∂ of mean x, y, conic a, b, c and opacity.
+        geometry, camera: `Geometry` and `Pinhole`.
+        gradients: `MapGradients`, added to in these rows.
+    """
+    means, quats, scales, _ = geometry
+    d_means, d_quats, d_scales, d_opacities, d_means2d = gradients
+    pose, intrinsics = camera.pose, camera.intrinsics
+    fx, fy, cx, cy, width, height = intrinsics
     margin, two = np.float32(TANGENT_MARGIN), np.float32(2)
     right, left = (width - cx) / fx + margin * width / fx, cx / fx + margin * width / fx
     bottom, top = (height - cy) / fy + margin * height / fy, cy / fy + margin * height / fy
@@ -34,8 +40,8 @@ def project_back(
             totals[k, 0], totals[k, 1], totals[k, 2], totals[k, 3], totals[k, 4], totals[k, 5],
         )  # fmt: skip
         d_opacities[i] += g_opacity
-        d_screen[i, 0] += g_x
-        d_screen[i, 1] += g_y
+        d_means2d[i, 0] += g_x
+        d_means2d[i, 1] += g_y
         x = pose[0, 0] * means[i, 0] + pose[0, 1] * means[i, 1] + pose[0, 2] * means[i, 2] + pose[0, 3]
         y = pose[1, 0] * means[i, 0] + pose[1, 1] * means[i, 1] + pose[1, 2] * means[i, 2] + pose[1, 3]
         z = pose[2, 0] * means[i, 0] + pose[2, 1] * means[i, 1] + pose[2, 2] * means[i, 2] + pose[2, 3]
@@ -114,7 +120,14 @@ def rotate_back(quat, d, d_quat):
 
 @kernel
 def colors_back(start, stop, rows, colors, d_colors, sh, means, eye, d_sh, d_means):
-    """∂L/∂colour [V, 3] of the rows to their spherical harmonics and, through the direction, their means."""
+    """∂L/∂colour [V, 3] to the spherical harmonics' coefficients and, through the direction, to the means.
+
+    Args:
+        rows: [V] the map's row of each splat, each at most once.
+        colors: [V, ≥ 3] as drawn: where max(…, 0) clipped, nothing passes.
+        sh, means, eye: [N, K, 3], [N, 3] and the camera's centre [3], splat frame.
+        d_sh, d_means: added to in these rows.
+    """
     coefficients = sh.shape[1]
     basis, slopes = np.zeros(16, np.float32), np.zeros((16, 3), np.float32)
     g = np.empty(3, np.float32)

@@ -1,4 +1,7 @@
-"""(WᵀU) F where a tile lies between 2×2 cells: lists of cells first, then rows of the accumulators.
+"""(Wᵀ M U) F where a tile lies between 2×2 cells: lists of cells first, then rows of the accumulators.
+
+numerator_i += Σ_cell (Wᵀ M U)_i,cell F_cell, float32. A list is three arrays: where each owner's row begins in the flat
+accumulators, and its cells (where each begins in the flat features) with their weights, as many per owner.
 
 A list holds Gaussians that mix as many cells, so that neither half has a branch which the processor can't predict:
 four cells of one tile, six of two neighbouring tiles, nine of 2×2. What more tiles mix is cut into fours.
@@ -16,40 +19,40 @@ ZERO = np.float32(0)
 
 
 @inline
-def list_one(cells, shares, k, x, y, corners, slot):
-    """Cells 2×2 of a tile and their weights, from place k of a list on; returns Σ w."""
+def list_one(cells, weights, k, x, y, corners, slot):
+    """Cells 2×2 of a tile and their weights, from index k of a list on; returns Σ w."""
     w0, w1, w2, w3 = corners[slot, 0], corners[slot, 1], corners[slot, 2], corners[slot, 3]
     cells[k], cells[k + 1], cells[k + 2], cells[k + 3] = y[0] + x[0], y[0] + x[1], y[1] + x[0], y[1] + x[1]
-    shares[k], shares[k + 1], shares[k + 2], shares[k + 3] = w0, w1, w2, w3
+    weights[k], weights[k + 1], weights[k + 2], weights[k + 3] = w0, w1, w2, w3
     return (w0 + w1) + (w2 + w3)
 
 
 @inline
-def list_beside(cells, shares, k, x, y, corners, slot):
+def list_beside(cells, weights, k, x, y, corners, slot):
     """The same of the 3×2 cells of two tiles side by side."""
     a, b = slot, slot + 1
     w0, w1, w2 = corners[a, 0], corners[a, 1] + corners[b, 0], corners[b, 1]
     w3, w4, w5 = corners[a, 2], corners[a, 3] + corners[b, 2], corners[b, 3]
     cells[k], cells[k + 1], cells[k + 2] = y[0] + x[0], y[0] + x[1], y[0] + x[2]
     cells[k + 3], cells[k + 4], cells[k + 5] = y[1] + x[0], y[1] + x[1], y[1] + x[2]
-    shares[k], shares[k + 1], shares[k + 2], shares[k + 3], shares[k + 4], shares[k + 5] = w0, w1, w2, w3, w4, w5
+    weights[k], weights[k + 1], weights[k + 2], weights[k + 3], weights[k + 4], weights[k + 5] = w0, w1, w2, w3, w4, w5
     return ((w0 + w1) + (w2 + w3)) + (w4 + w5)
 
 
 @inline
-def list_below(cells, shares, k, x, y, corners, slot):
+def list_below(cells, weights, k, x, y, corners, slot):
     """The same of the 2×3 cells of two tiles, one below the other."""
     a, b = slot, slot + 1
     w0, w1, w2, w3 = corners[a, 0], corners[a, 1], corners[a, 2] + corners[b, 0], corners[a, 3] + corners[b, 1]
     w4, w5 = corners[b, 2], corners[b, 3]
     cells[k], cells[k + 1], cells[k + 2] = y[0] + x[0], y[0] + x[1], y[1] + x[0]
     cells[k + 3], cells[k + 4], cells[k + 5] = y[1] + x[1], y[2] + x[0], y[2] + x[1]
-    shares[k], shares[k + 1], shares[k + 2], shares[k + 3], shares[k + 4], shares[k + 5] = w0, w1, w2, w3, w4, w5
+    weights[k], weights[k + 1], weights[k + 2], weights[k + 3], weights[k + 4], weights[k + 5] = w0, w1, w2, w3, w4, w5
     return ((w0 + w1) + (w2 + w3)) + (w4 + w5)
 
 
 @inline
-def list_square(cells, shares, k, x, y, corners, slot):
+def list_square(cells, weights, k, x, y, corners, slot):
     """The same of the 3×3 cells of 2×2 tiles."""
     a, b, c, d = slot, slot + 1, slot + 2, slot + 3
     w0, w1, w2 = corners[a, 0], corners[a, 1] + corners[b, 0], corners[b, 1]
@@ -59,40 +62,41 @@ def list_square(cells, shares, k, x, y, corners, slot):
     cells[k], cells[k + 1], cells[k + 2] = y[0] + x[0], y[0] + x[1], y[0] + x[2]
     cells[k + 3], cells[k + 4], cells[k + 5] = y[1] + x[0], y[1] + x[1], y[1] + x[2]
     cells[k + 6], cells[k + 7], cells[k + 8] = y[2] + x[0], y[2] + x[1], y[2] + x[2]
-    shares[k], shares[k + 1], shares[k + 2], shares[k + 3], shares[k + 4] = w0, w1, w2, w3, w4
-    shares[k + 5], shares[k + 6], shares[k + 7], shares[k + 8] = w5, w6, w7, w8
+    weights[k], weights[k + 1], weights[k + 2], weights[k + 3], weights[k + 4] = w0, w1, w2, w3, w4
+    weights[k + 5], weights[k + 6], weights[k + 7], weights[k + 8] = w5, w6, w7, w8
     return (((w0 + w1) + (w2 + w3)) + ((w4 + w5) + (w6 + w7))) + w8
 
 
 @inline
-def list_line(cells, shares, k, line, first, reach, stride, columns, sums):
+def list_line(cells, weights, k, line, first, several, stride, columns, sums):
     """Those of a line of cells that have weight; returns the list's new end and the line's weight."""
     total = ZERO
-    for cell in range(reach):
+    for cell in range(several):
         if sums[cell] > ZERO:
-            cells[k], shares[k] = line * stride * columns + min(first + cell, columns - 1) * stride, sums[cell]
+            cells[k], weights[k] = line * stride * columns + min(first + cell, columns - 1) * stride, sums[cell]
             total += sums[cell]
             k += 1
     return k, total
 
 
 @inline
-def list_many(cells, shares, fours, rect, tile_cells, stride, size, corners, slot, upper, lower):
+def list_many(cells, weights, fours, rect, tile_cells, stride, size, corners, slot, lines_of_cells):
     """Fours of any rectangle of tiles, a line of cells summed over its tiles first; returns their end and Σ w."""
     left, top, across, down = rect
     cell_of_column, cell_of_row = tile_cells
     columns, lines = size
+    upper, lower = lines_of_cells
     first, line, k = np.int64(cell_of_column[left]), np.int64(cell_of_row[top]), 4 * fours
-    reach = cell_of_column[left + across - 1] - first + 2
-    for cell in range(reach):
+    several = cell_of_column[left + across - 1] - first + 2
+    for cell in range(several):
         upper[cell], lower[cell] = ZERO, ZERO
     total = ZERO
     for y in range(top, top + down):
         if cell_of_row[y] != line:  # then it is the next one: the line above is complete
-            k, added = list_line(cells, shares, k, line, first, reach, stride, columns, upper)
+            k, added = list_line(cells, weights, k, line, first, several, stride, columns, upper)
             total += added
             line = np.int64(cell_of_row[y])
-            for cell in range(reach):
+            for cell in range(several):
                 upper[cell], lower[cell] = lower[cell], ZERO
         for x in range(left, left + across):
             cell = cell_of_column[x] - first
@@ -101,27 +105,27 @@ def list_many(cells, shares, fours, rect, tile_cells, stride, size, corners, slo
             lower[cell] += corners[slot, 2]
             lower[cell + 1] += corners[slot, 3]
             slot += 1
-    k, added = list_line(cells, shares, k, line, first, reach, stride, columns, upper)
+    k, added = list_line(cells, weights, k, line, first, several, stride, columns, upper)
     total += added
-    k, added = list_line(cells, shares, k, min(line + 1, lines - 1), first, reach, stride, columns, lower)
+    k, added = list_line(cells, weights, k, min(line + 1, lines - 1), first, several, stride, columns, lower)
     while k % 4 > 0:  # filled up with nothing of a cell that counts anyway
-        cells[k], shares[k] = cells[4 * fours], ZERO
+        cells[k], weights[k] = cells[4 * fours], ZERO
         k += 1
     return k // 4, total + added
 
 
 @inline
 def add_fours(count, lists, values, rows, dimension):
-    """rows[owner : owner + D] += Σ share · values[cell : cell + D], four cells an owner; all are places in flat arrays.
+    """rows[owner : owner + D] += Σ weight · values[cell : cell + D], four cells per owner; indices of flat arrays.
 
-    The row of a later owner is sent for: they lie all over a memory that no cache holds.
+    The row of a later owner is prefetched: they lie all over a memory that no cache holds.
     """
-    owners, cells, shares = lists
+    owners, cells, weights = lists
     whole = dimension - dimension % TILE
     for k in range(count):
         row, ahead, i = owners[k], owners[min(k + ROW_PREFETCH, count - 1)], 4 * k
         c0, c1, c2, c3 = cells[i], cells[i + 1], cells[i + 2], cells[i + 3]
-        w0, w1, w2, w3 = shares[i], shares[i + 1], shares[i + 2], shares[i + 3]
+        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
         for d in range(0, whole, TILE):
             prefetch(rows, ahead + d)
             near = load(values, c0 + d) * w0 + load(values, c1 + d) * w1
@@ -134,13 +138,20 @@ def add_fours(count, lists, values, rows, dimension):
 
 @inline
 def add_sixes(count, lists, values, rows, dimension):
-    """The same of six cells an owner."""
-    owners, cells, shares = lists
+    """The same of six cells per owner."""
+    owners, cells, weights = lists
     whole = dimension - dimension % TILE
     for k in range(count):
         row, ahead, i = owners[k], owners[min(k + ROW_PREFETCH, count - 1)], 6 * k
         c0, c1, c2, c3, c4, c5 = cells[i], cells[i + 1], cells[i + 2], cells[i + 3], cells[i + 4], cells[i + 5]
-        w0, w1, w2, w3, w4, w5 = shares[i], shares[i + 1], shares[i + 2], shares[i + 3], shares[i + 4], shares[i + 5]
+        w0, w1, w2, w3, w4, w5 = (
+            weights[i],
+            weights[i + 1],
+            weights[i + 2],
+            weights[i + 3],
+            weights[i + 4],
+            weights[i + 5],
+        )
         for d in range(0, whole, TILE):
             prefetch(rows, ahead + d)
             near = load(values, c0 + d) * w0 + load(values, c1 + d) * w1 + load(values, c2 + d) * w2
@@ -154,15 +165,15 @@ def add_sixes(count, lists, values, rows, dimension):
 
 @inline
 def add_nines(count, lists, values, rows, dimension):
-    """The same of nine cells an owner."""
-    owners, cells, shares = lists
+    """The same of nine cells per owner."""
+    owners, cells, weights = lists
     whole = dimension - dimension % TILE
     for k in range(count):
         row, ahead, i = owners[k], owners[min(k + ROW_PREFETCH, count - 1)], 9 * k
         c0, c1, c2, c3, c4 = cells[i], cells[i + 1], cells[i + 2], cells[i + 3], cells[i + 4]
         c5, c6, c7, c8 = cells[i + 5], cells[i + 6], cells[i + 7], cells[i + 8]
-        w0, w1, w2, w3, w4 = shares[i], shares[i + 1], shares[i + 2], shares[i + 3], shares[i + 4]
-        w5, w6, w7, w8 = shares[i + 5], shares[i + 6], shares[i + 7], shares[i + 8]
+        w0, w1, w2, w3, w4 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3], weights[i + 4]
+        w5, w6, w7, w8 = weights[i + 5], weights[i + 6], weights[i + 7], weights[i + 8]
         for d in range(0, whole, TILE):
             prefetch(rows, ahead + d)
             near = load(values, c0 + d) * w0 + load(values, c1 + d) * w1 + load(values, c2 + d) * w2
@@ -178,12 +189,13 @@ def add_nines(count, lists, values, rows, dimension):
 
 @inline
 def empty_list(owners, cells):
+    """Room for a list of that many owners and cells per owner."""
     return np.empty(owners, np.int64), np.empty(owners * cells, np.int64), np.empty(owners * cells, np.float32)
 
 
 @inline
-def stretch(start, stop, slots):
-    """The end of the Gaussians from ``start`` on that are listed at once."""
+def listed_end(start, stop, slots):
+    """The end of the splats from ``start`` on that are listed at once."""
     end = start + 1
     while end < stop and slots[end + 1] - slots[start] <= SLOTS_AT_ONCE:
         end += 1
@@ -198,42 +210,45 @@ def neighbours(first, stride, count):
 
 
 @inline
-def list_gaussians(
-    start, stop, places, rects, slots, corners, tile_cells, size, dimension, fours, sixes, nines, upper, lower, totals
-):
-    """Fill the lists with those of [start, stop) that have weight; returns how many owners each list has."""
+def list_gaussians(start, stop, indices, sums, tiles, dimension, lists, lines_of_cells, totals):
+    """Fill the lists with those of [start, stop) that have weight; returns how many owners each list has.
+
+    ``lists``: of owners of four, six and nine cells. ``lines_of_cells``: two arrays of a line's length.
+    """
+    rects, slots, corners = sums.rects, sums.slots, sums.corners
+    tile_cells, size = (tiles.x.first_cells, tiles.y.first_cells), (tiles.x.cells, tiles.y.cells)
     cell_of_column, cell_of_row = tile_cells
     columns, lines = size
-    (owners4, cells4, shares4), (owners6, cells6, shares6), (owners9, cells9, shares9) = fours, sixes, nines
+    (owners4, cells4, weights4), (owners6, cells6, weights6), (owners9, cells9, weights9) = lists
     count4, count6, count9 = 0, 0, 0
     for i in range(start, stop):
         left, top, across, down = rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3]
-        owner, slot, total = places[i] * dimension, slots[i], ZERO
+        owner, slot, total = indices[i] * dimension, slots[i], ZERO
         x = neighbours(cell_of_column[left], dimension, columns)
         y = neighbours(cell_of_row[top], columns * dimension, lines)
         # Tiles beside each other have a column of cells in common, unless both lie between the same two.
         beside = (across == 2) & (cell_of_column[left + across - 1] > cell_of_column[left])
         below = (down == 2) & (cell_of_row[top + down - 1] > cell_of_row[top])
         if across == 1 and down == 1:
-            total = list_one(cells4, shares4, 4 * count4, x, y, corners, slot)
+            total = list_one(cells4, weights4, 4 * count4, x, y, corners, slot)
             owners4[count4] = owner
             count4 += 1 if total > ZERO else 0
         elif beside and down == 1:
-            total = list_beside(cells6, shares6, 6 * count6, x, y, corners, slot)
+            total = list_beside(cells6, weights6, 6 * count6, x, y, corners, slot)
             owners6[count6] = owner
             count6 += 1 if total > ZERO else 0
         elif below and across == 1:
-            total = list_below(cells6, shares6, 6 * count6, x, y, corners, slot)
+            total = list_below(cells6, weights6, 6 * count6, x, y, corners, slot)
             owners6[count6] = owner
             count6 += 1 if total > ZERO else 0
         elif beside and below:
-            total = list_square(cells9, shares9, 9 * count9, x, y, corners, slot)
+            total = list_square(cells9, weights9, 9 * count9, x, y, corners, slot)
             owners9[count9] = owner
             count9 += 1 if total > ZERO else 0
         elif across * down > 0:
             rect, first = (left, top, across, down), count4
             count4, total = list_many(
-                cells4, shares4, count4, rect, tile_cells, dimension, size, corners, slot, upper, lower
+                cells4, weights4, count4, rect, tile_cells, dimension, size, corners, slot, lines_of_cells
             )
             owners4[first:count4] = owner
         totals[i] += total
@@ -241,23 +256,26 @@ def list_gaussians(
 
 
 @kernel
-def add_coarse(
-    start, stop, places, rects, slots, corners, cell_of_column, cell_of_row, columns, lines, cells, numerator, totals
-):
-    """Add the coarse cells' features to the rows of a range of Gaussians, and their Wᵀ m to ``totals``."""
-    dimension = cells.shape[1]
+def add_coarse(start, stop, indices, sums, tiles, cells, numerator, totals):
+    """Add the cells' features to the rows of the splats ``start <= i < stop``, and their Wᵀ m to ``totals`` [V].
+
+    Args:
+        indices: [V] each splat's row of ``numerator`` [N, D].
+        sums, tiles: `CornerSums`, and how cells cover the image.
+        cells: F [rows · columns, D], row by row.
+    """
+    dimension, columns = cells.shape[1], tiles.x.cells
     values, rows = cells.reshape(-1), numerator.reshape(-1)
-    tiles = cell_of_column.shape[0] * cell_of_row.shape[0]
-    fours = empty_list(max(SLOTS_AT_ONCE, tiles), 4)
+    tile_count = tiles.x.first_cells.shape[0] * tiles.y.first_cells.shape[0]
+    fours = empty_list(max(SLOTS_AT_ONCE, tile_count), 4)
     sixes, nines = empty_list(SLOTS_AT_ONCE // 2, 6), empty_list(SLOTS_AT_ONCE // 4, 9)
-    upper, lower = np.empty(columns + 1, np.float32), np.empty(columns + 1, np.float32)
+    lines_of_cells = np.empty(columns + 1, np.float32), np.empty(columns + 1, np.float32)
     first = start
     while first < stop:
-        end = stretch(first, stop, slots)
+        end = listed_end(first, stop, sums.slots)
         count4, count6, count9 = list_gaussians(
-            first, end, places, rects, slots, corners, (cell_of_column, cell_of_row), (columns, lines), dimension,
-            fours, sixes, nines, upper, lower, totals,
-        )  # fmt: skip
+            first, end, indices, sums, tiles, dimension, (fours, sixes, nines), lines_of_cells, totals
+        )
         add_fours(count4, fours, values, rows, dimension)
         add_sixes(count6, sixes, values, rows, dimension)
         add_nines(count9, nines, values, rows, dimension)

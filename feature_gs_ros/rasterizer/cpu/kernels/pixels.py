@@ -13,14 +13,17 @@ ZERO = np.float32(0)
 
 
 @kernel
-def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edges_y, features, valid, sums):
-    """``sums`` [pairs, D + 1] by slot: Σ w m F over a pair's pixels, and Σ w m."""
+def pixel_sums(start, stop, splats, bins, tiles, features, valid, sums):
+    """``sums`` [pairs, D + 1] by slot: Σ_p w m F over a pair's pixels, and Σ_p w m; of the tiles ``start <= t < stop``.
+
+    ``features`` F [H, W, D]; ``valid`` m [H, W], or [0, 0] where all pixels count.
+    """
+    entries, gaussians, pair_slots = bins.entries, bins.gaussians, bins.pair_slots
     channels = features.shape[2]
     transmittance, weights = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     planes = np.empty((channels + 1) * LANES, np.float32)  # channels first: a channel's rows are vectors
-    columns = edges_x.shape[0] - 1
     for tile in range(start, stop):
-        x0, x1, y0, y1 = start_tile(tile, edges_x, edges_y, columns, transmittance)
+        x0, x1, y0, y1 = start_tile(tile, tiles, transmittance)
         for lane in range(LANES):
             x, y = min(x0 + lane % TILE, x1 - 1), min(y0 + lane // TILE, y1 - 1)
             count = valid[y, x] if valid.shape[0] > 0 else np.float32(1)
@@ -50,11 +53,11 @@ def pixel_sums(start, stop, splats, entries, gaussians, pair_slots, edges_x, edg
 
 
 @kernel
-def add_sums(start, stop, places, slots, sums, numerator, totals):
-    """Add the sums of each Gaussian's pairs to its row of the accumulators."""
+def add_sums(start, stop, indices, slots, sums, numerator, totals):
+    """Add the sums of each splat's pairs, slot by slot, to its row of ``numerator`` [N, D] and to ``totals`` [V]."""
     channels = sums.shape[1] - 1
     for i in range(start, stop):
-        row = numerator[places[i]]
+        row = numerator[indices[i]]
         added = ZERO
         for slot in range(slots[i], slots[i + 1]):
             for channel in range(channels):

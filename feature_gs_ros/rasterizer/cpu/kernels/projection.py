@@ -32,10 +32,10 @@ ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 
 @kernel
 def blocks_in_view(low, high, largest, planes, slack, found):
-    """Stretches of sixteen Gaussians that may hold some that touch the image, into ``found`` [≥ S + 16]; how many.
+    """Blocks of sixteen Gaussians that may hold some that touch the image, into ``found`` [≥ B + 16]; returns how many.
 
-    The means of each lie in a box [low, high] [S, 3], no scale is above ``largest`` [S]. ``planes`` [5, 5] are those
-    of `rasterizer.projection` in the map's frame; rounding moves none by more than slack[:, 0] a unit of distance
+    The means of each lie in a box [low, high] [B, 3], no scale is above ``largest`` [B]. ``planes`` [5, 5] are those
+    of `touching_planes` in the map's frame; rounding moves none by more than slack[:, 0] per unit of distance
     from the origin and slack[:, 1].
     """
     blocks, count = low.shape[0], 0
@@ -57,16 +57,26 @@ def blocks_in_view(low, high, largest, planes, slack, found):
 
 
 @kernel
-def project(start, stop, blocks, means, quats, scales, opacities, pose, intrinsics, planes, splats, depths, places):
-    """Those of blocks [start, stop) of a list that can touch the image, side by side; returns how many.
+def project(start, stop, blocks, geometry, camera, planes, room):
+    """Project the Gaussians of ``blocks[start:stop]``, 16 each, that can touch the image; returns how many.
 
-    They are written from 16 · start on, and 16 · stop is never reached, but all between may be written over.
+    Mean μ = (fx x/z + cx, fy y/z + cy); covariance Σ = J R S Sᵀ Rᵀ Jᵀ + EPS2D · 1 with J the pinhole's Jacobian, its
+    tangents clamped (`lens_of`); conic Σ⁻¹; footprint √Σ_xx and √Σ_yy times the distance at which α falls to ALPHA_MIN.
+    Dropped are Gaussians before NEAR_PLANE, those outside ``planes`` [5, 5], and footprints beside the image.
+
+    Args:
+        geometry, camera: `Geometry` and `Pinhole`; float32 throughout.
+        room: `Projected`, written from 16 · start on, in ascending order of the indices; 16 · stop is never reached,
+            but all between may be written over.
     """
+    means, quats, scales, opacities = geometry
+    pose, intrinsics = camera.pose, camera.intrinsics
+    splats, depths, indices = room.splats, room.depths, room.indices
     count = start * SIZE
     lens, width, height = lens_of(intrinsics), intrinsics[4], intrinsics[5]
     for k in range(start, stop):
         first = np.int64(blocks[k]) * SIZE
-        send_for(np.int64(blocks[min(k + PREFETCH, stop - 1)]) * SIZE, means, quats, scales, opacities)
+        prefetch_block(np.int64(blocks[min(k + PREFETCH, stop - 1)]) * SIZE, means, quats, scales, opacities)
         x, y, z = to_camera(load_triples(means, first), pose)
         s0, s1, s2 = load_triples(scales, first)
         opacity = load_scalars(opacities, first)
@@ -82,7 +92,7 @@ def project(start, stop, blocks, means, quats, scales, opacities, pose, intrinsi
         quat = load_quadruples(quats, first)
         mean_x, mean_y, xx, xy, yy, determinant, sharp = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens)
         determinant = minimum(determinant, LARGEST)
-        if intrinsics[6] > ZERO:  # antialiased: what the blur spreads over the plane is taken from the peak
+        if camera.antialiased:  # antialiased: what the blur spreads over the plane is taken from the peak
             opacity = opacity * square_root(minimum(sharp, LARGEST) / maximum(determinant, SMALLEST))
             possible &= opacity >= ALPHA_MIN
         # alpha >= 1/255 ends at this Mahalanobis distance; a hair wider, so that only the alpha test decides.
@@ -96,22 +106,23 @@ def project(start, stop, blocks, means, quats, scales, opacities, pose, intrinsi
         columns = (mean_x, mean_y, yy * inverse, ZERO - xy * inverse, xx * inverse, opacity, radius_x, radius_y)
         pack_octets(splats, count, columns, kept)
         pack_scalars(depths, count, z, kept)
-        pack_indices(places, count, first, kept)
+        pack_indices(indices, count, first, kept)
         count += count_bits(kept)
     return count - start * SIZE
 
 
 @kernel
-def close_gap(to, start, count, splats, depths, places):
+def close_gap(to, start, count, room):
     """Move ``count`` splats that begin at ``start`` down to ``to``."""
+    splats, depths, indices = room.splats, room.depths, room.indices
     for k in range(count if to < start else 0):
         for column in range(splats.shape[1]):
             splats[to + k, column] = splats[start + k, column]
-        depths[to + k], places[to + k] = depths[start + k], places[start + k]
+        depths[to + k], indices[to + k] = depths[start + k], indices[start + k]
 
 
 @inline
-def send_for(first, means, quats, scales, opacities):
+def prefetch_block(first, means, quats, scales, opacities):
     """Ask for sixteen Gaussians from memory: blocks in view lie apart, so the processor can't know the next one."""
     for line in range(3):
         prefetch(means, first * 3 + line * SIZE)

@@ -13,7 +13,10 @@ C2, C3 = tuple(map(np.float32, sh.C2)), tuple(map(np.float32, sh.C3))
 
 @kernel
 def colors(start, stop, coefficients, means, eye, rows, colors):
-    """Colours max(SH(direction) + ½, 0) of the rows ``start <= k < stop``, seen from the eye."""
+    """Colours max(Σ_c Y_c(direction) coefficient_c + ½, 0) [V, 3] of ``rows[start:stop]``, float32.
+
+    ``coefficients`` [N, 1, 4, 9 or 16, 3]; the direction goes from ``eye`` [3] to ``means`` [N, 3].
+    """
     count = coefficients.shape[1]
     basis = np.empty(16, np.float32)
     basis[0] = C0
