@@ -44,11 +44,11 @@ NEIGHBOURS = 5
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """A view of the map, and the picture that a camera takes there, with the truth."""
+    """A view of the map, and the image that a camera takes there, with the truth."""
 
     posed: PosedView
     view: View
-    picture: SyntheticView
+    recorded: SyntheticView
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -104,7 +104,7 @@ def methods(views: int) -> dict[str, float]:
     recorded = [_shot(gaussians, posed) for posed in recorded_views(views)]
     start = time.perf_counter()
     extractor = make_extractor("imagenet-parts")
-    grids = [extractor.extract(shot.picture.image, shot.posed.name) for shot in recorded]
+    grids = [extractor.extract(shot.recorded.image, shot.posed.name) for shot in recorded]
     extracting = time.perf_counter() - start
     start = time.perf_counter()
     provenance = Provenance(gaussians.checksum, splat_from_map=SPLAT_FROM_MAP)
@@ -113,9 +113,9 @@ def methods(views: int) -> dict[str, float]:
         projector.add(shot.view, grid, name=shot.posed.name)
     field = projector.field()
     lifting = time.perf_counter() - start
-    clearest = max(recorded, key=lambda shot: np.count_nonzero(_marks(shot.picture) == 1))
+    clearest = max(recorded, key=lambda shot: np.count_nonzero(_marks(shot.recorded) == 1))
     start = time.perf_counter()
-    source = make_source(clearest.picture.image, _marks(clearest.picture), {1: "handle"}, extractor, name="red mug")
+    source = make_source(clearest.recorded.image, _marks(clearest.recorded), {1: "handle"}, extractor, name="red mug")
     library = Library.of(extractor).add(source)
     adding = time.perf_counter() - start
 
@@ -148,10 +148,10 @@ def _shot(gaussians: GaussianMap, posed: PosedView) -> Shot:
     return Shot(posed, view, render_view(mugs(), CAMERA, posed.camera_from_map))
 
 
-def _marks(picture: SyntheticView) -> NDArray[np.uint8]:
+def _marks(recorded: SyntheticView) -> NDArray[np.uint8]:
     """The red mug's handle; the other two mugs count for nothing."""
-    labels: NDArray[np.uint8] = (picture.part_labels == 1).astype(np.uint8)
-    labels[np.isin(picture.object_labels, [2, 3])] = IGNORE
+    labels: NDArray[np.uint8] = (recorded.part_labels == 1).astype(np.uint8)
+    labels[np.isin(recorded.object_labels, [2, 3])] = IGNORE
     return labels
 
 
@@ -159,7 +159,7 @@ def _judged(transferred: Transfer, hidden: list[Shot]) -> tuple[float, float]:
     """IoU and recall over the handles of all three mugs."""
     confusion = Confusion(2)
     for shot in hidden:
-        true = np.isin(shot.picture.part_labels, [1, 2, 3]).astype(np.int64)
+        true = np.isin(shot.recorded.part_labels, [1, 2, 3]).astype(np.int64)
         confusion.add(render_affordances(shot.view, transferred).numpy(), true)
     return float(confusion.iou()[1]), float(confusion.recall()[1])
 

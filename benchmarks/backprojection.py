@@ -102,7 +102,7 @@ def _nonzeros(gaussians: GaussianMap, grid: FeatureGrid) -> int:
 
 
 def _plain_loop(gaussians: GaussianMap, features: Tensor, numerator: Tensor) -> None:
-    """What a D-channel backward pass does: every pixel's D numbers to every Gaussian that it sees."""
+    """What a D-channel backward pass does: every pixel's D channels to every Gaussian that it sees."""
     projection = _cpu_view(gaussians).projection
     layout = pixel_layout(WIDTH, HEIGHT)
     bins = bin_pairs(projection, layout)
@@ -119,7 +119,7 @@ def _plain_loop(gaussians: GaussianMap, features: Tensor, numerator: Tensor) -> 
 
 
 @numba.njit(fastmath=True, cache=True)  # type: ignore[untyped-decorator]
-def _accumulate(splats, places, entries, gaussians, edges_x, edges_y, features, numerator):  # type: ignore[no-untyped-def]
+def _accumulate(splats, indices, entries, gaussians, edges_x, edges_y, features, numerator):  # type: ignore[no-untyped-def]
     columns = edges_x.shape[0] - 1
     dimension = features.shape[2]
     for tile in range(entries.shape[0] - 1):
@@ -140,4 +140,4 @@ def _accumulate(splats, places, entries, gaussians, edges_x, edges_y, features, 
                         break
                     transmittance -= weight
                     for d in range(dimension):
-                        numerator[places[i], d] += weight * features[y, x, d]
+                        numerator[indices[i], d] += weight * features[y, x, d]

@@ -28,10 +28,10 @@ from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.rasterizer import View, view
 from feature_gs_ros.synthetic import record, tabletop
 
-DIMENSION, FEW, CELL = 512, 64, 8  # of the teacher, of the codes; pixels a cell
+DIMENSION, NARROW_CHANNELS, CELL = 512, 64, 8  # of the teacher, of the codes; pixels per cell
 NOISE = 0.5  # of a feature, relative to an embedding's length: what a network adds from cell to cell
 VIEWS, WIDTH, HEIGHT, GAUSSIANS = 24, 640, 480, 20_000
-PLATEAU, PATIENCE = 1e-3, 3  # gain of the cosine over so many epochs under which training stands still
+PLATEAU, PLATEAU_EPOCHS = 1e-3, 3  # gain of the cosine over so many epochs under which training stands still
 WITHIN = 0.005
 PASSES = 4  # of solving at most, the command's default
 BAND = 32  # rows of an image whose features are held at once
@@ -97,7 +97,7 @@ def _solving_against_training(scene: _Scene) -> tuple[Tensor, dict[str, float]]:
     """Products with A or Aᵀ of one view until Adam's first plateau, and until solving is as good."""
     trainer = FeatureTrainer(scene.targets, FrozenOptions(iterations=10**9))
     start, epochs = time.perf_counter(), [0.0]
-    while len(epochs) <= PATIENCE or epochs[-1] - epochs[-1 - PATIENCE] > PLATEAU:
+    while len(epochs) <= PLATEAU_EPOCHS or epochs[-1] - epochs[-1 - PLATEAU_EPOCHS] > PLATEAU:
         for _ in scene.targets:
             trainer.step()
         epochs.append(rendered_cosine(trainer.features, scene.held))
@@ -129,9 +129,9 @@ def _solving_against_training(scene: _Scene) -> tuple[Tensor, dict[str, float]]:
 
 
 def _decoder(scene: _Scene, solved: Tensor) -> dict[str, float]:
-    """Rendering 64 numbers and lifting them to 512 against rendering 512: seconds, and mIoU on views left out."""
+    """Rendering 64 channels and lifting them to 512 against rendering 512: seconds, and mIoU on views left out."""
     cells = torch.cat([target.wanted for target in scene.targets])
-    codec = fit_pca(cells[:: max(1, len(cells) // 20_000)], FEW)
+    codec = fit_pca(cells[:: max(1, len(cells) // 20_000)], NARROW_CHANNELS)
     encoded = [(target.operator, codec.encode(target.wanted)) for target in scene.targets]
     decoder = Decoder.of_codec(codec)
     trainer = FeatureTrainer(
@@ -144,9 +144,9 @@ def _decoder(scene: _Scene, solved: Tensor) -> dict[str, float]:
     few = _seconds(lambda: _scores(drawn, codes, trained, scene.embeddings))
     quality = [_miou(scene, solved, None), _miou(scene, codes, trained)]
     print(f"  rendering {DIMENSION}: {whole:.2f} s a view, mIoU {quality[0]:.3f}; ", end="")
-    print(f"rendering {FEW} and decoding: {few:.2f} s, mIoU {quality[1]:.3f}: {whole / few:.2f}x faster")
+    print(f"rendering {NARROW_CHANNELS} and decoding: {few:.2f} s, mIoU {quality[1]:.3f}: {whole / few:.2f}x faster")
     return {
-        f"rendering {DIMENSION} over rendering {FEW} and decoding": whole / few,
+        f"rendering {DIMENSION} over rendering {NARROW_CHANNELS} and decoding": whole / few,
         "mIoU of decoding less that of rendering all": quality[1] - quality[0],
     }
 

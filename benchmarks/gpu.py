@@ -118,7 +118,7 @@ def predictions() -> None:
 
     backend, gaussians = get_backend("warp-cpu"), room(FULL.gaussians)
     print(
-        f"{FULL.gaussians} Gaussians, {FULL.width}x{FULL.height}, of a batch of {BATCH} views; at least, in ms a view:"
+        f"{FULL.gaussians} Gaussians, {FULL.width}x{FULL.height}, a batch of {BATCH} views; at least, in ms per view:"
     )
     for cell in (16, 2):
         view = rasterizer.view(gaussians, FULL.camera, POSE, backend)
@@ -337,7 +337,7 @@ def paper(backend: CudaBackend, size: Size, results: Results) -> None:
 
         try:
             results[f"paper's way {channels} seconds"] = seconds = timed(lift, device, 3)
-        except (RuntimeError, ImportError, OSError) as error:  # no nvcc, or no room for D channels of every pixel
+        except (RuntimeError, ImportError, OSError) as error:  # no nvcc, or no memory for D channels of every pixel
             results["paper's way"] = f"not measured: {str(error)[:200]}"
             return
         for cell in (16, 14, 2):

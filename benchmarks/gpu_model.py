@@ -27,8 +27,8 @@ wp.set_module_options({"enable_backward": False})
 WARP = 32
 ROWS_PER_WARP = 2  # of a tile's pixels
 # Instructions per step of a warp, counted in the listings of sm_90 to within a third.
-STEP = 45  # find the Gaussian, its six numbers, σ, exp, the transmittance
-CORNERS = 40  # four weights, six exchanges, the sum's place
+STEP = 45  # find the Gaussian, its six values, σ, exp, the transmittance
+CORNERS = 40  # four weights, six exchanges, the sum's index
 CHANNEL = 3  # one more channel of a blended value: load, multiply and add
 PIXEL_ATOMIC = 12  # one cell of a fine grid
 PAPER_CHANNEL = 14  # of the backward pass of a D-channel render: load, five exchanges with their sums, an atomic add
@@ -108,7 +108,7 @@ def count(view: CudaView, gaussians: GaussianMap, grid: FeatureGrid) -> Counts:
     counted = torch.zeros(3, dtype=torch.int64)
     launch(count_steps, layout.tiles * BLOCK, view.device, pairs.tiles, counted)
     inside, before, drawn = counted.tolist()
-    # A warp goes on until its last ray has ended: the share of steps left lies between that of its pixels and 1.
+    # A warp goes on until its last ray has ended: the fraction of steps left lies between that of its pixels and 1.
     parts, nonzeros = blocks_of(view, grid, None), 0
     for part in parts:
         weights = torch.zeros(part.size)

@@ -90,7 +90,7 @@ def compare_codes(
 
 
 def accuracy(field: FeatureField, views: list[Annotation]) -> tuple[float, float]:
-    """Share of right pixels: of all, and of those that show an object."""
+    """Fraction of right pixels: of all, and of those that show an object."""
     extractor = extractor_of(field.extractor)
     assert isinstance(extractor, IdentityExtractor)
     values = np.array(extractor.values)
@@ -122,12 +122,12 @@ def compare_association(shown: list[Annotation]) -> None:
     merged = sum(len(part) > 1 for part in parts)
     objects = set(truth.values())
     sizes = {value: sum(v == value for v in truth.values()) for value in objects}
-    shares = {
+    fractions = {
         truth[members[0]]: len(members) / sizes[truth[members[0]]]
         for members, part in reversed(list(zip(association.objects.values(), parts, strict=True)))
         if len(part) == 1
     }
-    found = sum(share >= 0.8 for share in shares.values())
+    found = sum(fraction >= 0.8 for fraction in fractions.values())
     print(
         f"association of {association.masks} masks: {found} of {len(objects)} objects keep 80% of their masks "
         f"({found / len(objects):.1%}), {merged} clusters mix two, {seconds:.1f} s"

@@ -35,7 +35,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "back-projection": ("backproject",),
     "solving": ("distill",),
     "distillation, frozen": ("distill", "--method", "train"),
-    "joint, 64 numbers": ("distill", "--method", "train", "--joint", "--dims", "64", "--iterations", "400"),
+    "joint, 64 channels": ("distill", "--method", "train", "--joint", "--dims", "64", "--iterations", "400"),
     "colours alone": ("distill", "--method", "train", "--joint", "--dims", "64", "--iterations", "400", "--gamma", "0"),
 }
 

@@ -126,7 +126,7 @@ def objects() -> dict[str, float]:
 
 
 def neighbours() -> dict[str, float]:
-    """The five nearest of 10k patches of 384 numbers in 60 groups, for 100k features near them; exact and by groups."""
+    """The five nearest of 10k patches of 384 channels in 60 groups, of 100k features near them; exact, by groups."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(60, 384, generator=generator)
     patches = centres[torch.randint(60, (10_000,), generator=generator)] + 0.7 * torch.randn(10_000, 384)
@@ -153,11 +153,11 @@ def reading() -> dict[str, float]:
 
 def memory() -> dict[str, float]:
     """Memory taken over announced, in a process of its own."""
-    share = float(subprocess.run(
-        [sys.executable, "-m", "benchmarks.queries", "share"], capture_output=True, text=True, check=True
+    fraction = float(subprocess.run(
+        [sys.executable, "-m", "benchmarks.queries", "fraction"], capture_output=True, text=True, check=True
     ).stdout.split()[-1])  # fmt: skip
-    print(f"memory taken over memory announced, 500k Gaussians x 768: {share:.2f}")
-    return {"memory taken over announced": share}
+    print(f"memory taken over memory announced, 500k Gaussians x 768: {fraction:.2f}")
+    return {"memory taken over announced": fraction}
 
 
 PARTS: dict[str, Callable[[], dict[str, float]]] = {
@@ -201,7 +201,7 @@ def _timed(work: Callable[[], object]) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
-def memory_share() -> float:
+def memory_fraction() -> float:
     """Peak memory of back-projecting a few views over what `memory_needed` says, in a process of its own."""
     gaussians = room(500_000)
     grid = grid_of_cells(16, 768)
@@ -225,4 +225,4 @@ def _resident(what: str = "VmRSS") -> int:
 
 
 if __name__ == "__main__":
-    print(memory_share() if sys.argv[1:] == ["share"] else main(sys.argv[1:]))
+    print(memory_fraction() if sys.argv[1:] == ["fraction"] else main(sys.argv[1:]))

@@ -69,7 +69,7 @@ def cloud() -> dict[str, float]:
 
 
 def question(folder: Path) -> dict[str, float]:
-    """~/query_text from call to response: the share of each step."""
+    """~/query_text from call to response: the fraction of each step."""
     from ros.harness import ACTIVATE, CONFIGURE, Robot, Starter
 
     from feature_gs_ros.srv import QueryText
@@ -112,8 +112,8 @@ def question(folder: Path) -> dict[str, float]:
             total = time.perf_counter() - start
             steps = {step.step: step.seconds for step in response.answer.timing}
             steps["transport"] = total - sum(steps.values())
-            shares = ", ".join(f"{step} {1e3 * s:.0f} ms ({s / total:.0%})" for step, s in steps.items())
-            print(f"{name}, {QUESTION} x {DIMENSION}, {response.cloud.width} found: {1e3 * total:.0f} ms: {shares}")
+            fractions = ", ".join(f"{step} {1e3 * s:.0f} ms ({s / total:.0%})" for step, s in steps.items())
+            print(f"{name}, {QUESTION} x {DIMENSION}, {response.cloud.width} found: {1e3 * total:.0f} ms: {fractions}")
             figures[f"{name}, s"] = total
         return figures
     finally:
@@ -130,7 +130,7 @@ def stream(folder: Path, rate: float) -> dict[str, float]:
     gaussians = room(STREAM)
     save_ply(gaussians, folder / "room.ply")
     poses = [_turned(k / VIEWS) for k in range(VIEWS)]
-    pictures = [to_image(view(gaussians, CAMERA, pose).render_color()) for pose in poses]
+    images = [to_image(view(gaussians, CAMERA, pose).render_color()) for pose in poses]
     robot = Robot(CAMERA)
     starter = Starter(folder / "room.ply", folder, robot)
     try:
@@ -147,12 +147,12 @@ def stream(folder: Path, rate: float) -> dict[str, float]:
         watch = Watch(robot)
         robot.publish_info(robot.now())
         for k in range(VIEWS):  # kernels compiled, buffers warm
-            robot.publish_posed(pictures[k], poses[k])
+            robot.publish_posed(images[k], poses[k])
             time.sleep(0.2)
         watch.outcome(VIEWS, 60)
         sent, start = 0, time.monotonic()
         while time.monotonic() - start < SECONDS:
-            robot.publish_posed(pictures[sent % VIEWS], poses[sent % VIEWS])
+            robot.publish_posed(images[sent % VIEWS], poses[sent % VIEWS])
             sent += 1
             time.sleep(max(0.0, start + sent / rate - time.monotonic()))
         used, left_out = watch.outcome(sent, 60)

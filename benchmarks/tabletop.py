@@ -1,4 +1,4 @@
-"""The recorded tabletop, whole: the share of each stage and the quality by the defaults. Needs FEATURE_GS_TABLETOP."""
+"""The recorded tabletop, whole: each stage's fraction and the quality by the defaults. Needs FEATURE_GS_TABLETOP."""
 
 from __future__ import annotations
 

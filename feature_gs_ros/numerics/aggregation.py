@@ -15,9 +15,9 @@ from feature_gs_ros.numerics.multigrid import Level, SparseRows
 from feature_gs_ros.numerics.runtime import kernel
 
 STRENGTH = 0.05  # an edge a_ij is strong over this fraction of √(a_ii a_jj); half as much per level
-COARSEST = 200  # unknowns that are solved for exactly
-STALLED = 0.8  # of a level's unknowns left on the next: coarser levels would gain nothing
-DENSEST = 2000  # unknowns of a coarsest level that wouldn't coarsen, at most: solved by a dense inverse
+EXACT_UNKNOWNS = 200  # unknowns that are solved for exactly
+MAX_COARSENING_FRACTION = 0.8  # of a level's unknowns left on the next: coarser levels would gain nothing
+MAX_DENSE_UNKNOWNS = 2000  # unknowns of a coarsest level that wouldn't coarsen, at most: solved by a dense inverse
 POWER_STEPS = 12
 
 
@@ -32,10 +32,14 @@ def hierarchy_of(adjacency: sparse.csr_array, null: NDArray[np.float64]) -> list
     levels, strength = [], STRENGTH
     while True:
         diagonal = matrix.diagonal()
-        if len(null) > COARSEST:
+        if len(null) > EXACT_UNKNOWNS:
             strong = _strong(matrix, diagonal, strength)
             owner, count = _aggregated(strong)
-        if len(null) <= COARSEST or (count > STALLED * len(null) and len(null) <= DENSEST) or count == len(null):
+        if (
+            len(null) <= EXACT_UNKNOWNS
+            or (count > MAX_COARSENING_FRACTION * len(null) and len(null) <= MAX_DENSE_UNKNOWNS)
+            or count == len(null)
+        ):
             levels.append(_level(matrix, null, 0.0, None))
             return levels
         coarse_null = np.sqrt(np.bincount(owner, null**2, count))

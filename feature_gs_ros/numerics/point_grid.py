@@ -123,14 +123,14 @@ def _kth_in_parallel(count: int, arguments: tuple[object, ...]) -> None:
 
 @inline
 def _slot(table, corners, x, y, z):
-    """Where the cube with this corner stands in the table, or the free place where it would."""
+    """The slot of the table in which the cube with this corner stands, or the free one in which it would."""
     mask = table.shape[0] - 1
-    place = ((x * 73856093) ^ (y * 19349663) ^ (z * 83492791)) & mask
-    while table[place] >= 0 and not (
-        corners[table[place], 0] == x and corners[table[place], 1] == y and corners[table[place], 2] == z
+    slot = ((x * 73856093) ^ (y * 19349663) ^ (z * 83492791)) & mask
+    while table[slot] >= 0 and not (
+        corners[table[slot], 0] == x and corners[table[slot], 1] == y and corners[table[slot], 2] == z
     ):
-        place = (place + 1) & mask
-    return place
+        slot = (slot + 1) & mask
+    return slot
 
 
 @kernel
@@ -140,12 +140,12 @@ def _fill(points, low, side, table, corners, cell):
         x = np.int64(np.floor((points[i, 0] - low[0]) / side))
         y = np.int64(np.floor((points[i, 1] - low[1]) / side))
         z = np.int64(np.floor((points[i, 2] - low[2]) / side))
-        place = _slot(table, corners, x, y, z)
-        if table[place] < 0:
+        slot = _slot(table, corners, x, y, z)
+        if table[slot] < 0:
             corners[cells, 0], corners[cells, 1], corners[cells, 2] = x, y, z
-            table[place] = cells
+            table[slot] = cells
             cells += 1
-        cell[i] = table[place]
+        cell[i] = table[slot]
     return cells
 
 
@@ -161,9 +161,9 @@ def _near_cells(start, stop, table, corners, around, near, counts):
     for c in range(start, stop):
         for k in range(around.shape[0]):
             x, y, z = corners[c, 0] + around[k, 0], corners[c, 1] + around[k, 1], corners[c, 2] + around[k, 2]
-            place = _slot(table, corners, x, y, z)
-            if table[place] >= 0:
-                near[c, counts[c]] = table[place]
+            slot = _slot(table, corners, x, y, z)
+            if table[slot] >= 0:
+                near[c, counts[c]] = table[slot]
                 counts[c] += 1
 
 

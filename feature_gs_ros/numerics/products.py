@@ -10,13 +10,13 @@ from feature_gs_ros.numerics.device import in_torch
 from feature_gs_ros.numerics.runtime import kernel, parallel_for
 from feature_gs_ros.numerics.simd import SIZE, broadcast, load, total
 
-FEW = 4  # vectors; more are a matrix product, in which torch is at home
+MAX_VECTORS = 4  # vectors; more are a matrix product, in which torch is at home
 
 
 def inner_products(features: Tensor, others: Tensor) -> Tensor:  # [M, D], [P, D] -> [M, P]
     """``features · others``, float32. For one vector torch takes a third more time than reading the features does."""
     plain = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in (features, others))
-    if len(others) > FEW or not plain or in_torch(features.device):
+    if len(others) > MAX_VECTORS or not plain or in_torch(features.device):
         return functional.linear(features, others)
     products = torch.empty(len(features), len(others))
     arrays = (features.detach().numpy(), others.detach().numpy(), products.numpy())

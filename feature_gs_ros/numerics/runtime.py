@@ -33,7 +33,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile for the CPU: no GIL, fused and reassociated float arithmetic, cached where the user can write."""
     settings: Any = numba.config
     base = Path(settings.CACHE_DIR or cache_folder("numba"))
-    folder = str(base / _room_version(Path(function.__code__.co_filename)))
+    folder = str(base / _folder_version(Path(function.__code__.co_filename)))
 
     def compile_cached(cached: bool) -> Any:
         return numba.njit(function, nogil=True, fastmath=True, cache=cached)
@@ -122,14 +122,14 @@ def _shared_pool() -> ThreadPoolExecutor:
         return _pool
 
 
-def _room_version(source: Path) -> str:
-    """Changes with any file of the room, and with the vectors: numba only looks at a kernel's own file, not at the
-    pieces that it calls."""
+def _folder_version(source: Path) -> str:
+    """Changes with any file of the kernel's top-level folder, and with the vectors: numba only looks at a kernel's own
+    file, not at the pieces that it calls."""
     package = Path(__file__).parents[1]
-    room = package / source.relative_to(package).parts[0] if source.is_relative_to(package) else source
+    folder = package / source.relative_to(package).parts[0] if source.is_relative_to(package) else source
     files = [
-        *(sorted(room.rglob("*.py")) if room.is_dir() else [room]),
+        *(sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]),
         *sorted(SIMD.rglob("*.py")),
     ]
     stamps = [_variant, *((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)]
-    return f"{room.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
+    return f"{folder.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"

@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.numerics.runtime import inline, kernel
 
-WIDEST_DIGIT = 14  # bits: two passes over a view's depths
+MAX_DIGIT_BITS = 14  # bits: two passes over a view's depths
 
 
 def argsort_unsigned(keys: NDArray[np.uint32]) -> NDArray[np.int32]:
     """Stable argsort [n] of unsigned integers [n]."""
     if len(keys) == 0:
         return np.zeros(0, np.int32)
-    smallest = keys.min()
-    width = int(keys.max() - smallest).bit_length()
-    passes = max(2, -(-width // WIDEST_DIGIT))
-    order: NDArray[np.int32] = _radix_argsort(keys, smallest, passes, max(1, -(-width // passes)))
+    low_key = keys.min()
+    width = int(keys.max() - low_key).bit_length()
+    passes = max(2, -(-width // MAX_DIGIT_BITS))
+    order: NDArray[np.int32] = _radix_argsort(keys, low_key, passes, max(1, -(-width // passes)))
     return order
 
 
@@ -50,20 +50,20 @@ def _morton_codes(points, low, scale, codes):
 
 
 @kernel
-def _radix_argsort(keys, smallest, passes, width):
+def _radix_argsort(keys, low_key, passes, width):
     """By digits of ``width`` bits, the last first. A key and its index travel as one number, so no pass looks back."""
     count = keys.shape[0]
     pairs, others = np.empty(count, np.uint64), np.empty(count if passes > 2 else 0, np.uint64)
     order = np.empty(count, np.int32)
     mask = np.uint64((1 << width) - 1)
-    starts = _bucket_starts(keys, smallest, 0, width)
+    starts = _bucket_starts(keys, low_key, 0, width)
     for i in range(count):
-        key = np.uint64(np.uint32(keys[i] - smallest))
+        key = np.uint64(np.uint32(keys[i] - low_key))
         pairs[starts[key & mask]] = key << np.uint64(32) | np.uint64(i)
         starts[key & mask] += 1
     for digit in range(1, passes):
         shift = np.uint64(32 + width * digit)
-        starts = _bucket_starts(keys, smallest, width * digit, width)
+        starts = _bucket_starts(keys, low_key, width * digit, width)
         if digit < passes - 1:
             for pair in pairs:
                 bucket = pair >> shift & mask
@@ -79,12 +79,12 @@ def _radix_argsort(keys, smallest, passes, width):
 
 
 @inline
-def _bucket_starts(keys, smallest, shift, width):
+def _bucket_starts(keys, low_key, shift, width):
     """Where each value of the digit begins among the sorted keys, [2^width]."""
     mask = np.uint32((1 << width) - 1)
     starts = np.zeros(1 << width, np.int32)
     for key in keys:
-        starts[np.uint32(key - smallest) >> np.uint32(shift) & mask] += 1
+        starts[np.uint32(key - low_key) >> np.uint32(shift) & mask] += 1
     before = np.int32(0)
     for bucket in range(1 << width):
         count = starts[bucket]

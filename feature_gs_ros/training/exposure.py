@@ -1,5 +1,5 @@
 """Exposure while training: a gain and an offset a view and channel. What of them depends on where a view looks goes
-into the map at the end: a camera that exposes by its picture's brightness, or a sheen, returns in other views."""
+into the map at the end: a camera that exposes by its image's brightness, or a sheen, returns in other views."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Exposures:
 
 
 def _rays(view: TrainingView) -> Tensor:
-    """1 and the unit direction in the splat's frame [P, 4] of points spread over the image."""
+    """1 and the unit direction in the splat's frame [P, 4] of points all over the image."""
     camera = view.camera
     u, v = np.meshgrid(
         (np.arange(ACROSS) + 0.5) / ACROSS * camera.width, (np.arange(DOWN) + 0.5) / DOWN * camera.height

@@ -35,7 +35,7 @@ class StereoView:
 
     @property
     def centre(self) -> NDArray[np.float64]:
-        """The camera's place, splat frame [3]."""
+        """The camera's centre, splat frame [3]."""
         return camera_centre(self.camera_from_splat)
 
 

@@ -29,7 +29,7 @@ class TrainingView:
 
     @property
     def centre(self) -> Tensor:
-        """The camera's place in the splat's frame [3]."""
+        """The camera's centre in the splat's frame [3]."""
         return torch.from_numpy(camera_centre(self.camera_from_splat)).float()
 
     def resized(self, width: int, height: int) -> TrainingView:
@@ -37,8 +37,8 @@ class TrainingView:
         image = cv2.resize(self.image.numpy(), (width, height), interpolation=cv2.INTER_AREA)
         valid = self.valid
         if valid is not None:
-            shares = cv2.resize(valid.numpy().astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-            valid = torch.from_numpy(shares > 0.99)
+            fractions = cv2.resize(valid.numpy().astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+            valid = torch.from_numpy(fractions > 0.99)
         return TrainingView(
             self.name, torch.from_numpy(image), self.camera.resized(width, height), self.camera_from_splat, valid
         )
@@ -64,7 +64,7 @@ def load_views(stream: Stream, names: Sequence[str], splat_from_map: Sim3, longe
         pinhole = pinhole_view(frame, splat_from_map)
         image = torch.from_numpy(pinhole.image.astype(np.float32) / 255)
         view = TrainingView(frame.name, image, pinhole.camera, pinhole.camera_from_splat, pinhole.valid)
-        share = min(1.0, longest / max(view.camera.width, view.camera.height))
-        width, height = (max(1, round(share * side)) for side in (view.camera.width, view.camera.height))
+        scale = min(1.0, longest / max(view.camera.width, view.camera.height))
+        width, height = (max(1, round(scale * side)) for side in (view.camera.width, view.camera.height))
         views.append(view.resized(width, height))
     return views

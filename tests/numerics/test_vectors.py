@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from feature_gs_ros.numerics.products import FEW, inner_products
+from feature_gs_ros.numerics.products import MAX_VECTORS, inner_products
 from feature_gs_ros.numerics.runtime import kernel
 from feature_gs_ros.numerics.simd import (
     bits,
@@ -133,7 +133,7 @@ def test_a_sum_over_rows_stays_a_vector() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 300), st.integers(1, FEW + 1), st.integers(1, 200), st.booleans())
+@given(st.integers(0, 300), st.integers(1, MAX_VECTORS + 1), st.integers(1, 200), st.booleans())
 def test_inner_products_of_any_shape(rows: int, vectors: int, dimension: int, strided: bool) -> None:
     generator = torch.Generator().manual_seed(rows)
     features = torch.randn(rows, 2 * dimension if strided else dimension, generator=generator)[:, :dimension]

@@ -1,4 +1,4 @@
-"""The CPU backend's own numbers: columns of its arrays, sizes of its vectors, and what was tuned by measurement."""
+"""The CPU backend's own constants: columns of its arrays, sizes of its vectors, and what was tuned by measurement."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Wᵀ M L of one view: how much of each Gaussian's weight lies on pixels of each label.
 
 L [pixels, C] is the one-hot matrix of a label image. Features of one code per label, F = L E, need no more than
-this: Wᵀ M F = (Wᵀ M L) E. The cost doesn't depend on the number of labels or of the codes' numbers.
+this: Wᵀ M F = (Wᵀ M L) E. The cost depends neither on the number of labels nor on the codes' dimension.
 """
 
 from __future__ import annotations

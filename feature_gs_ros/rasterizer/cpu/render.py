@@ -11,8 +11,8 @@ from feature_gs_ros.rasterizer.cpu.kernels import blending as kernels
 from feature_gs_ros.rasterizer.cpu.projection import Projection
 from feature_gs_ros.rasterizer.tiling import Layout
 
-NARROW = 24  # channels up to which the lanes of a tile are blended channel by channel
-CHANNELS = 128  # blended at once beyond that: their accumulators stay in the second-level cache
+MAX_NARROW_CHANNELS = 24  # channels up to which the lanes of a tile are blended channel by channel
+WIDE_BLOCK_CHANNELS = 128  # blended at once beyond that: their accumulators stay in the second-level cache
 
 
 def render_values(
@@ -28,7 +28,7 @@ def render_values(
     height, width = min(end_tile * TILE, len(layout.y.lower)) - first_tile * TILE, len(layout.x.lower)
     tiles = (first_tile, end_tile)
     image = np.empty((height, width, values.shape[1]), np.float32)
-    if values.shape[1] <= NARROW:
+    if values.shape[1] <= MAX_NARROW_CHANNELS:
         _blend(projection, layout, bins, tiles, np.ascontiguousarray(values), image)
     else:
         _blend_wide(projection, layout, bins, tiles, values[:, :0], values, image[:, :, :0], image)
@@ -80,7 +80,7 @@ def _blend_wide(
 ) -> None:
     columns, channels = layout.x.tiles, values.shape[1]
     start, count = tiles[0] * columns, (tiles[1] - tiles[0]) * columns
-    step = -(-channels // -(-channels // CHANNELS))  # blocks of about one size
+    step = -(-channels // -(-channels // WIDE_BLOCK_CHANNELS))  # blocks of about one size
     splats, tables, first_row = projection.splats, Tiles.of(layout), tiles[0] * TILE
     for first in range(0, channels, step):
         few, part = (colors, image) if first == 0 else (colors[:, :0], image[:, :, :0])

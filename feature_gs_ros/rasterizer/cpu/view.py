@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from feature_gs_ros.rasterizer.base import Backend
 
 FINE_PAIRS = 2_000_000  # pairs of tile and Gaussian whose cell blocks are held at once
-NARROW = 24  # channels up to which a feature a pixel needs no cells
+MAX_PIXEL_CHANNELS = 24  # channels up to which features per pixel need no cells
 MAX_SUMS = 1 << 27  # of pairs of tile and Gaussian, held at once
 CHUNK = 2048  # Gaussians whose rows take all views of a batch before the next ones
 
@@ -105,9 +105,9 @@ class CpuView:
                 f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes",
                 code="grid.shape",
             )
-        numbers = np.ascontiguousarray(labels, dtype=np.int32)
+        labels = np.ascontiguousarray(labels, dtype=np.int32)
         mask = mask_array(valid, self.camera)
-        return label_weights(self.projection, *self._pixel_tiles, numbers, classes, mask, len(self.gaussians))
+        return label_weights(self.projection, *self._pixel_tiles, labels, classes, mask, len(self.gaussians))
 
     def cell_operator(self, grid: FeatureGrid, valid: Tensor | None = None) -> CpuCellOperator:
         """A at the grid's cells, see `View.cell_operator`."""
@@ -175,7 +175,7 @@ def backproject_views(
 def _by_pixels(view: CpuView, layout: Layout, dimension: int) -> bool:
     """Whether U is the identity, and channels are so few that a pair's sums are best taken at once."""
     identity = layout.x.identity and layout.y.identity
-    return dimension <= NARROW and identity and view._pixel_tiles[1].pairs * (dimension + 1) <= MAX_SUMS
+    return dimension <= MAX_PIXEL_CHANNELS and identity and view._pixel_tiles[1].pairs * (dimension + 1) <= MAX_SUMS
 
 
 def _add_coarse_batch(

@@ -14,7 +14,7 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.numerics import runtime as kernels
 from feature_gs_ros.rasterizer.cpu import CpuBackend
 from feature_gs_ros.rasterizer.cpu.spherical_harmonics import colors_from_sh
-from feature_gs_ros.rasterizer.cpu.view import NARROW
+from feature_gs_ros.rasterizer.cpu.view import MAX_PIXEL_CHANNELS
 from tests.errors import raises
 
 BACKEND = CpuBackend()
@@ -29,7 +29,9 @@ def test_few_and_many_channels_a_pixel_give_the_same() -> None:
     """Up to some channels a feature a pixel goes without cells; a masked pixel counts for nothing in both ways."""
     gaussians, (camera, pose) = random_map(3), random_camera(3)
     view = BACKEND.view(gaussians, camera, pose)
-    values = torch.randn(camera.height, camera.width, NARROW + 6, generator=torch.Generator().manual_seed(5))
+    values = torch.randn(
+        camera.height, camera.width, MAX_PIXEL_CHANNELS + 6, generator=torch.Generator().manual_seed(5)
+    )
     valid = torch.rand(camera.height, camera.width, generator=torch.Generator().manual_seed(6))
     many, weight = view.backproject(FeatureGrid(values), valid)
     few, narrow_weight = view.backproject(FeatureGrid(values[:, :, :7].contiguous()), valid)

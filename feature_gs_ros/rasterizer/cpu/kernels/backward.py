@@ -36,17 +36,17 @@ def logarithmic_slope(weight, left, value, behind):
 
 
 @inline
-def add_moments(moments, slope, dy):
+def add_slope_sums(slope_sums, slope, dy):
     """Sums over rows of slope times 1, dy, dy², a column each; what has dx in it waits for the sum over columns."""
-    once, down, twice = moments
+    once, down, twice = slope_sums
     slanted = slope * dy
     return once + slope, down + slanted, twice + slanted * dy
 
 
 @inline
-def store_splat(row, dx, conic, opacity, moments):
+def store_splat(row, dx, conic, opacity, slope_sums):
     """These sums as gradients of mean, conic and opacity."""
-    once, down, twice = moments
+    once, down, twice = slope_sums
     a, b, c = conic
     across = once * dx
     x, y = total(across), total(down)
@@ -118,7 +118,7 @@ def color_gradients(start, stop, splats, bins, tiles, color, pairs):
             dx = xs - mean_x
             along, own = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
             none = broadcast(ZERO)
-            moments, sums = (none, none, none), (none, none, none)
+            slope_sums, sums = (none, none, none), (none, none, none)
             drawn = 0
             row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
             for y in range(row0, row1):
@@ -131,11 +131,11 @@ def color_gradients(start, stop, splats, bins, tiles, color, pairs):
                 g, value = gradient_of_row(planes, lane, own)
                 rest = load(behind, lane) - weight * value
                 store(behind, lane, rest)
-                moments = add_moments(moments, logarithmic_slope(weight, left, value, rest), dy)
+                slope_sums = add_slope_sums(slope_sums, logarithmic_slope(weight, left, value, rest), dy)
                 sums = add_colors(sums, weight, g)
             if drawn != 0:
                 indices[pair_slots[entry]] = following
-                store_splat(rows[following], dx, conic, opacity, moments)
+                store_splat(rows[following], dx, conic, opacity, slope_sums)
                 store_colors(rows[following], sums)
                 following += 1
             if (entry - entries[tile]) % CHECK_EVERY == CHECK_EVERY - 1:
@@ -211,7 +211,7 @@ def extra_gradients(start, stop, splats, bins, tiles, color, extra, pairs):
             along, own = along_row(dx, conic), (colors[i, 0], colors[i, 1], colors[i, 2])
             mine = four(values, i * WIDE)
             none = broadcast(ZERO)
-            moments, sums, wide_sums = (none, none, none), (none, none, none), (none, none, none, none)
+            slope_sums, sums, wide_sums = (none, none, none), (none, none, none), (none, none, none, none)
             drawn = 0
             row0, row1 = pixel_span(mean_y, splats[i, RADIUS_Y], top, bottom)
             for y in range(row0, row1):
@@ -232,12 +232,12 @@ def extra_gradients(start, stop, splats, bins, tiles, color, extra, pairs):
                 value += carried
                 rest = load(behind, lane) - weight * value
                 store(behind, lane, rest)
-                moments = add_moments(moments, logarithmic_slope(weight, left, value, rest), dy)
+                slope_sums = add_slope_sums(slope_sums, logarithmic_slope(weight, left, value, rest), dy)
                 sums = add_colors(sums, weight, g)
             if drawn != 0:
                 indices[pair_slots[entry]] = following
                 row = rows[following]
-                store_splat(row, dx, conic, opacity, moments)
+                store_splat(row, dx, conic, opacity, slope_sums)
                 store_colors(row, sums)
                 store_four(row, COLORED, wide_sums)
                 following += 1

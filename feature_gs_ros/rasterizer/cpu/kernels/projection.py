@@ -25,8 +25,8 @@ from feature_gs_ros.rasterizer.conventions import ALPHA_MIN, EPS2D, NEAR_PLANE, 
 
 PLANES = 5  # around what can touch the image
 PREFETCH = 6  # blocks after which what one needs has come from memory
-LARGEST = np.float32(1e37)  # determinant whose inverse float32 holds
-SMALLEST = np.float32(1e-30)
+MAX_DETERMINANT = np.float32(1e37)  # determinant whose inverse float32 holds
+MIN_DETERMINANT = np.float32(1e-30)
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
@@ -91,9 +91,9 @@ def project(start, stop, blocks, geometry, camera, planes, room):
         z = maximum(z, NEAR_PLANE)
         quat = load_quadruples(quats, first)
         mean_x, mean_y, xx, xy, yy, determinant, sharp = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens)
-        determinant = minimum(determinant, LARGEST)
-        if camera.antialiased:  # antialiased: what the blur spreads over the plane is taken from the peak
-            opacity = opacity * square_root(minimum(sharp, LARGEST) / maximum(determinant, SMALLEST))
+        determinant = minimum(determinant, MAX_DETERMINANT)
+        if camera.antialiased:  # what the blur spreads over the plane is taken from the peak
+            opacity = opacity * square_root(minimum(sharp, MAX_DETERMINANT) / maximum(determinant, MIN_DETERMINANT))
             possible &= opacity >= ALPHA_MIN
         # alpha >= 1/255 ends at this Mahalanobis distance; a hair wider, so that only the alpha test decides.
         extent = square_root(TWO * log_from_one(maximum(opacity * np.float32(255), ONE))) * np.float32(1.0001)
