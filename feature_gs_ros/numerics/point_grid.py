@@ -42,6 +42,13 @@ class PointGrid(NamedTuple):
         return PointGrid(table, corners[:cells].copy(), starts, order, cell)
 
 
+class NearCells(NamedTuple):
+    """For each cube those around it that hold points, as far as points within its diagonal may lie; nearest first."""
+
+    cells: NDArray[np.int32]  # [K, 124], of which the first `counts` are written
+    counts: NDArray[np.int32]  # [K]
+
+
 def dbscan(points: Points, weights: NDArray[np.float64], radius: float, min_weight: float) -> NDArray[np.int64]:
     """Labels [n] of DBSCAN (Ester et al., 1996) with weighted points; −1 belongs to no cluster.
 
@@ -51,26 +58,16 @@ def dbscan(points: Points, weights: NDArray[np.float64], radius: float, min_weig
     """
     grid = PointGrid.of(points, radius / 3**0.5 * (1 - 1e-9))
     cells = len(grid.corners)
-    near, counts = np.empty((cells, len(AROUND)), np.int32), np.zeros(cells, np.int32)
-    core = np.zeros(len(points), np.bool_)
-    parallel_for(cells, CELLS, lambda start, stop: _near_cells(start, stop, *grid[:2], AROUND, near, counts))
+    near = NearCells(np.empty((cells, len(AROUND)), np.int32), np.zeros(cells, np.int32))
+    core, limit = np.zeros(len(points), np.bool_), radius**2
+    parallel_for(cells, CELLS, lambda start, stop: _find_near(start, stop, grid, AROUND, near))
     parallel_for(
-        cells,
-        CELLS,
-        lambda start, stop: _cores(
-            start, stop, points, weights, grid.starts, grid.order, near, counts, radius**2, min_weight, core
-        ),
+        cells, CELLS, lambda start, stop: _cores(start, stop, points, weights, grid, near, limit, min_weight, core)
     )
-    owner = _join(points, grid.starts, grid.order, near, counts, core, radius**2)
+    owner = _join(points, grid, near, core, limit)
     labels = np.full(len(points), -1, np.int64)
     _number(owner, grid.cell, core, labels)
-    parallel_for(
-        cells,
-        CELLS,
-        lambda start, stop: _borders(
-            start, stop, points, grid.starts, grid.order, near, counts, core, radius**2, labels
-        ),
-    )
+    parallel_for(cells, CELLS, lambda start, stop: _borders(start, stop, points, grid, near, core, limit, labels))
     return labels
 
 
@@ -84,8 +81,7 @@ def median_neighbour_distance(points: Points, sample: NDArray[np.int64], k: int)
     while 0 < side < extent:
         grid, distances = PointGrid.of(points, side), np.empty(len(sample))
         by_cell = sample[np.argsort(grid.cell[sample])]  # so that a cube's neighbours are still in the cache
-        arguments = (points, by_cell, *grid, k, side, distances)
-        _kth_in_parallel(len(sample), arguments)
+        _kth_in_parallel(points, by_cell, grid, k, side, distances)
         median = float(np.median(distances))
         if median < FAR**0.5 / 2:
             return median
@@ -117,8 +113,10 @@ def _kth_of_all(points: Points, sample: NDArray[np.int64], k: int) -> NDArray[np
     return distances
 
 
-def _kth_in_parallel(count: int, arguments: tuple[object, ...]) -> None:
-    parallel_for(count, CELLS, lambda start, stop: _kth(start, stop, *arguments))
+def _kth_in_parallel(
+    points: Points, sample: NDArray[np.int64], grid: PointGrid, k: int, side: float, distances: NDArray[np.float64]
+) -> None:
+    parallel_for(len(sample), CELLS, lambda start, stop: _kth(start, stop, points, sample, grid, k, side, distances))
 
 
 @inline
@@ -135,6 +133,7 @@ def _slot(table, corners, x, y, z):
 
 @kernel
 def _fill(points, low, side, table, corners, cell):
+    """Fill ``table``, ``corners`` and ``cell`` of a `PointGrid`; returns how many cubes hold points."""
     cells = 0
     for i in range(points.shape[0]):
         x = np.int64(np.floor((points[i, 0] - low[0]) / side))
@@ -151,19 +150,22 @@ def _fill(points, low, side, table, corners, cell):
 
 @kernel
 def _sort(cell, following, order):
+    """Points by their cubes, stable; ``following`` [K] is where each cube's next one goes, moved on."""
     for i in range(cell.shape[0]):
         order[following[cell[i]]] = i
         following[cell[i]] += 1
 
 
 @kernel
-def _near_cells(start, stop, table, corners, around, near, counts):
+def _find_near(start, stop, grid, around, near):
+    """Fill `NearCells` of the cubes ``start <= c < stop`` in the order of ``around`` [124, 3]."""
+    table, corners, cells, counts = grid.table, grid.corners, near.cells, near.counts
     for c in range(start, stop):
         for k in range(around.shape[0]):
             x, y, z = corners[c, 0] + around[k, 0], corners[c, 1] + around[k, 1], corners[c, 2] + around[k, 2]
             slot = _slot(table, corners, x, y, z)
             if table[slot] >= 0:
-                near[c, counts[c]] = table[slot]
+                cells[c, counts[c]] = table[slot]
                 counts[c] += 1
 
 
@@ -175,7 +177,9 @@ def _apart(points, i, j):
 
 
 @kernel
-def _cores(start, stop, points, weights, starts, order, near, counts, radius2, min_weight, core):
+def _cores(start, stop, points, weights, grid, near, radius2, min_weight, core):
+    """Whether the weights within the radius of each point of the cubes sum to ``min_weight``, into ``core`` [n]."""
+    starts, order, cells, counts = grid.starts, grid.order, near.cells, near.counts
     for c in range(start, stop):
         own = 0.0
         for a in range(starts[c], starts[c + 1]):
@@ -183,7 +187,7 @@ def _cores(start, stop, points, weights, starts, order, near, counts, radius2, m
         for a in range(starts[c], starts[c + 1]):
             i, total, k = order[a], own, 0
             while total < min_weight and k < counts[c]:
-                for b in range(starts[near[c, k]], starts[near[c, k] + 1]):
+                for b in range(starts[cells[c, k]], starts[cells[c, k] + 1]):
                     if _apart(points, i, order[b]) <= radius2:
                         total += weights[order[b]]
                 k += 1
@@ -192,6 +196,7 @@ def _cores(start, stop, points, weights, starts, order, near, counts, radius2, m
 
 @inline
 def _root(owner, c):
+    """The cube that stands for the component of cube ``c``; the way there is halved."""
     while owner[c] != c:
         owner[c] = owner[owner[c]]
         c = owner[c]
@@ -199,8 +204,9 @@ def _root(owner, c):
 
 
 @kernel
-def _join(points, starts, order, near, counts, core, radius2):
+def _join(points, grid, near, core, radius2):
     """The component of each cube's cores: [K], a cube of it; −1 where a cube has none."""
+    starts, order, around, counts = grid.starts, grid.order, near.cells, near.counts
     cells = starts.shape[0] - 1
     owner = np.full(cells, -1, np.int32)
     for c in range(cells):
@@ -211,7 +217,7 @@ def _join(points, starts, order, near, counts, core, radius2):
         if owner[c] < 0:
             continue
         for k in range(counts[c]):
-            other = near[c, k]
+            other = around[c, k]
             if other < c or owner[other] < 0 or _root(owner, c) == _root(owner, other):
                 continue
             if _touch(points, starts, order, core, c, other, radius2):
@@ -235,6 +241,7 @@ def _touch(points, starts, order, core, c, other, radius2):
 
 @kernel
 def _number(owner, cell, core, labels):
+    """Labels [n] of the cores, components numbered by their first one."""
     number = np.full(owner.shape[0], -1, np.int64)
     clusters = 0
     for i in range(cell.shape[0]):
@@ -247,7 +254,9 @@ def _number(owner, cell, core, labels):
 
 
 @kernel
-def _borders(start, stop, points, starts, order, near, counts, core, radius2, labels):
+def _borders(start, stop, points, grid, near, core, radius2, labels):
+    """Labels of the other points of the cubes: that of the first cluster with a core within the radius."""
+    starts, order, cells, counts = grid.starts, grid.order, near.cells, near.counts
     for c in range(start, stop):
         for a in range(starts[c], starts[c + 1]):
             i = order[a]
@@ -258,7 +267,7 @@ def _borders(start, stop, points, starts, order, near, counts, core, radius2, la
                 if core[order[b]] and (first < 0 or labels[order[b]] < first):
                     first = labels[order[b]]
             for k in range(counts[c]):
-                for b in range(starts[near[c, k]], starts[near[c, k] + 1]):
+                for b in range(starts[cells[c, k]], starts[cells[c, k] + 1]):
                     j = order[b]
                     if core[j] and (first < 0 or labels[j] < first) and _apart(points, i, j) <= radius2:
                         first = labels[j]
@@ -277,6 +286,7 @@ def _keep_nearest(nearest, apart):
 
 @kernel
 def _kth_by_all(start, stop, points, sample, k, distances):
+    """Distances of sampled points to their k-th nearest other point among all."""
     nearest = np.empty(k)
     for s in range(start, stop):
         nearest[:] = FAR
@@ -288,8 +298,9 @@ def _kth_by_all(start, stop, points, sample, k, distances):
 
 
 @kernel
-def _kth(start, stop, points, sample, table, corners, starts, order, cell, k, side, distances):
-    """Among the points of the 27 cubes around: exact up to their side, `FAR` beyond."""
+def _kth(start, stop, points, sample, grid, k, side, distances):
+    """The same among the points of the 27 cubes around: exact up to their side, `FAR` beyond."""
+    table, corners, starts, order, cell = grid
     nearest = np.empty(k)
     for s in range(start, stop):
         i = sample[s]

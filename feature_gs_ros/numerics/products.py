@@ -26,6 +26,7 @@ def inner_products(features: Tensor, others: Tensor) -> Tensor:  # [M, D], [P, D
 
 @kernel
 def _products(start, stop, features, others, products):
+    """``products[start:stop] = features[start:stop] · othersᵀ``; sums of vectors, whose lanes add up last."""
     dimension, flat, vectors = features.shape[1], features.reshape(-1), others.reshape(-1)
     whole, fours = dimension - dimension % SIZE, dimension - dimension % (4 * SIZE)
     for row in range(start, stop):

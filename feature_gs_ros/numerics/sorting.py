@@ -37,6 +37,7 @@ def morton_order(points: NDArray[np.float32]) -> NDArray[np.int32]:
 
 @kernel
 def _morton_codes(points, low, scale, codes):
+    """Ten bits of each coordinate of ``(points − low) · scale``, interleaved: x lowest."""
     for i in range(points.shape[0]):
         code = np.uint32(0)
         for axis in range(3):

@@ -37,6 +37,7 @@ ROWS = np.arange(1, 3 * SIZE + 1, dtype=np.float32)
 
 @kernel
 def _check(rows, table, results, packed, indices):
+    """Each operation once; returns how many rows ``packed`` [16, 8] and ``indices`` [16] hold."""
     prefetch(rows, 0)
     a, b = load(rows, 0), load(rows, SIZE)
     store(results, 0, (a * b - a) / (b + np.float32(1)))
