@@ -38,7 +38,7 @@ def _passes() -> dict[str, float]:
     tensors = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities, gaussians.sh)
     leaves = [tensor[rows].clone().requires_grad_() for tensor in tensors]
     generator = torch.Generator().manual_seed(0)
-    payload = torch.randn(COUNT, CHANNELS, generator=generator).requires_grad_()
+    extra = torch.randn(COUNT, CHANNELS, generator=generator).requires_grad_()
     wanted = [torch.randn(HEIGHT, WIDTH, channels, generator=generator) for channels in (3, CHANNELS)]
 
     def draw(carried: torch.Tensor | None) -> Rendering:
@@ -59,7 +59,7 @@ def _passes() -> dict[str, float]:
 
         return work
 
-    times = [seconds(work) for work in (forward(None), both(None), forward(payload), both(payload))]
+    times = [seconds(work) for work in (forward(None), both(None), forward(extra), both(extra))]
     print(f"{COUNT // 1000}k Gaussians, {WIDTH}×{HEIGHT}, one thread")
     print(f"  RGB: forward {times[0]:.3f} s, forward and backward {times[1]:.3f} s: {times[1] / times[0]:.2f}x")
     print(f"  RGB and {CHANNELS} features: forward {times[2]:.3f} s, forward and backward {times[3]:.3f} s")

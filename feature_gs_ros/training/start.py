@@ -26,7 +26,7 @@ BACKGROUND_DISTANCE = 1.3  # of the radius of 99% of the points, where the inner
 BACKGROUND_CLEARANCE = (
     1.03  # of the farthest camera's distance at least: nothing of it is between a camera and the scene
 )
-BACKGROUND_SCALE = 0.6  # standard deviation of a shell's Gaussian, of the distance to the next
+BACKGROUND_SCALE = 0.6  # standard deviation of a background sphere's Gaussian, of the distance to the next
 BEHIND = 95  # percent of a view's points that the inner sphere has to be behind of
 
 
