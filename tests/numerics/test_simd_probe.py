@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feature_gs_ros.numerics import runtime
 from feature_gs_ros.numerics.simd import probe, scalar
 from feature_gs_ros.numerics.simd.llvm import check
 from tests.errors import raises
@@ -72,6 +73,20 @@ def test_lane_by_lane_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(scalar, "load")
     with raises("backend.unusable", "reference"):
         probe.check_scalars()
+
+
+def test_kernels_of_other_vectors_lie_in_another_folder() -> None:
+    def nothing() -> None:
+        pass
+
+    folders = set()
+    try:
+        for variant in ("", "scalar", "another"):
+            runtime.name_variant(variant)
+            folders.add(runtime.kernel(nothing).stats.cache_path)
+    finally:
+        runtime.name_variant("")
+    assert len(folders) == 3
 
 
 def _python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
