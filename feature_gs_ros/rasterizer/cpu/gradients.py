@@ -146,14 +146,16 @@ class _Rasterise(torch.autograd.Function):
         else:
             color = ColorGradient(drawn.colors, drawn.image, _floats(d_image))
             on_splats = _pairs_back(drawn, COLORED, kernels.color_gradients, (color,))
-        gradients = MapGradients(*map(np.zeros_like, drawn.geometry), np.zeros((len(means), 2), np.float32))
+        d_means, d_quats, d_scales, d_opacities = (np.zeros_like(array) for array in drawn.geometry)
+        d_means2d = np.zeros((len(means), 2), np.float32)
+        gradients = MapGradients(d_means, d_quats, d_scales, d_opacities, d_means2d)
         d_sh = np.zeros_like(drawn.sh)
         seen = (rows, drawn.projection.splats, on_splats, drawn.geometry, kernel_camera(drawn.camera, drawn.pose))
         parallel_for(len(rows), 4096, lambda i, j: chain.project_back(i, j, *seen, gradients))
         colored = (rows, drawn.colors, on_splats[:, SPLAT_GRADIENTS:COLORED], drawn.sh, means, drawn.eye)
         parallel_for(len(rows), 4096, lambda i, j: chain.colors_back(i, j, *colored, d_sh, gradients.means))
-        *of_geometry, d_means2d = (torch.from_numpy(gradient) for gradient in gradients)
-        return (*of_geometry, torch.from_numpy(d_sh), torch.from_numpy(d_extra), d_means2d, None, None, None)
+        of_inputs = (d_means, d_quats, d_scales, d_opacities, d_sh, d_extra, d_means2d)
+        return (*(torch.from_numpy(gradient) for gradient in of_inputs), None, None, None)
 
 
 def _extra_back(drawn: _Drawn, d_image: Floats, d_features: Floats, shapes: bool, d_extra: Floats) -> Floats:

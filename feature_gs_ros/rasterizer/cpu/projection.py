@@ -84,8 +84,8 @@ def _project_blocks(
     for start in sorted(counts):
         kernels.close_gap(count, SIZE * start, counts[start], room)
         count += counts[start]
-    splats, depths, indices = (array[:count] for array in room)
-    return Projection(indices, splats, depths, argsort_positive(depths), rows)
+    depths = room.depths[:count]
+    return Projection(room.indices[:count], room.splats[:count], depths, argsort_positive(depths), rows)
 
 
 def touching_planes(camera: Camera) -> NDArray[np.float64]:

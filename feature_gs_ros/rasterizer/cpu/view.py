@@ -105,9 +105,9 @@ class CpuView:
                 f"labels {labels.shape} up to {labels.max()} don't fit an image {size} and {classes} classes",
                 code="grid.shape",
             )
-        labels = np.ascontiguousarray(labels, dtype=np.int32)
+        image = np.ascontiguousarray(labels, dtype=np.int32)
         mask = mask_array(valid, self.camera)
-        return label_weights(self.projection, *self._pixel_tiles, labels, classes, mask, len(self.gaussians))
+        return label_weights(self.projection, *self._pixel_tiles, image, classes, mask, len(self.gaussians))
 
     def cell_operator(self, grid: FeatureGrid, valid: Tensor | None = None) -> CpuCellOperator:
         """A at the grid's cells, see `View.cell_operator`."""
