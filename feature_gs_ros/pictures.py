@@ -86,9 +86,11 @@ def principal_colors(features: Tensor, weight: Tensor) -> Tensor:
     return colors
 
 
-def overlay_mask(image: Image, mask: NDArray[np.bool_], color: tuple[int, int, int] = HIGHLIGHT) -> Image:
-    """The image with the mask [H, W] tinted and outlined; the rest a little darker."""
-    shown = (image * 0.6).astype(np.uint8)
+def overlay_mask(
+    image: Image, mask: NDArray[np.bool_], color: tuple[int, int, int] = HIGHLIGHT, rest: float = 0.6
+) -> Image:
+    """The image with the mask [H, W] tinted and outlined; the brightness of the rest is multiplied by ``rest``."""
+    shown = (image * rest).astype(np.uint8)
     tint = np.array(color, np.float32)
     shown[mask] = (0.55 * image[mask] + 0.45 * tint).astype(np.uint8)
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from feature_gs_ros.affordance.source import Source, check_name
+from feature_gs_ros.affordance.source import MAX_NAME_CHARACTERS, Source, check_name
 from feature_gs_ros.backprojection.field import describe_extractor, identity_from_table
 from feature_gs_ros.core.errors import AffordanceError, ImageError
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity
@@ -43,6 +43,19 @@ class Library:
     def affordances(self) -> tuple[str, ...]:
         """Names over all sources, in order of first appearance."""
         return tuple(dict.fromkeys(word for source in self.sources for word in source.affordances))
+
+    def free_name(self, affordance: str, object_word: str = "") -> str:
+        """A name that no source has yet, of an affordance and the object that it belongs to.
+
+        Raises:
+            AffordanceError: one of them can't be part of a file name.
+        """
+        stem = check_name(affordance, "affordance")
+        if object_word:
+            stem = f"{check_name(object_word, 'object')}-{stem}"
+        taken = {source.name for source in self.sources}
+        names = (f"{stem}-{number}"[-MAX_NAME_CHARACTERS:] for number in range(1, len(taken) + 2))
+        return next(name for name in names if name not in taken)
 
     def add(self, source: Source, replace_existing: bool = False) -> Library:
         """With one more source.

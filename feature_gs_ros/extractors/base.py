@@ -121,6 +121,8 @@ class Extractor(Protocol):
     reads_files: bool = False
     # Optional: whether scores are of a feature's direction alone, as cosines are; sums need no division then.
     scale_invariant: bool = False
+    # Optional: whether every feature is of unit length, so that the length of their mean tells how much they agree.
+    unit_features: bool = False
 
     def __init__(self) -> None:
         """A class's options are the arguments of its own ``__init__``; without one it has none."""
@@ -209,6 +211,11 @@ def image_judge(extractor: Extractor) -> ImageJudge | None:
 def reads_files(extractor: Extractor) -> bool:
     """`Extractor.reads_files`, also of a class that doesn't derive from `Extractor` and leaves it out."""
     return bool(getattr(extractor, "reads_files", False))
+
+
+def has_unit_features(extractor: Extractor) -> bool:
+    """`Extractor.unit_features`, also of a class that doesn't derive from `Extractor` and leaves it out."""
+    return bool(getattr(extractor, "unit_features", False))
 
 
 def known_words(extractor: Extractor) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ DEFAULT_WEIGHTS = WeightsFile(
 class ClipExtractor(NetworkExtractor):
     """Features are patch tokens in the space of image and text, each of unit length."""
 
+    unit_features = True
     NAME: ClassVar[str] = "clip"
     # Cosines of image and text are small and close together; the highest of the prompts and "other" is the answer.
     COSINE_RULE = ScoringRule(threshold=0.0, other="other")

@@ -84,6 +84,7 @@ class LSegExtractor(NetworkExtractor):
             )
         input_size(1, 1, pixels, MULTIPLE)
         self._unit, self._pixels = features == "unit", pixels
+        self.unit_features = self._unit
         self._path = find_weights(WEIGHTS, weights)
         self._prompts = PromptEncoder(self._encode_text, [template])
         self._shape = self._shape_of_weights()

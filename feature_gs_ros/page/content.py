@@ -9,7 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.ingest import pinhole_view
@@ -18,6 +20,7 @@ from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import CameraError, StreamError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3, camera_centre
+from feature_gs_ros.extractors.base import has_unit_features
 from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.io.data_folder import DataFolder
 from feature_gs_ros.io.splats.registry import plain_ply
@@ -27,6 +30,7 @@ from feature_gs_ros.pictures import to_image
 from feature_gs_ros.query.masks_3d import Segmenter
 
 TRIM = 0.1  # of the Gaussians lie beyond each face of the box that the view is laid out by
+CHUNK = 65_536  # Gaussians whose features are decoded at once
 MAX_THUMBNAIL_PIXELS = 320  # of a camera's image, along its longer side
 
 
@@ -58,6 +62,18 @@ class Content:
         """The map's own file, where its rows can be carried over byte by byte."""
         return plain_ply(self.map_path) if self.map_path is not None else None
 
+    @cached_property
+    def agreement(self) -> Tensor | None:
+        """How much the views agree on each Gaussian, [N] in 0..1: the length of the mean of unit features.
+
+        None where the extractor's features are not of unit length: then their mean doesn't tell.
+        """
+        if self.segmenter is None or not has_unit_features(self.segmenter.extractor):
+            return None
+        field = self.segmenter.field
+        starts = range(0, len(field), CHUNK)  # a copy of the features may be larger than what is left
+        return torch.cat([field.decoded(slice(start, start + CHUNK)).norm(dim=1) for start in starts]).clamp(0, 1)
+
     @property
     def views(self) -> tuple[KnownView, ...]:
         """The cameras that the field remembers."""
@@ -69,16 +85,18 @@ class Content:
         pose = known.camera_from_splat
         return map_from_splat.rotation @ pose[:3, :3].T, map_from_splat.apply(camera_centre(pose))
 
-    def image_of(self, known: KnownView) -> Image | None:
-        """The rectified image of a remembered camera; None where no stream has it."""
-        if self.stream is None:
-            return None
-        try:
-            for frame in self.stream.frames([known.name]):
-                return pinhole_view(frame, self.splat_from_map).image
-        except (StreamError, CameraError):
-            return None
-        return None
+    def image_of(self, known: KnownView) -> Image:
+        """A remembered camera's rectified image [H, W, 3]: the stream's, the field's own, or the map from there."""
+        if self.stream is not None:
+            try:
+                for frame in self.stream.frames([known.name]):
+                    return pinhole_view(frame, self.splat_from_map).image
+            except (StreamError, CameraError):
+                pass
+        for look in self.segmenter.field.looks if self.segmenter else ():
+            if look.view.name == known.name:
+                return look.image  # perhaps smaller
+        return to_image(rasterizer.view(self.gaussians, known.camera, known.camera_from_splat).render_color())
 
     def thumbnails(self, stop: threading.Event) -> dict[str, Image]:
         """Small images of the remembered cameras by name: the stream's, or the map drawn from there."""

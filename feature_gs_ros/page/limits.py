@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 MAX_PROMPTS = 12  # at once
 MAX_NEGATIVES = 50
+MAX_SOURCES = 200  # of a library that a browser adds to
 MAX_CLICKS = 50  # of one query by example
 MAX_NAME_CHARACTERS = 100  # of a file or an affordance
 MAX_BROWSERS = 16  # at once

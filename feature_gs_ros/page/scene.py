@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from feature_gs_ros.core.camera import Image
-from feature_gs_ros.core.geometry import rotation_from_quat_wxyz
+from feature_gs_ros.affordance import Region
+from feature_gs_ros.backprojection.provenance import KnownView
+from feature_gs_ros.core.camera import Camera, Image
+from feature_gs_ros.core.geometry import rigid_inverse, rotation_from_quat_wxyz
+from feature_gs_ros.page.colors import answer_color
 from feature_gs_ros.page.content import Content
 from feature_gs_ros.page.frusta import Frustum
 from feature_gs_ros.query.objects import OrientedBox
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 FRUSTUM_FRACTION = 0.08  # of the map's diagonal: how far before a camera its image stands
-FRUSTUM_COLOR, TRAJECTORY_COLOR = (70, 110, 190), (230, 150, 40)
+FRUSTUM_COLOR, TRAJECTORY_COLOR, LIVE_COLOR = (70, 110, 190), (230, 150, 40), (40, 160, 90)
+ARROW = 0.08  # m, of a gripper's way
 POINT_COLORS = {True: (60, 200, 80), False: (230, 60, 60)}  # clicks: meant, and not meant
 
 ClickedFrustum = Callable[[Frustum, tuple[float, float] | None, bool], None]  # with pixel and whether shift was held
@@ -39,9 +43,17 @@ class SceneView:
         depth = FRUSTUM_FRACTION * self.diagonal
         self.frusta = tuple(Frustum.of(content, known, depth) for known in content.views)
         self._switched: dict[str, list[viser.SceneNodeHandle]] = {}
+        self._off: set[str] = set()  # what was switched off
+        self._shown = True
         self._boxes: list[viser.SceneNodeHandle] = []
+        self._regions: list[viser.SceneNodeHandle] = []
         self._images: dict[Frustum, viser.ImageHandle] = {}
         self._looked_from: Frustum | None = None
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Of the frusta, in their order."""
+        return tuple(f"{number} · {frustum.known.name}" for number, frustum in enumerate(self.frusta, start=1))
 
     def add_ground(self) -> None:
         """Axes at the map frame's origin, and a grid in its ground plane."""
@@ -88,6 +100,7 @@ class SceneView:
                 node = self._add_image(f"/cameras/image{index}", frustum, images[frustum.known.name], clicked)
                 self._images[frustum] = node
                 nodes.append(node)
+                node.visible = self._shown and "cameras" not in self._off
 
     def _add_image(self, name: str, frustum: Frustum, image: Image, clicked: ClickedFrustum) -> viser.ImageHandle:
         node = add_image(self._scene, name, frustum, image)
@@ -101,8 +114,20 @@ class SceneView:
 
     def switch(self, what: str, visible: bool) -> None:
         """Show or hide ``ground`` or ``cameras``."""
-        for node in self._switched.get(what, []):
+        (self._off.discard if visible else self._off.add)(what)
+        self._update(what)
+
+    def show(self, visible: bool) -> None:
+        """Show or hide everything; what was switched off stays so."""
+        self._shown = visible
+        for what in self._switched:
+            self._update(what)
+        for node in (*self._boxes, *self._regions):
             node.visible = visible
+
+    def _update(self, what: str) -> None:
+        for node in self._switched.get(what, []):
+            node.visible = self._shown and what not in self._off
 
     def image_hit(self, origin: ArrayLike, direction: ArrayLike) -> bool:
         """Whether a ray of the map frame meets a camera's image that is shown."""
@@ -134,7 +159,47 @@ class SceneView:
                 )
             )
             top = box.center + np.array([0, 0, float(np.linalg.norm(box.size)) / 2])
-            self._boxes.append(self._scene.add_label(f"/boxes/{index}/label", label, position=top))
+            self._boxes.append(self._scene.add_label(f"/labels/{index}", label, position=top))
+
+    def show_regions(self, regions: Sequence[Region]) -> None:
+        """Affordances' regions instead of those shown so far: an arrow the way a gripper comes, its width across."""
+        for node in self._regions:
+            node.remove()
+        self._regions.clear()
+        for index, region in enumerate(regions):
+            color = answer_color(region.label - 1)
+            arrow = np.array([[region.center - ARROW * region.approach, region.center]], np.float32)
+            half = region.closing * region.gripper_width / 2
+            across = np.array([[region.center - half, region.center + half]], np.float32)
+            scene = self._scene
+            self._regions += [
+                scene.add_arrows(
+                    f"/regions/{index}/approach", arrow, color,
+                    shaft_radius=ARROW / 25, head_radius=ARROW / 10, head_length=ARROW / 4,
+                ),
+                scene.add_line_segments(
+                    f"/regions/{index}/gripper", across, (255, 255, 255), thickness=4.0, thickness_units="screen"
+                ),
+                scene.add_label(
+                    f"/regions/{index}/name", f"{region.affordance}: {100 * region.gripper_width:.1f} cm",
+                    position=region.center - 1.15 * ARROW * region.approach,
+                ),
+            ]  # fmt: skip
+
+    def show_live(self, camera: Camera, camera_from_map: Array, image: Image) -> None:
+        """A moving camera where it is now, with its image.
+
+        Args:
+            camera: pinhole.
+            camera_from_map: [4, 4].
+            image: at any size.
+        """
+        pose = rigid_inverse(camera_from_map)
+        known = KnownView("live", camera, camera_from_map)
+        frustum = Frustum(known, pose[:3, :3], pose[:3, 3], FRUSTUM_FRACTION * self.diagonal)
+        lines = frustum.lines().astype(np.float32)
+        self._scene.add_line_segments("/live/frustum", lines, LIVE_COLOR, thickness=2.5, thickness_units="screen")
+        add_image(self._scene, "/live/image", frustum, image)
 
     def show_clicks(self, meant: Sequence[Array], not_meant: Sequence[Array]) -> None:
         """Points [3] that were clicked."""
@@ -148,16 +213,26 @@ class SceneView:
             else:
                 self._scene.remove_by_name(name)
 
-    def start_camera(self) -> tuple[Array, Array, float]:
-        """Where a browser begins: position and point looked at [3] m, and vertical field of view."""
-        low, high = self._content.bounds
-        middle = (low + high) / 2
-        if self.frusta:
-            seen_from = self.frusta[len(self.frusta) // 2]
-            away = seen_from.centre - middle
-            up = np.array([0.0, 0.0, 0.3 * float(np.linalg.norm(away))])
-            return middle + 1.1 * away + up, middle, seen_from.vertical_fov
-        return middle + self.diagonal * np.array([0.6, -0.8, 0.6]), middle, 0.9
+
+def start_camera(content: Content) -> tuple[Array, Array, float]:
+    """Where a browser begins: position and point looked at [3] m, and vertical field of view in radians."""
+    low, high = content.bounds
+    middle = (low + high) / 2
+    if content.views:
+        seen_from = Frustum.of(content, content.views[len(content.views) // 2], 1.0)
+        away = seen_from.centre - middle
+        up = np.array([0.0, 0.0, 0.3 * float(np.linalg.norm(away))])
+        return middle + 1.1 * away + up, middle, seen_from.vertical_fov
+    return middle + float(np.linalg.norm(high - low)) * np.array([0.6, -0.8, 0.6]), middle, 0.9
+
+
+def look_from_start(client: viser.ClientHandle, content: Content) -> None:
+    """The browser looks from where it is to begin."""
+    position, looked_at, fov = start_camera(content)
+    with client.atomic():
+        client.camera.position = position
+        client.camera.look_at = looked_at
+        client.camera.fov = fov
 
 
 def add_image(scene: viser.SceneApi, name: str, frustum: Frustum, image: Image) -> viser.ImageHandle:

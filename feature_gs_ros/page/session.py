@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import html
-import logging
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from feature_gs_ros.core.errors import FeatureGsError
+from feature_gs_ros.backprojection.provenance import KnownView
 from feature_gs_ros.editing import EditStack
 from feature_gs_ros.page.ask import Asked
-from feature_gs_ros.page.colors import PICTURE, Overlay, answer_color, base_colors, opacity_bytes
+from feature_gs_ros.page.browser import BrowserSession
+from feature_gs_ros.page.colors import CHANGE, PICTURE, SIMILARITY, Overlay, answer_color, base_colors, opacity_bytes
 from feature_gs_ros.page.content import Content
+from feature_gs_ros.page.parts import Parts
 from feature_gs_ros.page.scene import SceneView
 from feature_gs_ros.page.splats import SplatCloud, SplatLayer
 from feature_gs_ros.query.answers import objects_of
@@ -25,34 +23,37 @@ from feature_gs_ros.query.objects import FoundObject
 if TYPE_CHECKING:
     import viser
 
-log = logging.getLogger(__name__)
 
-Job = Callable[[Any], None]
-
-
-class Session:
+class Session(BrowserSession):
     """What one browser sees, and has asked and edited. Panels change it, and call what shows the change."""
 
     def __init__(self, content: Content, client: viser.ClientHandle) -> None:
+        super().__init__(client)
         self.content = content
-        self.client = client
-        self.closed = threading.Event()
-        self.lock = threading.RLock()  # of everything below
         self.stack = EditStack(content.gaussians, content.splat_from_map.inverse())
         self.edited = self.stack.edited()
         self.asked: Asked | None = None
         self.objects: tuple[list[FoundObject], ...] = ()  # of each answer
+        self.parts: Parts | None = None  # affordances, shown instead of answers
         self.chosen = 0  # index of the answer that is edited and taken away
         self.mode = PICTURE
+        self.against: KnownView | None = None  # whose image the map is compared with
         self.dim = True
         self.unobserved = False
         self.on_answers: list[Callable[[], None]] = []  # called where there are new answers
         self.on_edits: list[Callable[[], None]] = []
         self.view = SceneView(client, content)
         self.layer = SplatLayer(client.scene, content.cloud)
-        self.status = client.gui.add_html("")
+        self._tabs: viser.GuiTabGroupHandle | None = None
         self._base_key: tuple[object, ...] = ()
-        self._base = base_colors(content, content.gaussians, PICTURE, None)
+        self._base = base_colors(content, content.gaussians, PICTURE)
+
+    @property
+    def tabs(self) -> viser.GuiTabGroupHandle:
+        """Of the panels; they stand below what was added to the page before the first use."""
+        if self._tabs is None:
+            self._tabs = self.client.gui.add_tab_group()
+        return self._tabs
 
     @property
     def answers(self) -> tuple[Answer, ...]:
@@ -69,42 +70,33 @@ class Session:
         """[N] bool, the Gaussians that are still there; None: all."""
         return None if bool(self.edited.present.all()) else self.edited.present
 
-    def say(self, text: str, kind: str = "info") -> None:
-        """A line for the person at the browser; kinds are info, busy and error."""
-        color = {"error": "#c62828", "busy": "#8a6d00"}.get(kind, "#2e7d32")
-        self.status.content = (
-            f'<div data-status="{kind}" style="padding:0.4em 1em;color:{color};font-size:0.85em">'
-            f"{html.escape(text)}</div>"
-        )
-
-    def guarded(self, job: Job) -> Job:
-        """A callback that ends with its browser and shows its errors to the user."""
-
-        @functools.wraps(job)
-        def run(event: Any) -> None:
-            if self.closed.is_set():
-                return
-            try:
-                job(event)
-            except (FeatureGsError, OSError) as error:
-                self.say(str(error), "error")
-            except Exception:
-                if self.closed.is_set():  # what a browser asked before it went away
-                    return
-                log.exception("the page's %s failed", job.__name__)
-                self.say("that failed; the terminal of feature-gs view says why", "error")
-
-        return run
-
     def set_answers(self, asked: Asked | None) -> None:
         """Show other answers; a second look and boxes follow by `settle`."""
         with self.lock:
-            self.asked, self.objects = asked, ()
+            self.asked, self.objects, self.parts = asked, (), None
+            self.view.show_regions(())
             self.chosen = min(self.chosen, max(0, len(self.answers) - 1))
             for tell in self.on_answers:
                 tell()
             self.client.flush()  # the words are there before the splats
             self.repaint()
+
+    def show_parts(self, parts: Parts) -> None:
+        """Show affordances with their regions, instead of answers."""
+        with self.lock:
+            if self.closed.is_set():
+                return
+            self.view.show_boxes([])
+            self.set_answers(None)
+            self.parts = parts
+            self.view.show_regions(parts.regions)
+            self.repaint()
+
+    def aside(self, hidden: bool) -> None:
+        """Take the map and what stands around it out of the way, or bring them back."""
+        with self.lock, self.client.atomic():
+            self.layer.show(not hidden)
+            self.view.show(not hidden)
 
     def settle(self) -> None:
         """Take the second looks that are due, then show the objects with their boxes."""
@@ -149,6 +141,8 @@ class Session:
             for tell in self.on_edits:
                 tell()
             segmenter = self.content.segmenter
+            if self.parts is not None:  # of the map as it was
+                self.set_answers(None)
             if self.asked is not None and segmenter is not None:  # of what is left of the map
                 self.view.show_boxes([])
                 self.set_answers(self.asked.at(segmenter, self.asked.question.threshold, self.among))
@@ -166,23 +160,18 @@ class Session:
             colors, opacities = self._colors()
             self.layer.resize(count, colors, opacities, progress)
 
-    def close(self) -> None:
-        """Nothing more is done for this browser."""
-        self.closed.set()
-
     def _colors(self) -> tuple[Any, Any]:
-        key = (self.mode, id(self.edited), id(self.answer) if self.mode == "similarity" else None)
+        answer = self.answer if self.mode == SIMILARITY else None
+        key = (self.mode, self.edited, answer, self.against if self.mode == CHANGE else None)
         if key != self._base_key:
-            self._base = base_colors(self.content, self.edited.gaussians, self.mode, self.answer)
+            gaussians = self.edited.gaussians
+            self._base = base_colors(self.content, gaussians, self.mode, answer, self.against)
             self._base_key = key
         unobserved = None
         if self.unobserved and self.content.segmenter is not None:
             unobserved = ~self.content.segmenter.field.seen
-        answers = self.answers if self.mode == PICTURE else ()
-        colors = Overlay(answers, unobserved, self.dim).over(self._base)
+        masks: tuple[Tensor, ...] = ()
+        if self.mode == PICTURE:
+            masks = self.parts.masks if self.parts is not None else tuple(answer.mask for answer in self.answers)
+        colors = Overlay(masks, unobserved, self.dim).over(self._base)
         return colors, opacity_bytes(self.edited.gaussians.opacities, self.edited.present)
-
-
-def set_value(control: Any, value: object) -> None:
-    """Give a control a value; its callbacks hear of it, with no browser as its cause."""
-    control.value = value

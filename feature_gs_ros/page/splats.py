@@ -63,6 +63,7 @@ class SplatLayer:
         self._scene = scene
         self._cloud = cloud
         self._nodes: list[tuple[slice, viser.GaussianSplatHandle]] = []
+        self._visible = True
 
     @property
     def shown(self) -> int:
@@ -92,6 +93,18 @@ class SplatLayer:
             if progress is not None and progress(end, count):
                 return
 
+    def clear(self) -> None:
+        """Take all of them away."""
+        for _, node in self._nodes:
+            node.remove()
+        self._nodes.clear()
+
+    def show(self, visible: bool) -> None:
+        """Show or hide all of them."""
+        self._visible = visible
+        for _, node in list(self._nodes):
+            node.visible = visible
+
     def paint(self, colors: Colors, opacities: Opacities) -> None:
         """Give what was sent new colours [N, 3] and opacities [N]; nodes that stay as they are aren't sent again."""
         for rows, node in list(self._nodes):
@@ -102,9 +115,7 @@ class SplatLayer:
     def place(self, cloud: SplatCloud, colors: Colors, opacities: Opacities) -> None:
         """Show another cloud of as many Gaussians: the map after something moved."""
         count = self.shown
-        for _, node in self._nodes:
-            node.remove()
-        self._nodes.clear()
+        self.clear()
         self._cloud = cloud
         self.resize(count, colors, opacities)
 
@@ -117,6 +128,7 @@ class SplatLayer:
             rgbs=colors[order],
             opacities=opacities[order][:, None],
             scale=self._cloud.unit,
+            visible=self._visible,
         )
         self._nodes.append((rows, node))
 

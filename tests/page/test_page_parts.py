@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +16,25 @@ from hypothesis import strategies as st
 
 from feature_gs_ros.backprojection.build import back_project
 from feature_gs_ros.cli.view import open_content
-from feature_gs_ros.core.errors import OptionError, PromptError
+from feature_gs_ros.core.errors import AffordanceError, FeatureGsError, OptionError, PromptError
 from feature_gs_ros.core.geometry import Sim3, camera_centre
 from feature_gs_ros.core.placing import transformed
 from feature_gs_ros.editing import Delete, Edit, EditStack, Selection
 from feature_gs_ros.editing.operations import EditedMap
+from feature_gs_ros.io.data_folder import DataFolder
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.page.ask import ask_examples, ask_words, command_of, prompts_of, suggestions
+from feature_gs_ros.page.change import change
 from feature_gs_ros.page.click import pick_along_ray, pick_in_image
 from feature_gs_ros.page.colors import Overlay, answer_color, base_colors, modes, opacity_bytes
 from feature_gs_ros.page.content import Content
+from feature_gs_ros.page.drawing import Drawing
 from feature_gs_ros.page.frusta import Frustum
 from feature_gs_ros.page.latest import Latest
 from feature_gs_ros.page.limits import MAX_PROMPTS, is_local, may_connect
+from feature_gs_ros.page.parts import add_part, find_parts, library_path, open_library
 from feature_gs_ros.page.splats import SplatCloud
-from feature_gs_ros.query.masks_3d import State
+from feature_gs_ros.query.masks_3d import Segmenter, State
 from tests.conftest import random_map
 from tests.errors import raises
 from tests.little_scene import write_scene
@@ -41,8 +47,6 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> Content:
     main = tmp_path_factory.mktemp("written")
     map_file = open_content(folder / "map.ply", main)
     field = back_project(map_file.gaussians, open_stream(folder), "color")
-    from dataclasses import replace
-
     provenance = replace(field.provenance, map_path=str(folder / "map.ply"), stream=str(folder))
     replace(field, provenance=provenance).save(folder / "field.safetensors")
     return open_content(folder / "field.safetensors", main)
@@ -69,7 +73,7 @@ def test_answers_are_coloured_and_what_is_deleted_is_not_there(content: Content)
     answer = asked.answers[0]
     assert answer.state is State.FOUND
     base = base_colors(content, content.gaussians, "picture", None)
-    shown = Overlay([answer], None, dim=True).over(base)
+    shown = Overlay([answer.mask], None, dim=True).over(base)
     inside, outside = answer.mask.numpy(), ~answer.mask.numpy()
     color = np.array(answer_color(0), float)
     assert np.abs(shown[inside] - color).mean() < np.abs(base[inside] - color).mean()
@@ -79,7 +83,7 @@ def test_answers_are_coloured_and_what_is_deleted_is_not_there(content: Content)
     assert (opacities[inside] == 0).all()
     assert (opacities[outside] > 0).all()
     for mode in modes(content):
-        colors = base_colors(content, content.gaussians, mode, answer)
+        colors = base_colors(content, content.gaussians, mode, answer, content.views[0])
         assert colors.shape == (len(content.gaussians), 3)
         assert colors.dtype == np.uint8
 
@@ -223,3 +227,91 @@ def test_a_map_without_a_field_is_shown_and_nothing_is_asked(content: Content, t
     assert pick.feature is None
     with pytest.raises(OptionError):
         open_content(content.map_path, tmp_path, identity=content.source)
+
+
+def test_change_is_where_an_image_differs_from_the_map_whatever_its_exposure(content: Content) -> None:
+    known = content.views[0]
+    drawn = content.image_of(known)  # the map's own picture, through the stream
+    same = change(content.gaussians, known.camera, known.camera_from_splat, (drawn * 0.7).astype(np.uint8))
+    assert bool(same.seen.any())
+    assert float(same.amount[same.seen].median()) < 0.15
+    painted = drawn.copy()
+    painted[:, : drawn.shape[1] // 4] = (0, 255, 0)
+    found = change(content.gaussians, known.camera, known.camera_from_splat, painted)
+    means = content.gaussians.means.numpy() @ known.camera_from_splat[:3, :3].T + known.camera_from_splat[:3, 3]
+    u = known.camera.fx * means[:, 0] / means[:, 2] + known.camera.cx
+    left = found.seen.numpy() & (u < 0.2 * known.camera.width)
+    right = found.seen.numpy() & (u > 0.35 * known.camera.width)
+    assert found.amount.numpy()[left].mean() > 3 * found.amount.numpy()[right].mean()
+
+
+def test_views_agree_as_far_as_the_mean_of_unit_features_is_long(content: Content) -> None:
+    assert content.agreement is None  # colours are of any length
+    assert content.segmenter is not None
+    field, extractor = content.segmenter.field, copy.copy(content.segmenter.extractor)
+    extractor.unit_features = True
+    agreed = replace(content, segmenter=Segmenter(content.gaussians, field, extractor)).agreement
+    assert agreed is not None
+    torch.testing.assert_close(agreed, field.decoded().norm(dim=1).clamp(0, 1))
+
+
+def test_a_brush_paints_erases_and_takes_strokes_back() -> None:
+    drawing = Drawing(60, 80)
+    drawing.begin()
+    drawing.stroke((20, 30), (60, 30), 5)
+    rows, columns = np.nonzero(drawing.mask)
+    assert abs(columns.min() - 15) <= 1
+    assert abs(columns.max() - 65) <= 1
+    assert abs(rows.min() - 25) <= 1
+    assert abs(rows.max() - 35) <= 1
+    painted = drawing.mask
+    drawing.begin()
+    drawing.stroke((40, 30), (40, 30), 3, erase=True)
+    erased = painted & ~drawing.mask
+    assert abs(erased.sum() - np.pi * 9) < 12
+    assert not drawing.mask[29, 39]
+    assert drawing.undo()
+    assert (drawing.mask == painted).all()
+    assert drawing.undo()
+    assert drawing.pixels == 0
+    assert not drawing.undo()
+
+
+@given(st.lists(st.tuples(*[st.floats(-1e4, 1e4, allow_nan=False)] * 4, st.floats(0.5, 40), st.booleans()), max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_strokes_anywhere_can_all_be_taken_back(strokes: list[tuple[float, float, float, float, float, bool]]) -> None:
+    drawing = Drawing(30, 40)
+    for *ends, radius, erase in strokes:
+        drawing.begin()
+        drawing.stroke((ends[0], ends[1]), (ends[2], ends[3]), radius, erase)
+    while drawing.undo():
+        pass
+    assert drawing.pixels == 0
+
+
+def test_a_painted_part_is_found_on_the_map(content: Content, tmp_path: Path) -> None:
+    segmenter = content.segmenter
+    assert segmenter is not None
+    known = content.views[0]
+    image = content.image_of(known)
+    red = (image[:, :, 0] > 120) & (image[:, :, 2] < 100)  # the half of this colour
+    path = library_path(DataFolder(str(tmp_path)), "parts.safetensors")
+    name, library = add_part(path, segmenter.extractor, image, red, affordance="half", object_word="board")
+    assert name == "board-half-1"
+    assert len(open_library(path, segmenter.extractor)) == len(library) == 1
+    found = find_parts(segmenter, open_library(path, segmenter.extractor))
+    assert found.states == {"half": State.FOUND}
+    by_words = segmenter.ask(["red"])[0].mask
+    overlap = (found.masks[0] & by_words).sum() / (found.masks[0] | by_words).sum()
+    assert overlap > 0.8
+    assert found.regions
+    assert all(np.isfinite(region.gripper_width) for region in found.regions)
+    for bad in ("../parts.safetensors", "parts.ply", "x" * 200 + ".safetensors"):
+        with pytest.raises(FeatureGsError):
+            library_path(DataFolder(str(tmp_path)), bad)
+    with pytest.raises(AffordanceError):
+        add_part(path, segmenter.extractor, image, np.zeros_like(red), affordance="nothing")
+    (tmp_path / "foreign.safetensors").write_bytes(b"not a library")
+    with pytest.raises(AffordanceError):
+        add_part(tmp_path / "foreign.safetensors", segmenter.extractor, image, red, affordance="half")
+    assert (tmp_path / "foreign.safetensors").read_bytes() == b"not a library"

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import html
 import time
 from typing import TYPE_CHECKING, Any
 
 from feature_gs_ros.core.errors import UnknownPromptError
+from feature_gs_ros.core.memory import give_back_freed_memory
 from feature_gs_ros.extractors.base import known_words
 from feature_gs_ros.page.ask import ask_words, prompts_of, suggestions, threshold_range
+from feature_gs_ros.page.browser import set_value
 from feature_gs_ros.page.colors import answer_color
 from feature_gs_ros.page.latest import Latest
-from feature_gs_ros.page.session import Session, set_value
-from feature_gs_ros.query.masks_3d import Answer, State
+from feature_gs_ros.page.panels.looks import state_box
+from feature_gs_ros.page.session import Session
+from feature_gs_ros.query.masks_3d import Answer
 from feature_gs_ros.query.objects import FoundObject
 
 if TYPE_CHECKING:
     import viser
 
-# Border, background and mark: the three states are told apart without reading.
-LOOKS = {
-    State.FOUND: ("solid", "rgba(60,180,80,0.12)", "✔"),
-    State.NOT_FOUND: ("dashed", "rgba(128,128,128,0.12)", "✘"),
-    State.NOT_OBSERVED: ("dotted", "rgba(245,150,30,0.22)", "?"),
-}
+MAX_LISTED = 5  # objects of an answer in words
 
 
 class AskPanel:
@@ -81,6 +78,7 @@ class AskPanel:
         session.set_answers(asked)
         session.say(f"answered in {time.perf_counter() - start:.2f} s")
         session.settle()
+        give_back_freed_memory()  # of its intermediate results
 
     def _moved(self, event: viser.GuiEvent[viser.GuiSliderHandle[float]]) -> None:
         if event.client is not None:  # a person, not an answer's own threshold
@@ -126,19 +124,11 @@ class AskPanel:
 
 
 def answer_html(answer: Answer, objects: list[FoundObject], index: int) -> str:
-    """An answer as a person reads it; the state shows by border, colour and mark."""
-    border, background, mark = LOOKS[answer.state]
-    red, green, blue = answer_color(index) if answer.state is State.FOUND else (120, 120, 120)
-    if answer.state is State.NOT_OBSERVED:
-        red, green, blue = 245, 150, 30
-    sizes = "".join(
-        f"<br>object {number}: {' × '.join(f'{side:.2f}' for side in found.box.size)} m at "
+    """An answer as a person reads it."""
+    sizes = [
+        f"object {number}: {' × '.join(f'{side:.2f}' for side in found.box.size)} m at "
         f"({', '.join(f'{value:.2f}' for value in found.box.center)}), similarity {found.score:.2f}"
-        for number, found in enumerate(objects[:5], start=1)
-    )
-    return (
-        f'<div data-state="{answer.state.value}" style="margin:0.4em 1em;padding:0.4em 0.7em;font-size:0.85em;'
-        f'border-left:6px {border} rgb({red},{green},{blue});background:{background}">'
-        f"<b>{mark} {html.escape(answer.prompt)}</b>: {answer.state.value}<br>{html.escape(answer.message)}"
-        f"<br>coverage {answer.coverage:.0%}, threshold {answer.threshold:.2f}, {answer.seconds:.2f} s{sizes}</div>"
-    )
+        for number, found in enumerate(objects[:MAX_LISTED], start=1)
+    ]
+    numbers = f"coverage {answer.coverage:.0%}, threshold {answer.threshold:.2f}, {answer.seconds:.2f} s"
+    return state_box(answer.prompt, answer.state, [answer.message, numbers, *sizes], answer_color(index))

@@ -32,7 +32,7 @@ class ClickPanel:
         gui = session.client.gui
         does = [EXAMPLE] if session.content.segmenter else []
         does += [NAME] if session.content.identities else []
-        with gui.add_folder("Click"):
+        with session.tabs.add_tab("Click"):
             self._does = gui.add_dropdown("a click will", [*does, NOTHING])
             gui.add_html(
                 '<div style="padding:0 1em;font-size:0.75em">shift and click: not meant. On a camera\'s image: '

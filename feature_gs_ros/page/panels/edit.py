@@ -27,7 +27,7 @@ class EditPanel:
     def __init__(self, session: Session) -> None:
         self._session = session
         gui = session.client.gui
-        with gui.add_folder("Edit", expand_by_default=False):
+        with session.tabs.add_tab("Edit"):
             self._answer = gui.add_dropdown("what", ("nothing yet",), hint="the answer that is edited and taken away")
             delete, extract = gui.add_button("Delete"), gui.add_button("Keep only this")
             self._color = gui.add_rgb("colour", (230, 60, 30))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from feature_gs_ros.page.colors import modes
+from feature_gs_ros.page.browser import set_value
+from feature_gs_ros.page.colors import CHANGE, legend, modes
 from feature_gs_ros.page.latest import Latest
-from feature_gs_ros.page.session import Session, set_value
+from feature_gs_ros.page.session import Session
 from feature_gs_ros.page.splats import COARSE
 
 if TYPE_CHECKING:
@@ -26,8 +27,13 @@ class ShowPanel:
         session = self._session
         gui = session.client.gui
         total = len(session.content.gaussians)
-        with gui.add_folder("Show"):
+        with session.tabs.add_tab("Show"):
             mode = gui.add_dropdown("colour by", modes(session.content))
+            cameras_named = session.view.camera_names
+            self._against = gui.add_dropdown(
+                "image of", cameras_named or ("none",), visible=False, hint="what the map is compared with"
+            )
+            self._legend = gui.add_html("")
             self._count = gui.add_slider(
                 "Gaussians", min(1000, total), total, max(1, total // 100), total, hint="the most visible ones first"
             )
@@ -37,7 +43,8 @@ class ShowPanel:
             if session.content.segmenter is not None:
                 unobserved = gui.add_checkbox("not observed", False, hint="paint what no camera saw")
                 unobserved.on_update(session.guarded(lambda _: self._set("unobserved", unobserved.value)))
-        mode.on_update(session.guarded(lambda _: self._set("mode", mode.value)))
+        mode.on_update(session.guarded(lambda _: self._colour_by(mode.value)))
+        self._against.on_update(session.guarded(lambda _: self._colour_by(CHANGE)))
         dim.on_update(session.guarded(lambda _: self._set("dim", dim.value)))
         cameras.on_update(session.guarded(lambda _: session.view.switch("cameras", cameras.value)))
         ground.on_update(session.guarded(lambda _: session.view.switch("ground", ground.value)))
@@ -61,6 +68,16 @@ class ShowPanel:
     def _advance(self, done: int, _: int) -> bool:
         set_value(self._progress, 100.0 * done / len(self._session.content.gaussians))
         return self._session.closed.is_set()
+
+    def _colour_by(self, mode: str) -> None:
+        session = self._session
+        with session.lock:
+            session.mode = mode
+            self._against.visible = mode == CHANGE
+            if mode == CHANGE:
+                session.against = session.view.frusta[session.view.camera_names.index(self._against.value)].known
+            self._legend.content = legend(mode)
+        session.repaint()
 
     def _set(self, what: str, value: object) -> None:
         with self._session.lock:

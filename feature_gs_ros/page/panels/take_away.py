@@ -14,7 +14,8 @@ from feature_gs_ros.core.errors import PromptError
 from feature_gs_ros.core.placing import transformed
 from feature_gs_ros.io.splats.registry import WRITTEN, save_map
 from feature_gs_ros.page.ask import command_of
-from feature_gs_ros.page.session import Session, set_value
+from feature_gs_ros.page.browser import set_value
+from feature_gs_ros.page.session import Session
 from feature_gs_ros.query.answers import as_json, objects_of
 from feature_gs_ros.query.masks_3d import Answer, State
 
@@ -29,7 +30,7 @@ class TakeAwayPanel:
     def __init__(self, session: Session) -> None:
         self._session = session
         gui = session.client.gui
-        with gui.add_folder("Take away", expand_by_default=False):
+        with session.tabs.add_tab("Take away"):
             if session.content.segmenter is not None:
                 self._frame = gui.add_dropdown("frame", FRAMES, hint="splat: of the map's file; map: metres, as boxes")
                 self._format = gui.add_dropdown(

@@ -68,7 +68,7 @@ class Affordances:
                         marked.labels,
                         {MARK: affordance},
                         extractor,
-                        name=_free_name(library, target, affordance),
+                        name=library.free_name(affordance, target),
                         object_word=target,
                         frame=marked.name,
                     )
@@ -147,15 +147,6 @@ def _library(session: Session) -> Library:
     library = Library.load(path)
     library.check_extractor(extractor.identity)
     return library
-
-
-def _free_name(library: Library, target: str, affordance: str) -> str:
-    """A name that no source has yet."""
-    if target:
-        check_name(target, "object")
-    taken = {source.name for source in library.sources}
-    stem = f"{target}-{affordance}" if target else affordance
-    return next(name for number in range(1, len(taken) + 2) if (name := f"{stem}-{number}"[-100:]) not in taken)
 
 
 def _settings(request: Any) -> Settings:
