@@ -11,7 +11,7 @@ from pathlib import Path
 
 from feature_gs_ros.core.memory import keep_freed_memory
 
-NAMES = ("startup", "backprojection", "queries", "tabletop", "affordance", "sam", "training", "distillation")
+NAMES = ("startup", "backprojection", "queries", "tabletop", "affordance", "sam", "training", "distillation", "page")
 
 
 def main() -> None:
