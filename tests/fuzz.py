@@ -27,6 +27,7 @@ from types import FrameType
 import cv2
 import numpy as np
 import torch
+from rosbags.rosbag2.reader import zstd
 from safetensors.torch import save_file
 
 from feature_gs_ros.affordance.library import Library
@@ -51,6 +52,7 @@ from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
 from feature_gs_ros.training.checkpoint import FORMAT as TRAINING
+from tests.foxglove_recordings import content, write_mcap
 from tests.little_scene import two_halves, write_stream
 from tests.recordings import record
 from tests.splat_samples import (
@@ -160,6 +162,16 @@ def _mask(path: Path) -> None:
     cv2.imwrite(str(path), np.arange(48, dtype=np.uint8).reshape(6, 8))
 
 
+def _colours(path: Path) -> None:
+    path.write_text("background:0,0,0::\nmug:10,20,30::\n")
+    (path.parent / "masks").mkdir()
+    cv2.imwrite(str(path.parent / "masks" / "a.png"), np.zeros((6, 8, 3), np.uint8))
+
+
+def _packed(path: Path) -> None:
+    path.write_bytes(zstd.compress(write_mcap(path.with_name("whole.mcap"), content(2)).read_bytes()))
+
+
 def _picture(path: Path) -> None:
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
 
@@ -183,6 +195,13 @@ COCO = {
 }
 FRAME = {"file_path": "images/0000.png", "transform_matrix": POSE}
 NERFSTUDIO = {"w": 64, "h": 48, "fl_x": 60.0, "k1": 0.1, "frames": [FRAME]}
+LABELME = {
+    "imageHeight": 6, "imageWidth": 8,
+    "shapes": [
+        {"label": "mug", "shape_type": "polygon", "points": [[0, 0], [3, 0], [3, 2]]},
+        {"label": "cup", "shape_type": "circle", "points": [[4, 4], [5, 5]]},
+    ],
+}  # fmt: skip
 POLYGON = {"category": "a", "segmentation": [[1, 1], [5, 1], [5, 5]]}
 POLYGONS = {"info": {"height": 8, "width": 8}, "objects": [POLYGON]}
 
@@ -246,6 +265,11 @@ TARGETS = (
         Target(suffix[1:], f"maps/a{suffix}", _array, lambda path: PrecomputedExtractor(path.parent))
         for suffix in (".npy", ".npz", ".safetensors")
     ),
+    Target("labelme", "a.json", _text(LABELME), lambda path: DetectionMasks(path.parent).load("a")),
+    Target("colour table", "labelmap.txt", _colours, lambda path: MaskFolder(path.parent / "masks").load("a")),
+    Target("foxglove json", "a.mcap", lambda path: write_mcap(path, content(2)), _frames),
+    Target("foxglove protobuf", "a.mcap", lambda path: write_mcap(path, content(2), "protobuf", "lz4"), _frames),
+    Target("packed recording", "a.mcap.zstd", _packed, _frames),
     Target("field", "field", _field, FeatureField.load),
     Target("edits", "edits", _edits, lambda path: EditStack.load(path, sound_map()).edited()),
     Target("library", "library", _library, _checked_library),
