@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from feature_gs_ros.cli.extractors import extractors
-from feature_gs_ros.core.errors import ExtractorError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import extractor_names, extractor_requirements, make_extractor
 from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE, OFFLINE_VARIABLE
@@ -106,11 +105,11 @@ def test_weights_are_downloaded_by_command_line(
         assert extractors(download=name) == 0
         assert "Apache-2.0" in capsys.readouterr().out
     monkeypatch.setenv(OFFLINE_VARIABLE, "1")
-    with pytest.raises(ExtractorError, match=f"sam_vit_b_01ec64.pth.*{OFFLINE_VARIABLE} is set"):
+    with raises("extractor.weights", "sam_vit_b_01ec64.pth", OFFLINE_VARIABLE):
         extractors(download="sam")
-    with pytest.raises(ExtractorError, match="by itself"):
+    with raises("extractor.weights"):
         extractors(download="dinov3")
-    with pytest.raises(ExtractorError, match="'color' is no extractor with weights"):
+    with raises("extractor.unknown", "'color'"):
         extractors(download="color")
 
 
