@@ -207,9 +207,7 @@ def test_what_is_missing_is_named(open_clip: Any, files: Path, tmp_path: Path, m
     with raises("extractor.weights", f"{DEFAULT_MODEL}.safetensors", "1,501 MB", "https://huggingface.co/timm/"):
         make_extractor("siglip2")
     torch.save(model(open_clip).state_dict(), tmp_path / "alone.pt")
-    with raises(
-        "extractor.missing", "'nobody/tiny'", "--option tokenizer=FOLDER"
-    ):
+    with raises("extractor.missing", "'nobody/tiny'", "--option tokenizer=FOLDER"):
         Siglip2Extractor(tmp_path / "alone.pt", MODEL).embed(["mug"])
     assert Siglip2Extractor(tmp_path / "alone.pt", MODEL, tokenizer=files).embed(["mug"]).shape == (1, 48)
 
