@@ -45,8 +45,6 @@ from feature_gs_ros.frames.umeyama import Array
 
 VIEWS = 12  # of the stream that are looked at
 REFINEMENTS = 4  # times that the map is rendered where the cameras are
-OWN_REFINEMENTS = 3  # times more, each view with its own rendering only
-MIN_OWN = 10.0  # matches per view with its own rendering that these take
 MIN_SUPPORT = 6.0  # matches explained per view, below which nothing is found
 MIN_VIEWS = 0.5  # of the views that must be explained
 OUTLIER_FRACTION = 0.25  # of the median view's support, below which a view is an outlier
@@ -134,29 +132,6 @@ def refine_alignment(gaussians: GaussianMap, live: LiveViews, start: Sim3) -> Fo
         before = alignment
         scales = (15.0, 5.0, 2.0) if best is not alignment else (5.0, 2.0)
         alignment, covariance = fit_alignment(live.frames, matches, best, scales)
-        change = before.inverse() @ alignment
-        turn = float(np.linalg.norm(Rotation.from_matrix(change.rotation).as_rotvec()))
-        if turn + abs(np.log(change.scale)) < SETTLED:
-            break
-    if not is_explained(live, alignment, matches):
-        return None
-    return _by_own_views(gaussians, live, alignment) or (alignment, covariance, matches)
-
-
-def _by_own_views(gaussians: GaussianMap, live: LiveViews, start: Sim3) -> Found | None:
-    """The last refinement: each live view is matched with its own rendering alone; None where that gives too little.
-
-    A point's depth then hardly matters: it is seen from where it was rendered. Depths of soft surfaces are off all the
-    same way, and would pull the scale with them.
-    """
-    alignment, covariance, matches = start, np.eye(7), Matches2D3D.joined([])
-    for _ in range(OWN_REFINEMENTS):
-        rendered = rendered_features(gaussians, posed_cameras(live.frames, alignment))
-        matches = live.matches(rendered)
-        if float(support(posed_cameras(live.frames, alignment), matches).sum()) < MIN_OWN * len(live.frames):
-            return None
-        before = alignment
-        alignment, covariance = fit_alignment(live.frames, matches, alignment, (4.0, 2.0))
         change = before.inverse() @ alignment
         turn = float(np.linalg.norm(Rotation.from_matrix(change.rotation).as_rotvec()))
         if turn + abs(np.log(change.scale)) < SETTLED:

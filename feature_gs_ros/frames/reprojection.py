@@ -19,7 +19,7 @@ from feature_gs_ros.frames.umeyama import Array, moved
 
 TOLERANCE = 4.0  # px of an image of MATCHING_SIZE: how far right matches lie off, with poses a little off
 ANNEALING = (40.0, 15.0, 5.0, 2.0)  # px: scales of the robust loss, one after another
-SHARED_ERROR = 0.2  # px of the matched image: edges of a soft map lie that much off, the same way in all views
+SHARED_ERROR = 0.3  # px of the matched image: edges of a soft map lie that much off, the same way in all views
 MAX_FITTED = 1500  # matches that a fit uses
 BEHIND = 1e4  # px: residual of a point behind its camera
 MIN_PNP = 7  # inliers of a pose from matches

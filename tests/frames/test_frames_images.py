@@ -37,9 +37,11 @@ def test_from_ten_centimetres_and_ten_degrees(posed_scene: Path, stream: str) ->
     truth, gaussians = load_alignment(posed_scene / "alignment.yaml"), load_map(posed_scene / "map.ply")
     frames = list(open_stream(posed_scene / stream).frames())
     report = align_images(gaussians, frames, truth @ off_by(0.1, 10.0, seed=1))
-    _, degrees, millimetres = errors(report.splat_from_map, truth, MIDDLE)
+    scale, degrees, millimetres = errors(report.splat_from_map, truth, MIDDLE)
     assert (degrees < 0.3, millimetres < 3) == (True, True)
     assert report.outliers == ()
+    assert scale < 3 * report.scale_sigma  # what is stated holds, also of what the soft map does to all views
+    assert report.scale_sigma < 0.01
 
 
 def test_without_a_start(posed_scene: Path) -> None:
