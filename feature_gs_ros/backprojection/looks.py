@@ -99,6 +99,13 @@ class Looks:
         """Bytes of the JPEGs."""
         return sum(len(look.jpeg) for look in self.kept)
 
+    @property
+    def memory(self) -> int:
+        """Bytes in memory: the JPEGs, the footprints, and the images that were decoded for a second look."""
+        decoded = (look.__dict__.get("image") for look in self.kept)
+        images = sum(int(image.nbytes) for image in decoded if image is not None)
+        return self.nbytes + sum(int(look.footprint.nbytes) for look in self.kept) + images
+
     def with_view(self, view: View, image: Image, name: str) -> Looks:
         """With one more view's image [H, W, 3], if it is worth it; ``name`` is the frame's."""
         if self.limits.count == 0 or self.limits.total_bytes == 0:

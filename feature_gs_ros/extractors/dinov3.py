@@ -58,7 +58,7 @@ MODELS = {
     for name, (digest, megabytes) in _FILES.items()
 }
 DINO_TXT = WeightsFile(
-    "dinov3_vitl16_dinotxt_vision_head_and_text_encoder-a442d8f5.pth", PAGE, 2310, LICENCE, False, "a442d8f5"
+    "dinov3_vitl16_dinotxt_vision_head_and_text_encoder-a442d8f5.pth", PAGE, 2254, LICENCE, False, "a442d8f5"
 )
 
 
@@ -141,7 +141,7 @@ class Dinov3Extractor(NetworkExtractor):
             "patch tokens of DINOv3, for examples and affordances; words by dino.txt or a text head",
             "384, 768, 1024, 1280 or 4096",
             text=False,
-            weights=tuple(MODELS.values()),
+            weights=(MODELS[DEFAULT_MODEL], *(file for name, file in MODELS.items() if name != DEFAULT_MODEL)),
             words_weights=(DINO_TXT, CLIP_WEIGHTS),
         )
 
@@ -202,7 +202,7 @@ class Dinov3Extractor(NetworkExtractor):
     @cached_property
     def _head(self) -> DinoTxtHead:
         state = self._words_state("visual_model.head.")
-        head = self._of_words(DinoTxtHead.for_state, state)
+        head: DinoTxtHead = self._of_words(DinoTxtHead.for_state, state)
         if head.ln_final.normalized_shape != (self.dimension,):
             raise ExtractorError(
                 f"dino.txt's head in '{self._words_path}' is for {head.ln_final.normalized_shape[0]} channels, the "
@@ -215,7 +215,7 @@ class Dinov3Extractor(NetworkExtractor):
     @cached_property
     def _tower(self) -> DinoTxtText:
         state = self._words_state("text_model.")
-        tower = self._of_words(DinoTxtText.for_state, state)
+        tower: DinoTxtText = self._of_words(DinoTxtText.for_state, state)
         fill_network(tower, state, self._words_path, "dino.txt's text tower")
         return tower.eval().requires_grad_(False)
 

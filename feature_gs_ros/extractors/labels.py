@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.core.camera import Image
@@ -62,18 +63,18 @@ class LabelsExtractor(Extractor):
                 "the extractor 'labels' needs either labels=YAML or classes={value: name}", code="extractor.conflict"
             )
         names = load_labels(labels) if labels is not None else _by_value(classes or {})
-        self._names = {value: name for value, name in sorted(names.items()) if value != IGNORED}
-        if not 0 < len(self._names) <= MAX_CLASSES:
+        self.names = {value: name for value, name in sorted(names.items()) if value != IGNORED}
+        if not 0 < len(self.names) <= MAX_CLASSES:
             raise ExtractorError(
-                f"{len(self._names)} classes are named, the extractor 'labels' takes 1 to {MAX_CLASSES}",
+                f"{len(self.names)} classes are named, the extractor 'labels' takes 1 to {MAX_CLASSES}",
                 code="extractor.range",
             )
-        self._masks = None if masks is None else open_labels(masks, self._names, min_score)
-        self.classes = tuple(self._names)
+        self._masks = None if masks is None else open_labels(masks, self.names, min_score)
+        self.classes = tuple(self.names)
         self.dimension = len(self.classes)
-        self._words = WordList([[name] for name in self._names.values()], "labels")
+        self._words = WordList([[name] for name in self.names.values()], "labels")
         self.identity = ExtractorIdentity(
-            name="labels", preprocessing={"classes": {str(value): name for value, name in self._names.items()}}
+            name="labels", preprocessing={"classes": {str(value): name for value, name in self.names.items()}}
         )
 
     def extract(self, image: Image, name: str = "") -> FeatureGrid:
@@ -89,7 +90,14 @@ class LabelsExtractor(Extractor):
             labels = self._masks.load(name)
         except EvaluationError as error:  # as every extractor says it, so that this frame alone is left out
             raise ExtractorError(str(error), code="extractor.mask") from error
-        height, width = image.shape[:2]
+        return self.grid(labels, image.shape[0], image.shape[1], name)
+
+    def grid(self, labels: NDArray[np.uint16], height: int, width: int, name: str) -> FeatureGrid:
+        """Labels [h, w] by value, of an image of height × width, as features [h, w, classes].
+
+        Raises:
+            ExtractorError: they have another aspect than the image.
+        """
         if abs(labels.shape[1] * height - labels.shape[0] * width) > max(height, width):
             raise ExtractorError(
                 f"label image '{name}' is {labels.shape[1]}×{labels.shape[0]}, its frame {width}×{height}: "

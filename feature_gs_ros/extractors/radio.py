@@ -49,9 +49,9 @@ def _file(repository: str, name: str, megabytes: int) -> WeightsFile:
 MODELS = {  # megabytes of the image network in half precision; the heads come on top
     "c-radio_v3-b": _file("C-RADIOv3-B", "c-radio_v3-b_half.pth.tar", 196),
     "c-radio_v3-l": _file("C-RADIOv3-L", "c-radio-v3_l_half.pth.tar", 640),
-    "c-radio_v3-h": _file("C-RADIOv3-H", "c-radio_v3-h_half.pth.tar", 1305),
-    "c-radio_v4-so400m": _file("C-RADIOv4-SO400M", "c-radio_v4-so400m_half.pth.tar", 860),
-    "c-radio_v4-h": _file("C-RADIOv4-H", "c-radio_v4-h_half.pth.tar", 1305),
+    "c-radio_v3-h": _file("C-RADIOv3-H", "c-radio_v3-h_half.pth.tar", 1303),
+    "c-radio_v4-so400m": _file("C-RADIOv4-SO400M", "c-radio_v4-so400m_half.pth.tar", 862),
+    "c-radio_v4-h": _file("C-RADIOv4-H", "c-radio_v4-h_half.pth.tar", 1303),
 }
 
 

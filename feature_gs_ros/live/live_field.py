@@ -247,10 +247,10 @@ class LiveField:
             return self._projector.coverage()
 
     def memory(self) -> int:
-        """Bytes of accumulators and snapshot."""
+        """Bytes of accumulators, snapshot and looks."""
         snapshot = self._snapshot
         row = 4 * (self._projector.stored + 2)
-        return len(self.gaussians) * row * (1 if snapshot is None else 2)
+        return len(self.gaussians) * row * (1 if snapshot is None else 2) + self._projector.looks.memory
 
     def _edits_beside(self, path: Path) -> EditStack:
         map_from_splat, saved = self.map.splat_from_map.inverse(), edits_beside(path)

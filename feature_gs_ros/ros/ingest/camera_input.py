@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
 
 from feature_gs_ros.core.camera import Camera, rectified
 from feature_gs_ros.core.camera import Image as RgbImage
@@ -28,7 +29,12 @@ from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.msg import FeatureGrid
 from feature_gs_ros.ros.ingest.subscriptions import subscribe, subscribe_counting
 from feature_gs_ros.ros.runtime.parameters import chosen, value
-from feature_gs_ros.ros.runtime.qos import image_qos
+from feature_gs_ros.ros.runtime.qos import LATCHED, image_qos
+
+try:
+    from vision_msgs.msg import LabelInfo
+except ImportError:  # older than 4.1
+    LabelInfo = None
 
 MESSAGES = {"raw": Image, "compressed": CompressedImage, "grid": FeatureGrid}
 MASKS_KEPT = 60
@@ -47,6 +53,9 @@ class CameraSettings:
     is_rectified: bool
     mask_image: str
     mask_topic: str
+    labels_topic: str = ""
+    labels_info: str = ""
+    labels_detections: str = ""
 
     @staticmethod
     def read(node: Any, name: str) -> CameraSettings:
@@ -63,6 +72,9 @@ class CameraSettings:
             value(node, f"{name}.rectified"),
             value(node, f"{name}.mask_image"),
             value(node, f"{name}.mask_topic"),
+            value(node, f"{name}.labels_topic"),
+            value(node, f"{name}.labels_info"),
+            value(node, f"{name}.labels_detections"),
         )
         if not settings.image or not settings.camera_info:
             raise ParameterError(
@@ -72,7 +84,36 @@ class CameraSettings:
             raise ParameterError(
                 f"parameter {name}.mask_image: there is no file '{settings.mask_image}'", code="parameter.unreadable"
             )
+        settings.check_labels()
         return settings
+
+    def check_labels(self) -> None:
+        """
+        Raises:
+            ParameterError: names without labels, two sources of names, labels of grids, or no LabelInfo in this ROS.
+        """
+        if (self.labels_info or self.labels_detections) and not self.labels_topic:
+            raise ParameterError(
+                f"parameters {self.name}.labels_info and .labels_detections name the labels of "
+                f"{self.name}.labels_topic, which is empty",
+                code="parameter.missing",
+            )
+        if self.labels_info and self.labels_detections:
+            raise ParameterError(
+                f"parameters {self.name}.labels_info and .labels_detections are both given; leave one out",
+                code="parameter.conflict",
+            )
+        if self.labels_topic and self.kind == "grid":
+            raise ParameterError(
+                f"parameter {self.name}.labels_topic: {self.name}.input is grid, which has features of its own",
+                code="parameter.conflict",
+            )
+        if self.labels_info and LabelInfo is None:
+            raise ParameterError(
+                f"parameter {self.name}.labels_info: this ROS' vision_msgs has no LabelInfo; use "
+                f"{self.name}.labels_detections, or vision_msgs 4.1",
+                code="parameter.unsupported",
+            )
 
 
 class Arrival(NamedTuple):
@@ -81,6 +122,13 @@ class Arrival(NamedTuple):
     message: Any
     stamp: int  # ns
     received: float  # s, monotonic
+
+
+class LabelMessages(NamedTuple):
+    """What a detector says of an image."""
+
+    labels: Any
+    names: Any  # LabelInfo or Detection2DArray; None where the values are the classes'
 
 
 @dataclass
@@ -123,6 +171,9 @@ class CameraInput:
         self._size: tuple[int, int] | None = None  # of the last image: (width, height)
         self._cameras: dict[tuple[int, int], Camera] = {}  # of this info, by the image's size
         self._masks: OrderedDict[int, Any] = OrderedDict()  # messages by stamp
+        self._labels: OrderedDict[int, Any] = OrderedDict()  # likewise
+        self._detections: OrderedDict[int, Any] = OrderedDict()
+        self._label_info: Any = None
         path = settings.mask_image
         self._static_mask = load_image(Path(path).expanduser()).any(axis=2) if path else None
         self._subscriptions = self._subscribe()
@@ -138,6 +189,8 @@ class CameraInput:
             count = len(self.pending)
             self.pending.clear()
             self._masks.clear()
+            self._labels.clear()
+            self._detections.clear()
             self._last_stamp = 0
         return count
 
@@ -190,6 +243,18 @@ class CameraInput:
         nearest = min(self._masks, key=lambda other: abs(other - stamp))
         return self._masks[nearest] if abs(nearest - stamp) <= tolerance * 1e9 else None
 
+    def labels_at(self, stamp: int) -> LabelMessages | str:
+        """The label image of a stamp and what names its values, or what is missing yet."""
+        settings = self.settings
+        if stamp not in self._labels:
+            return f"no labels on '{settings.labels_topic}'"
+        if settings.labels_info and self._label_info is None:
+            return f"no LabelInfo on '{settings.labels_info}'"
+        if settings.labels_detections and stamp not in self._detections:
+            return f"no detections on '{settings.labels_detections}'"
+        names = self._label_info if settings.labels_info else self._detections.get(stamp)
+        return LabelMessages(self._labels[stamp], names)
+
     def ignored(self, camera: Camera, message: Any) -> Mask | None:
         """True where pixels of the rectified image don't count, by the static mask and a mask message.
 
@@ -225,6 +290,14 @@ class CameraInput:
         ]
         if settings.mask_topic:
             found.append(subscribe(node, Image, settings.mask_topic, self._on_mask, quality, group))
+        if settings.labels_topic:
+            on_labels = partial(self._keep_by_stamp, self._labels)
+            found.append(subscribe(node, Image, settings.labels_topic, on_labels, quality, group))
+        if settings.labels_info:
+            found.append(subscribe(node, LabelInfo, settings.labels_info, self._on_label_info, LATCHED, group))
+        if settings.labels_detections:
+            on_detections = partial(self._keep_by_stamp, self._detections)
+            found.append(subscribe(node, Detection2DArray, settings.labels_detections, on_detections, quality, group))
         return found
 
     def _on_frame(self, message: Any) -> None:
@@ -257,10 +330,18 @@ class CameraInput:
             self._node.get_logger().warning(f"'{self.settings.camera_info}': {error}", throttle_duration_sec=10.0)
 
     def _on_mask(self, message: Any) -> None:
+        self._keep_by_stamp(self._masks, message)
+
+    def _keep_by_stamp(self, kept: OrderedDict[int, Any], message: Any) -> None:
         with self._changed:
-            self._masks[stamp_ns(message.header.stamp)] = message
-            while len(self._masks) > MASKS_KEPT:
-                self._masks.popitem(last=False)
+            kept[stamp_ns(message.header.stamp)] = message
+            while len(kept) > MASKS_KEPT:
+                kept.popitem(last=False)
+            self._changed.notify()
+
+    def _on_label_info(self, message: Any) -> None:
+        with self._changed:
+            self._label_info = message
             self._changed.notify()
 
     def _on_lost(self, count: int) -> None:

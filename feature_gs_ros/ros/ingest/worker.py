@@ -13,18 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from feature_gs_ros.backprojection.ingest import PinholeView, extract, pinhole_view
+from feature_gs_ros.backprojection.ingest import PinholeView, extract, pinhole_view, rectified_grid
 from feature_gs_ros.core.camera import Camera, Frame, Image
 from feature_gs_ros.core.errors import FeatureGsError, NoTransformError
 from feature_gs_ros.core.feature_grid import FeatureGrid
+from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.extractors.labels import LabelsExtractor
 from feature_gs_ros.io.messages.feature_grid import grid_from_message
+from feature_gs_ros.io.messages.label_image import decode_labels, names_of_values, with_classes
 from feature_gs_ros.live.ignored_pixels import counted_pixels
 from feature_gs_ros.live.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.live.live_field import BATCH, LiveField
 from feature_gs_ros.live.pose_check import LivePoseCheck
 from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.numerics.streams import follow, on, stay_on
-from feature_gs_ros.ros.ingest.camera_input import Arrival, CameraInput, LastFrame
+from feature_gs_ros.ros.ingest.camera_input import Arrival, CameraInput, LabelMessages, LastFrame
 from feature_gs_ros.ros.ingest.poses import GAP, Matrix, Poses
 
 RETRY = 0.01  # s between looks at frames that wait for tf
@@ -50,6 +53,7 @@ class ReadyFrame:
     camera: Camera
     camera_from_map: Matrix
     mask: Any  # message, None where there is none
+    labels: LabelMessages | None  # of a detector, where they are the features
     epoch: int  # how often time had jumped back when it was completed
 
 
@@ -191,7 +195,10 @@ class IngestionWorker:
             mask = camera.mask_near(arrival.stamp, limits.mask_tolerance, patient)
             if mask is None:
                 return f"no mask on '{camera.settings.mask_topic}'"
-        return ReadyFrame(camera, arrival, model, pose, mask, self._epoch)
+        labels = camera.labels_at(arrival.stamp) if camera.settings.labels_topic else None
+        if isinstance(labels, str):
+            return labels
+        return ReadyFrame(camera, arrival, model, pose, mask, labels, self._epoch)
 
     def _accumulate(self, ready: ReadyFrame) -> None:
         """Extractor and back-projection of one frame.
@@ -259,6 +266,8 @@ class IngestionWorker:
         pinhole = pinhole_view(frame, self._field.map.splat_from_map)
         if is_grid:
             return pinhole, grid_from_message(message, extractor.identity)
+        if ready.labels is not None:
+            return pinhole, _labelled(extractor, ready.labels, ready)
         device = self._field.backend.device
         with on("extractor", device):
             grid = extract(extractor, pinhole.image, frame)
@@ -284,6 +293,21 @@ class IngestionWorker:
         if self._waiting_for_flush:
             self._leave_out(error, len(self._waiting_for_flush))
         self._waiting_for_flush.clear()
+
+
+def _labelled(extractor: Extractor, messages: LabelMessages, ready: ReadyFrame) -> FeatureGrid:
+    """The features of a detector's label image, moved as the lens is rectified.
+
+    Raises:
+        ImageError, ExtractorError: it can't be used.
+    """
+    assert isinstance(extractor, LabelsExtractor)
+    topic, camera = ready.source.settings.labels_topic, ready.camera
+    labels = decode_labels(messages.labels, topic)
+    if messages.names is not None:
+        labels = with_classes(labels, names_of_values(messages.names), extractor.names)
+    grid = extractor.grid(labels, camera.height, camera.width, topic)
+    return grid if camera.distortion is None else rectified_grid(grid, camera)
 
 
 def _waiting_since(camera: CameraInput) -> float:

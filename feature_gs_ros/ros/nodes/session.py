@@ -12,6 +12,7 @@ from rclpy.duration import Duration
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import ParameterError
+from feature_gs_ros.extractors.labels import LabelsExtractor
 from feature_gs_ros.io.atomic import remove_abandoned
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.live.health import Health
@@ -108,6 +109,12 @@ class Session:
             node.get_logger(),
         )
         for camera in settings.cameras:
+            if camera.labels_topic and not isinstance(self.field.map.extractor, LabelsExtractor):
+                raise ParameterError(
+                    f"parameter {camera.name}.labels_topic is for the extractor labels, not for "
+                    f"'{self.field.map.extractor.identity.name}'",
+                    code="parameter.conflict",
+                )
             source = CameraInput(node, camera, self.worker.changed, self.statistics, self.worker.on_jump)
             self._undo.append(source.close)
             self.worker.cameras.append(source)

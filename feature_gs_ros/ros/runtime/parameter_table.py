@@ -152,6 +152,17 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.mask_topic", "", "Topic of mono8 masks with the images' stamps: nonzero pixels are ignored."
         ),
+        Parameter(
+            f"{camera}.labels_topic",
+            "",
+            "Topic of a detector's label images (mono8, mono16) with the images' stamps, for the extractor labels.",
+        ),
+        Parameter(f"{camera}.labels_info", "", "Topic of vision_msgs/LabelInfo that names the labels' classes."),
+        Parameter(
+            f"{camera}.labels_detections",
+            "",
+            "Topic of vision_msgs/Detection2DArray with the images' stamps that names the labels' objects by their id.",
+        ),
     )
 
 
