@@ -47,7 +47,8 @@ def _code(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # names that are too long, folders that may not be looked into: even asking for them fails
-        return _failed(f"can't use '{error.filename}': {error.strerror}" if error.filename else error, BAD_INPUT)
+        told = f"can't use '{error.filename}': {error.strerror}" if error.filename else error
+        return _failed(memory_error(error) or told, BAD_INPUT)
     except Exception as error:
         short = memory_error(error)
         return _failed(short, BAD_INPUT) if short is not None else _bug(error)

@@ -15,7 +15,10 @@ from feature_gs_ros.core.errors import BudgetError, OutOfMemoryError
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self")
 # How allocators of torch, OpenCV, LLVM and C++ say that there is no memory left, where it isn't a MemoryError.
-_REFUSALS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "insufficient memory", "bad_alloc")
+_REFUSALS = (
+    "can't allocate memory", "cannot allocate memory", "not enough memory", "insufficient memory", "bad_alloc",
+    "failed to map segment",  # of a library that is being loaded
+)  # fmt: skip
 FREE_FRACTION = 0.8  # of the free memory that work may take by default
 KEPT = 512 << 20  # bytes that a program of ours keeps of what it has freed
 MAX_KEPT_ARRAY_BYTES = 32 << 20  # bytes of one array; more than that glibc doesn't keep

@@ -56,7 +56,13 @@ def test_a_bug_without_a_place_for_its_log_is_printed(
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …")]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError("Could not load 'libllvmlite.so': failed to map segment from shared object"),
+    ],
 )
 def test_a_failed_allocation_is_no_bug(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "run", broken(error))
