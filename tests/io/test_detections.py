@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.extractors import extractor_of, make_extractor
 from feature_gs_ros.identity.masks import open_masks
 from feature_gs_ros.io.detections import DetectionMasks, names_objects, open_labels
 from feature_gs_ros.io.masks import MaskFolder
 from feature_gs_ros.pictures import save_png
+from tests.errors import raises
 
 SIZE = (6, 8)
 
@@ -121,32 +121,32 @@ def test_a_detectors_files_are_enough_for_the_extractor_labels(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("detection", "message"),
+    ("detection", "fault"),
     [
-        ({"segmentation": rle(box(0, 0, 2, 2))}, "name"),
-        ({"name": "mug", "score": 2, "segmentation": rle(box(0, 0, 2, 2))}, "score 2 is not from 0 to 1"),
-        ({"name": "mug"}, "neither a segmentation nor the id"),
-        ({"name": "mug", "id": -1}, "id"),
-        ({"name": "mug", "segmentation": {"size": list(SIZE), "counts": [1, 2]}}, "don't add up"),
-        ({"name": "mug", "segmentation": {"size": [3, 3], "counts": [9]}}, "another size"),
-        ({"name": "mug", "id": 1}, r"0\.png|no masks"),
+        ({"segmentation": rle(box(0, 0, 2, 2))}, ("evaluation.value",)),
+        ({"name": "mug", "score": 2, "segmentation": rle(box(0, 0, 2, 2))}, ("evaluation.value", "2", "0", "1")),
+        ({"name": "mug"}, ("evaluation.missing",)),
+        ({"name": "mug", "id": -1}, ("evaluation.value",)),
+        ({"name": "mug", "segmentation": {"size": list(SIZE), "counts": [1, 2]}}, ("evaluation.damaged",)),
+        ({"name": "mug", "segmentation": {"size": [3, 3], "counts": [9]}}, ("evaluation.size",)),
+        ({"name": "mug", "id": 1}, ("evaluation.empty",)),
     ],
 )
-def test_damage_is_named_with_its_file(tmp_path: Path, detection: dict[str, object], message: str) -> None:
+def test_damage_is_named_with_its_file(tmp_path: Path, detection: dict[str, object], fault: tuple[str, ...]) -> None:
     write(tmp_path, "0", [detection], size=list(SIZE))
-    with pytest.raises(EvaluationError, match=message):
+    with raises(*fault):
         DetectionMasks(tmp_path).load("0")
 
 
 def test_another_size_than_the_frames_is_named(tmp_path: Path) -> None:
     write(tmp_path, "0", [{"name": "mug", "segmentation": rle(box(0, 0, 2, 2))}])
-    with pytest.raises(EvaluationError, match="8×6 pixels, its frame 16×12"):
+    with raises("evaluation.size", "8×6", "16×12"):
         DetectionMasks(tmp_path).load("0", Camera(16, 12, 9.0, 9.0, 8.0, 6.0))
-    with pytest.raises(EvaluationError, match="no detections"):
+    with raises("evaluation.missing"):
         DetectionMasks(tmp_path).load("7")
     (tmp_path / "void").mkdir()
-    with pytest.raises(EvaluationError, match="holds no detections"):
+    with raises("evaluation.empty"):
         DetectionMasks(tmp_path / "void")
     write(tmp_path / "void", "0", [{"name": "mug", "segmentation": [[0, 0, 3, 0, 3, 2]]}])
-    with pytest.raises(EvaluationError, match='write "size"'):
+    with raises("evaluation.missing"):
         DetectionMasks(tmp_path / "void").load("0")
