@@ -24,7 +24,6 @@ from feature_gs_ros.affordance import Library
 from feature_gs_ros.backprojection.build import back_project
 from feature_gs_ros.backprojection.looks import Looks
 from feature_gs_ros.cli.view import open_content
-from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
@@ -34,6 +33,7 @@ from feature_gs_ros.page.scene import start_camera
 from feature_gs_ros.query.answers import objects_of
 from feature_gs_ros.query.masks_3d import Segmenter
 from tests.command_line import run
+from tests.errors import raises
 from tests.page.browser import Browser, Tab, again_if_it_dies, chromium, running
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def test_a_viser_that_hides_who_connects_is_refused() -> None:
         SimpleNamespace(_websock_server=SimpleNamespace(on_client_connect=print)),
         SimpleNamespace(_websock_server=SimpleNamespace(_live_connections={})),
     ):
-        with pytest.raises(OptionError, match="viser"):
+        with raises("option.unsupported", "viser"):
             only_own_pages(server, "localhost")
 
 

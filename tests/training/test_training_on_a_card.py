@@ -13,7 +13,6 @@ from conftest import random_camera, random_map
 from torch import Tensor
 
 from feature_gs_ros import rasterizer
-from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics import device
 from feature_gs_ros.rasterizer import Rendering, get_backend
@@ -156,7 +155,7 @@ def test_gsplat_without_a_card_or_not_installed_says_what_to_do(monkeypatch: pyt
         rasterizer.training_backend("cpu", "inria")
     assert rasterizer.training_backend("cpu").name == "cpu"
     monkeypatch.setitem(sys.modules, "gsplat", None)
-    with pytest.raises(BackendError, match="pip install gsplat"):
+    with raises("backend.unusable", "pip install gsplat"):
         GsplatBackend(get_backend("cpu"))
 
 
@@ -167,5 +166,5 @@ def test_gsplat_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(spherical_harmonics=fails))
     gaussians, (camera, pose) = random_map(2, 10), random_camera(2)
     columns = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities, gaussians.sh)
-    with pytest.raises(BackendError, match="No CUDA toolkit found"):
+    with raises("backend.unusable", "No CUDA toolkit found"):
         GsplatBackend(get_backend("cpu")).render_with_gradients(*columns, camera, pose)
