@@ -92,6 +92,7 @@ def question(folder: Path) -> dict[str, float]:
     del features, field
     robot = Robot(CAMERA)
     starter = Starter(folder / "large.ply", folder, robot)
+    starter.fresh = True
     words = ", ".join(f"{key}: {content}" for key, content in options.items())
     starter.feature_map(
         extractor="precomputed",
@@ -133,6 +134,7 @@ def stream(folder: Path, rate: float) -> dict[str, float]:
     images = [to_image(view(gaussians, CAMERA, pose).render_color()) for pose in poses]
     robot = Robot(CAMERA)
     starter = Starter(folder / "room.ply", folder, robot)
+    starter.fresh = True
     try:
         starter.active(
             extractor_options="{cell: 16}",

@@ -46,6 +46,7 @@ def main(minutes: float) -> dict[str, float]:
                 writer.write_image(stamp, take_picture(gaussians, pose))
         robot = Robot(CAMERA)
         starter = Starter(folder / "map.ply", folder, robot)
+        starter.fresh = True
         statuses = robot.collect(Status, "/feature_map/status", 10)
         try:
             starter.active(

@@ -43,11 +43,12 @@ class Starter:
         self.data = folder / "data"
         self.started: list[NodeProcess] = []
         self.site: Path | None = None  # further Python packages of the nodes
+        self.fresh = False  # whether they begin with a new interpreter, as on a robot
 
     def program(self, program: str, remap: dict[str, str] | None = None, **parameters: object) -> NodeProcess:
         """``a__b`` stands for the parameter a.b."""
         parameters = {key.replace("__", "."): content for key, content in parameters.items()}
-        node = NodeProcess(program, self.folder / f"{program}.log", parameters, remap, self.site)
+        node = NodeProcess(program, self.folder / f"{program}.log", parameters, remap, self.site, self.fresh)
         self.started.append(node)
         return node
 

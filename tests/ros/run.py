@@ -1,10 +1,11 @@
 """Builds the package with colcon in a temporary workspace and runs tests/ros there, on a real ROS 2.
 
-    python tests/ros/run.py [--all-builds] [--bench] [pytest's arguments]
+    python tests/ros/run.py [--all-builds] [--bench] [--keep DIR] [pytest's arguments]
 
 The ROS 2 that is sourced, or the newest one in /opt/ros; where there is none it prints so and ends well. The Python
 that runs this file runs the nodes, too. --all-builds also checks the --symlink-install and --merge-install builds;
---bench runs benchmarks/ros.py instead of the tests.
+--bench runs benchmarks/ros.py instead of the tests. --keep builds in DIR and leaves it there, with the compiled
+kernels, so that the next run is short.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -57,9 +59,9 @@ def main(arguments: list[str]) -> int:
         builds = ["--symlink-install", "--merge-install", ""]
     if missing := [name for name in BUILD_MODULES if importlib.util.find_spec(name) is None]:
         setup += f" && export PYTHONPATH=$PYTHONPATH:{borrowed(missing, DIST_PACKAGES)}"
-    with tempfile.TemporaryDirectory(prefix="feature_gs_ros-") as name:
-        workspace = Path(name)
+    with kept_workspace(arguments) as workspace:
         package = workspace / "src" / "feature_gs_ros"
+        shutil.rmtree(package, ignore_errors=True)
         shutil.copytree(ROOT, package, ignore=NO_SOURCE)
         for options in builds:
             if failed := build(setup, workspace, options):
@@ -73,8 +75,28 @@ def main(arguments: list[str]) -> int:
         if "--bench" in arguments:
             return run(setup, python("benchmarks.ros"))
         if arguments:
-            return run(setup, pytest(["tests/ros", *arguments]))
+            return run(setup, pytest(arguments if names_files(arguments) else ["tests/ros", *arguments]))
         return run_all_tests(setup)
+
+
+@contextmanager
+def kept_workspace(arguments: list[str]) -> Iterator[Path]:
+    """The folder after --keep, which is taken out of the arguments; else a temporary one."""
+    if "--keep" not in arguments:
+        with tempfile.TemporaryDirectory(prefix="feature_gs_ros-") as name:
+            yield Path(name)
+        return
+    at = arguments.index("--keep")
+    _, folder = arguments[at : at + 2]
+    del arguments[at : at + 2]
+    workspace = Path(folder).resolve()
+    workspace.mkdir(parents=True, exist_ok=True)
+    yield workspace
+
+
+def names_files(arguments: Sequence[str]) -> bool:
+    """Whether the tests to be run are named by their files."""
+    return any(argument.startswith("tests/ros") for argument in arguments)
 
 
 def run_all_tests(setup: str) -> int:
@@ -134,8 +156,9 @@ def borrowed(names: Sequence[str], packages: Path) -> Path:
 def build(setup: str, workspace: Path, options: str) -> int:
     """Build, and see that the installed package imports and its programs are where ros2 run looks for them."""
     print(f"colcon build {options}".rstrip(), flush=True)
-    for folder in ("build", "install", "log"):
-        shutil.rmtree(workspace / folder, ignore_errors=True)
+    if options:  # another kind of build, of which nothing is left over
+        for folder in ("build", "install", "log"):
+            shutil.rmtree(workspace / folder, ignore_errors=True)
     log = workspace / "build.log"
     if failed := run(setup, f"cd {workspace} && colcon build {options} --cmake-args {PYTHON} > {log} 2>&1"):
         print(log.read_text())

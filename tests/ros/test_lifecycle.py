@@ -270,6 +270,7 @@ def test_no_views_do_not_replace_a_field_that_was_saved(robot, start: Starter, g
 
 @pytest.mark.parametrize("program", ["feature_map", "feature_extractor", "bag_player"])
 def test_ctrl_c_while_a_program_is_still_starting_ends_it_without_a_traceback(start: Starter, program):
+    start.fresh = True
     node = start.program(program)
     maps = Path(f"/proc/{node.process.pid}/maps")
     wait_until(lambda: "numpy" in maps.read_text(), what="the first imports")

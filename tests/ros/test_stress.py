@@ -20,9 +20,12 @@ from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
 from feature_gs_ros.srv import QueryText, RenderView, Save
-from ros.harness import Robot, Starter, Watch, info_message, wait_until
+from ros.altered import Gate
+from ros.harness import TIMEOUT, Robot, Starter, Watch, info_message, wait_for_future, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture
 from ros.test_queries import pose_message, transform_of
+
+VIEWS = 60
 
 
 @pytest.fixture(scope="module")
@@ -41,45 +44,66 @@ def watch(robot: Robot, node) -> Watch:
     assert node.running
 
 
-def test_a_long_answer_costs_a_30_hz_stream_no_message(robot, watch, gaussians):
-    """Every image is seen, and counted, while a huge picture is rendered; without groups of their own they'd wait."""
+SLOW_PICTURES = """
+from feature_gs_ros.ros.services.render import RenderService
+
+render = RenderService._render
+
+def wait_and_render(*arguments):
+    pass_gate()
+    return render(*arguments)
+
+RenderService._render = wait_and_render
+"""
+
+
+def test_a_long_answer_holds_up_no_image(robot, start: Starter, gaussians, tmp_path):
+    """All are seen and used while a picture is under way; without callback groups of their own they'd wait for it."""
+    gate = Gate(tmp_path)
+    start.active(gate.map(SLOW_PICTURES))
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    watch = Watch(robot)
+    robot.publish_info(robot.now())
+    request = RenderView.Request(camera_info=info_message(CAMERA, 0))
+    request.pose = pose_message(*transform_of(camera_from_map(0.1)))
+    gate.shut()
+    answer = robot.client(RenderView, "/feature_map/render_view").call_async(request)
+    gate.wait()
+    for k in range(VIEWS):
+        robot.publish_posed(take_picture(gaussians, camera_from_map(k / VIEWS)), camera_from_map(k / VIEWS))
+    assert watch.outcome(VIEWS) == (VIEWS, {})
+    assert not answer.done()
+    gate.open()
+    assert wait_for_future(answer, TIMEOUT, "the picture").answer.state == Answer.FOUND
+
+
+def test_beside_the_largest_pictures_every_image_is_used_or_counted(robot, watch, gaussians):
     picture = take_picture(gaussians, camera_from_map(0))
     width = 4080  # as large as it may be
     camera = CAMERA.resized(width, width * 3 // 4)
     request = RenderView.Request(content=RenderView.Request.COLOR, camera_info=info_message(camera, 0))
     request.pose = pose_message(*transform_of(camera_from_map(0.1)))
-    seconds: list[float] = []
+    answers = []
     stop = threading.Event()
 
     def keep_asking() -> None:
         while not stop.is_set():
-            begin = time.monotonic()
-            answer = robot.call(RenderView, "/feature_map/render_view", request, 60).answer
-            assert answer.state == Answer.FOUND
-            seconds.append(time.monotonic() - begin)
+            answers.append(robot.call(RenderView, "/feature_map/render_view", request, 120).answer.state)
 
     asking = threading.Thread(target=keep_asking)
     asking.start()
-    sent, begin = 0, time.monotonic()
-    during: list[int] = []
-    while sent < 150 or not seconds:
+    sent = 0
+    while sent < 100 or not answers:
         robot.publish_posed(picture, camera_from_map(sent / 150))
         sent += 1
-        during.append(watch.statuses[-1].frames_seen - watch.before.frames_seen)
-        time.sleep(max(0.0, begin + sent / 30 - time.monotonic()))
+        time.sleep(1 / 30)
     stop.set()
     asking.join()
-    used, left_out = watch.outcome(sent, 60)
-    longest = max(seconds)
-    assert longest > 0.5, f"the answers took {seconds} s, too short to tell"
+    used, left_out = watch.outcome(sent)
+    assert set(answers) == {Answer.FOUND}
     assert used + sum(left_out.values()) == sent
     assert set(left_out) <= {"queue was full: the oldest frame was dropped"}
-    # They were seen while the answers were made, not afterwards: then most of an answer's time would be missing.
-    behind = [k + 1 - seen for k, seen in enumerate(during)]
-    assert np.percentile(behind, 95) < max(10, 0.6 * 30 * longest), (longest, behind)
 
-
-VIEWS = 60  # while it is saved
 
 SILENT_SUBSCRIBER = """
 import sys, rclpy
@@ -106,14 +130,12 @@ def test_a_subscriber_that_never_reads_blocks_nothing(robot, watch, gaussians, f
         wait_until(lambda: robot.node.count_subscribers("/feature_map/map_cloud") >= 1)
         if frozen:
             silent.send_signal(signal.SIGSTOP)
-        begin = time.monotonic()
-        for k in range(6):
-            assert robot.call(Trigger, "/feature_map/republish", Trigger.Request(), 10).success
+        for k in range(6):  # each would wait for good, while it is stopped
+            assert robot.call(Trigger, "/feature_map/republish", Trigger.Request()).success
             robot.publish_posed(take_picture(gaussians, camera_from_map(k / 6)), camera_from_map(k / 6))
-            answer = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="red"), 10).answer
+            answer = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="red")).answer
             assert answer.state in (Answer.FOUND, Answer.NOT_OBSERVED, Answer.NOT_FOUND)
         assert watch.outcome(6) == (6, {})
-        assert time.monotonic() - begin < 8
     finally:
         silent.send_signal(signal.SIGCONT)
         silent.kill()
@@ -138,6 +160,8 @@ def test_what_is_saved_while_views_are_added_is_of_whole_views(robot, watch, gau
         pose = camera_from_map(k / VIEWS)
         poses[str(robot.publish_posed(picture, pose))] = pose
         time.sleep(0.01)
+        if k % 10 == 9:  # or all may come before the first save
+            wait_until(lambda seen=k - 8: saved and len(saved[-1].provenance.frames) > seen, what="a save with them")
     assert watch.outcome(VIEWS) == (VIEWS, {})
     stop.set()
     saving.join()
