@@ -17,7 +17,7 @@ EXTRACTOR = ExtractorIdentity("color", "abc", {"space": "lab", "cell": 8})
 
 
 @dataclass
-class Teacher:
+class Extractor:
     name: str = ""
     weights: str = ""
     preprocessing: str = ""
@@ -33,7 +33,7 @@ class Message:
     right: float = 0.0
     bottom: float = 0.0
     interpolation: int = 0
-    teacher: Teacher = field(default_factory=Teacher)
+    extractor: Extractor = field(default_factory=Extractor)
     data: Any = b""
 
 

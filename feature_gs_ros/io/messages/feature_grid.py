@@ -18,8 +18,8 @@ from feature_gs_ros.io.messages.buffers import byte_array
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "nearest")  # by the message's constants
 
 
-class TeacherMessage(Protocol):
-    """feature_gs_ros/Teacher"""
+class ExtractorMessage(Protocol):
+    """feature_gs_ros/Extractor"""
 
     name: str
     weights: str
@@ -40,7 +40,7 @@ class GridMessage(Protocol):
     data: NDArray[np.uint8]
 
     @property
-    def teacher(self) -> TeacherMessage: ...
+    def extractor(self) -> ExtractorMessage: ...
 
 
 def fill_extractor(message: Any, identity: ExtractorIdentity) -> None:
@@ -63,7 +63,7 @@ def fill_grid(message: Any, grid: FeatureGrid, identity: ExtractorIdentity) -> N
     message.rows, message.columns, message.dimension = grid.rows, grid.columns, grid.dimension
     message.left, message.top, message.right, message.bottom = grid.left, grid.top, grid.right, grid.bottom
     message.interpolation = INTERPOLATIONS.index(grid.interpolation)
-    fill_extractor(message.teacher, identity)
+    fill_extractor(message.extractor, identity)
     message.data = array.array("B", values.numpy().astype("<f2", copy=False).tobytes())
 
 
@@ -74,10 +74,10 @@ def grid_from_message(message: GridMessage, identity: ExtractorIdentity) -> Feat
         GridError: another extractor's, or sizes that don't fit the bytes.
     """
     expected = (identity.name, identity.weights, json.dumps(dict(identity.preprocessing), sort_keys=True))
-    teacher = message.teacher
-    if (teacher.name, teacher.weights, teacher.preprocessing) != expected:
+    extractor = message.extractor
+    if (extractor.name, extractor.weights, extractor.preprocessing) != expected:
         raise GridError(
-            f"grid of the extractor '{teacher.name}' with other weights or preprocessing than '{expected[0]}'",
+            f"grid of the extractor '{extractor.name}' with other weights or preprocessing than '{expected[0]}'",
             code="grid.mismatch",
         )
     shape = (int(message.rows), int(message.columns), int(message.dimension))

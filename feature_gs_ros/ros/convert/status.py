@@ -31,7 +31,7 @@ def status_message(session: Session, stamp: Any) -> Any:
     card = card_of(field.backend.device)
     message.backend, message.device = field.backend.name, card.name
     message.card_bytes, message.card_free_bytes = card.total, card.free
-    fill_extractor(message.teacher, field.map.extractor.identity)
+    fill_extractor(message.extractor, field.map.extractor.identity)
     return message
 
 
