@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from feature_gs_ros.backprojection.field import FeatureField, KnownView, Provena
 from feature_gs_ros.backprojection.looks import LookLimits, Looks
 from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.core.camera import Camera, Image
-from feature_gs_ros.core.errors import FieldError
+from feature_gs_ros.core.errors import FieldError, StoppedError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
+from feature_gs_ros.doctor.findings import Finding
 from feature_gs_ros.editing import EditStack
 from feature_gs_ros.extractors.base import Extractor, image_judge
 from feature_gs_ros.identity.answers import Identities
@@ -176,17 +177,30 @@ class LiveField:
         """What a cloud of the whole map says beside the usual; no snapshot is made where that is nothing."""
         return self.snapshot().cloud_fields if self._holds_identities else {}
 
-    def save(self, path: Path) -> FeatureField:
+    def save(self, path: Path, stop: Callable[[str], bool] = lambda step: False) -> FeatureField:  # noqa: ARG005
         """Write the field as it is now, and the edits beside it.
+
+        Args:
+            path: of the file.
+            stop: hears of each step as it begins, "snapshot", "write" and "replace"; True stops.
 
         Raises:
             FieldError, EditError: a file can't be written.
+            StoppedError: before the files were replaced.
         """
+
+        def begin(step: str) -> None:
+            if stop(step):
+                raise StoppedError(f"stopped before the step '{step}': '{path}' is as it was")
+
+        begin("snapshot")
         field = self.snapshot().segmenter.field
+        begin("write")
         try:
             with atomic_files(path, edits_beside(path)) as (field_file, edits_file):
                 field.save(field_file)
                 self.edits.save(edits_file)
+                begin("replace")
         except OSError as error:
             raise FieldError(
                 f"can't write the field '{path}': {error.strerror or error}", code="field.unwritable"
@@ -240,6 +254,19 @@ class LiveField:
         views = self.views
         self._replace(self._empty())
         return views
+
+    def keep_findings(self, findings: tuple[Finding, ...]) -> None:
+        """Remember with the field what is doubtful about its live views."""
+        with self._lock:
+            doubted = self.doubted(findings)
+            self._version += doubted is not self.provenance  # a snapshot has it, too
+            self._projector.provenance = doubted
+
+    def doubted(self, findings: tuple[Finding, ...]) -> Provenance:
+        """Where it comes from, with findings about its live views; of what it knows to be doubtful, nothing new."""
+        known = {finding.code for finding in self.provenance.findings}
+        new = tuple(finding for finding in findings if finding.code not in known)
+        return self.provenance.with_findings(new) if new else self.provenance
 
     def coverage(self) -> float:
         """Opacity-weighted fraction of the map that was seen."""

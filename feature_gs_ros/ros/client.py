@@ -9,21 +9,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Transform, Vector3
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from numpy.typing import ArrayLike, NDArray
 from rcl_interfaces.srv import SetParametersAtomically
-from rclpy.action import ActionClient
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo
@@ -32,11 +28,15 @@ from std_msgs.msg import ColorRGBA, Header
 from std_srvs.srv import Trigger
 
 from feature_gs_ros.action import BackprojectBag
-from feature_gs_ros.core.errors import ParameterError, UnavailableError, error_of_code
-from feature_gs_ros.msg import Answer, Status
+from feature_gs_ros.action import Edit as EditAction
+from feature_gs_ros.action import Save as SaveAction
+from feature_gs_ros.action import TransferAffordance as TransferAction
+from feature_gs_ros.core.errors import ParameterError, UnavailableError
+from feature_gs_ros.msg import Status
+from feature_gs_ros.ros.connection import NOT_SAID, NodeConnection, done, refusal
 from feature_gs_ros.ros.convert.images import image_message
 from feature_gs_ros.ros.convert.plain import EditResult, MapAnswer, NodeStatus, answer_of, pixels_of, status_of
-from feature_gs_ros.ros.runtime.qos import SERVICES, STATUS
+from feature_gs_ros.ros.runtime.qos import STATUS
 from feature_gs_ros.srv import (
     AddAffordance,
     Edit,
@@ -51,7 +51,7 @@ from feature_gs_ros.srv import (
 )
 
 TIMEOUT = 60.0  # s
-NOT_SAID = "unavailable.timeout"  # the code where no answer came in time
+Progress = Callable[[str, float], bool]  # gets a step as it begins, and the fraction done; True: cancel
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -77,20 +77,12 @@ class FeatureMapClient:
         self, node: str = "/feature_map", *, timeout: float = TIMEOUT, name: str = "feature_map_client"
     ) -> None:
         self.timeout = timeout
-        self._target = "/" + node.strip("/")
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self._node = rclpy.create_node(name, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._lock = threading.Lock()
-        self._clients: dict[str, Any] = {}
+        self._connection = NodeConnection("/" + node.strip("/"), name)
         self._status: NodeStatus | None = None
         self._heard = threading.Condition()
-        self._node.create_subscription(Status, f"{self._target}/status", self._on_status, STATUS)
-        self._bags = ActionClient(self._node, BackprojectBag, f"{self._target}/backproject_bag")
-        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
-        self._thread.start()
+        topic = f"{self._connection.target}/status"
+        self._connection.node.create_subscription(Status, topic, self._on_status, STATUS)
+        self._connection.start()
 
     def __enter__(self) -> FeatureMapClient:
         return self
@@ -100,8 +92,7 @@ class FeatureMapClient:
 
     def close(self) -> None:
         """Leave the graph."""
-        rclpy.shutdown(context=self._context)
-        self._thread.join(5)
+        self._connection.close()
 
     # Whether it is there, and what it has learned
 
@@ -139,7 +130,7 @@ class FeatureMapClient:
             if found and self._status is not None:
                 return self._status
             last = "it publishes no status" if self._status is None else f"its last status is {self._status}"
-        raise UnavailableError(f"waited {timeout:g} s for '{self._target}' {what}: {last}", code=NOT_SAID)
+        raise UnavailableError(f"waited {timeout:g} s for '{self._connection.target}' {what}: {last}", code=NOT_SAID)
 
     def change_state(self, transition: str) -> bool:
         """ "configure", "activate", "deactivate" or "cleanup"; whether the node did so, its log says why not."""
@@ -156,12 +147,20 @@ class FeatureMapClient:
         request = SetParametersAtomically.Request(parameters=[parameter])
         result = self._call(SetParametersAtomically, "set_parameters_atomically", request).result
         if not result.successful:
-            raise ParameterError(f"'{self._target}' refuses {name}={value}: {result.reason}", code="parameter.refused")
+            raise ParameterError(
+                f"'{self._connection.target}' refuses {name}={value}: {result.reason}", code="parameter.refused"
+            )
 
     # Questions
 
     def ask(
-        self, text: str, negatives: Sequence[str] = (), *, threshold: float = 0.0, max_objects: int = 0
+        self,
+        text: str,
+        negatives: Sequence[str] = (),
+        *,
+        threshold: float = 0.0,
+        max_objects: int = 0,
+        extent: str = "",
     ) -> MapAnswer:
         """Where is what the words say?
 
@@ -170,20 +169,28 @@ class FeatureMapClient:
             negatives: what it is not.
             threshold: 0..1; 0 is the extractor's own.
             max_objects: the largest ones; 0 is the node's parameter.
+            extent: "object" (grow what is found to the object that stands free there) or "part"; by the extractor.
         """
         request = QueryText.Request(
-            text=text, negatives=list(negatives), threshold=float(threshold), max_objects=max_objects
+            text=text, negatives=list(negatives), threshold=float(threshold), max_objects=max_objects, extent=extent
         )
-        return answer_of(self._answer(QueryText, "query_text", request))
+        return answer_of(self._done(QueryText, "query_text", request))
 
     def ask_all(
-        self, texts: Sequence[str], negatives: Sequence[str] = (), *, threshold: float = 0.0, max_objects: int = 0
+        self,
+        texts: Sequence[str],
+        negatives: Sequence[str] = (),
+        *,
+        threshold: float = 0.0,
+        max_objects: int = 0,
+        extent: str = "",
     ) -> dict[str, MapAnswer]:
-        """The answers to several prompts, from one pass over the map."""
+        """The answers to several prompts, from one pass over the map. Arguments are those of `ask`."""
         request = QueryTexts.Request(
             texts=list(texts), negatives=list(negatives), threshold=float(threshold), max_objects=max_objects
         )
-        results = self._answer(QueryTexts, "query_texts", request).results
+        request.extent = extent
+        results = self._done(QueryTexts, "query_texts", request).results
         return {result.text: answer_of(result) for result in results}
 
     def click(
@@ -217,7 +224,7 @@ class FeatureMapClient:
             threshold=float(threshold),
             max_objects=max_objects,
         )
-        return answer_of(self._answer(QueryPoints, "query_points", request))
+        return answer_of(self._done(QueryPoints, "query_points", request))
 
     def ask_example(
         self,
@@ -234,7 +241,7 @@ class FeatureMapClient:
             threshold=float(threshold),
             max_objects=max_objects,
         )
-        return answer_of(self._answer(QueryExample, "query_example", request))
+        return answer_of(self._done(QueryExample, "query_example", request))
 
     def add_affordance(
         self,
@@ -259,7 +266,7 @@ class FeatureMapClient:
         )
         if image is not None:
             request.image = image_message(image, "rgb8")
-        return int(self._answer(AddAffordance, "add_affordance", request).sources)
+        return int(self._done(AddAffordance, "add_affordance", request).sources)
 
     def find_affordances(
         self,
@@ -270,6 +277,7 @@ class FeatureMapClient:
         floor: float = 0.0,
         smooth: bool = True,
         timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> MapAnswer:
         """Where on the map are parts like those that the library's images mark?
 
@@ -280,16 +288,23 @@ class FeatureMapClient:
             floor: similarity below which a Gaussian belongs to nothing; 0 is the extractor's own.
             smooth: let neighbouring Gaussians agree.
             timeout: s; a whole map may take long.
+            progress: gets steps as they begin and the fraction done of each; True cancels.
+
+        Raises:
+            StoppedError: it was cancelled.
         """
-        request = TransferAffordance.Request(
-            affordance=affordance, object_text=on, k=k, floor=float(floor), smooth=smooth
-        )
-        return answer_of(self._answer(TransferAffordance, "transfer_affordance", request, timeout))
+        asked = {"affordance": affordance, "object_text": on, "k": k, "floor": float(floor), "smooth": smooth}
+        kinds = TransferAffordance, TransferAction
+        return answer_of(self._slow(*kinds, "transfer_affordance", asked, progress, timeout))
 
     # Edits
 
     def delete(self, text: str, **options: Any) -> EditResult:
-        """Leave what the words find out of the map. Options are fields of Edit.srv."""
+        """Leave what the words find out of the map.
+
+        Options of all edits are fields of Edit.srv, and ``progress``, which gets steps as they begin and the fraction
+        done of each; True cancels: `StoppedError`, and nothing is changed, unless the edit was made already.
+        """
         return self._edit(Edit.Request.DELETE, text=text, **options)
 
     def extract(self, text: str, **options: Any) -> EditResult:
@@ -315,13 +330,13 @@ class FeatureMapClient:
         moved = Transform(translation=by, rotation=turn)
         return self._edit(Edit.Request.MOVE, text=text, moved=moved, scale=float(scale), **options)
 
-    def undo(self) -> EditResult:
+    def undo(self, *, progress: Progress | None = None) -> EditResult:
         """Take the last edit back."""
-        return self._edit(Edit.Request.UNDO)
+        return self._edit(Edit.Request.UNDO, progress=progress)
 
-    def redo(self) -> EditResult:
+    def redo(self, *, progress: Progress | None = None) -> EditResult:
         """Do it again."""
-        return self._edit(Edit.Request.REDO)
+        return self._edit(Edit.Request.REDO, progress=progress)
 
     # Images, files, recordings
 
@@ -353,11 +368,20 @@ class FeatureMapClient:
             request.camera_info = camera_info
         if map_from_camera is not None:
             request.pose = _pose_message(map_from_camera, frame_id)
-        return pixels_of(self._answer(RenderView, "render_view", request).image)
+        return pixels_of(self._done(RenderView, "render_view", request).image)
 
-    def save(self, path: str = "") -> Path:
-        """Write the field below the node's data_dir; the whole path on its host."""
-        return Path(self._done(Save, "save", Save.Request(path=path)).message)
+    def save(self, path: str = "", *, progress: Progress | None = None, timeout: float | None = None) -> Path:
+        """Write the field below the node's data_dir; the whole path on its host.
+
+        Args:
+            path: relative to data_dir; empty: the node's parameter field.
+            progress: gets steps as they begin; True cancels.
+            timeout: s.
+
+        Raises:
+            StoppedError: it was cancelled; a file that was there before is as it was.
+        """
+        return Path(self._slow(Save, SaveAction, "save", {"path": path}, progress, timeout).message)
 
     def load(self, path: str = "") -> str:
         """Go on from a saved field; a line for a person."""
@@ -392,97 +416,60 @@ class FeatureMapClient:
         Raises:
             FeatureGsError: it can't be done.
         """
-        goal = BackprojectBag.Goal(path=path, every=every, image_topics=list(image_topics))
-        cancelling = threading.Event()
+        goal = {"path": path, "every": every, "image_topics": list(image_topics)}
 
-        def on_feedback(message: Any) -> None:
-            if progress(int(message.feedback.done), int(message.feedback.total)):
-                cancelling.set()
+        def hear(feedback: Any) -> bool:
+            return progress(int(feedback.done), int(feedback.total))
 
-        if not self._bags.wait_for_server(self.timeout):
-            raise UnavailableError(f"there is no action '{self._target}/backproject_bag'", code=NOT_SAID)
-        # In the thread that spins: the request is noted after it was sent, and an answer that another thread hears
-        # before would be dropped.
-        handle = self._wait(self._executor.create_task(self._bags.send_goal_async, goal, on_feedback), "the goal")
-        handle = self._wait(handle, "the goal")
-        if not handle.accepted:
-            raise UnavailableError(f"'{self._target}' refuses the recording '{path}'; its log says why")
-        ended = self._wait(self._executor.create_task(handle.get_result_async), "the result")
-        end = threading.Event()
-        ended.add_done_callback(lambda _: end.set())
-        waited = 0.0
-        while not end.wait(0.1):
-            waited += 0.1
-            if cancelling.is_set():
-                cancelling.clear()
-                self._executor.create_task(handle.cancel_goal_async)
-            if waited > timeout:
-                raise UnavailableError(f"the recording '{path}' took longer than {timeout:g} s", code=NOT_SAID)
-        result = ended.result().result
+        result = self._connection.act(BackprojectBag, "backproject_bag", goal, hear, timeout)
         if result.code:
-            raise error_of_code(result.code, result.message)
+            raise refusal(result)
         return {"used": int(result.used), **{count.reason: int(count.count) for count in result.frames_skipped}}
 
     # How
 
-    def _edit(self, operation: int, **options: Any) -> EditResult:
-        response = self._answer(Edit, "edit", Edit.Request(operation=operation, **options))
+    def _edit(self, operation: int, *, progress: Progress | None = None, **options: Any) -> EditResult:
+        response = self._slow(Edit, EditAction, "edit", {"operation": operation, **options}, progress, None)
         return EditResult(response.answer.message, int(response.gaussians), response.undo)
 
-    def _answer(self, kind: Any, name: str, request: Any, timeout: float | None = None) -> Any:
-        """A response with an answer that is one.
+    def _slow(
+        self,
+        service: Any,
+        action: Any,
+        name: str,
+        fields: dict[str, Any],
+        progress: Progress | None,
+        timeout: float | None,
+    ) -> Any:
+        """What is there as a service and as an action: by the action where its progress is asked for.
 
         Raises:
-            FeatureGsError: the answer is that it can't be answered.
+            FeatureGsError: it can't be done.
         """
-        response = self._call(kind, name, request, timeout)
-        answer = response.answer
-        if answer.state in (Answer.FOUND, Answer.NOT_FOUND, Answer.NOT_OBSERVED):
-            return response
-        raise error_of_code(answer.code or UnavailableError.code, answer.message)
+        if progress is None:
+            return self._done(service, name, service.Request(**fields), timeout)
 
-    def _done(self, kind: Any, name: str, request: Any) -> Any:
-        """A response of success.
+        def hear(feedback: Any) -> bool:
+            return progress(feedback.step, feedback.fraction)
+
+        timeout = self.timeout if timeout is None else timeout
+        return done(self._connection.act(action, name, fields, hear, timeout))
+
+    def _done(self, kind: Any, name: str, request: Any, timeout: float | None = None) -> Any:
+        """A response.
 
         Raises:
-            FeatureGsError: it isn't.
+            FeatureGsError: it says that it can't be done, or answered.
         """
-        response = self._call(kind, name, request)
-        if not response.success:
-            raise error_of_code(getattr(response, "code", "") or UnavailableError.code, response.message)
-        return response
+        return done(self._call(kind, name, request, timeout))
 
     def _call(self, kind: Any, name: str, request: Any, timeout: float | None = None) -> Any:
-        timeout = self.timeout if timeout is None else timeout
-        with self._lock:
-            if name not in self._clients:
-                path = f"{self._target}/{name}"
-                self._clients[name] = self._node.create_client(kind, path, qos_profile=SERVICES)
-            client = self._clients[name]
-        if not client.wait_for_service(timeout):
-            raise UnavailableError(
-                f"no service '{self._target}/{name}' after {timeout:g} s; start the node, and configure it",
-                code=NOT_SAID,
-            )
-        return self._wait(client.call_async(request), name, timeout)
-
-    def _wait(self, future: Any, what: str, timeout: float | None = None) -> Any:
-        timeout = self.timeout if timeout is None else timeout
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(timeout):
-            raise UnavailableError(f"no answer of '{self._target}' to {what} within {timeout:g} s", code=NOT_SAID)
-        return future.result()
+        return self._connection.call(kind, name, request, self.timeout if timeout is None else timeout)
 
     def _on_status(self, message: Any) -> None:
         with self._heard:
             self._status = status_of(message)
             self._heard.notify_all()
-
-    def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            while self._context.ok():
-                self._executor.spin_once(timeout_sec=0.1)
 
 
 def _points(points: ArrayLike) -> list[Any]:

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from feature_gs_ros.msg import Status
 from ros.processes import NodeProcess
 from ros.scene import SPLAT_FROM_MAP, transform_of
 
-TIMEOUT = 60.0  # s after which what should have come won't: a machine may be busy with other things
+TIMEOUT = 120.0  # s after which what should have come won't: a machine may be busy with other things
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 EVENT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # as octomap's updaters subscribe
@@ -50,6 +51,7 @@ class Starter:
         parameters = {key.replace("__", "."): content for key, content in parameters.items()}
         node = NodeProcess(program, self.folder / f"{program}.log", parameters, remap, self.site, self.fresh)
         self.started.append(node)
+        self.robot.new_node()
         return node
 
     def feature_map(self, **parameters: object) -> NodeProcess:
@@ -63,6 +65,7 @@ class Starter:
         end = time.monotonic() + 300  # kernels may have to be compiled
         while node.running and self.robot.state() != "active" and time.monotonic() < end:
             time.sleep(0.1)
+        assert node.running, node.log.read_text()
         assert self.robot.state() == "active", node.log.read_text()
         return node
 
@@ -78,6 +81,7 @@ class Starter:
             "data_dir": str(self.data),
             "image_reliability": "reliable",
             "queue_size": 200,
+            "tf_timeout": 20.0,  # a frame that is to be used is not lost by a busy machine
             "status_rate": 10.0,
         }
 
@@ -140,6 +144,7 @@ class Robot:
         self.infos = self.node.create_publisher(CameraInfo, "camera_info", RELIABLE)
         self.tf = self.node.create_publisher(TFMessage, "/tf", RELIABLE)
         self._clients: dict[str, Client] = {}
+        self._heard_by: set[str] = set()  # services that are known to know this node; see `client`
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
@@ -154,17 +159,38 @@ class Robot:
         """ns"""
         return time.time_ns()
 
-    def call(self, kind: type, name: str, request: object, timeout: float = 60.0):
+    def call(self, kind: type, name: str, request: object, timeout: float = TIMEOUT):
         """Call a service and wait for its response."""
         client = self.client(kind, name, timeout)
         return wait_for_future(client.call_async(request), timeout, name)
 
-    def client(self, kind: type, name: str, timeout: float = 60.0) -> Client:
-        """The one client of a service, which is there."""
+    def client(self, kind: type, name: str, timeout: float = TIMEOUT) -> Client:
+        """The one client of a service, which is there and knows the client, too.
+
+        What a node answers to a client that it has not discovered yet is lost. Discovery is in order: where a client
+        that is made later gets an answer, this one is known. During a transition there is none, for a while.
+        """
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
         assert self._clients[name].wait_for_service(timeout), f"no service {name}"
+        if name not in self._heard_by:
+            self._heard_by.add(name)
+            state = f"{name.rpartition('/')[0]}/get_state"
+            if self.serves(state):
+                later = self.node.create_client(GetState, state)
+                with contextlib.suppress(AssertionError):
+                    wait_until(partial(self._is_answered, later), 10.0)
         return self._clients[name]
+
+    @staticmethod
+    def _is_answered(client: Client) -> bool:
+        answered = threading.Event()
+        client.call_async(GetState.Request()).add_done_callback(lambda _: answered.set())
+        return answered.wait(2.0)
+
+    def new_node(self) -> None:
+        """A program was started, which knows nobody yet."""
+        self._heard_by.clear()
 
     def serves(self, name: str = "/feature_map/change_state") -> bool:
         """Whether a service is there."""
@@ -179,17 +205,14 @@ class Robot:
         asked = wait_for_future(self.executor.create_task(ask), timeout, what)
         return wait_for_future(asked, timeout, what)
 
-    def change_state(self, transition: int, node: str = "/feature_map", timeout: float = 120.0) -> bool:
+    def change_state(self, transition: int, node: str = "/feature_map", timeout: float = TIMEOUT) -> bool:
         request = ChangeState.Request()
         request.transition.id = transition
         return self.call(ChangeState, f"{node}/change_state", request, timeout).success
 
     def state(self, node: str = "/feature_map") -> str:
-        """Empty where it isn't heard: a new node may answer before it has discovered who asks."""
-        try:
-            return self.call(GetState, f"{node}/get_state", GetState.Request(), 5.0).current_state.label
-        except AssertionError:
-            return ""
+        """Of the lifecycle."""
+        return self.call(GetState, f"{node}/get_state", GetState.Request()).current_state.label
 
     def collect(self, kind: type, topic: str, quality: QoSProfile | int = LATCHED) -> list:
         """A list that grows with the topic's messages."""

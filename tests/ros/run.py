@@ -29,7 +29,7 @@ DISTRIBUTIONS = ("rolling", "lyrical", "kilted", "jazzy", "iron", "humble")  # n
 # What ROS's generators import. A Python of its own (a virtual environment) doesn't have them on Ubuntu and Debian.
 BUILD_MODULES = ("em", "lark", "catkin_pkg", "docutils", "dateutil", "pyparsing", "six", "packaging", "yaml")
 DIST_PACKAGES = Path("/usr/lib/python3/dist-packages")
-ALONE = "test_stress.py"  # how fast a node answers is of the essence
+DOMAINS = ("40-52", "53-65", "66-79")  # ROS_DOMAIN_IDs, of each of the pytests beside each other
 NO_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "install", "log", "demo", "out")
 # No plugins but pytest's own: Humble's launch_testing brings one that a new pytest refuses.
 SETTINGS = "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"
@@ -100,24 +100,21 @@ def names_files(arguments: Sequence[str]) -> bool:
 
 
 def run_all_tests(setup: str) -> int:
-    """Two files of tests beside each other, as they wait for nodes most of the time; at last those that need quiet.
+    """Some pytests beside each other, as tests wait for nodes most of the time; each takes the next file that is left.
 
     Ctrl-C reaches all of them, as they are of one process group.
     """
-    files = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "ros").glob("test_*.py"))
-    others = [file for file in files if Path(file).name != ALONE]
-    with ThreadPoolExecutor(2) as workers:
-        halves = ((others[::2], "40-59"), (others[1::2], "60-79"))
-        ended = list(workers.map(lambda half: run_and_show(setup, *half), halves))
-    return max(*ended, run(setup, pytest([f"tests/ros/{ALONE}"])))
+    with tempfile.TemporaryDirectory() as claims, ThreadPoolExecutor(len(DOMAINS)) as workers:
+        setup += f" && export FEATURE_GS_TEST_CLAIMS={claims}"
+        return max(workers.map(lambda domains: run_and_show(setup, domains), DOMAINS))
 
 
-def run_and_show(setup: str, files: list[str], domains: str) -> int:
+def run_and_show(setup: str, domains: str) -> int:
     """Run tests on one of some ROS_DOMAIN_IDs, and then print in one piece what they said."""
     with tempfile.TemporaryFile("w+") as output:
-        code = run(f"{setup} && export FEATURE_GS_TEST_DOMAINS={domains}", pytest(files), output)
+        code = run(f"{setup} && export FEATURE_GS_TEST_DOMAINS={domains}", pytest(["tests/ros"]), output)
         output.seek(0)
-        print(" ".join(files), output.read(), sep="\n", flush=True)
+        print(output.read(), flush=True)
     return code
 
 

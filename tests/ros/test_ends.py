@@ -15,7 +15,18 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.srv import QueryText
 from ros.altered import Gate, altered_map
-from ros.harness import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Robot, Starter, Watch, wait_for_future, wait_until
+from ros.harness import (
+    ACTIVATE,
+    CLEANUP,
+    CONFIGURE,
+    DEACTIVATE,
+    TIMEOUT,
+    Robot,
+    Starter,
+    Watch,
+    wait_for_future,
+    wait_until,
+)
 from ros.scene import camera_from_map, take_picture
 from ros.test_lifecycle import teach
 from ros.test_recordings import VIEWS, Recordings, write_flight
@@ -34,10 +45,7 @@ ColorExtractor.embed = wait_and_embed
 """
 
 
-@pytest.mark.xfail(
-    reason="the question sometimes comes after the deactivation and is answered unavailable", strict=False
-)
-@pytest.mark.parametrize("patience", ["15.0", "0.1"])
+@pytest.mark.parametrize("patience", ["120.0", "0.1"])
 def test_cleaning_up_waits_for_the_answer_under_way_or_the_node_lives_without(
     robot: Robot, start: Starter, gaussians, tmp_path: Path, patience
 ):
@@ -55,14 +63,17 @@ def test_cleaning_up_waits_for_the_answer_under_way_or_the_node_lives_without(
     request = ChangeState.Request()
     request.transition.id = CLEANUP
     cleaned = changing.call_async(request)
-    time.sleep(0.5)
-    assert cleaned.done() is (patience == "0.1")
-    gate.open()
-    assert wait_for_future(cleaned, 60, "cleanup").success
-    if patience == "15.0":
-        assert wait_for_future(answer, 60, "the question").answer.state == Answer.FOUND
+    if patience == "120.0":
+        time.sleep(0.5)
+        assert not cleaned.done()
+        gate.open()
+        assert wait_for_future(cleaned, TIMEOUT, "cleanup").success
+        late = wait_for_future(answer, TIMEOUT, "the question").answer
+        assert late.state == Answer.FOUND, late
         assert "Traceback" not in node.log.read_text()
     else:
+        assert wait_for_future(cleaned, TIMEOUT, "cleanup").success
+        gate.open()
         wait_until(lambda: robot.state() and "came too late" in node.log.read_text(), what="a word about the answer")
     assert robot.state() == "unconfigured"
     assert robot.change_state(CONFIGURE)
@@ -90,7 +101,7 @@ feature_map.status_message = fail
     node = start.active(altered_map(tmp_path, change), save_on_deactivate=True)
     teach(robot, gaussians)
     broken.touch()
-    assert node.process.wait(60) == 1
+    assert node.process.wait(TIMEOUT) == 1
     assert "this report is broken" in node.log.read_text()
     assert len(FeatureField.load(start.data / "field.safetensors").provenance.frames) == 3
 
@@ -245,7 +256,7 @@ def test_goals_are_refused_from_deactivation_on_until_the_node_is_active_again(r
     assert wait_for_future(deactivated, 60, "deactivation").success
     assert len(FeatureField.load(target).provenance.frames) == 1 + result.used
     assert not recordings.send().accepted
-    assert "'flight'" in node.log.read_text()
+    assert "~/backproject_bag is rejected: feature_map is not active" in node.log.read_text()
     assert robot.change_state(ACTIVATE)
     status, result = recordings.result_of(recordings.send(every=VIEWS // 2))
     assert (status, result.used) == (GoalStatus.STATUS_SUCCEEDED, 2)
@@ -299,5 +310,5 @@ def test_ctrl_c_during_a_deactivation_waits_for_its_save_and_does_not_save_again
     time.sleep(0.5)  # it is heard
     assert node.running
     gate.open()
-    assert node.process.wait(60) == 0
+    assert node.process.wait(TIMEOUT) == 0
     assert node.log.read_text().count("saved 3 views") == 1

@@ -19,7 +19,7 @@ from feature_gs_ros.io.splats.registry import save_ply
 from feature_gs_ros.msg import Answer, Status
 from feature_gs_ros.pictures import save_png
 from feature_gs_ros.srv import Load, QueryText, Save
-from ros.harness import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Robot, Starter, Watch, wait_until
+from ros.harness import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, TIMEOUT, Robot, Starter, Watch, wait_until
 from ros.scene import CAMERA, camera_from_map, take_picture, transform_of
 
 
@@ -85,7 +85,7 @@ def test_a_transition_that_the_state_does_not_have_is_refused_and_the_node_lives
 
     def refused(number: int, name: str, state: str, label: str = "") -> None:
         request = ChangeState.Request(transition=Transition(id=number, label=label))
-        assert not robot.call(ChangeState, f"{path}/change_state", request, 60.0).success
+        assert not robot.call(ChangeState, f"{path}/change_state", request).success
         assert robot.state(path) == state
         assert f"the state '{state}' has no transition {name}" in node.log.read_text()
 
@@ -165,7 +165,7 @@ def shared_settings(start_once: Starter):
 
 def test_a_parameter_out_of_range_ends_the_program_with_one_line(start: Starter):
     node = start.feature_map(queue_size=0)
-    assert node.process.wait(30) == 2
+    assert node.process.wait(TIMEOUT) == 2
     lines = [line for line in node.log.read_text().splitlines() if line.startswith("error:")]
     assert len(lines) == 1
     assert "Min: 1, Max: 1000" in lines[0]
@@ -174,13 +174,13 @@ def test_a_parameter_out_of_range_ends_the_program_with_one_line(start: Starter)
 
 def test_degrees_where_radians_are_meant_end_the_program_with_the_conversion(start: Starter):
     node = start.feature_map(keyframe__rotation=2.0)
-    assert node.process.wait(60) == 2
+    assert node.process.wait(TIMEOUT) == 2
     assert "2 degrees become 0.035" in node.log.read_text()
 
 
 def test_without_a_camera_the_program_ends_with_one_line(start: Starter):
     node = start.feature_map(cameras=[])
-    assert node.process.wait(30) == 2
+    assert node.process.wait(TIMEOUT) == 2
     assert "error: parameter cameras is empty; it must hold at least one: Names of the cameras" in node.log.read_text()
     assert "Traceback" not in node.log.read_text()
 
@@ -246,7 +246,7 @@ def test_a_signal_saves_if_asked_to_and_leaves_no_process(robot, start: Starter,
     teach(robot, gaussians)
     node.process.send_signal(number)
     node.process.send_signal(number)  # Ctrl-C comes twice under launch
-    assert node.process.wait(60) == 0
+    assert node.process.wait(TIMEOUT) == 0
     assert "Traceback" not in node.log.read_text()
     assert FeatureField.load(start.data / "field.safetensors").provenance.frames
     assert not [child for child in _children(os.getpid()) if child != os.getpid() and _is_zombie(child)]
@@ -320,7 +320,7 @@ def test_kill_9_during_a_save_leaves_the_old_file_whole_and_a_new_node_goes_on_f
     assert FeatureField.load(target).provenance.frames == tuple(str(stamp) for stamp in stamps[:3])
     statuses = robot.collect(Status, "/feature_map/status", 10)
     start.feature_map(autostart=True, **extractor)
-    wait_until(lambda: statuses and statuses[-1].views == 3, 60, "the loaded views")
+    wait_until(lambda: statuses and statuses[-1].views == 3, what="the loaded views")
     assert statuses[-1].frames_seen == 0
     assert not list(start.data.glob(".*.part")), "what the killed one left is swept up"
 

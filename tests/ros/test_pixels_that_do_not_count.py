@@ -14,10 +14,9 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.projector import BackProjector
 from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.live.ignored_pixels import counted_pixels
-from feature_gs_ros.msg import Answer
 from feature_gs_ros.pictures import save_png
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.srv import QueryText, Save
+from feature_gs_ros.ros.convert.plain import Outcome
 from ros.harness import RELIABLE, Robot, Starter, Watch, image_message, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
 
@@ -58,31 +57,26 @@ def fly_with_arm(robot: Robot, gaussians, masks=None, shift: int = 0) -> None:
             masks.publish(image_message(drive_arm(k).astype(np.uint8) * 255, stamp + shift, encoding="mono8"))
 
 
-def yellow(robot: Robot):
-    return robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="yellow")).answer
-
-
-def test_without_a_mask_the_map_learns_the_arm(robot, start: Starter, gaussians):
+def test_without_a_mask_the_map_learns_the_arm(robot, start: Starter, client, gaussians):
     """Or the two tests below would pass without a guard."""
     start.active()
     watch = Watch(robot)
     wait_until(lambda: robot.images.get_subscription_count() == 1)
     fly_with_arm(robot, gaussians)
     assert watch.outcome(VIEWS) == (VIEWS, {})
-    assert yellow(robot).state == Answer.FOUND
+    assert client.ask("yellow")
 
 
 @pytest.mark.parametrize("shift", [2_000_000, -2_000_000])  # ns, within mask_tolerance
-def test_an_arm_on_the_mask_topic_leaves_no_trace(robot, start: Starter, gaussians, shift):
-    start.active(camera__mask_topic="/robot_mask", tf_timeout=2.0)
+def test_an_arm_on_the_mask_topic_leaves_no_trace(robot, start: Starter, client, gaussians, shift):
+    start.active(camera__mask_topic="/robot_mask", tf_timeout=5.0)
     masks = robot.node.create_publisher(Image, "/robot_mask", RELIABLE)
     watch = Watch(robot)
     wait_until(lambda: robot.images.get_subscription_count() == 1 and masks.get_subscription_count() == 1)
     fly_with_arm(robot, gaussians, masks, shift)
     assert watch.outcome(VIEWS) == (VIEWS, {})
-    assert yellow(robot).state == Answer.NOT_FOUND
-    assert robot.call(Save, "/feature_map/save", Save.Request(path="now.safetensors")).success
-    field, expected = FeatureField.load(start.data / "now.safetensors"), without_arm(gaussians)
+    assert client.ask("yellow").outcome is Outcome.NOT_FOUND
+    field, expected = FeatureField.load(client.save()), without_arm(gaussians)
     torch.testing.assert_close(field.view_count, expected.view_count)
     torch.testing.assert_close(field.features, expected.features, atol=1e-2, rtol=1e-3)
     if shift < 0:
@@ -95,7 +89,7 @@ def test_an_arm_on_the_mask_topic_leaves_no_trace(robot, start: Starter, gaussia
     assert watch.outcome(1) == (0, {"mask is 9×7 pixels, the image 160×120": 1})
 
 
-def test_pixels_of_the_static_mask_are_not_learned(robot, start: Starter, gaussians, tmp_path):
+def test_pixels_of_the_static_mask_are_not_learned(robot, start: Starter, client, gaussians, tmp_path):
     swept = np.any([drive_arm(k) for k in range(VIEWS)], axis=0)
     save_png(swept.astype(np.uint8) * 255, tmp_path / "mask.png")
     start.active(camera__mask_image=str(tmp_path / "mask.png"))
@@ -103,4 +97,4 @@ def test_pixels_of_the_static_mask_are_not_learned(robot, start: Starter, gaussi
     wait_until(lambda: robot.images.get_subscription_count() == 1)
     fly_with_arm(robot, gaussians)
     assert watch.outcome(VIEWS) == (VIEWS, {})
-    assert yellow(robot).state in (Answer.NOT_FOUND, Answer.NOT_OBSERVED)
+    assert not client.ask("yellow")

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ament_index_python.packages import get_package_prefix
-from geometry_msgs.msg import Point, PoseStamped
+from geometry_msgs.msg import PoseStamped
 from rclpy.task import Future
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
+from feature_gs_ros.core.errors import NoTransformError, ParameterError, PromptError
 from feature_gs_ros.io.messages.point_cloud import FIELDS
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
-from feature_gs_ros.srv import QueryExample, QueryPoints, QueryText, RenderView
+from feature_gs_ros.ros.convert.plain import MapAnswer, Outcome
+from feature_gs_ros.srv import QueryExample, QueryText, RenderView
 from ros.harness import EVENT, LATCHED, Robot, Starter, Watch, image_message, info_message, wait_until
 from ros.scene import BLOCKS, CAMERA, SPACING, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
 
@@ -178,65 +180,69 @@ def test_a_prompt_that_is_not_utf8_is_answered_invalid(robot):
     assert "UTF-8" in answer.message
 
 
-def click(robot: Robot, points, frame: str = "map", **options: object) -> QueryPoints.Response:
-    request = QueryPoints.Request(header=Header(frame_id=frame), **options)
-    request.points = [Point(**dict(zip("xyz", map(float, point), strict=True))) for point in points]
-    return robot.call(QueryPoints, "/feature_map/query_points", request)
-
-
 RED_TOP = (-0.15, 0.0, 0.1)  # the middle of the red block's top
 
 
-def test_a_click_in_the_map_frame_finds_the_thing(robot):
-    response = click(robot, [RED_TOP])
-    assert response.answer.state == Answer.FOUND
-    np.testing.assert_allclose([getattr(response.points[0], axis) for axis in "xyz"], RED_TOP, atol=1e-5)
-    place = response.detections.detections[0].bbox.center.position
-    np.testing.assert_allclose([place.x, place.y], [-0.15, 0.0], atol=0.01)
+def pixel(place: Sequence[float], pose: np.ndarray) -> tuple[float, float]:
+    """Of a place in the map frame, seen from a pose; (0, 0) is the top left pixel's centre."""
+    at = pose[:3, :3] @ np.array(place) + pose[:3, 3]
+    return CAMERA.fx * at[0] / at[2] + CAMERA.cx - 0.5, CAMERA.fy * at[1] / at[2] + CAMERA.cy - 0.5
 
 
-def test_a_click_in_another_frame_goes_through_tf(robot):
+def test_a_click_in_the_map_frame_finds_the_thing(client):
+    answer = client.click([RED_TOP])
+    assert answer
+    np.testing.assert_allclose(answer.points[0], RED_TOP, atol=1e-5)
+    np.testing.assert_allclose(answer.objects[0].center[:2], [-0.15, 0.0], atol=0.01)
+
+
+def test_a_click_in_another_frame_goes_through_tf(client):
     pose = camera_from_map((VIEWS - 1) / VIEWS)
-    at = pose[:3, :3] @ np.array(RED_TOP) + pose[:3, 3]
-    response = click(robot, [at], frame="camera")
-    assert response.answer.state == Answer.FOUND
-    np.testing.assert_allclose([getattr(response.points[0], axis) for axis in "xyz"], RED_TOP, atol=1e-5)
+    answer = client.click([pose[:3, :3] @ np.array(RED_TOP) + pose[:3, 3]], frame_id="camera")
+    assert answer
+    np.testing.assert_allclose(answer.points[0], RED_TOP, atol=1e-5)
 
 
-def test_a_click_in_the_image_finds_the_thing_through_the_weights(robot):
-    pose = camera_from_map((VIEWS - 1) / VIEWS)
-    at = pose[:3, :3] @ np.array(RED_TOP) + pose[:3, 3]
-    u, v = CAMERA.fx * at[0] / at[2] + CAMERA.cx - 0.5, CAMERA.fy * at[1] / at[2] + CAMERA.cy - 0.5
-    response = click(robot, [(u, v, 0)], frame="", camera="camera")
-    assert response.answer.state == Answer.FOUND
-    np.testing.assert_allclose([getattr(response.points[0], axis) for axis in "xyz"], RED_TOP, atol=0.006)
-    assert response.detections.detections[0].bbox.center.position.x == pytest.approx(-0.15, abs=0.01)
+def test_a_click_in_the_image_finds_the_thing_through_the_weights(client):
+    answer = client.click([pixel(RED_TOP, camera_from_map((VIEWS - 1) / VIEWS))], camera="camera")
+    assert answer
+    np.testing.assert_allclose(answer.points[0], RED_TOP, atol=0.006)
+    assert answer.objects[0].center[0] == pytest.approx(-0.15, abs=0.01)
 
 
-def test_a_click_beside_the_map_is_not_found(robot):
-    response = click(robot, [(3.0, 3.0, 3.0)])
-    assert response.answer.state == Answer.NOT_FOUND
-    assert np.isnan(response.points[0].x)
+def test_a_click_beside_the_map_is_not_found(client):
+    answer = client.click([(3.0, 3.0, 3.0)])
+    assert answer.outcome is Outcome.NOT_FOUND
+    assert np.isnan(answer.points[0]).all()
 
 
 @pytest.mark.parametrize(
-    ("points", "options", "complaint"),
+    ("points", "options", "kind", "complaint"),
     [
-        ([], {}, "0 points"),
-        ([RED_TOP] * 101, {}, "101 points"),
-        ([(np.nan, 0, 0)], {}, "not finite"),
-        ([RED_TOP], {"frame": ""}, "frame_id is empty"),
-        ([RED_TOP], {"frame": "nowhere"}, "nowhere"),
-        ([(10, 10, 0)], {"camera": "other"}, "no camera 'other'"),
-        ([(-5, 10, 0)], {"camera": "camera"}, "outside the image"),
-        ([(np.nan, 10, 0)], {"camera": "camera"}, "outside the image"),
-        ([RED_TOP], {"threshold": 3.0}, "threshold"),
+        ([], {}, PromptError, "0 points"),
+        ([RED_TOP] * 101, {}, PromptError, "101 points"),
+        ([(np.nan, 0, 0)], {}, PromptError, "not finite"),
+        ([RED_TOP], {"frame_id": ""}, PromptError, "frame_id is empty"),
+        ([RED_TOP], {"frame_id": "nowhere"}, NoTransformError, "nowhere"),
+        ([(10, 10)], {"camera": "other"}, ParameterError, "no camera 'other'"),
+        ([(-5, 10)], {"camera": "camera"}, PromptError, "outside the image"),
+        ([(np.nan, 10)], {"camera": "camera"}, PromptError, "outside the image"),
+        ([RED_TOP], {"threshold": 3.0}, PromptError, "threshold"),
     ],
 )
-def test_a_click_that_cannot_be_asked_is_answered_invalid(robot, points, options, complaint):
-    answer = click(robot, points, **options).answer
-    assert answer.state == Answer.INVALID
-    assert complaint in answer.message
+def test_a_click_that_cannot_be_asked_is_refused_with_the_reason(client, points, options, kind, complaint):
+    with pytest.raises(kind, match=complaint):
+        client.click(points, **options)
+
+
+def test_an_example_finds_what_looks_like_it(client):
+    crop = np.full((20, 30, 3), BLOCKS["green"][2], np.uint8)
+    assert client.ask_example(crop).objects[0].center[1] == pytest.approx(0.12, abs=0.01)
+    half = np.full((40, 40, 3), BLOCKS["blue"][2], np.uint8)
+    half[:, :20] = BLOCKS["red"][2]
+    mask = np.zeros((40, 40), bool)
+    mask[:, :20] = True
+    assert client.ask_example(half, mask).objects[0].center[0] == pytest.approx(-0.15, abs=0.01)
 
 
 def show(robot: Robot, image, mask=None) -> QueryExample.Response:
@@ -246,20 +252,8 @@ def show(robot: Robot, image, mask=None) -> QueryExample.Response:
     return robot.call(QueryExample, "/feature_map/query_example", request)
 
 
-def test_an_example_finds_what_looks_like_it(robot):
-    crop = np.full((20, 30, 3), BLOCKS["green"][2], np.uint8)
-    response = show(robot, image_message(crop, 0))
-    assert response.answer.state == Answer.FOUND
-    assert response.detections.detections[0].bbox.center.position.y == pytest.approx(0.12, abs=0.01)
-    half = np.full((40, 40, 3), BLOCKS["blue"][2], np.uint8)
-    half[:, :20] = BLOCKS["red"][2]
-    mask = np.zeros((40, 40), np.uint8)
-    mask[:, :20] = 255
-    response = show(robot, image_message(half, 0), image_message(mask, 0, encoding="mono8"))
-    assert response.detections.detections[0].bbox.center.position.x == pytest.approx(-0.15, abs=0.01)
-
-
 def test_an_example_that_cannot_be_used_is_answered_invalid(robot):
+    """Messages that the client doesn't send."""
     picture = image_message(np.zeros((20, 30, 3), np.uint8), 0)
     for image, mask, complaint in (
         (image_message(np.zeros((0, 0, 3), np.uint8), 0), None, "0×0"),
@@ -347,21 +341,17 @@ def test_a_picture_that_cannot_be_made_is_answered_invalid(robot):
         assert "NaN" in answer.message
 
 
-def test_clicks_take_tf_at_the_stamp_of_the_image(robot):
+def test_clicks_take_tf_at_the_stamp_of_the_image(robot, client):
     """A later pose of the camera must not move what was clicked."""
     stamp = robot.now()
     old, new = camera_from_map(0.2), camera_from_map(0.7)
     robot.publish_tf(stamp, *transform_of(old))
     robot.publish_tf(stamp + 500_000_000, *transform_of(new))
-    at = old[:3, :3] @ np.array(RED_TOP) + old[:3, 3]
-    u, v = CAMERA.fx * at[0] / at[2] + CAMERA.cx - 0.5, CAMERA.fy * at[1] / at[2] + CAMERA.cy - 0.5
-    request = QueryPoints.Request(camera="camera", points=[Point(x=u, y=v)])
-    request.header.stamp = Time(nanoseconds=stamp).to_msg()
-    answers = []
 
-    def found() -> bool:
-        answers.append(robot.call(QueryPoints, "/feature_map/query_points", request))
-        return answers[-1].answer.state == Answer.FOUND
+    def found() -> MapAnswer | None:
+        try:
+            return client.click([pixel(RED_TOP, old)], camera="camera", stamp_ns=stamp)
+        except NoTransformError:  # tf is still on its way
+            return None
 
-    wait_until(found, 5, "an answer at the stamp")
-    np.testing.assert_allclose([getattr(answers[-1].points[0], axis) for axis in "xyz"], RED_TOP, atol=0.006)
+    np.testing.assert_allclose(wait_until(found, what="tf at the stamp").points[0], RED_TOP, atol=0.006)

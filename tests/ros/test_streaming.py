@@ -22,7 +22,7 @@ from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, tra
 
 @pytest.fixture(scope="module")
 def node(start_once: Starter) -> NodeProcess:
-    return start_once.active(tf_timeout=1.0)
+    return start_once.active(tf_timeout=3.0)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,12 @@ from std_msgs.msg import ColorRGBA, Header
 from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 from visualization_msgs.msg import Marker, MarkerArray
 
+from feature_gs_ros.core.errors import StoppedError
 from feature_gs_ros.identity.answers import IdentifiedObject
 from feature_gs_ros.io.messages.point_cloud import FIELD_BYTES, CloudBytes
 from feature_gs_ros.msg import Answer, StepTime
 from feature_gs_ros.pictures import LABEL_COLORS
+from feature_gs_ros.query.masks_3d import Answer as FoundAnswer
 from feature_gs_ros.query.masks_3d import State
 from feature_gs_ros.query.objects import FoundObject, OrientedBox
 
@@ -27,15 +29,30 @@ LABEL_HEIGHT = 0.03  # m of a marker's text
 ARROW_WIDTH = 0.008  # m of a marker's shaft
 
 
-class StepTimes:
-    """How long each step of an answer takes."""
+Progress = Callable[[str, float], bool]  # gets a step's name and the fraction done; True: stop
 
-    def __init__(self) -> None:
+
+def unwatched(step: str, fraction: float) -> bool:  # noqa: ARG001
+    """The progress of what nobody watches, or stops."""
+    return False
+
+
+class StepTimes:
+    """How long each step of an answer takes; ``progress`` hears of each as it begins, and may stop it."""
+
+    def __init__(self, progress: Progress = unwatched) -> None:
         self.messages: list[Any] = []
+        self._progress = progress
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time the block."""
+    def step(self, name: str, *, may_stop: bool = True) -> Iterator[None]:
+        """Time the block.
+
+        Raises:
+            StoppedError: before it begins; where it must be done once begun, ``may_stop`` is false.
+        """
+        if self._progress(name, 0.0) and may_stop:
+            raise StoppedError(f"stopped before the step '{name}'")
         start = time.perf_counter()
         try:
             yield
@@ -47,6 +64,16 @@ class StepTimes:
         if seconds > 0:
             self.messages[-1].seconds = max(0.0, self.messages[-1].seconds - seconds)
             self.messages.append(StepTime(step=name, seconds=seconds))
+
+
+def fill_answer(message: Any, found: FoundAnswer, views: int, warnings: Sequence[str]) -> None:
+    """What a question to the map was answered; how long it took is the caller's to add."""
+    message.state, message.message, message.coverage = STATES[found.state], found.message, found.coverage
+    message.views, message.warnings, message.rival = views, list(warnings), found.rival
+    grown = found.selected is not None and bool((found.mask & ~found.selected).any())
+    message.extent = "object" if grown else "part"
+    message.looks = sum(len(look.looks) for look in found.second_looks)
+    message.looks_agreeing = sum(look.agreeing for look in found.second_looks)
 
 
 def cloud_message(cloud: CloudBytes, header: Any) -> Any:

@@ -75,6 +75,11 @@ class MapAnswer:
     regions: tuple[GraspRegion, ...] = ()  # largest first
     cloud: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # [M] by field: x, y, z [m], similarity, …
     points: Array = field(default_factory=lambda: np.empty((0, 3)))  # [K, 3] m: where clicks lie, NaN where on nothing
+    rival: str = ""  # where it is not found: the word that is likelier in its place, if one is known
+    extent: str = "part"  # "object" where what passes was grown to whole objects
+    looks: int = 0  # kept images that took a second look
+    looks_agreeing: int = 0  # of these, how many show it
+    warnings: tuple[str, ...] = ()  # what is doubtful about the poses that the views were taken from
 
     def __bool__(self) -> bool:
         """Whether it was found."""
@@ -121,6 +126,11 @@ def answer_of(response: Any) -> MapAnswer:
         tuple(_region(region) for region in getattr(response, "regions", ())),
         {} if cloud is None else cloud_fields(cloud),
         np.array(points, dtype=np.float64).reshape(-1, 3),
+        answer.rival,
+        answer.extent,
+        answer.looks,
+        answer.looks_agreeing,
+        tuple(answer.warnings),
     )
 
 
@@ -135,7 +145,7 @@ def status_of(message: Any) -> NodeStatus:
         message.gaussians,
         message.views,
         message.coverage,
-        message.teacher.name,
+        message.extractor.name,
     )
 
 

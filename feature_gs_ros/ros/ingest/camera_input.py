@@ -183,6 +183,11 @@ class CameraInput:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
+    @property
+    def has_info(self) -> bool:
+        """Whether a camera_info has come."""
+        return self._info is not None
+
     def forget(self) -> int:
         """Drop what waits, after a time jump; how many frames those were."""
         with self._changed:

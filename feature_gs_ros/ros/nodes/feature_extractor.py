@@ -21,12 +21,15 @@ from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.msg import FeatureGrid
 from feature_gs_ros.ros.convert.answers import header_message
 from feature_gs_ros.ros.ingest.camera_input import Arrival, CameraInput, CameraSettings
+from feature_gs_ros.ros.runtime.bond import Bond
 from feature_gs_ros.ros.runtime.lifecycle import RefusingLifecycleNode, transition
 from feature_gs_ros.ros.runtime.parameter_table import FEATURE_EXTRACTOR
 from feature_gs_ros.ros.runtime.parameters import chosen, declare, value
 from feature_gs_ros.ros.runtime.qos import GRIDS, STATUS
 from feature_gs_ros.ros.runtime.run import run
 from feature_gs_ros.ros.runtime.settings import extractor_options
+
+INFO_TIMEOUT = 1.0  # s that images wait for camera_info
 
 
 class FeatureExtractor(RefusingLifecycleNode):
@@ -43,6 +46,7 @@ class FeatureExtractor(RefusingLifecycleNode):
         self._diagnostics: Any = None
         self._timer: Any = None
         self._worker: threading.Thread | None = None
+        self._bond: Bond | None = None
         self._stopping = False
 
     def on_configure(self, state: Any) -> Any:
@@ -90,8 +94,12 @@ class FeatureExtractor(RefusingLifecycleNode):
         self._timer = self.create_timer(1.0, self._report, callback_group=group, clock=clock)
         self._worker = threading.Thread(target=self._run, args=(extractor, self._input), name="extractor")
         self._worker.start()
+        self._bond = Bond(self)
 
     def _deactivate(self) -> None:
+        if self._bond is not None:
+            self._bond.close()
+            self._bond = None
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -121,8 +129,12 @@ class FeatureExtractor(RefusingLifecycleNode):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: source.pending or self._stopping)
+                # An image may overtake the calibration, which comes by another topic.
+                self._changed.wait_for(lambda: source.has_info or self._stopping, INFO_TIMEOUT)
                 if self._stopping:
                     return
+                if not source.pending:  # time jumped back
+                    continue
                 arrival = source.pending.pop()
                 self._statistics.skip("newer image came while the extractor was busy", len(source.pending))
                 source.pending.clear()

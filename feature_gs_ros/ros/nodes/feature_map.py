@@ -13,6 +13,7 @@ from feature_gs_ros.live.warmup import warm_up
 from feature_gs_ros.numerics.streams import stay_on
 from feature_gs_ros.ros.convert.status import diagnostics_message, status_message
 from feature_gs_ros.ros.nodes.session import Session
+from feature_gs_ros.ros.runtime.bond import Bond
 from feature_gs_ros.ros.runtime.guard import explain
 from feature_gs_ros.ros.runtime.lifecycle import RefusingLifecycleNode, transition
 from feature_gs_ros.ros.runtime.parameter_table import FEATURE_MAP, camera_parameters
@@ -23,6 +24,7 @@ from feature_gs_ros.ros.runtime.settings import Settings
 from feature_gs_ros.ros.services.affordances import Affordances
 from feature_gs_ros.ros.services.bag_action import BagAction
 from feature_gs_ros.ros.services.edits import Edits
+from feature_gs_ros.ros.services.exclusive_action import ExclusiveAction
 from feature_gs_ros.ros.services.field import FieldServices
 from feature_gs_ros.ros.services.planning_scene import CollisionScene
 from feature_gs_ros.ros.services.queries import Queries
@@ -44,8 +46,9 @@ class FeatureMap(RefusingLifecycleNode):
         self._session: Session | None = None
         self._topics: Publishers | None = None
         self._services_open: list[Any] = []
-        self._recordings: BagAction | None = None  # one of them
+        self._actions: list[ExclusiveAction] = []  # of them, or by themselves
         self._timer: Any = None
+        self._bond: Bond | None = None
         self._ending = threading.Lock()  # Ctrl-C during a deactivation waits for it, and doesn't save beside it
 
     def on_configure(self, state: Any) -> Any:
@@ -82,20 +85,23 @@ class FeatureMap(RefusingLifecycleNode):
         if value(self, "warmup"):
             self.get_logger().info(f"kernels are ready after {warm_up(self._settings.backend):.1f} s")
         self._topics = Publishers(self, CollisionScene(self, self._active_session))
-        self._recordings = BagAction(self, self._active_session)
+        affordances = Affordances(self, self._topics, self._active_session)
+        edits = Edits(self, self._topics, self._active_session)
+        fields = FieldServices(self, self._topics, self._active_session)
+        recordings = BagAction(self, self._active_session)
+        self._actions = [affordances.action, edits.action, fields.action, recordings]
         self._services_open = [
             Queries(self, self._topics, self._active_session),
-            Affordances(self, self._topics, self._active_session),
-            Edits(self, self._topics, self._active_session),
+            affordances,
+            edits,
             RenderService(self, self._active_session),
-            FieldServices(self, self._topics, self._active_session),
-            self._recordings,
+            fields,
+            recordings,
         ]
 
     def _activate(self) -> None:
         assert self._settings is not None
         assert self._topics is not None
-        assert self._recordings is not None
         self._session = Session(self, self._settings)
         period = 1.0 / float(value(self, "status_rate"))
         # On the steady clock: under use_sim_time a report is wanted most when no clock comes.
@@ -109,14 +115,19 @@ class FeatureMap(RefusingLifecycleNode):
             f"map of {len(live_map.gaussians)} Gaussians, extractor '{extractor}', "
             f"{self._session.field.views} views loaded"
         )
-        self._recordings.begin()
+        for action in self._actions:
+            action.begin()
+        self._bond = Bond(self)
 
     def _deactivate(self) -> None:
         with self._ending:
-            session, recordings = self._session, self._recordings
-            if session is None or recordings is None:
+            session = self._session
+            if session is None:
                 return
-            recordings.interrupt()
+            for action in self._actions:
+                action.refuse()
+            for action in self._actions:
+                action.interrupt()
             session.worker.stop()
             views = session.field.views
             if value(self, "save_on_deactivate"):
@@ -128,9 +139,10 @@ class FeatureMap(RefusingLifecycleNode):
     def _go_on(self) -> None:
         """After a save that failed: the node stays active, and may be deactivated again."""
         with self._ending:
-            if self._session is not None and self._recordings is not None:
+            if self._session is not None:
                 self._session.worker.start()
-                self._recordings.begin()
+                for action in self._actions:
+                    action.begin()
 
     def _save(self, session: Session) -> None:
         views, path = session.field.views, session.settings.field_path()
@@ -143,6 +155,9 @@ class FeatureMap(RefusingLifecycleNode):
 
     def _leave(self) -> None:
         """Let go of what activation loaded."""
+        if self._bond is not None:
+            self._bond.close()
+            self._bond = None
         if self._timer is not None:
             self.destroy_timer(self._timer)
             self._timer = None
@@ -157,7 +172,8 @@ class FeatureMap(RefusingLifecycleNode):
             self._services_open.pop().close()
         if self._topics is not None:
             self._topics.close()
-        self._topics = self._settings = self._recordings = None
+        self._topics = self._settings = None
+        self._actions = []
 
     def _active_session(self) -> Session:
         """What a callback is about, whose work on a card goes to the stream of queries from then on.

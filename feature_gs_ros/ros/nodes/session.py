@@ -20,6 +20,7 @@ from feature_gs_ros.live.live_field import LiveField, LiveMap
 from feature_gs_ros.live.object_ids import ObjectIds
 from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.numerics.runtime import set_thread_count
+from feature_gs_ros.ros.convert.answers import Progress, unwatched
 from feature_gs_ros.ros.ingest.camera_input import CameraInput
 from feature_gs_ros.ros.ingest.poses import Poses
 from feature_gs_ros.ros.ingest.worker import IngestionWorker
@@ -37,6 +38,7 @@ class Session:
             FeatureGsError: a file can't be used; what was begun is undone.
         """
         self.settings = settings
+        self.left = False  # by a deactivation: what is answered late is for who asked, and for no topic any more
         self._undo: list[Callable[[], Any]] = []
         try:
             self._open(node, settings)
@@ -46,6 +48,7 @@ class Session:
 
     def close(self) -> None:
         """Undo what was begun, the last step first."""
+        self.left = True
         while self._undo:
             self._undo.pop()()
 
@@ -61,16 +64,23 @@ class Session:
         known = ", ".join(camera.settings.name for camera in self.worker.cameras)
         raise ParameterError(f"there is no camera '{name}'; there are {known or 'none'}", code="parameter.missing")
 
-    def save(self, name: str = "") -> Path:
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is doubtful about the poses of the views learned: those of a loaded field, and live ones."""
+        return self.field.doubted(self.worker.pose_check.findings).doubts
+
+    def save(self, name: str = "", progress: Progress = unwatched) -> Path:
         """Save the field below data_dir, by default under the parameter field.
 
         Raises:
             FieldError: the name leads out of data_dir or to another kind of file, or the file can't be written.
+            StoppedError: ``progress`` stopped it; what was there stays.
         """
         path = self.settings.field_path(name)
         check_replaceable(path)
         remove_abandoned(path.parent)
-        self.field.save(path)
+        self.field.keep_findings(self.worker.pose_check.findings)
+        self.field.save(path, lambda step: progress(step, 0.0))
         return path
 
     def _open(self, node: Any, settings: Settings) -> None:

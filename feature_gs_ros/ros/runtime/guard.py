@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from feature_gs_ros.core.errors import FeatureGsError, UnavailableError
+from feature_gs_ros.core.errors import FeatureGsError, StoppedError, UnavailableError
 from feature_gs_ros.msg import Answer
 
 INTERNAL = "internal"  # the code of what nobody foresaw
@@ -18,7 +18,7 @@ def answering(answer: Any, log: Any) -> Iterator[None]:
     """What is raised in the block ends as a state and a message of ``answer``; what nobody foresaw goes to the log."""
     try:
         yield
-    except UnavailableError as error:
+    except (UnavailableError, StoppedError) as error:
         answer.state, answer.code, answer.message = Answer.UNAVAILABLE, error.code, str(error)
     except FeatureGsError as error:
         answer.state, answer.code, answer.message = Answer.INVALID, error.code, str(error)
@@ -38,6 +38,18 @@ def reporting(response: Any, log: Any) -> Iterator[None]:
         response.success, response.message, code = False, _unforeseen(error, log), INTERNAL
     if hasattr(response, "code"):  # std_srvs/Trigger has none
         response.code = code
+
+
+def guarding(response: Any, log: Any) -> AbstractContextManager[None]:
+    """`answering` or `reporting`, by what the response or result has."""
+    return answering(response.answer, log) if hasattr(response, "answer") else reporting(response, log)
+
+
+def succeeded(response: Any) -> bool:
+    """Whether what was asked for was done, or answered."""
+    if hasattr(response, "answer"):
+        return response.answer.state in (Answer.FOUND, Answer.NOT_FOUND, Answer.NOT_OBSERVED)
+    return bool(response.success)
 
 
 def explain(error: BaseException, log: Any) -> str:

@@ -116,7 +116,16 @@ ANSWERS = (
     ),
     Parameter("warmup", True, "Compile the kernels on configuration, so that the first frame doesn't wait."),
 )
-START = (Parameter("autostart", False, "Configure and activate automatically when the program starts."),)
+START = (
+    Parameter("autostart", False, "Configure and activate automatically when the program starts."),
+    Parameter(
+        "bond_heartbeat_period",
+        0.1,
+        "s between signs of life to nav2's lifecycle manager, where the package bond is installed; 0: none.",
+        0.0,
+        10.0,
+    ),
+)
 FEATURE_MAP = (*START, *MAP, *EXTRACTOR, *CAMERAS, *ANSWERS)
 FEATURE_EXTRACTOR = (
     *START,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from feature_gs_ros.ros.runtime.sender import Sender
 class Scene(Protocol):
     """Takes what was found for planners; see `CollisionScene`."""
 
-    def update(self, label: str, found: Any, ids: Any, points: Any) -> None: ...
+    def update(self, session: Any, label: str, found: Any, ids: Any, points: Any) -> None: ...
     def forget(self) -> None: ...
     def close(self) -> None: ...
 
@@ -48,6 +49,7 @@ class Publishers:
         self._status = create(Status, "~/status", STATUS)
         self._diagnostics = create(DiagnosticArray, "/diagnostics", STATUS)
         self._sender = Sender()
+        self._lock = threading.Lock()  # of what follows
         self._last: tuple[Any, Any, Any, Any] | None = None  # cloud, camera cloud, detections, markers
 
     def close(self) -> None:
@@ -76,29 +78,41 @@ class Publishers:
         self._sender.send(self._map_cloud, cloud_message(cloud, header_message(frame, self._now())))
         return cloud.width
 
-    def send_answer(self, cloud: Any, camera_cloud: Any, detections: Any, markers: Any) -> None:
-        """A question's outcome: its cloud, in the camera's frame too where there is one, and its objects."""
-        self._last = (cloud, camera_cloud, detections, markers)
+    def send_answer(self, session: Any, cloud: Any, camera_cloud: Any, detections: Any, markers: Any) -> None:
+        """A question's outcome: its cloud, in the camera's frame too where there is one, and its objects.
+
+        One that comes when its session was left goes to nobody but who asked.
+        """
+        with self._lock:
+            if not session.left:
+                self._last = (cloud, camera_cloud, detections, markers)
+                self._send_answer(*self._last)
+
+    def _send_answer(self, cloud: Any, camera_cloud: Any, detections: Any, markers: Any) -> None:
         self._sender.send(self._cloud, cloud)
         if camera_cloud is not None:
             self._sender.send(self._camera_cloud, camera_cloud)
         self._objects.publish(detections)
         self._markers.publish(markers)
 
-    def send_regions(self, regions: Any, grasps: Any) -> None:
+    def send_regions(self, session: Any, regions: Any, grasps: Any) -> None:
         """What an answer about affordances is to a planner: regions, and a gripper's pose at each."""
-        self._regions.publish(regions)
-        self._grasps.publish(grasps)
+        with self._lock:
+            if not session.left:
+                self._regions.publish(regions)
+                self._grasps.publish(grasps)
 
     def repeat_answer(self) -> bool:
         """Send the last outcome again; whether there was one."""
-        if self._last is not None:
-            self.send_answer(*self._last)
-        return self._last is not None
+        with self._lock:
+            if self._last is not None:
+                self._send_answer(*self._last)
+            return self._last is not None
 
     def forget_answer(self) -> None:
         """The map was left: there is nothing to repeat."""
-        self._last = None
+        with self._lock:
+            self._last = None
         self.scene.forget()
 
     def send_status(self, status: Any, diagnostics: Any) -> None:

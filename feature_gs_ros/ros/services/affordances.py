@@ -1,4 +1,4 @@
-"""Services for parts that afford something: ~/add_affordance marks one on an image, ~/transfer_affordance finds it."""
+"""Parts that afford something: ~/add_affordance marks one on an image, ~/transfer_affordance finds them on the map."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from geometry_msgs.msg import PoseArray
 from vision_msgs.msg import Detection3DArray
 
+from feature_gs_ros.action import TransferAffordance as TransferAction
 from feature_gs_ros.affordance import Library, Region, Settings, find_regions, make_source, transfer
 from feature_gs_ros.affordance.library import check_name
 from feature_gs_ros.affordance.transfer import Transfer, only
@@ -19,10 +20,12 @@ from feature_gs_ros.msg import AffordanceRegion, AffordanceRegions, Answer
 from feature_gs_ros.query.masks_3d import State, decide
 from feature_gs_ros.ros.convert.answers import (
     STATES,
+    Progress,
     StepTimes,
     detection_message,
     point_message,
     pose_message,
+    unwatched,
     vector_message,
 )
 from feature_gs_ros.ros.nodes.session import Session
@@ -32,6 +35,7 @@ from feature_gs_ros.ros.services.answer_messages import AnswerMessages
 from feature_gs_ros.ros.services.marked_images import MARK, marked_image
 from feature_gs_ros.ros.services.queries import check_texts
 from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
+from feature_gs_ros.ros.services.slow_action import SlowAction
 from feature_gs_ros.srv import AddAffordance, TransferAffordance
 
 MAX_NEIGHBOURS = 100
@@ -49,9 +53,11 @@ class Affordances:
             "transfer_affordance": (TransferAffordance, self._transfer),
         }
         self._services = ServiceGroup(node, callbacks)
+        self.action = SlowAction(node, session, TransferAction, "transfer_affordance", self._do_transfer)
 
     def close(self) -> None:
         self._services.close()
+        self.action.close()
 
     def _add(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):
@@ -83,39 +89,49 @@ class Affordances:
 
     def _transfer(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):
-            session, times = self._session(), StepTimes()
-            settings, library = _settings(request), _library(session)
-            with times.step("snapshot"):
-                snapshot = session.field.snapshot()
-            shown, target = snapshot.shown, None
-            if request.object_text:
-                with times.step("similarity"):
-                    target = snapshot.segmenter.ask(check_texts([request.object_text]), among=shown.present)[0]
-            with times.step("transfer"):
-                among = shown.present if target is None else target.mask
-                found = _transferred(snapshot, library, settings, among, request)
-            outcome = AnswerMessages(self._node, self._publishers, session, shown, times)
-            with times.step("regions"):
-                field = shown.field(snapshot.segmenter.field)
-                regions = find_regions(shown.gaussians, field, found, outcome.radius)
-                regions.sort(key=lambda region: -region.opacity)
-            ids = session.region_ids.match([r.rows for r in regions], [r.affordance for r in regions])
-            response.regions = [
-                region_message(number, identifier, region, outcome.header)
-                for number, (identifier, region) in enumerate(zip(ids, regions, strict=True), start=1)
-            ]
-            response.cloud = _publish(outcome, snapshot, found, regions, ids)
-            self._publishers.send_regions(
-                AffordanceRegions(header=outcome.header, regions=response.regions), _grasps(regions, outcome.header)
-            )
-            answer = response.answer
-            state = State.FOUND if regions else decide(0.0, found.coverage)
-            answer.state, answer.coverage = STATES[state], found.coverage
-            answer.message = found.message(shown.gaussians)
-            if target is not None and target.state is not State.FOUND:
-                answer.state, answer.message, answer.coverage = STATES[target.state], target.message, target.coverage
-            answer.views, answer.timing = snapshot.views, times.messages
+            self._do_transfer(request, response)
         return response
+
+    def _do_transfer(self, request: Any, response: Any, progress: Progress = unwatched) -> None:
+        """
+        Raises:
+            FeatureGsError: there is nothing to transfer, or it can't be asked so.
+            StoppedError: the progress stopped it.
+        """
+        session, times = self._session(), StepTimes(progress)
+        settings, library = _settings(request), _library(session)
+        with times.step("snapshot"):
+            snapshot = session.field.snapshot()
+        shown, target = snapshot.shown, None
+        if request.object_text:
+            with times.step("similarity"):
+                target = snapshot.segmenter.ask(check_texts([request.object_text]), among=shown.present)[0]
+        with times.step("transfer"):
+            among = shown.present if target is None else target.mask
+            found = _transferred(snapshot, library, settings, among, request, progress)
+        outcome = AnswerMessages(self._node, self._publishers, session, shown, times)
+        with times.step("regions"):
+            field = shown.field(snapshot.segmenter.field)
+            regions = find_regions(shown.gaussians, field, found, outcome.radius)
+            regions.sort(key=lambda region: -region.opacity)
+        ids = session.region_ids.match([r.rows for r in regions], [r.affordance for r in regions])
+        response.regions = [
+            region_message(number, identifier, region, outcome.header)
+            for number, (identifier, region) in enumerate(zip(ids, regions, strict=True), start=1)
+        ]
+        response.cloud = _publish(outcome, snapshot, found, regions, ids)
+        self._publishers.send_regions(
+            session,
+            AffordanceRegions(header=outcome.header, regions=response.regions),
+            _grasps(regions, outcome.header),
+        )
+        answer = response.answer
+        state = State.FOUND if regions else decide(0.0, found.coverage)
+        answer.state, answer.coverage = STATES[state], found.coverage
+        answer.message = found.message(shown.gaussians)
+        if target is not None and target.state is not State.FOUND:
+            answer.state, answer.message, answer.coverage = STATES[target.state], target.message, target.coverage
+        answer.views, answer.timing, answer.warnings = snapshot.views, times.messages, list(session.doubts)
 
 
 def region_message(number: int, identifier: str, region: Region, header: Any) -> Any:
@@ -168,11 +184,17 @@ def _settings(request: Any) -> Settings:
 
 
 def _transferred(
-    snapshot: Snapshot, library: Library, settings: Settings, among: torch.Tensor | None, request: Any
+    snapshot: Snapshot,
+    library: Library,
+    settings: Settings,
+    among: torch.Tensor | None,
+    request: Any,
+    progress: Progress,
 ) -> Transfer:
     """
     Raises:
         AffordanceError: there is nothing to transfer, or k is larger than it.
+        StoppedError: the progress stopped it.
     """
     if not library.sources:
         raise AffordanceError("the library is empty; mark something by ~/add_affordance first", code="affordance.empty")
@@ -193,6 +215,7 @@ def _transferred(
         among=among,
         object_word=word if word.lower() in known_words else "",
         graph=lambda: segmenter.graph,
+        progress=lambda done, total: progress("transfer", done / total),
     )
     return only(found, [request.affordance]) if request.affordance else found
 

@@ -47,7 +47,7 @@ class AnswerMessages:
         found = find_objects(gaussians, mask, similarity, self.map_from_splat, self.radius, self.most(requested))
         ids = self._session.object_ids.match([entry.rows for entry in found], [label] * len(found))
         self._publishers.scene.update(
-            label, found, ids, lambda rows: self.map_from_splat.apply(gaussians.means[rows].numpy())
+            self._session, label, found, ids, lambda rows: self.map_from_splat.apply(gaussians.means[rows].numpy())
         )
         covariances = [position_covariance(gaussians, entry.rows, self.map_from_splat) for entry in found]
         return detections_message(found, label, ids, covariances, self.header)
@@ -77,5 +77,5 @@ class AnswerMessages:
                 splat_from_map = session.field.map.splat_from_map
                 seen_from = camera_frame_cloud(self.shown.gaussians, splat_from_map, last, similarity, rows, extra)
         with self.times.step("publish"):
-            self._publishers.send_answer(cloud, seen_from, found, markers_message(found, arrows))
+            self._publishers.send_answer(session, cloud, seen_from, found, markers_message(found, arrows))
         return cloud, found

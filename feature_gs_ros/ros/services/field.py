@@ -1,4 +1,4 @@
-"""Services that keep the field: ~/save, ~/load, ~/reset; and ~/republish."""
+"""Services that keep the field: ~/save (an action, too), ~/load, ~/reset; and ~/republish."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 from std_srvs.srv import Trigger
 
+from feature_gs_ros.action import Save as SaveAction
+from feature_gs_ros.ros.convert.answers import Progress, unwatched
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import reporting
 from feature_gs_ros.ros.runtime.publishers import Publishers
 from feature_gs_ros.ros.services.service_group import Callbacks, ServiceGroup
+from feature_gs_ros.ros.services.slow_action import SlowAction
 from feature_gs_ros.srv import Load, Save
 
 
@@ -26,15 +29,25 @@ class FieldServices:
             "republish": (Trigger, self._republish),
         }
         self._services = ServiceGroup(node, callbacks)
+        self.action = SlowAction(node, session, SaveAction, "save", self._do_save)
 
     def close(self) -> None:
         self._services.close()
+        self.action.close()
 
     def _save(self, request: Any, response: Any) -> Any:
         with reporting(response, self._node.get_logger()):
-            response.message = str(self._session().save(request.path))
-            response.success = True
+            self._do_save(request, response)
         return response
+
+    def _do_save(self, request: Any, response: Any, progress: Progress = unwatched) -> None:
+        """
+        Raises:
+            FieldError: the file can't be written.
+            StoppedError: before it was there.
+        """
+        response.message = str(self._session().save(request.path, progress))
+        response.success = True
 
     def _load(self, request: Any, response: Any) -> Any:
         with reporting(response, self._node.get_logger()):

@@ -74,11 +74,17 @@ class CollisionScene:
                 self._topic.publish(_scene(gone))
 
     def update(
-        self, label: str, found: Sequence[FoundObject], ids: Sequence[str], points: Callable[[Any], Corners]
+        self,
+        session: Session,
+        label: str,
+        found: Sequence[FoundObject],
+        ids: Sequence[str],
+        points: Callable[[Any], Corners],
     ) -> None:
-        """One answer to ``label``.
+        """One answer to ``label``; nothing comes of one that is late, when its session was left.
 
         Args:
+            session: that was asked.
             label: what was asked for.
             found: its objects, the largest first.
             ids: of each.
@@ -86,10 +92,11 @@ class CollisionScene:
         """
         if CollisionObject is None:
             return
-        session = self._session()
         header = header_message(session.settings.map_frame, self._node.get_clock().now().to_msg())
         as_hull = session.settings.collision_shape == "hull"
         with self._lock:
+            if session.left:
+                return
             now = {f"object_{identifier}": entry for identifier, entry in zip(ids, found, strict=True)}
             gone = [name for name, (word, _) in self._objects.items() if word == label and name not in now]
             removed = [_removed(name, header) for name in gone]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,14 +11,16 @@ from torch import Tensor
 from vision_msgs.msg import Detection3DArray
 
 from feature_gs_ros.core.errors import PromptError
+from feature_gs_ros.core.text import shown
 from feature_gs_ros.identity.answers import IdentifiedObject
 from feature_gs_ros.io.messages.image import decode_image
 from feature_gs_ros.live.live_field import Snapshot
 from feature_gs_ros.msg import Answer, QueryResult
 from feature_gs_ros.query import masks_3d as segmentation
 from feature_gs_ros.query.clicks import feature_of, picture_example
+from feature_gs_ros.query.extent import Extent
 from feature_gs_ros.query.prompt import check_prompt
-from feature_gs_ros.ros.convert.answers import STATES, StepTimes, identities_message, point_message
+from feature_gs_ros.ros.convert.answers import StepTimes, fill_answer, identities_message, point_message
 from feature_gs_ros.ros.nodes.session import Session
 from feature_gs_ros.ros.runtime.guard import answering
 from feature_gs_ros.ros.runtime.parameters import value
@@ -52,6 +54,10 @@ class Queries:
     def close(self) -> None:
         self._services.close()
 
+    @property
+    def _verify(self) -> bool:
+        return bool(value(self._node, "verify"))
+
     def _query_text(self, request: Any, response: Any) -> Any:
         with answering(response.answer, self._node.get_logger()):
             session, times = self._session(), StepTimes()
@@ -60,8 +66,9 @@ class Queries:
                 snapshot = session.field.question()
             with times.step("similarity"):
                 threshold = threshold_of(request.threshold)
-                verify = bool(value(self._node, "verify"))
-                found = snapshot.segmenter.ask(texts[:1], texts[1:], threshold, snapshot.shown.present, verify)[0]
+                found = snapshot.segmenter.ask(
+                    texts[:1], texts[1:], threshold, snapshot.shown.present, self._verify, extent_of(request.extent)
+                )[0]
             times.split("verify", found.verify_seconds)
             self._answer(session, snapshot, found, request.max_objects, times, response)
         return response
@@ -78,12 +85,13 @@ class Queries:
                 snapshot = session.field.question()
             with times.step("similarity"):
                 threshold = threshold_of(request.threshold)
-                verify = bool(value(self._node, "verify"))
-                found = snapshot.segmenter.ask_many(texts, negatives, threshold, snapshot.shown.present, verify)
+                found = snapshot.segmenter.ask_many(
+                    texts, negatives, threshold, snapshot.shown.present, self._verify, extent_of(request.extent)
+                )
             times.split("verify", sum(one.verify_seconds for one in found))
             outcome = AnswerMessages(self._node, self._publishers, session, snapshot.shown, times)
             with times.step("objects"):
-                response.results = [self._result(outcome, snapshot, one, request.max_objects) for one in found]
+                response.results = [self._result(session, outcome, snapshot, one, request.max_objects) for one in found]
             masks = torch.stack([_mask(one) for one in found])
             highest = torch.stack([one.similarity for one in found]).amax(dim=0)
             everything = Detection3DArray(header=outcome.header)
@@ -95,6 +103,7 @@ class Queries:
             hits = [result.text for result in response.results if result.answer.state == Answer.FOUND]
             answer.message = f"{len(hits)} of {len(texts)} prompts found: {', '.join(hits)}"
             answer.coverage, answer.views, answer.timing = found[0].coverage, snapshot.views, times.messages
+            answer.warnings = list(session.doubts)
         return response
 
     def _query_points(self, request: Any, response: Any) -> Any:
@@ -152,15 +161,19 @@ class Queries:
         return response
 
     def _result(
-        self, outcome: AnswerMessages, snapshot: Snapshot, found: segmentation.Answer, max_objects: int
+        self,
+        session: Session,
+        outcome: AnswerMessages,
+        snapshot: Snapshot,
+        found: segmentation.Answer,
+        max_objects: int,
     ) -> QueryResult:
         """One of several answers."""
         mask = _mask(found)
         result = QueryResult(text=found.prompt)
         result.cloud = outcome.cloud(mask.nonzero()[:, 0], found.similarity, snapshot.cloud_fields)
         result.detections = outcome.objects(found.prompt, mask, found.similarity, max_objects)
-        result.answer.state, result.answer.message = STATES[found.state], found.message
-        result.answer.coverage, result.answer.views = found.coverage, snapshot.views
+        fill_answer(result.answer, found, snapshot.views, session.doubts)
         return result
 
     def _answer(
@@ -181,9 +194,8 @@ class Queries:
             lambda: outcome.objects(found.prompt, mask, found.similarity, max_objects),
             snapshot.cloud_fields,
         )
-        answer = response.answer
-        answer.state, answer.message, answer.coverage = STATES[found.state], found.message, found.coverage
-        answer.views, answer.timing = snapshot.views, times.messages
+        fill_answer(response.answer, found, snapshot.views, session.doubts)
+        response.answer.timing = times.messages
 
     def _answer_identities(
         self,
@@ -244,6 +256,22 @@ def threshold_of(requested: float) -> float | None:
             f"threshold {requested} is out of range; give 0 (the extractor's own) to 1", code="prompt.range"
         )
     return float(requested) or None
+
+
+def extent_of(requested: str) -> Extent | None:
+    """How far a request wants answers to reach; empty is the extractor's own.
+
+    Raises:
+        PromptError: another word.
+    """
+    if requested == "":
+        return None
+    if requested in ("object", "part"):
+        return cast(Extent, requested)
+    raise PromptError(
+        f"extent is {shown(requested)}; choose object or part, or leave it empty (the extractor's own)",
+        code="prompt.value",
+    )
 
 
 def _mask(found: segmentation.Answer) -> Tensor:
