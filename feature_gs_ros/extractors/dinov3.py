@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from feature_gs_ros.extractors.weights import (
 
 PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads, after a registration"
 LICENCE = "DINOv3 License"
+Made = TypeVar("Made")
 DEFAULT_MODEL = "vitb16"
 JUDGED_SIDE = 224  # pixels of the square that a whole image is resized to, as dino.txt was trained
 _FILES = {  # the hash in the file's name, megabytes
@@ -235,7 +236,7 @@ class Dinov3Extractor(NetworkExtractor):
         state = load_state(self._words_path, (prefix,))
         return as_floats({key.removeprefix(prefix): value for key, value in state.items()})
 
-    def _of_words(self, make: Any, state: Mapping[str, Tensor]) -> Any:
+    def _of_words(self, make: Callable[[Mapping[str, Tensor]], Made], state: Mapping[str, Tensor]) -> Made:
         try:
             return make(state)
         except (KeyError, ValueError) as error:

@@ -55,7 +55,7 @@ def match_pair(first: int, second: int, a: Features, b: Features, cameras: tuple
     found, _ = cv2.findFundamentalMat(rays_a * scale_a, rays_b * scale_b, cv2.FM_RANSAC, 2.0, 0.999, 2000)
     if found is None or found.shape != (3, 3):
         return None
-    off = sampson(found, rays_a * scale_a, rays_b * scale_b)
+    off = sampson(np.asarray(found, np.float64), rays_a * scale_a, rays_b * scale_b)
     reached = float(_counted(off).sum())
     return ViewPair(first, second, pixels_a, pixels_b, reached) if reached >= 0.5 * MIN_MATCHES else None
 

@@ -58,7 +58,8 @@ class ColourTable:
                 f"CVAT's {FILE} with lines name:R,G,B:: beside the masks, or save the labels as one channel",
                 code="evaluation.label",
             )
-        return self.values[places]
+        labels: NDArray[np.uint16] = self.values[places]
+        return labels
 
 
 def voc_colours() -> NDArray[np.uint8]:

@@ -51,8 +51,10 @@ class MapCache:
             if found is None:
                 rows = torch.from_numpy(morton_order(gaussians.means.numpy()))
                 columns = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
-                held = (column[rows].to(self._device) for column in columns)
-                found = DeviceMap(rows.to(self._device), *held, gaussians.antialiased)
+                means, quats_wxyz, scales, opacities = (column[rows].to(self._device) for column in columns)
+                found = DeviceMap(
+                    rows.to(self._device), means, quats_wxyz, scales, opacities, antialiased=gaussians.antialiased
+                )
                 self._maps[gaussians] = found
             keep(self._device, found.rows, found.means, found.quats_wxyz, found.scales, found.opacities)
             return found
