@@ -17,7 +17,7 @@ SPLIT_SHRINK = 1.6  # of the two halves of a split Gaussian
 
 @dataclass(frozen=True)
 class DensityOptions:
-    """When and how the number of Gaussians changes; iterations as shares of the whole run."""
+    """When and how the number of Gaussians changes; iterations as fractions of the whole run."""
 
     grow: bool = True  # clone and split; else only prune
     start: float = 0.1
@@ -39,7 +39,7 @@ class Density:
         """
         Args:
             extent: of the scene, splat units.
-            centres: the cameras' places [V, 3], where the parameters lie; what comes nearer than ``near`` to one is
+            centres: the cameras' centres [V, 3], where the parameters lie; what comes nearer than ``near`` to one is
                 pruned.
         """
         self.options, self.extent, self.centres, self.near = options, extent, centres, near

@@ -20,7 +20,7 @@ from feature_gs_ros.training.views import TrainingView
 Points = NDArray[np.float64]
 STEREO_WIDTH = 320  # pixels: finer depths are noisier and take four times as long
 MIN_POINTS = 8
-NEAR_SHARE = 0.3  # of the depth that 95% of the points lie beyond: nothing may be nearer to a camera
+NEAR_FRACTION = 0.3  # of the depth that 95% of the points lie beyond: nothing may be nearer to a camera
 BACKGROUND_OPACITY = 0.9
 BACKGROUND_DISTANCE = 1.3  # of the radius of 99% of the points, where the inner sphere is
 BACKGROUND_CLEARANCE = (
@@ -69,27 +69,26 @@ def start_from_points(
             "images, check their poses, or start from a map with --init",
             code="training.elsewhere",
         )
-    places, shades = points, colors / 255.0
+    positions, shades = points, colors / 255.0
     if options.stereo:
         found, looks = thinned_points(*_stereo_points(points, views), options.stereo)
-        places, shades = np.concatenate([places, found]), np.concatenate([shades, looks])
-    spread = _spread(places)
-    sizes = np.clip(spread, 1e-6, 0.1 * float(np.median(depths)))
-    opacity = np.full(len(places), options.opacity)
+        positions, shades = np.concatenate([positions, found]), np.concatenate([shades, looks])
+    sizes = np.clip(_neighbour_distance(positions), 1e-6, 0.1 * float(np.median(depths)))
+    opacity = np.full(len(positions), options.opacity)
     if options.background_sphere:
         far, looks, size = _background_spheres(points, views, options.background_sphere)
-        places, shades = np.concatenate([places, far]), np.concatenate([shades, looks])
+        positions, shades = np.concatenate([positions, far]), np.concatenate([shades, looks])
         sizes = np.concatenate([sizes, size])
         opacity = np.concatenate([opacity, np.full(len(far), BACKGROUND_OPACITY)])
     return SplatParameters.of_points(
-        torch.from_numpy(places), torch.from_numpy(shades), torch.from_numpy(sizes), torch.from_numpy(opacity), degree
+        *(torch.from_numpy(values) for values in (positions, shades, sizes, opacity)), degree
     )
 
 
 def nearest_allowed(points: Points, views: Sequence[TrainingView]) -> float:
     """Distance from a camera under which nothing can be, judged by the points in front of the cameras."""
     depths = np.concatenate(_depths(points, views))
-    return float(NEAR_SHARE * np.percentile(depths, 5)) if len(depths) else 0.0
+    return float(NEAR_FRACTION * np.percentile(depths, 5)) if len(depths) else 0.0
 
 
 def _depths(points: Points, views: Sequence[TrainingView]) -> list[Points]:
@@ -142,29 +141,30 @@ def thinned_points(points: Points, colors: Points, most: int) -> tuple[Points, P
     return sums[0][sure] / counts[sure, None], sums[1][sure] / counts[sure, None]
 
 
-def _spread(points: Points) -> Points:
+def _neighbour_distance(points: Points) -> Points:
     """Root mean square distance [N] to the three nearest other points."""
     distances, _ = cKDTree(points).query(points, k=4)
-    spread: Points = np.sqrt((distances[:, 1:] ** 2).mean(axis=1))
-    return spread
+    root: Points = np.sqrt((distances[:, 1:] ** 2).mean(axis=1))
+    return root
 
 
 def _background_spheres(points: Points, views: Sequence[TrainingView], count: int) -> tuple[Points, Points, Points]:
-    """Places [M, 3] on spheres around the scene, their colours [M, 3] as views see them, and their sizes [M].
+    """Points [M, 3] on spheres around the scene, their colours [M, 3] as views see them, and their sizes [M].
 
     The inner sphere holds what surrounds the scene, so only what a view sees there and none sees before its points.
     The outer one is whole and beyond all cameras: behind it there is nothing.
     """
     centre = np.median(points, axis=0)
-    reach = float(np.percentile(np.linalg.norm(points - centre, axis=1), 99))
+    scene_radius = float(np.percentile(np.linalg.norm(points - centre, axis=1), 99))
     farthest = max(float(np.linalg.norm(view.centre.numpy() - centre)) for view in views)
     sphere = _sphere(count)
-    inner, inner_size = centre + reach * sphere, BACKGROUND_SCALE * reach * float(np.sqrt(4 * np.pi / count))
+    inner_size = BACKGROUND_SCALE * scene_radius * float(np.sqrt(4 * np.pi / count))
+    inner = centre + scene_radius * sphere
     inner = inner[_behind(inner, inner_size, points, views)]
-    radius = max(BACKGROUND_DISTANCE * reach, BACKGROUND_CLEARANCE * farthest)
-    places = np.concatenate([inner, centre + radius * sphere])
-    sizes = np.concatenate([np.full(len(inner), inner_size), np.full(count, inner_size * radius / reach)])
-    return places, _looks(places, views), sizes
+    radius = max(BACKGROUND_DISTANCE * scene_radius, BACKGROUND_CLEARANCE * farthest)
+    positions = np.concatenate([inner, centre + radius * sphere])
+    sizes = np.concatenate([np.full(len(inner), inner_size), np.full(count, inner_size * radius / scene_radius)])
+    return positions, _looks(positions, views), sizes
 
 
 def _sphere(count: int) -> Points:
@@ -176,27 +176,27 @@ def _sphere(count: int) -> Points:
     return sphere
 
 
-def _behind(places: Points, size: float, points: Points, views: Sequence[TrainingView]) -> NDArray[np.bool_]:
-    """Which places [M] some view sees, and every view that does sees beyond nearly all of its points."""
-    seen, behind = np.zeros(len(places), np.bool_), np.ones(len(places), np.bool_)
+def _behind(candidates: Points, size: float, points: Points, views: Sequence[TrainingView]) -> NDArray[np.bool_]:
+    """Which points [M] some view sees, and every view that does sees beyond nearly all of its points."""
+    seen, behind = np.zeros(len(candidates), np.bool_), np.ones(len(candidates), np.bool_)
     for view, depths in zip(views, _depths(points, views), strict=True):
-        z, touches, _, _ = _seen(places, view, margin=2 * size)
-        seen |= _seen(places, view)[1]
+        z, touches, _, _ = _seen(candidates, view, margin=2 * size)
+        seen |= _seen(candidates, view)[1]
         if len(depths):
             behind &= ~touches | (z - size >= np.percentile(depths, BEHIND))
-        behind &= np.linalg.norm(places - view.centre.numpy(), axis=1) > 4 * size
+        behind &= np.linalg.norm(candidates - view.centre.numpy(), axis=1) > 4 * size
     result: NDArray[np.bool_] = seen & behind
     return result
 
 
-def _looks(places: Points, views: Sequence[TrainingView]) -> Points:
-    """Mean colour [M, 3] of the views at places; what no view sees gets the one of the images' borders.
+def _looks(positions: Points, views: Sequence[TrainingView]) -> Points:
+    """Mean colour [M, 3] of the views at points; what no view sees gets the one of the images' borders.
 
     Beyond them it goes on like that, at a guess.
     """
-    colors, seen = np.zeros((len(places), 3)), np.zeros(len(places))
+    colors, seen = np.zeros((len(positions), 3)), np.zeros(len(positions))
     for view in views:
-        _, inside, rows, columns = _seen(places, view)
+        _, inside, rows, columns = _seen(positions, view)
         blurred = cv2.blur(view.image.numpy(), (max(1, view.camera.width // 20),) * 2)
         colors[inside] += blurred[rows[inside], columns[inside]]
         seen += inside

@@ -28,15 +28,15 @@ class TrainingOptions:
 
     iterations: int = 2000
     sh_degree: int = 1
-    sh_from: float = 0.4  # share of the run from which harmonics beyond degree 0 grow
-    coarse: tuple[float, ...] = (0.4, 0.4)  # shares of the run trained at 1/2ⁿ of the size, coarsest first
+    sh_from: float = 0.4  # fraction of the run from which harmonics beyond degree 0 grow
+    coarse: tuple[float, ...] = (0.4, 0.4)  # fractions of the run trained at 1/2ⁿ of the size, coarsest first
     exposure: bool = True  # a gain and an offset a view and channel; the map keeps what depends on direction
     opacity_cost: float = 0.0
     scale_cost: float = 0.0
     slimness: float = 10.0  # ratio of the longest to the middle axis beyond which slim_cost counts
     slim_cost: float = 0.0
     random_background: bool = True
-    average_from: float = 0.8  # share of the run from which the iterates are averaged
+    average_from: float = 0.8  # fraction of the run from which the iterates are averaged
     seed: int = 0
     density: DensityOptions = field(default_factory=DensityOptions)
 
@@ -115,17 +115,17 @@ class Trainer:
 
     def step(self) -> tuple[float, float]:
         """One view forward and backward; loss, and PSNR of that view."""
-        options, share = self.options, self.iteration / self.options.iterations
+        options, done = self.options, self.iteration / self.options.iterations
         self.iteration += 1
         index = self.next_view()
-        view = self.levels[self.level(share)][index]
+        view = self.levels[self.level(done)][index]
         means2d = torch.zeros(len(self.parameters), 2, device=self.device, requires_grad=True)
-        degree = 0 if share < options.sh_from else options.sh_degree
+        degree = 0 if done < options.sh_from else options.sh_degree
         rendering = render(self.parameters, view, degree, means2d, self.backend)
         image = rendering.color
         if options.exposure:
             image = self.exposures.exposed(image, index)
-        if options.random_background and share < options.average_from:
+        if options.random_background and done < options.average_from:
             background = torch.rand(3, generator=self.generator).to(self.device)
             image = image + (1 - rendering.opacity)[:, :, None] * background
         target = view.image
@@ -138,11 +138,11 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         assert means2d.grad is not None
         self.density.note(rendering, means2d.grad, view.camera.width, view.camera.height)
-        self.adam.step(self.parameters, self.rates(share))
+        self.adam.step(self.parameters, self.rates(done))
         if options.exposure:
             self.exposures.step()
-        self._change_density(share)
-        self._take_average(share)
+        self._change_density(done)
+        self._take_average(done)
         return value, psnr(image.detach(), target, view.valid)
 
     def _costs(self, rendering: Rendering) -> Tensor:
@@ -159,16 +159,16 @@ class Trainer:
             cost = cost + options.slim_cost * (axes[:, 2] - axes[:, 1] - math.log(options.slimness)).clamp_min(0).mean()
         return cost
 
-    def rates(self, share: float) -> dict[str, float]:
-        means = math.exp((1 - share) * math.log(MEANS_RATE) + share * math.log(MEANS_RATE_END)) * self.extent
+    def rates(self, done: float) -> dict[str, float]:
+        means = math.exp((1 - done) * math.log(MEANS_RATE) + done * math.log(MEANS_RATE_END)) * self.extent
         return RATES | {"means": means}
 
-    def level(self, share: float) -> int:
+    def level(self, done: float) -> int:
         """How often the views are halved at this point of the run."""
         passed = 0.0
         for number, part in enumerate(self.options.coarse):
             passed += part
-            if share < passed:
+            if done < passed:
                 return len(self.options.coarse) - number
         return 0
 
@@ -177,19 +177,19 @@ class Trainer:
             self._queue = torch.randperm(len(self.exposures), generator=self.generator).tolist()
         return self._queue.pop()
 
-    def _change_density(self, share: float) -> None:
+    def _change_density(self, done: float) -> None:
         density, total = self.options.density, self.options.iterations
-        if density.start <= share <= density.end and self.iteration % density.every == 0:
+        if density.start <= done <= density.end and self.iteration % density.every == 0:
             self.density.densify(self.parameters, self.adam, self.generator)
-        elif density.end < share < self.options.average_from and self.iteration % (5 * density.every) == 0:
+        elif density.end < done < self.options.average_from and self.iteration % (5 * density.every) == 0:
             self.density.prune(self.parameters, self.adam)
         if any(self.iteration == round(at * total) for at in density.reset):
             self.density.reset(self.parameters, self.adam)
 
     @torch.no_grad()
-    def _take_average(self, share: float) -> None:
+    def _take_average(self, done: float) -> None:
         """Mean of the iterates: steps along the valley cancel, those across it too."""
-        if share < self.options.average_from:
+        if done < self.options.average_from:
             return
         self._averaged += 1
         if self._average is None:
