@@ -190,7 +190,8 @@ def _add_coarse_batch(
     def add(first: int, last: int) -> None:
         for chunk in range(first, last):
             for (view, weights, cells, total), end in zip(batch, ends, strict=True):
-                add_coarse(weights, view.projection, cells, end[chunk], end[chunk + 1], target, total)
+                if end[chunk] < end[chunk + 1]:
+                    add_coarse(weights, view.projection, cells, end[chunk], end[chunk + 1], target, total)
 
     parallel_for(len(starts) - 1, 1, add)
 
