@@ -80,9 +80,8 @@ def start_from_points(
         positions, shades = np.concatenate([positions, far]), np.concatenate([shades, looks])
         sizes = np.concatenate([sizes, size])
         opacity = np.concatenate([opacity, np.full(len(far), BACKGROUND_OPACITY)])
-    return SplatParameters.of_points(
-        *(torch.from_numpy(values) for values in (positions, shades, sizes, opacity)), degree
-    )
+    tensor = torch.from_numpy
+    return SplatParameters.of_points(tensor(positions), tensor(shades), tensor(sizes), tensor(opacity), degree)
 
 
 def nearest_allowed(points: Points, views: Sequence[TrainingView]) -> float:
