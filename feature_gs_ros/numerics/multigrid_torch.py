@@ -18,7 +18,7 @@ from feature_gs_ros.numerics.simd import SIZE
 class DeviceLevel:
     """A `Level` on a device."""
 
-    adjacency: Tensor  # [n, n] sparse by rows
+    adjacency: Tensor  # [n, n] sparse by rows; dense on the coarsest level
     diagonal: Tensor  # [n]
     null: Tensor  # [n]
     radius: float
@@ -29,7 +29,7 @@ class DeviceLevel:
     def of(level: Level, device: torch.device) -> DeviceLevel:
         size, coarse = len(level.diagonal), 0 if level.restriction is None else len(level.restriction.starts) - 1
         return DeviceLevel(
-            _matrix(level.adjacency, size, device),
+            _matrix(level.adjacency, size, device) if coarse else _dense(level.adjacency).to(device),
             torch.from_numpy(level.diagonal).to(device),
             torch.from_numpy(level.null).to(device),
             level.radius,
@@ -125,8 +125,17 @@ def _dots(one: Tensor, other: Tensor) -> Tensor:
 
 def _inverse(level: DeviceLevel, restart: Tensor) -> Tensor:
     diagonal = level.diagonal.double() + restart.double().clamp_min(MIN_RESTART)
-    inverse: Tensor = torch.linalg.inv(torch.diag(diagonal) - level.adjacency.to_dense().double()).float()
+    inverse: Tensor = torch.linalg.inv(torch.diag(diagonal) - level.adjacency.double()).float()
     return inverse
+
+
+def _dense(rows: SparseRows) -> Tensor:
+    size = len(rows.starts) - 1
+    matrix = torch.zeros(size, size)
+    starts, columns = (torch.from_numpy(array.astype(np.int64)) for array in (rows.starts, rows.columns))
+    owners = torch.repeat_interleave(torch.arange(size), starts.diff())
+    matrix[owners, columns] = torch.from_numpy(rows.values)
+    return matrix
 
 
 def _matrix(rows: SparseRows, columns: int, device: torch.device) -> Tensor:

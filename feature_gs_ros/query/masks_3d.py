@@ -226,7 +226,7 @@ class Segmenter:
         answers = []
         for index, prompt in enumerate(question.asked):
             columns = [index, *question.competitors(index, self.extractor.text_rule.other)]
-            alone, winner = similarities[:, columns], winners[index : index + 1]
+            alone, winner = similarities[:, torch.tensor(columns)], winners[index : index + 1]
             chosen = extent or self._extent
             answers += self._answers([prompt], alone, question.threshold, among, start, winner, chosen)
         return [self._verified(answer, judge) for answer in answers] if judge else answers

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_map
+from played_card import CARD, PlayedBackend, played_card
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -27,7 +28,7 @@ from feature_gs_ros.numerics import device
 from feature_gs_ros.query.masks_2d import segment_view
 from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.query.smoothing import GaussianGraph
-from feature_gs_ros.rasterizer import get_backend
+from feature_gs_ros.rasterizer import BackendChoice, get_backend
 
 pytest.importorskip("warp")
 pytestmark = pytest.mark.slow
@@ -99,11 +100,9 @@ def on_a_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def live_field(extractor: Extractor) -> LiveField:
+def live_field(extractor: Extractor, backend: BackendChoice = "warp-cpu") -> LiveField:
     """Three views of noise."""
-    made = LiveField(
-        LiveMap(random_map(3, COUNT), "map.ply", Sim3.identity(), extractor, get_backend("warp-cpu"), None)
-    )
+    made = LiveField(LiveMap(random_map(3, COUNT), "map.ply", Sim3.identity(), extractor, get_backend(backend), None))
     for seed, angle in enumerate((0.0, 0.5, 1.0)):
         c, s = np.cos(angle), np.sin(angle)
         pose = np.array([[c, 0, s, 0], [0, 1, 0, 0], [-s, 0, c, 3], [0, 0, 0, 1.0]])
@@ -193,6 +192,25 @@ def test_neighbours_are_those_of_the_host(patches: int, k: int, monkeypatch: pyt
     assert torch.equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_mixes_with_the_host(rule: str, softmax: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors that are not the host's: an operation that takes both fails, as it does on a card."""
+    extractor = Words(rule, softmax)
+    expected = live_field(extractor).question().segmenter.ask(["red", "green"], ["blue"])
+    with played_card(monkeypatch):
+        live = live_field(extractor, PlayedBackend())
+        found = live.question().segmenter.ask(["red", "green"], ["blue"])
+        snapshot = live.snapshot().segmenter
+        assert snapshot.field.features.device == CARD
+        copied = snapshot.ask_many(["red", "blue"])
+        example = snapshot.ask_example(snapshot.field.decoded(torch.tensor([3, 40])))
+    assert all(answer.mask.device.type == "cpu" for answer in (*found, *copied, example))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.similarity, theirs.similarity, atol=1e-5, rtol=1e-5)
+        assert torch.equal(ours.mask, theirs.mask)
+
+
 @pytest.mark.parametrize("vote", ["majority", "distance"])
 def test_affordances_are_those_of_the_host(vote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter, field = field_of()
@@ -207,8 +225,8 @@ def test_affordances_are_those_of_the_host(vote: Any, monkeypatch: pytest.Monkey
         return transfer(segmenter.gaussians, chosen, library, Settings(k=3, vote=vote))
 
     expected = move(field)
-    with on_a_card(monkeypatch):
-        found = move(field)
+    with played_card(monkeypatch):
+        found = move(field.on(CARD))
     torch.testing.assert_close(found.probability, expected.probability, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.similarity, expected.similarity, atol=1e-5, rtol=1e-5)
     assert torch.equal(found.label, expected.label)
