@@ -32,6 +32,11 @@ CORNERS = 40  # four weights, six exchanges, the sum's index
 CHANNEL = 3  # one more channel of a blended value: load, multiply and add
 PIXEL_ATOMIC = 12  # one cell of a fine grid
 PAPER_CHANNEL = 14  # of the backward pass of a D-channel render: load, five exchanges with their sums, an atomic add
+GRADIENT = 75  # of a splat's nine gradients, on top of a step: three folded sums of six exchanges, slopes
+GSPLAT_GRADIENT = 110  # the same by nine sums of five exchanges each, as gsplat does it
+# DINOv2 ViT-S/14 at 640×480, operations: 12 blocks of 34 × 45 + 1 tokens, 384 wide.
+VIT_TOKENS, VIT_WIDTH, VIT_BLOCKS = 34 * 45 + 1, 384, 12
+VIT = VIT_BLOCKS * (24 * VIT_TOKENS * VIT_WIDTH**2 + 4 * VIT_TOKENS**2 * VIT_WIDTH)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Card:
     bandwidth: float  # bytes per second
     multiprocessors: int
     clock: float  # Hz, boost
+    rate: float  # float32 operations per second, without tensor cores
     cache_bytes: float = 64  # per clock and multiprocessor: half of what a first-level cache gives, assumed
 
     @property
@@ -56,9 +62,9 @@ class Card:
 
 
 CARDS = (
-    Card("Jetson AGX Orin 64 GB", 204.8e9, 16, 1.30e9),
-    Card("GeForce RTX 4090", 1008e9, 128, 2.52e9),
-    Card("H200 SXM", 4.8e12, 132, 1.98e9),
+    Card("Jetson AGX Orin 64 GB", 204.8e9, 16, 1.30e9, 5.3e12),
+    Card("GeForce RTX 4090", 1008e9, 128, 2.52e9, 82.6e12),
+    Card("H200 SXM", 4.8e12, 132, 1.98e9, 67e12),
 )
 
 
@@ -141,28 +147,60 @@ def _strips(pairs: Pairs) -> int:
     return int((((bottom - first) / ROWS_PER_WARP).ceil() - ((top - first) / ROWS_PER_WARP).floor()).clamp_min(1).sum())
 
 
+def bound(card: Card, moved: float, instructions: float, cached: float = 0.0) -> float:
+    """Seconds at least: of bytes of the memory, of instructions of warps, of bytes from the caches."""
+    return max(moved / card.bandwidth, instructions / card.instructions, cached / card.cache_bandwidth)
+
+
 def predict(card: Card, counts: Counts, channels: int, coarse: bool, batch: int = 8) -> dict[str, float]:
     """Seconds per view of each kernel, at least."""
     n, v, pairs = counts.gaussians, counts.visible, counts.pairs
 
-    def bound(moved: float, instructions: float, cached: float = 0.0) -> float:
-        return max(moved / card.bandwidth, instructions / card.instructions, cached / card.cache_bandwidth)
-
     sums = CORNERS * counts.drawn_steps if coarse else 2.5 * PIXEL_ATOMIC * counts.drawn_steps
     rows = min(n, 1.3 * v) / batch if coarse else v  # a batch's views share rows
     return {
-        "project": bound(44 * n + 36 * n + 80 * v, 6 * n),
-        "pairs": bound(40 * v + 2 * 2 * 8 * pairs + 16 * pairs, 2 * pairs),
-        "weights": bound(36 * v + 4 * pairs + 4 * counts.cell_weights, STEP * counts.steps + sums, 36 * counts.steps),
+        "project": bound(card, 44 * n + 36 * n + 80 * v, 6 * n),
+        "pairs": bound(card, 40 * v + 2 * 2 * 8 * pairs + 16 * pairs, 2 * pairs),
+        "weights": bound(
+            card, 36 * v + 4 * pairs + 4 * counts.cell_weights, STEP * counts.steps + sums, 36 * counts.steps
+        ),
         "product": bound(
+            card,
             8 * channels * rows + 4 * channels * counts.cells + 4 * counts.cell_weights,
             counts.nonzeros * channels / WARP * CHANNEL,
             4 * channels * counts.nonzeros,
         ),
-        "color": bound(36 * v + 12 * counts.pixels, (STEP + 4 * CHANNEL) * counts.steps, 36 * counts.steps),
+        "color": bound(card, 36 * v + 12 * counts.pixels, (STEP + 4 * CHANNEL) * counts.steps, 36 * counts.steps),
         "paper's way": bound(
+            card,
             4 * channels * (3 * counts.pixels + 2 * v),
             counts.steps * 2 * STEP + counts.drawn_steps * channels * (CHANNEL + PAPER_CHANNEL),
             4 * channels * counts.drawn_steps,
         ),
     }
+
+
+def predict_queries(card: Card, gaussians: int, channels: int, neighbours: tuple[int, int, int]) -> dict[str, float]:
+    """Seconds, at least, of a cosine of every Gaussian, and of nearest neighbours: of so many, among so many, so wide.
+
+    Products of neighbours are written once and read twice, by the search for the best of them.
+    """
+    many, few, width = neighbours
+    products = max(2.0 * many * few * width / card.rate, 4.0 * width * (many + few) / card.bandwidth)
+    return {
+        "text query": 4.0 * gaussians * (channels + 2) / card.bandwidth,
+        "nearest neighbours": products + 3 * 4.0 * many * few / card.bandwidth,
+    }
+
+
+def predict_training(card: Card, counts: Counts) -> tuple[float, float]:
+    """Seconds, at least, of an image and its gradients: ours, and by gsplat's way of summing them."""
+    moved = 36.0 * counts.visible * 3 + 24.0 * counts.pixels
+    steps = (2 * STEP + 4 * CHANNEL) * counts.steps
+    ours, theirs = (bound(card, moved, steps + each * counts.drawn_steps) for each in (GRADIENT, GSPLAT_GRADIENT))
+    return ours, theirs
+
+
+def predict_network(card: Card) -> float:
+    """Seconds, at least, of DINOv2 ViT-S on an image of 640×480, in float32 without tensor cores."""
+    return VIT / card.rate
