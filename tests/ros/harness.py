@@ -62,12 +62,16 @@ class Starter:
         """feature_map, or a program that is like it, by itself brought to active."""
         node = self.program(program, **{**self.defaults, "autostart": True, **parameters})
         wait_until(lambda: not node.running or self.robot.serves(), 180, "the node's services")
-        end = time.monotonic() + 300  # kernels may have to be compiled
-        while node.running and self.robot.state() != "active" and time.monotonic() < end:
-            time.sleep(0.1)
+        # It answers nothing until it is configured, for which a busy machine takes long.
+        wait_until(lambda: not node.running or self._active_or_silent() == "active", 400, "the node to be active")
         assert node.running, node.log.read_text()
-        assert self.robot.state() == "active", node.log.read_text()
         return node
+
+    def _active_or_silent(self) -> str:
+        try:
+            return self.robot.state()
+        except AssertionError:
+            return ""
 
     @property
     def defaults(self) -> dict[str, object]:
