@@ -8,7 +8,7 @@ import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 
 from feature_gs_ros.ros.runtime.launch_arguments import truth
 
@@ -40,6 +40,8 @@ CAMERA = {
 OTHERS = {
     "remote_extractor": ("false", "Run the extractor in its own node, feature_extractor: true or false."),
     "remote_teacher": ("", "Name of remote_extractor in 0.1; empty: remote_extractor applies."),
+    "page": ("false", "Show the map in a browser, in the node page: true or false."),
+    "page_port": ("8080", "Port of the page on localhost; 0: any free one, see its log."),
     "config": ("", "File with the other parameters; share/feature_gs_ros/config has all of them with their defaults."),
     "namespace": ("", "Namespace of the nodes."),
     "tf": ("/tf", "Topic of dynamic transforms, e.g. tf in a robot's namespace."),
@@ -49,6 +51,7 @@ OTHERS = {
 }
 # What a feature_extractor takes over from feature_map's parameters.
 OF_EXTRACTOR = ("extractor", "extractor_options", "image_reliability", "use_sim_time", "autostart")
+OF_PAGE = ("map_frame", "image_reliability", "use_sim_time")
 OF_IMAGES = ("image", "camera_info", "input", "rectified")
 
 
@@ -70,9 +73,10 @@ def start_nodes(context: LaunchContext) -> list[Any]:
     passed: dict[str, Any] = {name: given[name] for name in PARAMETERS if given[name]}
     passed |= {name: truth(name, given[name]) for name in TRUTHS if given[name]}
     passed |= {f"{camera}.{name}": given[name] for name in CAMERA if given[name]}
+    pages = page_nodes(given, file, configured, camera, passed)
     remote = "remote_teacher" if given["remote_teacher"] else "remote_extractor"
     if not truth(remote, given[remote]):
-        return [node("feature_map", given, [*file, unless_in(configured) | passed])]
+        return [node("feature_map", given, [*file, unless_in(configured) | passed]), *pages]
     own = parameters_in(file, f"{given['namespace']}/feature_extractor")
     extractor = unless_in(own)
     extractor |= {name: value for name, value in of_extractor(configured, camera).items() if name not in own}
@@ -80,6 +84,34 @@ def start_nodes(context: LaunchContext) -> list[Any]:
     return [
         node("feature_map", given, [*file, unless_in(configured) | passed | grids]),
         node("feature_extractor", given, [*file, extractor | of_extractor(passed, camera)]),
+        *pages,
+    ]
+
+
+def page_nodes(
+    given: dict[str, str], file: list[str], configured: dict[str, Any], camera: str, passed: dict[str, Any]
+) -> list[Any]:
+    """The node page, where it is asked for, with the topics of feature_map's first camera; none otherwise."""
+    if not truth("page", given["page"]):
+        return []
+    own = parameters_in(file, f"{given['namespace']}/page")
+    known = configured | passed
+    shared = {name: known[name] for name in OF_PAGE if name in known}
+    shared |= {name: known[key] for name in OF_IMAGES if (key := f"{camera}.{name}") in known}
+    if shared.get("input") == "grid":  # no images come
+        shared = {name: value for name, value in shared.items() if name not in ("input", "image")}
+    followed = {name: value for name, value in shared.items() if name not in own}
+    port = {} if "port" in own and given["page_port"] == OTHERS["page_port"][0] else {"port": int(given["page_port"])}
+    return [
+        Node(
+            package="feature_gs_ros",
+            executable="page",
+            name="page",
+            namespace=given["namespace"],
+            parameters=[*file, followed | port],
+            remappings=[("/tf", given["tf"]), ("/tf_static", given["tf_static"])],
+            output="screen",
+        )
     ]
 
 

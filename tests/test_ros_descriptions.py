@@ -12,6 +12,7 @@ from feature_gs_ros.ros.runtime.parameter_table import (
     BAG_PLAYER,
     FEATURE_EXTRACTOR,
     FEATURE_MAP,
+    PAGE,
     Parameter,
     camera_parameters,
     config_text,
@@ -22,6 +23,7 @@ NODES = {
     "feature_map": (*FEATURE_MAP, *camera_parameters("camera")),
     "feature_extractor": FEATURE_EXTRACTOR,
     "bag_player": BAG_PLAYER,
+    "page": PAGE,
 }
 
 

@@ -35,7 +35,9 @@ class NodeConnection:
         self.target = target
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
-        self.node = rclpy.create_node(name, context=self._context)
+        # By its own name, also in a program whose node was renamed on the command line.
+        renamed = ["--ros-args", "-r", f"__node:={name}"]
+        self.node = rclpy.create_node(name, context=self._context, cli_args=renamed)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._lock = threading.Lock()

@@ -146,6 +146,20 @@ BAG_PLAYER = (
     Parameter("restamp", True, "Shift stamps to the time of playing; not with clock."),
     Parameter("delay", 1.0, "s before the first message, for subscribers to connect.", 0.0, 3600.0),
 )
+PAGE = (
+    Parameter("node", "feature_map", "Name of the feature_map that is shown and asked, in this node's namespace."),
+    Parameter("host", "localhost", "To listen on; anything but localhost lets others in, who then may edit the map."),
+    Parameter("port", 8080, "To listen on; 0 for any that is free, which the log says.", 0, 65535),
+    Parameter("map_frame", "map", "tf frame of feature_map's answers."),
+    Parameter("image", "image", "Topic of the camera's images."),
+    Parameter("camera_info", "camera_info", "Topic of their calibration."),
+    Parameter("input", "raw", "raw, or compressed: then <image>/compressed is subscribed."),
+    Parameter("rectified", False, "The images need no undistortion: P of camera_info counts."),
+    Parameter("queue_size", 10, "Images that may wait for their tf; the newest that can be placed is shown.", 1, 1000),
+    Parameter("image_reliability", "best_effort", "Of the image's subscription: best_effort or reliable."),
+    Parameter("image_rate", 2.0, "Hz: of the images no more are shown.", 0.1, 30.0),
+    Parameter("tf_max_gap", 1.0, "s of tf's silence that is interpolated across.", 0.0, 60.0),
+)
 
 
 def camera_parameters(camera: str) -> tuple[Parameter, ...]:
