@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, cuda
 
 Role = Literal["extractor", "ingestion", "queries"]
+MAX_PINNED = 64 << 20  # bytes of a copy by page-locked memory
 PRIORITY: dict[Role, int] = {"extractor": 0, "ingestion": 0, "queries": -1}  # the lower goes first: someone waits
 
 
@@ -46,9 +47,11 @@ def inserted(role: Role, device: torch.device) -> Iterator[None]:
         return
     own, other = cuda.current_stream(device), _stream(role, device)
     other.wait_stream(own)
-    with cuda.stream(other):
-        yield
-    own.wait_stream(other)
+    try:
+        with cuda.stream(other):
+            yield
+    finally:  # also of a block that failed halfway: the card goes on with what it was given
+        own.wait_stream(other)
 
 
 def follow(role: Role, device: torch.device, *results: Tensor) -> None:
@@ -91,8 +94,11 @@ class OrderedLock:
 
 
 def upload(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """A tensor on a device, as a type; from the host to a card by page-locked memory, without waiting for the copy."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
+    """A tensor on a device, as a type; from the host to a card by page-locked memory, without waiting for the copy.
+
+    Large ones are waited for: what is page-locked once stays so, and is missing elsewhere.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= MAX_PINNED:
         tensor = tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device, dtype)
 

@@ -142,7 +142,10 @@ def test_an_upload_does_not_wait() -> None:
     """From page-locked memory, which a copy needs that goes on by itself."""
 
     class Pinned:
-        device, steps = HOST, ()
+        device, nbytes = HOST, 1000
+
+        def __init__(self) -> None:
+            self.steps: tuple[str, ...] = ()
 
         def pin_memory(self) -> Pinned:
             self.steps = (*self.steps, "pinned")
@@ -155,3 +158,7 @@ def test_an_upload_does_not_wait() -> None:
 
     found: Any = streams.upload(Pinned(), CARD, torch.float32)  # type: ignore[arg-type]
     assert found.steps == ("pinned", "copied")
+    large = Pinned()
+    large.nbytes = 2 * streams.MAX_PINNED
+    assert streams.upload(large, CARD) is large  # type: ignore[arg-type, comparison-overlap]
+    assert large.steps == ()  # by an ordinary copy
