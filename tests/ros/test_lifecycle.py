@@ -102,7 +102,7 @@ def test_a_transition_that_the_state_does_not_have_is_refused_and_the_node_lives
     refused(CLEANUP, "2 ('cleanup')", "active")
     assert robot.change_state(Transition.TRANSITION_ACTIVE_SHUTDOWN, path)
     refused(ACTIVATE, "3 ('activate')", "finalized")
-    assert node.log.read_text().count(": refused") == 9
+    assert node.log.read_text().count(": rejected") == 9
     assert node.stop() == 0
 
 
