@@ -25,6 +25,7 @@ from feature_gs_ros.live.ignored_pixels import counted_pixels
 from feature_gs_ros.live.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.live.live_field import BATCH, LiveField
 from feature_gs_ros.live.pose_check import LivePoseCheck
+from feature_gs_ros.live.recent_images import RecentImages
 from feature_gs_ros.live.statistics import Statistics
 from feature_gs_ros.numerics.streams import follow, on, stay_on
 from feature_gs_ros.ros.ingest.camera_input import Arrival, CameraInput, LabelMessages, LastFrame
@@ -73,7 +74,7 @@ class IngestionWorker:
         self.cameras: list[CameraInput] = []  # filled before `start`
         self._field, self._poses, self._statistics = field, poses, statistics
         self.limits, self._now, self._log = limits, now, log
-        self.pose_check = LivePoseCheck()
+        self.pose_check, self.recent = LivePoseCheck(), RecentImages()
         self._gates: dict[str, KeyframeGate] = {}
         self._epoch = 0  # how often time jumped back; guarded by `changed`
         self._waiting_for_flush: list[int] = []  # stamps, ns
@@ -99,6 +100,7 @@ class IngestionWorker:
     def on_jump(self, reason: str) -> None:
         """Time went back: forget tf, what waits, what is in the extractor and the last keyframes, and go on."""
         self._log.warning(f"{reason}: tf and waiting frames are discarded")
+        self.recent.clear()
         with self.changed:
             self._epoch += 1
             self._poses.clear()
@@ -240,6 +242,7 @@ class IngestionWorker:
         """Now and then, whether the image shows the map where tf says: wrong poses would else go unnoticed."""
         if ready.source.settings.kind != "grid":
             frame = Frame(name, pinhole.camera, ready.camera_from_map, lambda: pinhole.image)
+            self.recent.keep(frame)
             self.pose_check.look(self._field.gaussians, frame, self._field.map.splat_from_map)
 
     def _remember(self, ready: ReadyFrame, name: str, pinhole: PinholeView, valid: torch.Tensor | None) -> None:

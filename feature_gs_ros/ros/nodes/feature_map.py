@@ -22,6 +22,7 @@ from feature_gs_ros.ros.runtime.publishers import Publishers
 from feature_gs_ros.ros.runtime.run import run
 from feature_gs_ros.ros.runtime.settings import Settings
 from feature_gs_ros.ros.services.affordances import Affordances
+from feature_gs_ros.ros.services.align_action import AlignAction
 from feature_gs_ros.ros.services.bag_action import BagAction
 from feature_gs_ros.ros.services.edits import Edits
 from feature_gs_ros.ros.services.exclusive_action import ExclusiveAction
@@ -88,8 +89,8 @@ class FeatureMap(RefusingLifecycleNode):
         affordances = Affordances(self, self._topics, self._active_session)
         edits = Edits(self, self._topics, self._active_session)
         fields = FieldServices(self, self._topics, self._active_session)
-        recordings = BagAction(self, self._active_session)
-        self._actions = [affordances.action, edits.action, fields.action, recordings]
+        recordings, aligning = BagAction(self, self._active_session), AlignAction(self, self._active_session)
+        self._actions = [affordances.action, edits.action, fields.action, recordings, aligning]
         self._services_open = [
             Queries(self, self._topics, self._active_session),
             affordances,
@@ -97,6 +98,7 @@ class FeatureMap(RefusingLifecycleNode):
             RenderService(self, self._active_session),
             fields,
             recordings,
+            aligning,
         ]
 
     def _activate(self) -> None:

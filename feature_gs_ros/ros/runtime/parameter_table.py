@@ -39,6 +39,7 @@ MAP = (
         "The same as w x y z, as in 0.1; leave one of the two out.",
     ),
     Parameter("splat_from_map.translation", [0.0, 0.0, 0.0], "Splat units."),
+    Parameter("splat_frame", "splat", "tf frame of the splat's axes, below map_frame, that ~/align publishes."),
     Parameter("backend", "auto", "Rasteriser: auto, cpu, cuda, cuda:N, warp-cpu or reference."),
     Parameter("threads", 0, "Threads of the kernels; 0: all cores.", 0, 1024),
     Parameter("memory_budget", 0.0, "GB that the field may take; 0: most of what is free.", 0.0, 1e5),
