@@ -1,8 +1,8 @@
 """What `backproject --refine-poses` gains on views that are held out, by noisy and by good poses.
 
-``python -m benchmarks refine [--draws N] [--folder SCENE]``: the recorded tabletop (FEATURE_GS_TABLETOP), or a folder
-of ``feature-gs synth``. Features of the views without masks go onto the map (every fifth view of a synthetic scene is
-left out); IoU is that of the views with masks, at their true poses.
+``python -m benchmarks refine [--draws N] [--poses-only] [--folder SCENE]``: the recorded tabletop
+(FEATURE_GS_TABLETOP), or a folder of ``feature-gs synth``. Features of the views without masks go onto the map (every
+fifth view of a synthetic scene is left out); IoU is that of the views with masks, at their true poses.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def command(words: Sequence[str]) -> int:
     parser = ArgumentParser(prog="python -m benchmarks refine", description=__doc__)
     parser.add_argument("--draws", type=int, default=2, help="of the noise")
     parser.add_argument("--folder", type=Path, default=None, help="a folder of feature-gs synth")
+    parser.add_argument("--poses-only", action="store_true", help="errors of the poses; no features, no IoU")
     given = parser.parse_args(words)
     folder = given.folder or Path(os.environ["FEATURE_GS_TABLETOP"])
     gaussians, alignment = load_map(folder / "map.ply"), load_alignment(folder / "alignment.yaml")
@@ -58,7 +59,9 @@ def command(words: Sequence[str]) -> int:
         for refine in (False, True):
             source: Stream = AlteredStream("learned", poses)
             refined = RefinedStream(source, gaussians, alignment)
-            iou = held_out_iou(refined if refine else source, gaussians, alignment, stream, folder, masked, labels)
+            iou = float("nan")
+            if not given.poses_only:
+                iou = held_out_iou(refined if refine else source, gaussians, alignment, stream, folder, masked, labels)
             used = {frame.name: frame for frame in (refined if refine else source).frames()}
             metres, degrees = errors(used, learned)
             changed = sum(entry.metres > 0 for entry in refined.corrections.values()) if refine else 0
