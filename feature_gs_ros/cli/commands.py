@@ -40,9 +40,7 @@ COMMANDS: dict[str, Entry] = {
         "synth",
         "Make a tabletop with ground truth: a splat map, a rosbag2 recording of it, masks and the alignment.",
     ),
-    "train": Entry(
-        "train", "train", "Train a 3D Gaussian map from posed images on the CPU, and save it as a 3DGS PLY."
-    ),
+    "train": Entry("train", "train", "Train a 3D Gaussian map from posed images, and save it as a 3DGS PLY."),
     "distill": Entry("distill", "distill", "Distil a teacher's features into the map, and save them as a field."),
     "backproject": Entry(
         "backproject",

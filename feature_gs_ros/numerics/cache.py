@@ -61,7 +61,7 @@ class _CheckedFiles(IndexDataCacheFile):
 
     def save(self, key: object, data: object) -> None:
         try:
-            super().save(key, (self._source_stamp, key, data))
+            super().save(key, (self._index_name, self._source_stamp, key, data))
         except OSError as error:
             _say_once(f"can't keep compiled kernels in '{self._cache_path}': {error.strerror}; they are compiled anew")
 
@@ -71,8 +71,9 @@ class _CheckedFiles(IndexDataCacheFile):
             return None
         match self._read(Path(self._cache_path, name)):
             # Index and data are two files. A process killed between them, or two that compile at once, leave an entry
-            # that leads to another kernel: each says which one it is.
-            case (self._source_stamp, own, data) if own == key:
+            # that leads to another kernel: each says which one it is. The key alone doesn't: numba makes it of the
+            # bytecode, which is the same for kernels that differ in a constant.
+            case (self._index_name, self._source_stamp, own, data) if own == key:
                 return data
         return None
 

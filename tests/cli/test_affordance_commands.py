@@ -229,7 +229,7 @@ def test_transfers_that_cannot_be(color_field: Path, color_library: Path, tmp_pa
     words = ("--library", color_library, "--out", tmp_path / "out")
     refused("affordance", "transfer", color_field, *words, "--k", "100000", code="affordance.range", quoted="k=100000")
     broken = damaged(color_field, tmp_path / "nan.field", features=float("nan"))
-    refused("affordance", "transfer", broken, *words, code="affordance.not-finite")
+    refused("affordance", "transfer", broken, *words, code="field.value", quoted="NaN")
     other = damaged(color_field, tmp_path / "other.field", extractor="another")
     refused("affordance", "transfer", other, *words, code="affordance.mismatch", quoted="'color'")
     assert not (tmp_path / "out").exists()

@@ -317,14 +317,14 @@ def test_the_command_refuses(small_scene: Path, tmp_path: Path) -> None:
         small_scene / "alignment.yaml", "--extractor", "color", "--every", 4)  # fmt: skip
     out = tmp_path / "edited.ply"
     for words, expected in (
-        ((), "give one of"),
-        (("--delete", "red", "--undo"), "give one of"),
-        (("--delete", "red", "--extract", "blue"), "at once"),
-        (("--move", "red"), "goes nowhere"),
-        (("--delete", "@1,2"), "has 2 numbers"),
-        (("--delete", "@9,9,9"), "nothing of the map"),
-        (("--delete", "red", "--soft-edge", 3), "soft edge 3"),
-        (("--delete", "  "), "empty"),
+        ((), "edit.conflict"),
+        (("--delete", "red", "--undo"), "edit.conflict"),
+        (("--delete", "red", "--extract", "blue"), "edit.conflict"),
+        (("--move", "red"), "edit.conflict"),
+        (("--delete", "@1,2"), "edit.value"),
+        (("--delete", "@9,9,9"), "edit.empty"),
+        (("--delete", "red", "--soft-edge", 3), "edit.range"),
+        (("--delete", "  "), "prompt.empty"),
     ):
-        assert expected in run("edit", field, "--out", out, *words, code=2).stderr
+        assert run("edit", field, "--out", out, *words, code=2).error_code == expected
     assert not out.exists()

@@ -21,6 +21,7 @@ from feature_gs_ros.live.ignored_pixels import counted_pixels
 from feature_gs_ros.live.keyframes import KeyframeGate, KeyframeLimits
 from feature_gs_ros.live.live_field import LIVE, REMEMBERED, LiveField, LiveMap, remembering
 from feature_gs_ros.live.statistics import MAX_REASONS, Statistics
+from feature_gs_ros.rasterizer import get_backend
 from feature_gs_ros.rasterizer.reference import dense_u
 from feature_gs_ros.ros.runtime.sender import Sender
 from tests.errors import raises
@@ -133,7 +134,7 @@ def test_frames_after_a_loaded_field_are_not_credited_to_its_recording():
     ones = torch.ones(40, dtype=torch.int32)
     provenance = Provenance(gaussians.checksum, stream="/data/bag", frames=("7", "8"))
     field = FeatureField(torch.rand(40, extractor.dimension), ones.float(), ones, extractor.identity, provenance)
-    live = LiveField(LiveMap(gaussians, "", Sim3.identity(), extractor, "cpu", None))
+    live = LiveField(LiveMap(gaussians, "", Sim3.identity(), extractor, get_backend("cpu"), None))
     live.resume(field)
     learned = live.provenance
     assert (learned.stream, learned.taken_from(LIVE), learned.taken_from("/data/bag")) == (LIVE, (), ("7", "8"))
