@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,8 @@ def test_code_that_is_missing_is_named_with_its_mend(
     monkeypatch.delenv(dinov2.CLONE_VARIABLE, raising=False)
     for variable in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nothing listens there: a machine without a network
+    # urllib keeps the first opener that it makes, with the proxies of that moment, for all that a process opens later.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     with raises("extractor.unreadable", "/facebookresearch/dinov2", "git clone", "hub=FOLDER"):
         make_extractor("dinov2", weights=tiny["weights"]).extract(scene(28, 28))
     with raises("extractor.unreadable", "hub=FOLDER"):

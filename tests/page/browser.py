@@ -199,7 +199,8 @@ class Browser:
         if not self.alive:
             self._start()
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/new?about:blank", method="PUT")
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # to this machine by no proxy
+        with straight.open(request, timeout=60) as answer:
             tab = Tab(json.load(answer)["webSocketDebuggerUrl"])
         tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         if downloads is not None:
