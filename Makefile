@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
 
-# An answer in about a minute, for the person who edits: all but the tests that are marked slow.
+# A quicker answer, for the person who edits: all but the tests that are marked slow.
 test-fast: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
