@@ -15,7 +15,8 @@ from feature_gs_ros.affordance.transfer import transfer as transfer_affordances
 from feature_gs_ros.backprojection.opening import find_map, open_field
 from feature_gs_ros.cli.affordance_files import OWN, Found, Photographed, as_json, numbers, write_files
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import NO_OPTIONS, CloudFrame, RecordingOptions, length_unit, print_json
+from feature_gs_ros.cli.common import CloudFrame, length_unit, print_json
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.cli.stale_outputs import check_own_files
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.gaussians import GaussianMap

@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 
 from feature_gs_ros.cli.checks import check_number, check_outputs
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, print_json
+from feature_gs_ros.cli.common import print_json
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation
 from feature_gs_ros.core.progress import ProgressBar, note, say

@@ -25,7 +25,8 @@ from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
 from feature_gs_ros.backprojection.ranks import Launcher, Ranks, joined
 from feature_gs_ros.backprojection.shards import Shard
 from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, print_json
+from feature_gs_ros.cli.common import alignment_or_identity, print_json
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.core.errors import ExtractorError, FieldError, StreamError

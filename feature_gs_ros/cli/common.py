@@ -6,24 +6,19 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import tyro
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.core.progress import note
 from feature_gs_ros.io.alignment import load_alignment
-from feature_gs_ros.io.streams.options import BagOptions
 
 if TYPE_CHECKING:
     from feature_gs_ros.io.streams.registry import Stream
 
-# Every command that reads a stream takes the options of a recording, each by its own name: --map-frame, ….
-RecordingOptions = Annotated[BagOptions, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]
-NO_OPTIONS = BagOptions()
 CloudFrame = Literal["splat", "map"]
 
 

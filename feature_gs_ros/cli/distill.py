@@ -13,7 +13,8 @@ import tyro
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import choose_frames, sample_cells
 from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, print_json
+from feature_gs_ros.cli.common import alignment_or_identity, print_json
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.codec import Codec, fit_pca
 from feature_gs_ros.core.errors import FieldError, TrainingError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from feature_gs_ros.cli.checks import check_number, check_outputs
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, print_json
+from feature_gs_ros.cli.common import alignment_or_identity, print_json
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.progress import note
 from feature_gs_ros.doctor.arm_mask import arm_mask

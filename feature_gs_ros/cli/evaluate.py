@@ -7,7 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, print_json
+from feature_gs_ros.cli.common import alignment_of_view, print_json
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.evaluation.metrics import evaluate_segmentation, evaluated_views

@@ -15,7 +15,8 @@ from feature_gs_ros.affordance.transfer import Vote
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.ingest import Report, extract, pinhole_view, some
 from feature_gs_ros.backprojection.opening import open_field
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view, print_json
+from feature_gs_ros.cli.common import alignment_of_view, print_json
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.core.camera import Frame
 from feature_gs_ros.core.errors import EvaluationError
 from feature_gs_ros.core.feature_grid import FeatureGrid

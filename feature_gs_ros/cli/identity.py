@@ -10,7 +10,8 @@ from feature_gs_ros import rasterizer
 from feature_gs_ros.backprojection.field import Provenance
 from feature_gs_ros.backprojection.ingest import counted, known_views
 from feature_gs_ros.cli.checks import check_number, check_outputs, check_seed
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_or_identity, length_unit, print_json
+from feature_gs_ros.cli.common import alignment_or_identity, length_unit, print_json
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.errors import IdentityError, OutOfMemoryError
 from feature_gs_ros.core.memory import memory_errors

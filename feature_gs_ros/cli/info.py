@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from feature_gs_ros.backprojection.field import FORMAT, FeatureField
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, print_json
+from feature_gs_ros.cli.common import print_json
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.core.errors import FeatureGsError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.io.formats import format_of

@@ -15,7 +15,8 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.ingest import pinhole_view
 from feature_gs_ros.backprojection.opening import find_map, open_field
 from feature_gs_ros.cli.checks import check_outputs
-from feature_gs_ros.cli.common import NO_OPTIONS, RecordingOptions, alignment_of_view
+from feature_gs_ros.cli.common import alignment_of_view
+from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.cli.stale_outputs import check_own_files, remove_stale_outputs
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.errors import FieldError

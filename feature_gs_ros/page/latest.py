@@ -15,12 +15,6 @@ class Latest:
         self._running = False
         self._again = False
 
-    @property
-    def pending(self) -> bool:
-        """Whether the job was asked for again since it began: what it would do last may be left out."""
-        with self._guard:
-            return self._again
-
     def __call__(self) -> None:
         """Run the job, now or, where it runs already, once more after it."""
         with self._guard:
@@ -40,3 +34,22 @@ class Latest:
             again, self._again = self._again, False
             self._running = again
             return again
+
+
+class Paused:
+    """Runs a job, on a thread of its own, once it hasn't been asked for during a pause."""
+
+    def __init__(self, job: Callable[[], None], pause: float) -> None:
+        self._run = Latest(job)
+        self._pause = pause  # s
+        self._guard = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def __call__(self) -> None:
+        """Ask for the job, and put off what was asked for before."""
+        with self._guard:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = threading.Timer(self._pause, self._run)
+            self._timer.daemon = True
+            self._timer.start()

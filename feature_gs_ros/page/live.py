@@ -135,7 +135,8 @@ class LivePage:
         self._pending = False
         self._stopping = False
         self._change: tuple[object, object, Change] | None = None  # of this content and frame
-        self._server: PageServer[LiveSession] = PageServer(host, port, self._session)
+        self._server: PageServer[LiveSession] = PageServer(host, port)
+        self._server.begin(lambda client, _: self._session(client))
         self._thread = threading.Thread(target=self._run, name="live-page", daemon=True)
         self._thread.start()
 

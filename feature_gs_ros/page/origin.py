@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 POLICY_VIOLATION = 1008  # status of a web socket that is closed for who opened it
 
 
-def only_own_pages(server: Any, host: str) -> None:
+def only_own_pages(server: Any, host: str) -> dict[int, str]:
     """Turn away connections that another site's page opened, before anything is sent to them.
 
     A connection whose headers can't be seen is turned away, too.
@@ -22,6 +22,9 @@ def only_own_pages(server: Any, host: str) -> None:
     Args:
         server: a viser.ViserServer.
         host: that it listens on.
+
+    Returns:
+        The path of the page that a browser comes from, by its client_id, as they come.
 
     Raises:
         OptionError: this version of viser doesn't show who connects.
@@ -37,6 +40,7 @@ def only_own_pages(server: Any, host: str) -> None:
             code="option.unsupported",
         )
     assert socket is not None
+    paths: dict[int, str] = {}
 
     async def check(connection: Any) -> None:
         live = connections[connection.client_id]  # an error ends the connection
@@ -44,5 +48,8 @@ def only_own_pages(server: Any, host: str) -> None:
         if not may_connect(host, headers.get("Host"), headers.get("Origin")):
             log.warning("a page of %s asked for this one and was turned away", headers.get("Origin"))
             await live.close(POLICY_VIOLATION, "not from this page")
+        else:
+            paths[connection.client_id] = live.request.path
 
     socket.on_client_connect(check)
+    return paths

@@ -27,9 +27,14 @@ if TYPE_CHECKING:
 class Session(BrowserSession):
     """What one browser sees, and has asked and edited. Panels change it, and call what shows the change."""
 
-    def __init__(self, content: Content, client: viser.ClientHandle) -> None:
+    def __init__(self, content: Content, client: viser.ClientHandle, software: bool = False) -> None:
+        """
+        Args:
+            software: the browser draws without a GPU.
+        """
         super().__init__(client)
         self.content = content
+        self.software = software
         self.stack = EditStack(content.gaussians, content.splat_from_map.inverse())
         self.edited = self.stack.edited()
         self.asked: Asked | None = None
@@ -70,8 +75,12 @@ class Session(BrowserSession):
         """[N] bool, the Gaussians that are still there; None: all."""
         return None if bool(self.edited.present.all()) else self.edited.present
 
-    def set_answers(self, asked: Asked | None) -> None:
-        """Show other answers; a second look and boxes follow by `settle`."""
+    def set_answers(self, asked: Asked | None, paint: bool = True) -> None:
+        """Show other answers; a second look and boxes follow by `settle`.
+
+        Args:
+            paint: the splats, too, not the words alone.
+        """
         with self.lock:
             self.asked, self.objects, self.parts = asked, (), None
             self.view.show_regions(())
@@ -79,7 +88,8 @@ class Session(BrowserSession):
             for tell in self.on_answers:
                 tell()
             self.client.flush()  # the words are there before the splats
-            self.repaint()
+            if paint:
+                self.repaint()
 
     def show_parts(self, parts: Parts) -> None:
         """Show affordances with their regions, instead of answers."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import viser
 
 COARSE = 20_000  # Gaussians that are sent first
+SOFTWARE_GAUSSIANS = 20_000  # shown at first in a browser that draws without a GPU
 CHUNK = 65_536  # Gaussians of a node: what changes is sent again by whole nodes
 LOCAL_SIGMA = 0.05  # what the median standard deviation becomes: covariances travel as 16-bit floats
 MAX_COVARIANCE = 6e4  # nearly the largest 16-bit float

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from feature_gs_ros.affordance import Library
 from feature_gs_ros.backprojection.build import back_project
 from feature_gs_ros.backprojection.looks import Looks
-from feature_gs_ros.cli.view import open_content
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.page.canvas import PANEL_FRACTION
 from feature_gs_ros.page.content import Content
+from feature_gs_ros.page.opening import open_content
 from feature_gs_ros.page.scene import start_camera
 from feature_gs_ros.query.answers import objects_of
 from feature_gs_ros.query.masks_3d import Segmenter
@@ -37,7 +37,10 @@ from tests.errors import raises
 from tests.page.browser import Browser, Tab, again_if_it_dies, chromium, running
 
 if TYPE_CHECKING:
-    from feature_gs_ros.page.app import Page
+    from feature_gs_ros.page.app import PageSession
+    from feature_gs_ros.page.server import PageServer
+
+    Server = PageServer[PageSession]
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,12 +75,9 @@ def content(field_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Conte
 
 
 @pytest.fixture(scope="module")
-def page(content: Content) -> Iterator[Page]:
-    from feature_gs_ros.page.app import Page
-
-    running_page = Page(content, port=0)
-    yield running_page
-    running_page.close()
+def page(content: Content) -> Iterator[Server]:
+    with shown(content) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield there
 
 
-def opened(browser: Browser, page: Page, downloads: Path | None = None) -> Tab:
+def shown(content: Content) -> Server:
+    """A page of this content."""
+    from feature_gs_ros.page.app import show
+    from feature_gs_ros.page.server import PageServer
+
+    server: Server = PageServer("127.0.0.1", 0)
+    show(content, server)
+    return server
+
+
+def opened(browser: Browser, page: Server, downloads: Path | None = None) -> Tab:
     """A tab that shows all of the map."""
     tab = browser.tab(WIDTH, HEIGHT, downloads)
     tab.open(page.address)
@@ -134,7 +144,7 @@ def pixel_of(content: Content, point: NDArray[np.float64]) -> tuple[float, float
 
 @again_if_it_dies
 def test_ask_drag_the_threshold_take_away_delete_and_undo(
-    browser: Browser, page: Page, content: Content, field_file: Path, tmp_path: Path
+    browser: Browser, page: Server, content: Content, field_file: Path, tmp_path: Path
 ) -> None:
     tab = opened(browser, page, tmp_path)
     said = ask(tab, "coffee mug")
@@ -174,7 +184,7 @@ def test_ask_drag_the_threshold_take_away_delete_and_undo(
 
 
 @again_if_it_dies
-def test_a_click_on_the_bottle_asks_by_example(browser: Browser, page: Page, content: Content) -> None:
+def test_a_click_on_the_bottle_asks_by_example(browser: Browser, page: Server, content: Content) -> None:
     assert content.segmenter is not None
     with content.asking:
         answer = content.segmenter.ask(["wine bottle"])[0]
@@ -193,7 +203,7 @@ def test_a_click_on_the_bottle_asks_by_example(browser: Browser, page: Page, con
 
 
 @again_if_it_dies
-def test_a_part_is_painted_named_and_found(browser: Browser, page: Page, content: Content) -> None:
+def test_a_part_is_painted_named_and_found(browser: Browser, page: Server, content: Content) -> None:
     tab = opened(browser, page)
     tab.press("Affordances")
     tab.press("Paint on it")
@@ -221,10 +231,10 @@ def test_a_part_is_painted_named_and_found(browser: Browser, page: Page, content
 
 
 @again_if_it_dies
-def test_browsers_have_their_own_questions_and_leave_nothing_behind(browser: Browser, page: Page) -> None:
-    until(lambda: page.sessions == 0)
+def test_browsers_have_their_own_questions_and_leave_nothing_behind(browser: Browser, page: Server) -> None:
+    until(lambda: len(page.sessions) == 0)
     one, other = opened(browser, page), opened(browser, page)
-    assert page.sessions == 2
+    assert len(page.sessions) == 2
     ask(one, "coffee mug")
     said = ask(other, "wine bottle, lawn mower")
     assert "coffee mug" not in said
@@ -233,20 +243,18 @@ def test_browsers_have_their_own_questions_and_leave_nothing_behind(browser: Bro
     assert other.style("document.querySelector('[data-state=\"found\"]')", "borderLeftStyle") == "solid"
     assert other.style("document.querySelector('[data-state=\"not found\"]')", "borderLeftStyle") == "dashed"
     one.close()
-    until(lambda: page.sessions == 1)
+    until(lambda: len(page.sessions) == 1)
     other.close()
-    until(lambda: page.sessions == 0)
+    until(lambda: len(page.sessions) == 0)
 
 
 @again_if_it_dies
 def test_what_no_camera_saw_is_not_observed(browser: Browser, content: Content) -> None:
-    from feature_gs_ros.page.app import Page
-
     assert content.segmenter is not None
     field = content.segmenter.field
     blind = replace(field, view_count=torch.zeros_like(field.view_count), looks=Looks())
     segmenter = Segmenter(content.gaussians, blind, content.segmenter.extractor)
-    page = Page(replace(content, segmenter=segmenter, asking=threading.Lock()), port=0)
+    page = shown(replace(content, segmenter=segmenter, asking=threading.Lock()))
     try:
         tab = opened(browser, page)
         assert "wine bottle: not observed" in ask(tab, "wine bottle")
@@ -256,7 +264,7 @@ def test_what_no_camera_saw_is_not_observed(browser: Browser, content: Content) 
         page.close()
 
 
-def test_another_sites_page_is_turned_away(page: Page) -> None:
+def test_another_sites_page_is_turned_away(page: Server) -> None:
     import viser
     from websockets.exceptions import ConnectionClosed
     from websockets.sync.client import connect

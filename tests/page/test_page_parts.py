@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_gs_ros.backprojection.build import back_project
-from feature_gs_ros.cli.view import open_content
 from feature_gs_ros.core.errors import AffordanceError, FeatureGsError, OptionError, PromptError
 from feature_gs_ros.core.geometry import Sim3, camera_centre
 from feature_gs_ros.core.placing import transformed
@@ -30,8 +29,9 @@ from feature_gs_ros.page.colors import Overlay, answer_color, base_colors, modes
 from feature_gs_ros.page.content import Content
 from feature_gs_ros.page.drawing import Drawing
 from feature_gs_ros.page.frusta import Frustum
-from feature_gs_ros.page.latest import Latest
+from feature_gs_ros.page.latest import Latest, Paused
 from feature_gs_ros.page.limits import MAX_PROMPTS, is_local, may_connect
+from feature_gs_ros.page.opening import open_content
 from feature_gs_ros.page.parts import add_part, find_parts, library_path, open_library
 from feature_gs_ros.page.splats import SplatCloud
 from feature_gs_ros.query.masks_3d import Segmenter, State
@@ -209,12 +209,26 @@ def test_of_calls_that_come_meanwhile_one_is_done() -> None:
     assert begun.wait(10)
     for _ in range(5):
         latest()  # at once, while the first runs
-    assert latest.pending
     go_on.set()
     first.join(10)
     assert len(runs) == 2
     latest()
     assert len(runs) == 3
+
+
+def test_what_waits_for_a_pause_is_done_once() -> None:
+    done, runs = threading.Event(), []
+
+    def job() -> None:
+        runs.append(len(runs))
+        done.set()
+
+    paused = Paused(job, 0.5)
+    for _ in range(5):
+        paused()
+    assert not runs
+    assert done.wait(10)
+    assert runs == [0]
 
 
 def test_a_map_without_a_field_is_shown_and_nothing_is_asked(content: Content, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from feature_gs_ros.extractors.base import known_words
 from feature_gs_ros.page.ask import ask_words, prompts_of, suggestions, threshold_range
 from feature_gs_ros.page.browser import set_value
 from feature_gs_ros.page.colors import answer_color
-from feature_gs_ros.page.latest import Latest
+from feature_gs_ros.page.latest import Latest, Paused
 from feature_gs_ros.page.panels.looks import state_box
 from feature_gs_ros.page.session import Session
 from feature_gs_ros.query.masks_3d import Answer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import viser
 
 MAX_LISTED = 5  # objects of an answer in words
+PAUSE = 0.3  # s after the threshold's last step, before a second look is taken and objects are made
 
 
 class AskPanel:
@@ -46,6 +47,8 @@ class AskPanel:
         )  # fmt: skip
         self._shown = gui.add_html("")
         self._again = Latest(self._at_threshold)
+        self._paint = Paused(session.repaint, PAUSE)
+        self._settle = Paused(lambda: session.guarded(lambda _: session.settle())(None), PAUSE)
         ask.on_click(lambda _: form.submit())
         form.on_submit(session.guarded(self._ask))
         self._text.on_update(session.guarded(self._suggest))
@@ -89,9 +92,12 @@ class AskPanel:
         with session.lock:
             if session.asked is None or session.closed.is_set():
                 return
-            session.set_answers(session.asked.at(self._segmenter, float(self._threshold.value), session.among))
-        if not self._again.pending:
-            session.settle()
+            asked = session.asked.at(self._segmenter, float(self._threshold.value), session.among)
+            # Without a GPU the next step's words would wait for this one's picture: it comes when the slider rests.
+            session.set_answers(asked, paint=not session.software)
+        if session.software:
+            self._paint()
+        self._settle()
 
     def _suggest(self, event: viser.GuiEvent[viser.GuiTextHandle]) -> None:
         if event.client is not None:

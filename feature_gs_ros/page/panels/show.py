@@ -8,7 +8,7 @@ from feature_gs_ros.page.browser import set_value
 from feature_gs_ros.page.colors import CHANGE, legend, modes
 from feature_gs_ros.page.latest import Latest
 from feature_gs_ros.page.session import Session
-from feature_gs_ros.page.splats import COARSE
+from feature_gs_ros.page.splats import COARSE, SOFTWARE_GAUSSIANS
 
 if TYPE_CHECKING:
     import viser
@@ -21,6 +21,8 @@ class ShowPanel:
         self._session = session
         self._progress = session.client.gui.add_progress_bar(0.0, animated=True)
         self._resize = Latest(self._resized)
+        total = len(session.content.gaussians)
+        self._first = min(total, SOFTWARE_GAUSSIANS) if session.software else total  # Gaussians shown at first
 
     def add_controls(self) -> None:
         """Colours, how many Gaussians, and what is shown around them."""
@@ -35,8 +37,9 @@ class ShowPanel:
             )
             self._legend = gui.add_html("")
             self._count = gui.add_slider(
-                "Gaussians", min(1000, total), total, max(1, total // 100), total, hint="the most visible ones first"
-            )
+                "Gaussians", min(1000, total), total, max(1, total // 100), self._first,
+                hint="the most visible ones first",
+            )  # fmt: skip
             cameras = gui.add_checkbox("cameras", bool(session.content.views))
             ground = gui.add_checkbox("axes and ground", True)
             dim = gui.add_checkbox("dim the rest", True, hint="while something is found")
@@ -58,15 +61,22 @@ class ShowPanel:
     def load_all(self) -> None:
         """Send the others, in chunks, with a progress bar; the browser draws between them."""
         session = self._session
-        total = len(session.content.gaussians)
-        while not session.closed.is_set() and session.layer.shown < total:
-            session.load(total, lambda done, _: self._advance(done, total) or True)
+        while not session.closed.is_set() and session.layer.shown < self._first:
+            session.load(self._first, lambda done, total: self._advance(done, total) or True)
             session.client.flush()
             session.closed.wait(0.05)
         self._progress.visible = False
 
+    def told(self) -> str:
+        """What is shown, in words."""
+        content = self._session.content
+        total = len(content.gaussians)
+        if self._first < total:
+            return f"{self._first} of {total} Gaussians of {content.source.name}: this browser draws without a GPU"
+        return f"{total} Gaussians of {content.source.name}"
+
     def _advance(self, done: int, _: int) -> bool:
-        set_value(self._progress, 100.0 * done / len(self._session.content.gaussians))
+        set_value(self._progress, 100.0 * done / self._first)
         return self._session.closed.is_set()
 
     def _colour_by(self, mode: str) -> None:
