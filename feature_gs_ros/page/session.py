@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from feature_gs_ros.backprojection.provenance import KnownView
+from feature_gs_ros.core.memory import give_back_freed_memory
 from feature_gs_ros.editing import EditStack
 from feature_gs_ros.page.ask import Asked
 from feature_gs_ros.page.browser import BrowserSession
@@ -136,6 +137,7 @@ class Session(BrowserSession):
             )
             for tell in self.on_answers:
                 tell()
+        give_back_freed_memory()  # of its intermediate results
 
     def edits_changed(self) -> None:
         """Show the map after a change of the stack."""

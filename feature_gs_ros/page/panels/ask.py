@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from feature_gs_ros.core.errors import UnknownPromptError
-from feature_gs_ros.core.memory import give_back_freed_memory
 from feature_gs_ros.extractors.base import known_words
 from feature_gs_ros.page.ask import ask_words, prompts_of, suggestions, threshold_range
 from feature_gs_ros.page.browser import set_value
@@ -81,7 +80,6 @@ class AskPanel:
         session.set_answers(asked)
         session.say(f"answered in {time.perf_counter() - start:.2f} s")
         session.settle()
-        give_back_freed_memory()  # of its intermediate results
 
     def _moved(self, event: viser.GuiEvent[viser.GuiSliderHandle[float]]) -> None:
         if event.client is not None:  # a person, not an answer's own threshold
