@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -22,7 +23,14 @@ class Entry(NamedTuple):
 
     def load(self) -> Command:
         """The command, imported."""
-        command: Command = getattr(import_module(f"{feature_gs_ros.cli.__name__}.{self.module}"), self.function)
+        # Importing torch makes half a million objects and frees next to none: looking for cycles among them, again and
+        # again, took a tenth of the import.
+        gc.disable()
+        try:
+            command: Command = getattr(import_module(f"{feature_gs_ros.cli.__name__}.{self.module}"), self.function)
+        finally:
+            gc.enable()
+        gc.freeze()
         return command
 
     def listed(self) -> Command:

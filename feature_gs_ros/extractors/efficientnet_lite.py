@@ -157,7 +157,6 @@ class PretrainedLite(NamedTuple):
     classifier: Classifier
     stride16: ChannelStatistics
     stride32: ChannelStatistics
-    sha256: str  # of the weights file, hex
 
 
 def load_pretrained(weights: str | Path | None = None, network: str = "lite0") -> PretrainedLite:
@@ -172,7 +171,6 @@ def load_pretrained(weights: str | Path | None = None, network: str = "lite0") -
     """
     variant = find_variant(network)
     path = installed_weights(network) if weights is None else Path(weights)
-    sha256 = weights_digest(weights, network)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -190,7 +188,8 @@ def load_pretrained(weights: str | Path | None = None, network: str = "lite0") -
             f"'{path}' holds a {type(state).__name__}, expected a state dict of {name}", code="extractor.format"
         )
     reader = _StateReader(state, path, name)
-    model = EfficientNetLite(variant)
+    with torch.device("meta"):  # no random values, as all are read
+        model = EfficientNetLite(variant)
     reader.fill(model.stem, "_conv_stem", "_bn0")
     for index, block in enumerate(model.blocks):
         assert isinstance(block, _Block)
@@ -210,7 +209,6 @@ def load_pretrained(weights: str | Path | None = None, network: str = "lite0") -
             range(first, model.last_at_stride_16 + 1), variant.channels[LAST_STAGE_AT_STRIDE_16]
         ),
         stride32=reader.statistics(range(last, last + 1), variant.channels[-1]),
-        sha256=sha256,
     )
 
 
@@ -310,11 +308,10 @@ class _StateReader:
         mean = self.tensor(f"{norm_key}.running_mean", shape)
         variance = self.tensor(f"{norm_key}.running_var", shape)
         scale = gain / torch.sqrt(variance + _BATCH_NORM_EPSILON)
-        assert conv.bias is not None
         with torch.no_grad():
             folded = kernel * scale[:, None, None, None]
             conv.weight = nn.Parameter(folded.contiguous(memory_format=torch.channels_last))
-            conv.bias.copy_(offset - mean * scale)
+            conv.bias = nn.Parameter(offset - mean * scale)
 
     def statistics(self, blocks: range, channels: int) -> ChannelStatistics:
         """Of a sum of block outputs: each ends in a batch norm of this mean and deviation, taken as independent."""

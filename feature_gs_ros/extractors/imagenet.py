@@ -20,6 +20,7 @@ from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, Judgeme
 from feature_gs_ros.extractors.network import input_size
 from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
+from feature_gs_ros.numerics.products import log_sum_exp
 
 WORDS_FILE = Path(__file__).with_name("imagenet_words.txt")
 EVERYDAY_FILE = Path(__file__).with_name("imagenet_everyday.txt")
@@ -128,7 +129,7 @@ class ImageNetExtractor(Extractor):
 
     def prepare(self, features: Tensor) -> Tensor:
         """Logarithm of the softmax's denominator, [M]."""
-        return torch.logsumexp(features.float(), dim=1)
+        return log_sum_exp(features)
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
         """Probability of the prompt's classes among all 1,000: [M, 1000] × [P, 1000] -> [M, P]."""

@@ -46,7 +46,7 @@ class ImageNetPartsExtractor(Extractor):
         self._pretrained = lite.load_pretrained(weights)
         self.dimension = len(self._pretrained.stride16.mean) + len(self._pretrained.stride32.mean)
         self.identity = ExtractorIdentity(
-            name="imagenet-parts", weights=self._pretrained.sha256, preprocessing={"cell": float(cell)}
+            name="imagenet-parts", weights=lite.weights_digest(weights), preprocessing={"cell": float(cell)}
         )
 
     def extract(self, image: Image, name: str = "") -> FeatureGrid:  # noqa: ARG002

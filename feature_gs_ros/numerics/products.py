@@ -1,15 +1,22 @@
-"""Inner products of many features with a few vectors, as fast as the features can be read."""
+"""Inner products of many features with a few vectors, and log-sum-exp, as fast as the features can be read."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from feature_gs_ros.numerics.device import in_torch
 from feature_gs_ros.numerics.runtime import kernel, parallel_for
-from feature_gs_ros.numerics.simd import SIZE, broadcast, load, total
+from feature_gs_ros.numerics.simd import SIZE, broadcast, load, maximum, store, total
 
+LOG2_E = np.float32(math.log2(math.e))
+# 2^x for x in [-1/2, 1/2], the minimax polynomial's relative error is below 1e-6
+EXP2 = tuple(np.float32(c) for c in (1.0, 0.69314718, 0.24022651, 0.05550411, 0.00961813, 0.00133336, 0.000154035))
+MIN_EXPONENT = np.float32(-126.0)  # of a normal float32
 MAX_VECTORS = 4  # vectors; more are a matrix product, in which torch is at home
 
 
@@ -22,6 +29,46 @@ def inner_products(features: Tensor, others: Tensor) -> Tensor:  # [M, D], [P, D
     arrays = (features.detach().numpy(), others.detach().numpy(), products.numpy())
     parallel_for(len(features), 8192, lambda first, last: _products(first, last, *arrays))
     return products
+
+
+def log_sum_exp(features: Tensor) -> Tensor:  # [M, D] -> [M]
+    """``log Σ_k exp(f_k)`` of each row, float32, to 1e-6 of it; torch takes three passes and a copy of the features."""
+    if features.dtype != torch.float32 or not features.is_contiguous() or in_torch(features.device):
+        return torch.logsumexp(features.float(), dim=1)
+    sums = torch.empty(len(features))
+    arrays = features.detach().numpy(), sums.numpy()
+    parallel_for(len(features), 2048, lambda first, last: _log_sum_exp(first, last, *arrays))
+    return sums
+
+
+@kernel
+def _log_sum_exp(start, stop, features, sums):
+    """Rows ``start`` to ``stop``; the compiler makes vectors of the plain loops, but not of a maximum."""
+    dimension, flat, lanes = features.shape[1], features.reshape(-1), np.empty(SIZE, np.float32)
+    exponents = np.empty(dimension, np.int32)
+    powers, mantissas = exponents.view(np.float32), np.empty(dimension, np.float32)
+    for row in range(start, stop):
+        values, peaks = features[row], broadcast(features[row, 0])
+        for k in range(0, dimension - SIZE + 1, SIZE):
+            peaks = maximum(peaks, load(flat, row * dimension + k))
+        store(lanes, 0, peaks)
+        peak = values[0]
+        for lane in range(SIZE):
+            peak = max(peak, lanes[lane])
+        for k in range(dimension - dimension % SIZE, dimension):
+            peak = max(peak, values[k])
+        for k in range(dimension):
+            x = max((values[k] - peak) * LOG2_E, MIN_EXPONENT)
+            whole = np.floor(x + np.float32(0.5))
+            x -= whole
+            even = EXP2[0] + x * x * (EXP2[2] + x * x * (EXP2[4] + x * x * EXP2[6]))
+            odd = EXP2[1] + x * x * (EXP2[3] + x * x * EXP2[5])
+            mantissas[k] = even + x * odd
+            exponents[k] = (np.int32(whole) + np.int32(127)) << 23  # the bits of 2^whole
+        summed = np.float32(0)
+        for k in range(dimension):
+            summed += mantissas[k] * powers[k]
+        sums[row] = peak + np.log(summed)
 
 
 @kernel

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile for the CPU: no GIL, fused and reassociated float arithmetic, cached where the user can write."""
     settings: Any = numba.config
     base = Path(settings.CACHE_DIR or cache_folder("numba"))
-    folder = str(base / _folder_version(Path(function.__code__.co_filename)))
+    folder = str(base / _folder_version(_source_folder(Path(function.__code__.co_filename)), _variant))
 
     def compile_cached(cached: bool) -> Any:
         return numba.njit(function, nogil=True, fastmath=True, cache=cached)
@@ -122,14 +123,21 @@ def _shared_pool() -> ThreadPoolExecutor:
         return _pool
 
 
-def _folder_version(source: Path) -> str:
-    """Changes with any file of the kernel's top-level folder, and with the vectors: numba only looks at a kernel's own
-    file, not at the pieces that it calls."""
+def stamps_of(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, time [ns] and size of the sources in a folder, or of one file: they change when it is edited."""
+    files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]
+    return [(str(file), status.st_mtime_ns, status.st_size) for file in files for status in [file.stat()]]
+
+
+def _source_folder(source: Path) -> Path:
+    """The top-level folder of the package that a kernel's file lies in; the file itself outside of the package."""
     package = Path(__file__).parents[1]
-    folder = package / source.relative_to(package).parts[0] if source.is_relative_to(package) else source
-    files = [
-        *(sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]),
-        *sorted(SIMD.rglob("*.py")),
-    ]
-    stamps = [_variant, *((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)]
+    return package / source.relative_to(package).parts[0] if source.is_relative_to(package) else source
+
+
+@cache  # a folder has dozens of kernels
+def _folder_version(folder: Path, variant: str) -> str:
+    """Changes with any file of the kernels' top-level folder, and with the vectors: numba only looks at a kernel's own
+    file, not at the pieces that it calls."""
+    stamps = [variant, *stamps_of(folder), *stamps_of(SIMD)]
     return f"{folder.stem}-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"

@@ -22,9 +22,10 @@ TESTS = ("tests/numerics/test_vectors.py", "tests/numerics/test_columns.py", "te
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Each test asks anew, and none changes what this process's kernels are made of."""
     monkeypatch.setattr(probe, "name_variant", lambda _name: None)
+    monkeypatch.setattr(probe, "cache_folder", lambda _name: tmp_path)
     monkeypatch.delenv(probe.VARIABLE, raising=False)
     probe.reason_for_scalars.cache_clear()
     yield
@@ -34,6 +35,24 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_installed_numba_has_vectors(caplog: pytest.LogCaptureFixture) -> None:
     assert probe.reason_for_scalars() == ""
     assert caplog.text == ""
+
+
+def test_that_they_work_is_checked_once_per_processor_and_source(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert probe.reason_for_scalars() == ""
+    monkeypatch.setattr(check, "results", lambda: check.wanted() + 1)
+    probe.reason_for_scalars.cache_clear()  # as in another process
+    assert probe.reason_for_scalars() == ""
+    monkeypatch.setattr(probe, "stamps_of", lambda _folder: [("types.py", 1, 2)])
+    probe.reason_for_scalars.cache_clear()
+    assert probe.reason_for_scalars() != ""
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_vectors_work_without_a_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(probe, "cache_folder", lambda _name: tmp_path / "not" / "there")
+    assert probe.reason_for_scalars() == ""
 
 
 @pytest.mark.parametrize("index", range(0, len(check.wanted()), 5))
@@ -97,14 +116,14 @@ def _python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.slow
-def test_a_process_without_vectors_goes_on_with_one_line() -> None:
+def test_a_process_without_vectors_goes_on_with_one_line(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['feature_gs_ros.numerics.simd.llvm.check'] = None\n"
         "import torch\n"
         "from feature_gs_ros.numerics.products import inner_products\n"
         "print(inner_products(torch.ones(3, 37), torch.ones(2, 37)).sum().item())"
     )
-    found = _python("-c", code)
+    found = _python("-c", code, XDG_CACHE_HOME=str(tmp_path))  # where nothing says that they work
     assert found.stdout.strip() == str(6 * 37.0)
     assert len(found.stderr.splitlines()) == 1
     assert "slower" in found.stderr

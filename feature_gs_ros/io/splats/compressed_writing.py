@@ -13,7 +13,6 @@ from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.splats.compressed import CHUNK_ROWS
 from feature_gs_ros.io.splats.gaussian_ply import ANTIALIASED_COMMENT
-from feature_gs_ros.numerics.sorting import morton_order
 
 MAX_LOG_SCALE = 20.0  # of either sign, as viewers clamp them
 _BITS = {"position": (11, 10, 11), "scale": (11, 10, 11)}
@@ -32,6 +31,8 @@ def save_compressed_ply(gaussians: GaussianMap, path: str | Path) -> None:
     Raises:
         MapError: the map is empty, or the file can't be written.
     """
+    from feature_gs_ros.numerics.sorting import morton_order  # brings the compiler, which reading maps doesn't need
+
     path = Path(path)
     if len(gaussians) == 0:
         raise MapError(f"no Gaussian is left to write to '{path}'; a splat file can't be empty", code="map.empty")

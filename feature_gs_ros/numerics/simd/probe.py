@@ -1,19 +1,27 @@
 """Whether LLVM's vectors work here: they are built on numba's internals, which a release may change.
 
-Decided once per process, when the first kernel that needs vectors is imported; `FEATURE_GS_SIMD` decides otherwise.
+Decided when the first kernel that needs vectors is imported; `FEATURE_GS_SIMD` decides otherwise. That they work is
+remembered in the cache folder, for these sources on this processor with this numba; that they don't is found out anew.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
+import platform
 from functools import cache
+from pathlib import Path
 
+import llvmlite
 import numba
 import numpy as np
+from llvmlite import binding
 
+from feature_gs_ros.core.cache_folder import cache_folder
 from feature_gs_ros.core.errors import BackendError
-from feature_gs_ros.numerics.runtime import kernel, name_variant
+from feature_gs_ros.numerics.runtime import SIMD, kernel, name_variant, stamps_of
 from feature_gs_ros.numerics.simd.size import SIZE
 
 VARIABLE = "FEATURE_GS_SIMD"
@@ -70,6 +78,9 @@ def describe(reason: str) -> str:
 
 def _fault_of_vectors() -> str:
     """What is wrong with LLVM's vectors; empty where each of their operations compiles and gives the right values."""
+    mark = _mark()
+    if mark.exists():
+        return ""
     try:
         from feature_gs_ros.numerics.simd.llvm.check import results, wanted
 
@@ -80,7 +91,17 @@ def _fault_of_vectors() -> str:
     if len(wrong):
         first = int(wrong[0])
         return f"numba {numba.__version__} gives {found[first]} instead of {expected[first]} in the check {first}"
+    with contextlib.suppress(OSError):  # a folder that can't be written: the next process checks again
+        mark.touch()
     return ""
+
+
+def _mark() -> Path:
+    """The empty file that says: these vectors gave the right values here."""
+    versions = platform.python_version(), numba.__version__, llvmlite.__version__
+    processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    key = hashlib.sha256(repr((versions, processor, stamps_of(SIMD))).encode()).hexdigest()
+    return cache_folder("vectors") / key[:32]
 
 
 def _first_line(error: Exception) -> str:
