@@ -47,7 +47,7 @@ class FeatureField:
     questions about them are answered then; all else lies on the host.
     """
 
-    features: Tensor  # [N, K] float32 or float16: the extractor's features, or the codec's codes of them
+    features: Tensor  # [N, K] float32, float16: the extractor's features, or the codec's codes of them; int8: codes
     weight: Tensor  # [N] Σ_v Wᵀ m
     view_count: Tensor  # [N] int32, views in which the Gaussian had weight
     extractor: ExtractorIdentity
@@ -216,7 +216,9 @@ def _from_file(tensors: Mapping[str, Tensor], content: Table, values_are_known: 
     shapes = tuple(features.shape), tuple(weight.shape), tuple(view_count.shape)
     if len(shapes[0]) != 2 or 0 in shapes[0] or shapes[1:] != (shapes[0][:1],) * 2:
         raise ValueError(f"shapes {shapes[0]}, {shapes[1]}, {shapes[2]} don't fit together")
-    _check_floats(features=features, weight=weight)
+    if features.dtype != torch.int8 or content.get("codec") is None:
+        _check_floats(features=features)
+    _check_floats(weight=weight)
     if view_count.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"view_count holds {view_count.dtype}")
     if not values_are_known:

@@ -56,6 +56,9 @@ COMMANDS: dict[str, Entry] = {
         "Back-project an extractor's features of every posed image onto the map, and save them as a field.",
     ),
     "merge": Entry("merge", "merge", "Add up fields of one map: shards of one stream, or several streams."),
+    "compress": Entry(
+        "compress", "compress", "Store a field in fewer bytes per Gaussian: principal components, eight bits each."
+    ),
     "identity": Entry("identity", "identity", "Assign every Gaussian to an object, from masks of some views."),
     "instances": Entry(
         "instances", "instances", "Split a map into objects without words or masks: cluster its features and positions."

@@ -62,6 +62,18 @@ class Codec:
         mean, decoder = self.mean.to(codes.device), self.decoder.to(codes.device)
         return torch.addmm(mean, flat, decoder).reshape(*codes.shape[:-1], self.feature_dimension)
 
+    def along(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """What decodes codes along ``directions`` [D, Q] alone: vectors [Q, K] and offsets [Q].
+
+        ``codes @ vectors.T + offsets`` is ``decode(codes) @ directions``, at the cost of K and not of D.
+        """
+        decoder, mean = self.decoder.to(directions.device), self.mean.to(directions.device)
+        return (decoder @ directions).T.contiguous(), mean @ directions
+
+    def rescaled(self, steps: Tensor) -> Codec:
+        """The same codec with codes in units of ``steps`` [K] > 0: whole numbers then lose half a step at most."""
+        return Codec(self.kind, self.encoder / steps.unsqueeze(1), self.decoder * steps.unsqueeze(1), self.mean)
+
     def same_as(self, other: Codec | None) -> bool:
         return (
             other is not None

@@ -121,6 +121,10 @@ class Extractor(Protocol):
     reads_files: bool = False
     # Optional: whether scores are of a feature's direction alone, as cosines are; sums need no division then.
     scale_invariant: bool = False
+    # Optional: whether `scores` and `similarities` are both plain cosines, and `prepare` gives norms.
+    plain_cosines: bool = False
+    # Optional: whether embeddings mark channels, and scores need, beside what `prepare` gives, these channels alone.
+    marks_channels: bool = False
     # Optional: whether every feature is of unit length, so that the length of their mean tells how much they agree.
     unit_features: bool = False
 
@@ -211,6 +215,21 @@ def image_judge(extractor: Extractor) -> ImageJudge | None:
 def reads_files(extractor: Extractor) -> bool:
     """`Extractor.reads_files`, also of a class that doesn't derive from `Extractor` and leaves it out."""
     return bool(getattr(extractor, "reads_files", False))
+
+
+def needed_directions(extractor: Extractor, embeddings: Tensor) -> Tensor | None:
+    """Orthonormal directions [D, Q] to which `Extractor.scores`, given ``prepared``, can be confined; None: all D.
+
+    ``scores(features @ directions, embeddings @ directions, prepared)`` are the scores of the features [M, D] for the
+    embeddings [P, D]. Compressed features need not be decoded then.
+    """
+    if getattr(extractor, "marks_channels", False):
+        marked = embeddings.any(dim=0).nonzero()[:, 0]
+        return torch.eye(embeddings.shape[1], device=embeddings.device)[:, marked]
+    if getattr(extractor, "plain_cosines", False) and len(embeddings) < embeddings.shape[1]:
+        directions: Tensor = torch.linalg.qr(embeddings.float().T)[0]
+        return directions
+    return None
 
 
 def has_unit_features(extractor: Extractor) -> bool:

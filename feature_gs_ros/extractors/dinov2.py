@@ -47,6 +47,7 @@ class Dinov2Extractor(NetworkExtractor):
     """
 
     example_rule = ScoringRule(threshold=0.6)
+    plain_cosines = True
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class ImageNetExtractor(Extractor):
     candidate_rule = replace(text_rule, contrast=4.0)
     example_rule = ScoringRule(threshold=0.7)
     dimension = 1000
+    marks_channels = True
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class ImageNetPartsExtractor(Extractor):
     """
 
     scale_invariant = True
+    plain_cosines = True
     text_rule = ScoringRule(threshold=0.5)
     example_rule = ScoringRule(threshold=0.5)
 

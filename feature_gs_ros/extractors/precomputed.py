@@ -49,6 +49,7 @@ class PrecomputedExtractor(Extractor):
 
     reads_files = True  # of the image as it was taken, not as it is rectified
     scale_invariant = True
+    plain_cosines = True
     text_rule = ScoringRule(threshold=0.5)
     example_rule = ScoringRule(threshold=0.7)
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from feature_gs_ros.backprojection.field import FeatureField, expected_features
 from feature_gs_ros.backprojection.projector import BackProjector
-from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.extractors.base import Extractor, needed_directions
 from feature_gs_ros.numerics.device import in_torch
+from feature_gs_ros.numerics.products import affine_products
 from feature_gs_ros.numerics.streams import OrderedLock
 from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.query.smoothing import GaussianGraph
@@ -40,13 +41,17 @@ class Accumulated:
         """The extractor's scores [N, P] of all whole views so far, where the sums lie; call it with the lock held."""
         scores, embeddings = self._prepared.new_empty(len(self._stale), len(embeddings)), embeddings.to(self._device)
         large = self._as_sums or in_torch(self._device)
+        codec = self.projector.codec
+        directions = needed_directions(self._extractor, embeddings) if codec else None
         for rows, sums in self.projector.blocks(LARGE_BLOCK if large else BLOCK):
-            features = sums.numerator
-            if not self._as_sums:
-                features = self._decoded(expected_features(sums.numerator, sums.weight))
+            features = sums.numerator if self._as_sums else expected_features(sums.numerator, sums.weight)
             if bool(self._stale[rows].any()):
-                self._prepared[rows] = self._extractor.prepare(features)
-            scores[rows] = self._extractor.scores(features, embeddings, self._prepared[rows])
+                self._prepared[rows] = self._extractor.prepare(self._decoded(features))
+            if codec is not None and directions is not None:
+                along = affine_products(features, *codec.along(directions))
+                scores[rows] = self._extractor.scores(along, embeddings @ directions, self._prepared[rows])
+            else:
+                scores[rows] = self._extractor.scores(self._decoded(features), embeddings, self._prepared[rows])
         self._stale[:] = False
         return scores
 

@@ -31,6 +31,32 @@ def inner_products(features: Tensor, others: Tensor) -> Tensor:  # [M, D], [P, D
     return products
 
 
+def affine_products(codes: Tensor, others: Tensor, offsets: Tensor) -> Tensor:  # [M, K], [P, K], [P] -> [M, P]
+    """``codes · others + offsets``, float32, of codes in float32 or in whole numbers of eight bits."""
+    if codes.dtype != torch.int8 or not codes.is_contiguous() or in_torch(codes.device):
+        return inner_products(codes.to(torch.float32), others).add_(offsets)
+    products = torch.empty(len(codes), len(others))
+    arrays = codes.numpy(), others.contiguous().numpy(), offsets.numpy(), products.numpy()
+    parallel_for(len(codes), 8192, lambda first, last: _affine_products(first, last, *arrays))
+    return products
+
+
+@kernel
+def _affine_products(start, stop, codes, others, offsets, products):
+    """Rows ``start`` to ``stop``: a row of codes becomes floats once, for all the vectors."""
+    dimension = codes.shape[1]
+    values = np.empty(dimension, np.float32)
+    for row in range(start, stop):
+        own = codes[row]
+        for k in range(dimension):
+            values[k] = own[k]
+        for column in range(others.shape[0]):
+            other, product = others[column], np.float32(0)
+            for k in range(dimension):
+                product += values[k] * other[k]
+            products[row, column] = product + offsets[column]
+
+
 def log_sum_exp(features: Tensor) -> Tensor:  # [M, D] -> [M]
     """``log Σ_k exp(f_k)`` of each row, float32, to 1e-6 of it; torch takes three passes and a copy of the features."""
     if features.dtype != torch.float32 or not features.is_contiguous() or in_torch(features.device):

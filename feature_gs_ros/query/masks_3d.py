@@ -16,8 +16,9 @@ from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors import extractor_of
-from feature_gs_ros.extractors.base import Extractor, ImageJudge, ScoringRule, image_judge
+from feature_gs_ros.extractors.base import Extractor, ImageJudge, ScoringRule, image_judge, needed_directions
 from feature_gs_ros.numerics.device import HOST
+from feature_gs_ros.numerics.products import affine_products
 from feature_gs_ros.query.extent import Extent, whole_objects
 from feature_gs_ros.query.prompt import TextPrompts, check_threshold
 from feature_gs_ros.query.smoothing import GaussianGraph
@@ -296,6 +297,9 @@ class Segmenter:
         prepared = self._prepared
         as_stored = self.field.codec is None and self.field.features.dtype == torch.float32
         embeddings = embeddings.to(prepared.device)
+        directions = needed_directions(self.extractor, embeddings) if self.field.codec else None
+        if directions is not None:
+            return self._scored_codes(embeddings @ directions, directions)
         return self._scored(
             lambda features, rows: self.extractor.scores(features, embeddings, prepared[rows]),
             LARGE_CHUNK if as_stored else CHUNK,
@@ -335,6 +339,12 @@ class Segmenter:
             chunks.append(score(self.field.resident(rows), rows))
         return torch.cat(chunks)
 
+    def _scored_codes(self, embeddings: Tensor, directions: Tensor) -> Tensor:
+        """Scores [N, P] by the codes: of features along ``directions`` [D, Q], for embeddings [P, Q] along these."""
+        assert self.field.codec is not None
+        along = affine_products(self.field.features, *self.field.codec.along(directions))
+        return self.extractor.scores(along, embeddings, self._prepared)
+
     def _nearest(self, examples: Tensor, what: str) -> Tensor:
         """Similarity [N] to the nearest of the examples [E, D]."""
         if examples.dim() != 2 or examples.shape[1] != self.field.dimension or len(examples) == 0:
@@ -345,9 +355,14 @@ class Segmenter:
         if not bool(torch.isfinite(examples).all()):
             raise PromptError(f"{what} features hold NaN or Inf", code="prompt.not-finite")
         examples = examples.to(self.field.features.device)
-        similar = self._scored(
-            lambda features, _: self.extractor.similarities(features, examples).amax(dim=1, keepdim=True)
-        )[:, 0]
+        plain = self.field.codec is not None and getattr(self.extractor, "plain_cosines", False)
+        directions = needed_directions(self.extractor, examples) if plain else None
+        if directions is not None:
+            similar = self._scored_codes(examples @ directions, directions).amax(dim=1)
+        else:
+            similar = self._scored(
+                lambda features, _: self.extractor.similarities(features, examples).amax(dim=1, keepdim=True)
+            )[:, 0]
         return torch.where(self.field.seen.to(similar.device), similar, 0.0)
 
     def _answers(
