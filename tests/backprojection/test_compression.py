@@ -17,11 +17,14 @@ from feature_gs_ros.backprojection.shards import merge_fields
 from feature_gs_ros.cli.compress import compress
 from feature_gs_ros.core.codec import Codec
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.extractors.base import Extractor, needed_directions
 from feature_gs_ros.extractors.imagenet import ImageNetExtractor
 from feature_gs_ros.extractors.precomputed import PrecomputedExtractor
+from feature_gs_ros.live.live_field import LiveField, LiveMap
 from feature_gs_ros.numerics.products import affine_products
 from feature_gs_ros.query.masks_3d import Segmenter
+from feature_gs_ros.rasterizer import get_backend
 from tests.errors import raises
 
 COUNT, CHANNELS, RANK = 600, 40, 8
@@ -92,6 +95,17 @@ def test_answers_from_codes_are_those_of_the_decoded_features(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     example = field.features[3:5]
     expected, found = (one.score_examples(example).similarities for one in (decoded, by_codes))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_live_map_answers_from_the_codes_that_it_went_on_with(
+    field: FeatureField, gaussians: GaussianMap, extractor: Extractor
+) -> None:
+    small = compress_field(field, RANK).field
+    live = LiveField(LiveMap(gaussians, "", Sim3.identity(), extractor, get_backend("cpu"), None))
+    live.resume(small)
+    found = live.question().segmenter.similarities_of_text(["green", "blue"])
+    expected = Segmenter(gaussians, small, extractor).similarities_of_text(["green", "blue"])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
