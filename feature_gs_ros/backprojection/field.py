@@ -13,8 +13,9 @@ from torch import Tensor
 from feature_gs_ros.backprojection.looks import Looks
 from feature_gs_ros.backprojection.provenance import KnownView, Provenance
 from feature_gs_ros.core.codec import PRESERVES, Codec
-from feature_gs_ros.core.errors import AlignmentError, CameraError, FieldError
+from feature_gs_ros.core.errors import AlignmentError, CameraError, FieldError, OutOfMemoryError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import gigabytes
 from feature_gs_ros.core.text import shown
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.io.atomic import finish_interrupted
@@ -86,8 +87,19 @@ class FeatureField:
         return self.codec.decode(features) if self.codec else features.to(torch.float32)
 
     def on(self, device: torch.device) -> FeatureField:
-        """The same field with its features on a device; no copy where they lie there."""
-        return self if self.features.device == device else replace(self, features=self.features.to(device))
+        """The same field with its features on a device; no copy where they lie there.
+
+        Raises:
+            OutOfMemoryError: the device has no room for them.
+        """
+        if self.features.device == device:
+            return self
+        try:
+            return replace(self, features=self.features.to(device))
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"{device} has no room for a field of {gigabytes(self.features.nbytes)}: use --backend cpu"
+            ) from error
 
     def coverage(self, gaussians: GaussianMap, among: Tensor | None = None) -> float:
         """Opacity-weighted fraction, of the Gaussians ``among`` [N] bool (all by default), that were seen."""

@@ -76,7 +76,7 @@ def transfer(
         json: print one JSON object.
         bag: options for reading a rosbag2 recording.
     """
-    rasterizer.get_backend(backend)
+    device = rasterizer.get_backend(backend).device
     settings = Settings(k, vote, floor, spread)
     check_outputs({}, [field, object_field, library, stream, alignment, map, weights], folders={"--out": out})
     if stream is None and (index is not None or alignment is not None):
@@ -95,7 +95,7 @@ def transfer(
     with ProgressBar("transferring", "Gaussian", quiet=json, keep_partial=False).running() as progress:
         transferred = transfer_affordances(
             gaussians,
-            features,
+            features.on(device),
             sources,
             settings,
             among=found_object.mask if found_object else None,

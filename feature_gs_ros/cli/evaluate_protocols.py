@@ -27,6 +27,7 @@ from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.query.opening import open_segmenter
+from feature_gs_ros.rasterizer import get_backend
 
 
 def lerf_mask(
@@ -184,7 +185,7 @@ def protocol_segmenter(
                 f"the field '{field}' knows its extractor: leave out --extractor '{extractor}'",
                 code="evaluation.conflict",
             )
-        return open_segmenter(field, map_path, weights, option)
+        return open_segmenter(field, map_path, weights, option, get_backend(backend).device)
     if map_path is None:
         raise EvaluationError(
             "neither a field nor a map is given; give --map FILE, and --field FILE if there is one",

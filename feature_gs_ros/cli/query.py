@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
 from feature_gs_ros.backprojection.opening import find_map
@@ -12,6 +13,7 @@ from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import CloudFrame, in_frame, length_unit, print_json
 from feature_gs_ros.core.errors import OptionError
 from feature_gs_ros.core.progress import note, say, told_when_slow
+from feature_gs_ros.numerics.device import HOST
 from feature_gs_ros.query.answers import as_json, objects_of
 from feature_gs_ros.query.extent import Extent
 from feature_gs_ros.query.masks_3d import Answer, Segmenter, State
@@ -54,10 +56,11 @@ def query(
         map: the map file, if it has moved since the field was made.
         weights: the extractor's weights, if not in their usual folder.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
-        backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
+        backend: where the question is worked out and the picture drawn: auto, cpu, cuda (cuda:1: the second card),
+            warp-cpu or reference. With auto the question stays on the host: one is answered sooner than a field copied.
         json: print one JSON object; of several texts, {"answers": [...]}.
     """
-    _check_backend(backend, picture)
+    device = _device_of(backend, picture)
     outputs = {"--cloud": cloud, "--picture": picture}
     if len(text) != 1 and (not text or cloud is not None or picture is not None):
         raise OptionError(
@@ -68,7 +71,7 @@ def query(
         )
     check_outputs(outputs, [field, map, weights, *files_of(option)])
     with told_when_slow(f"reading '{field}' and its map"):
-        segmenter = open_segmenter(field, map, weights, option)
+        segmenter = open_segmenter(field, map, weights, option, device)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
     if cloud is not None:
         from feature_gs_ros.io.splats.registry import check_written
@@ -108,12 +111,14 @@ def query(
     return 0
 
 
-def _check_backend(backend: str, picture: Path | None) -> None:
-    """Only a picture is rendered; the rasteriser is not loaded for less."""
-    if picture is not None or backend != "auto":
-        from feature_gs_ros import rasterizer
+def _device_of(backend: str, picture: Path | None) -> torch.device:
+    """Of the question. Only a picture and a card need the rasteriser; it is not loaded for less."""
+    if picture is None and backend == "auto":
+        return HOST
+    from feature_gs_ros import rasterizer
 
-        rasterizer.get_backend(backend)
+    device = rasterizer.get_backend(backend).device
+    return HOST if backend == "auto" else device
 
 
 def _write(

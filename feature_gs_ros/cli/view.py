@@ -31,6 +31,7 @@ def view(
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    backend: str = "auto",
     bag: RecordingOptions = NO_OPTIONS,
 ) -> int:
     """Serve a web page that shows the map and answers text queries and clicks, with edits and downloads.
@@ -46,6 +47,7 @@ def view(
         map: the map file, if it has moved since the field was made.
         weights: the extractor's weights, if not in their usual folder.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        backend: where questions are worked out: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         bag: options for reading a rosbag2 recording.
     """
     if importlib.util.find_spec("viser") is None:
@@ -65,6 +67,7 @@ def view(
         from feature_gs_ros.page.app import show
         from feature_gs_ros.page.opening import open_content
 
-        show(open_content(source, folder, identity, stream, alignment, map, weights, option, bag), server)
+        content = open_content(source, folder, identity, stream, alignment, map, weights, option, bag, backend)
+        show(content, server)
         threading.Event().wait()
     return 0

@@ -14,6 +14,7 @@ from feature_gs_ros.core.errors import MapError
 # A scale beyond this many times the median distance of the Gaussians from their centre fills the whole view.
 ABSURD_SCALE_RATIO = 1e3
 SH_COEFFICIENTS = (1, 4, 9, 16)  # of degrees 0..3
+BLUR = 0.3  # px², added to the diagonal of covariances on the image by Inria's, gsplat's and nerfstudio's rasterisers
 SH_C0 = 0.28209479177387814  # Y₀₀ = ½ √(1/π): the colour without view dependence is SH_C0 · sh[:, 0] + ½
 
 
@@ -52,6 +53,7 @@ class GaussianMap:
     dropped: DroppedGaussians = field(default_factory=DroppedGaussians)
     notes: tuple[str, ...] = ()  # what its file says that isn't kept, and what was concluded from its values
     antialiased: bool = False  # trained with opacity compensation, and to be rasterised with it
+    blur: float = BLUR  # px², that it was trained with; Mip-Splatting's is another
 
     @staticmethod
     def from_tensors(
@@ -156,6 +158,8 @@ class GaussianMap:
             digest.update(((tensor.view(torch.int32) + 0x40) >> 7).numpy().tobytes())
         if self.antialiased:
             digest.update(b"antialiased")  # other weights
+        if self.blur != BLUR:
+            digest.update(f"blur {self.blur:.6g}".encode())
         return digest.hexdigest()
 
     def select(self, mask: Tensor) -> GaussianMap:
@@ -169,6 +173,7 @@ class GaussianMap:
             sh=self.sh[rows],
             kept_rows=self.file_rows[rows],
             antialiased=self.antialiased,
+            blur=self.blur,
         )
 
 

@@ -143,7 +143,7 @@ class Extractor(Protocol):
 
     def prepare(self, features: Tensor) -> Tensor:
         """What `scores` needs of features [M, D] whatever the prompt, to keep: [M], a norm or the like."""
-        return torch.zeros(len(features))
+        return torch.zeros(len(features), device=features.device)
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
         """How well features [M, D] fit prompts' embeddings [P, D]: [M, P], larger is better.

@@ -81,7 +81,7 @@ class ColorExtractor(Extractor):
 
     def prepare(self, features: Tensor) -> Tensor:
         """Nothing is worth keeping: zeros, [M]."""
-        return torch.zeros(len(features))
+        return torch.zeros(len(features), device=features.device)
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """1 − distance / farthest, not below 0: [M, 3] × [P, 3] -> [M, P]."""

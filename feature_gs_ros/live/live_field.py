@@ -26,6 +26,7 @@ from feature_gs_ros.identity.answers import Identities
 from feature_gs_ros.io.atomic import atomic_files
 from feature_gs_ros.live.live_segmenter import Accumulated, LiveSegmenter
 from feature_gs_ros.live.shown_map import ShownMap
+from feature_gs_ros.numerics.device import Card, card_of
 from feature_gs_ros.numerics.streams import OrderedLock, inserted
 from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.query.smoothing import GaussianGraph
@@ -52,6 +53,14 @@ class LiveMap:
         """A pinhole camera's view of the map, or of an edited one, from a pose [4, 4] in the map frame."""
         pose = self.splat_from_map.camera_from_splat(camera_from_map)
         return view(gaussians or self.gaussians, camera, pose, self.backend)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What only the device knows, as whoever last added views found it: a status is made of it without waiting."""
+
+    coverage: float  # opacity-weighted fraction of the map that was seen
+    card: Card
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +104,7 @@ class LiveField:
         self._lock = OrderedLock(live_map.backend.device)
         self._copying = threading.Lock()
         self._version = 0  # of the accumulators
-        self._replace(self._empty())
+        self._replace(self._empty(), 0.0)
         self._snapshot: Snapshot | None = None
         self._holds_identities = live_map.extractor.identity.name == "identity"
         rule = live_map.extractor.text_rule
@@ -135,9 +144,10 @@ class LiveField:
             self._projector.provenance = remembering(self._projector.provenance, known)
 
     def flush(self) -> None:
-        """Accumulate what waits for a full batch."""
+        """Accumulate what waits for a full batch, and look up what is `measured`; waits for the device."""
         with self._lock:
             self._projector.flush()
+            self.measured = Measured(self._projector.coverage(), card_of(self.backend.device))
 
     def question(self) -> Snapshot:
         """What a question in words is asked of: the accumulators themselves, where no snapshot of them is there.
@@ -247,12 +257,12 @@ class LiveField:
         going_on = projector.provenance.going_on_with(LIVE)
         projector.provenance = replace(going_on, splat_from_map=self.map.splat_from_map)
         projector.looks = projector.looks.within(self.map.looks)
-        self._replace(projector)
+        self._replace(projector, field.coverage(self.gaussians))
 
     def reset(self) -> int:
         """Forget all views; how many there were."""
         views = self.views
-        self._replace(self._empty())
+        self._replace(self._empty(), 0.0)
         return views
 
     def keep_findings(self, findings: tuple[Finding, ...]) -> None:
@@ -269,9 +279,8 @@ class LiveField:
         return self.provenance.with_findings(new) if new else self.provenance
 
     def coverage(self) -> float:
-        """Opacity-weighted fraction of the map that was seen."""
-        with self._lock:
-            return self._projector.coverage()
+        """Opacity-weighted fraction of the map that was seen, as of the last `flush`."""
+        return self.measured.coverage
 
     def memory(self) -> int:
         """Bytes of accumulators, snapshot and looks."""
@@ -289,9 +298,10 @@ class LiveField:
         with self._lock:
             return self._projector.field(resident=True), self._version
 
-    def _replace(self, projector: BackProjector) -> None:
+    def _replace(self, projector: BackProjector, coverage: float) -> None:
         with self._lock, inserted("ingestion", self.map.backend.device):
             self._accumulated = Accumulated(projector, self.map.extractor, self._lock)
+            self.measured = Measured(coverage, card_of(self.backend.device))
             self._version += 1
 
     def _empty(self) -> BackProjector:

@@ -19,6 +19,7 @@ from feature_gs_ros.io.streams.registry import Stream, open_stream
 from feature_gs_ros.page.content import Content
 from feature_gs_ros.query.masks_3d import Segmenter
 from feature_gs_ros.query.opening import open_segmenter
+from feature_gs_ros.rasterizer import get_backend
 
 NO_OPTIONS = BagOptions()
 
@@ -33,6 +34,7 @@ def open_content(
     weights: Path | None = None,
     option: tuple[str, ...] = (),
     bag: BagOptions = NO_OPTIONS,
+    backend: str = "auto",
 ) -> Content:
     """What the page of these arguments shows.
 
@@ -50,7 +52,7 @@ def open_content(
         return Content(source, gaussians, splat_from_map, data, map_path=source)
     if alignment is not None:
         raise OptionError(f"the field '{source}' has its own alignment; leave out --alignment", code="option.conflict")
-    segmenter = open_segmenter(source, map_path, weights, option)
+    segmenter = open_segmenter(source, map_path, weights, option, get_backend(backend).device)
     field, gaussians = segmenter.field, segmenter.gaussians
     return Content(
         source,

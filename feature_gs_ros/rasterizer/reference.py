@@ -19,7 +19,7 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Camera, check_pose
 from feature_gs_ros.core.errors import BackendError, GridError, MapError
 from feature_gs_ros.core.feature_grid import FeatureGrid
-from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.gaussians import BLUR, GaussianMap
 from feature_gs_ros.core.geometry import rotations_from_quats_wxyz
 from feature_gs_ros.core.sh import sh_basis
 from feature_gs_ros.rasterizer.base import AccumulatorState, Backend, Rendering, View
@@ -27,7 +27,6 @@ from feature_gs_ros.rasterizer.conventions import (
     ALPHA_MAX,
     ALPHA_MIN,
     CELL_WEIGHT_MIN,
-    EPS2D,
     NEAR_PLANE,
     TANGENT_MARGIN,
     TRANSMITTANCE_MIN,
@@ -39,7 +38,8 @@ MAX_ENTRIES = 1 << 24  # of W, pixels × Gaussians: about ten matrices of that s
 def dense_w(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Tensor:
     """W [H · W, N] float64 of Eq. (1)–(3)."""
     geometry = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
-    return _blend(*geometry, camera, camera_from_splat, antialiased=gaussians.antialiased).weights
+    mode = (gaussians.antialiased, gaussians.blur)
+    return _blend(*geometry, camera, camera_from_splat, None, *mode).weights
 
 
 def dense_u(grid: FeatureGrid, width: int, height: int) -> Tensor:
@@ -68,6 +68,7 @@ def _blend(
     camera_from_splat: NDArray[np.float64],
     means2d: Tensor | None = None,
     antialiased: bool = False,
+    blur: float = BLUR,
 ) -> _Blended:
     entries = camera.width * camera.height * len(means)
     if entries > MAX_ENTRIES:
@@ -94,7 +95,7 @@ def _blend(
     )
     half = jacobian @ rotation @ rotations_from_quats_wxyz(quats_wxyz) * scales[:, None, :]
     sharp = half @ half.transpose(1, 2)
-    covariance = sharp + float(EPS2D) * torch.eye(2, dtype=torch.float64)
+    covariance = sharp + blur * torch.eye(2, dtype=torch.float64)
     if antialiased:  # what the blur spreads over the plane is taken from the peak
         opacities = opacities * (torch.linalg.det(sharp).clamp_min(0.0) / torch.linalg.det(covariance)).sqrt()
     mean = torch.stack([camera.fx * x / safe + camera.cx, camera.fy * y / safe + camera.cy], 1)
@@ -197,7 +198,8 @@ class ReferenceView:
         self.camera = camera
         self.camera_from_splat = camera_from_splat
         geometry = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
-        self._blended = _blend(*geometry, camera, camera_from_splat, antialiased=gaussians.antialiased)
+        mode = (gaussians.antialiased, gaussians.blur)
+        self._blended = _blend(*geometry, camera, camera_from_splat, None, *mode)
 
     @cached_property
     def visible(self) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from splat_samples import Parameters, assert_holds, random_parameters, write_ply
 
-from feature_gs_ros.io.splats.registry import copy_ply_rows, load_map, save_ply
+from feature_gs_ros.io.splats.registry import copy_ply_rows, load_map, save_map, save_ply
 from tests.errors import raises
 
 SAMPLE = random_parameters(40, 1)
@@ -78,14 +78,28 @@ def test_the_filter_of_mip_splatting_is_applied(tmp_path: Path) -> None:
     )
     assert any("filter_3D" in note for note in gaussians.notes)
     assert any("antialiasing" in note for note in gaussians.notes)
+    assert (gaussians.antialiased, gaussians.blur) == (True, 0.1)
 
 
 @pytest.mark.parametrize(
-    "comment", ["comment SplatRenderMode mip", "comment antialiased 1", "comment Antialiased: true"]
+    ("comment", "blur"),
+    [
+        ("comment SplatRenderMode mip", 0.1),
+        ("comment SplatRenderMode: mip", 0.1),
+        ("comment antialiased 1", 0.3),
+        ("comment Antialiased: true", 0.3),
+    ],
 )
-def test_antialiased_maps_are_named(tmp_path: Path, comment: str) -> None:
+def test_antialiased_maps_are_named(tmp_path: Path, comment: str, blur: float) -> None:
     path = with_comment(write_ply(tmp_path / "map.ply", SAMPLE.columns()), comment)
-    assert "antialiasing" in load_map(path).notes[0]
+    gaussians = load_map(path)
+    assert "antialiasing" in gaussians.notes[0]
+    assert f"{blur} px²" in gaussians.notes[0]
+    assert (gaussians.antialiased, gaussians.blur) == (True, blur)
+    for name in ("out.ply", "out.compressed.ply"):
+        save_map(gaussians, tmp_path / name)
+        assert load_map(tmp_path / name).blur == blur
+    assert gaussians.select(torch.arange(3)).blur == blur
 
 
 @pytest.mark.parametrize("comment", ["comment SplatRenderMode default", "comment antialiased 0"])

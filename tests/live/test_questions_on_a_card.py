@@ -19,6 +19,7 @@ from feature_gs_ros.affordance.nearest import nearest_patches
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.codec import fit_pca
+from feature_gs_ros.core.errors import OutOfMemoryError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
@@ -231,6 +232,66 @@ def test_affordances_are_those_of_the_host(vote: Any, monkeypatch: pytest.Monkey
     torch.testing.assert_close(found.similarity, expected.similarity, atol=1e-5, rtol=1e-5)
     assert torch.equal(found.label, expected.label)
     assert torch.equal(found.abstained, expected.abstained)
+
+
+class Untouchable:
+    """Sums that nobody may ask; how wide they are is known."""
+
+    channels = CHANNELS
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"a status asks the device's sums for {name}")
+
+
+class WatchedBackend(PlayedBackend):
+    """Whose sums can't be asked once `untouchable` is set: they would wait for the card."""
+
+    untouchable = False
+
+    def accumulator(self, *arguments: Any) -> Any:
+        backend, own = self, super().accumulator(*arguments)
+
+        class Watched:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(Untouchable() if backend.untouchable else own, name)
+
+        return Watched()
+
+
+def test_a_status_asks_the_device_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage is that of the last views; memory is counted."""
+    expected = live_field(Words("cosine"))
+    saved = expected.snapshot().segmenter.field
+    covered = saved.coverage(expected.gaussians)
+    assert 0 < covered < 1
+    with played_card(monkeypatch):
+        backend = WatchedBackend()
+        live = live_field(Words("cosine"), backend)
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "untouchable", True)
+            assert live.coverage() == pytest.approx(covered)
+            assert live.memory() > 0
+            assert live.measured.card.name == CARD.type
+        live.reset()
+        assert live.coverage() == 0
+        live.resume(saved)
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "untouchable", True)
+            assert live.coverage() == pytest.approx(covered)
+
+
+def test_a_saved_field_finds_no_room_on_a_card() -> None:
+    """Asked of a file, it is an error that says what else there is."""
+    _, field = field_of()
+
+    class Short(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is Tensor.to:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return func(*args, **(kwargs or {}))
+
+    with Short(), pytest.raises(OutOfMemoryError, match="--backend cpu"):
+        field.on(CARD)
 
 
 def test_a_field_that_finds_no_room_on_the_card_comes_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

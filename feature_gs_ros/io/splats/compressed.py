@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.core.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
-from feature_gs_ros.io.splats.gaussian_ply import as_antialiased, rest_count, says_antialiased, sh_rest_names
+from feature_gs_ros.io.splats.gaussian_ply import as_antialiased, rest_count, sh_rest_names, stated_blur
 from feature_gs_ros.io.splats.ply import PlyFile, Rows
 
 CHUNK_ROWS = 256
@@ -64,7 +64,8 @@ def load_compressed_ply(ply: PlyFile) -> GaussianMap:
         torch.from_numpy(sh),
         f"'{ply.path}'",
     )
-    return as_antialiased(gaussians) if says_antialiased(ply) else gaussians
+    blur = stated_blur(ply)
+    return gaussians if blur is None else as_antialiased(gaussians, blur)
 
 
 def _read_bounds(ply: PlyFile) -> dict[str, _Floats]:

@@ -12,7 +12,7 @@ from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.splats.compressed import CHUNK_ROWS
-from feature_gs_ros.io.splats.gaussian_ply import ANTIALIASED_COMMENT
+from feature_gs_ros.io.splats.gaussian_ply import antialiased_comment
 
 MAX_LOG_SCALE = 20.0  # of either sign, as viewers clamp them
 _BITS = {"position": (11, 10, 11), "scale": (11, 10, 11)}
@@ -64,16 +64,16 @@ def save_compressed_ply(gaussians: GaussianMap, path: str | Path) -> None:
     levels = np.clip(np.trunc((rest / 8 + 0.5) * 256), 0, 255).astype(np.uint8)
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            file.write(_header(len(gaussians), len(starts), levels.shape[1], gaussians.antialiased))
+            file.write(_header(len(gaussians), len(starts), levels.shape[1], antialiased_comment(gaussians)))
             for table, kind in ((np.concatenate(bounds, axis=1), "<f4"), (words, "<u4"), (levels, "u1")):
                 file.write(table.astype(kind).tobytes())
     except OSError as error:
         raise MapError(f"can't write '{path}': {error.strerror}", code="map.unwritable") from error
 
 
-def _header(count: int, chunks: int, rest: int, antialiased: bool) -> bytes:
+def _header(count: int, chunks: int, rest: int, comments: list[str]) -> bytes:
     names = [f"{end}_{axis}" for axes in _AXES.values() for end in ("min", "max") for axis in axes]
-    lines = ["ply", "format binary_little_endian 1.0", *([ANTIALIASED_COMMENT] if antialiased else [])]
+    lines = ["ply", "format binary_little_endian 1.0", *comments]
     lines += [f"element chunk {chunks}", *(f"property float {name}" for name in names)]
     lines += [f"element vertex {count}", *(f"property uint {name}" for name in _PACKED)]
     if rest:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.core.errors import MapError
-from feature_gs_ros.core.gaussians import SH_C0, SH_COEFFICIENTS, GaussianMap
+from feature_gs_ros.core.gaussians import BLUR, SH_C0, SH_COEFFICIENTS, GaussianMap
 from feature_gs_ros.io.atomic import atomic_path
 from feature_gs_ros.io.splats.ply import BLOCK_ROWS, PlyFile
 
@@ -33,8 +33,12 @@ FLAT = 0.01  # of a disc's smaller scale: the third one of 2DGS
 LARGE = 0.2  # of the map's radius, beyond which scales as a whole are none
 MIN_ROWS = 16  # fewer values have no range to judge by
 ANTIALIASED_NOTE = "it was trained with antialiasing, and is rasterised with it: opacities are compensated for the blur"
-ANTIALIASED_COMMENT = "comment antialiased 1"
-_ANTIALIASED = re.compile(rb"(?im)^(comment|obj_info)[ \t]+(antialiased[ \t:=]*(1|true)|SplatRenderMode[ \t:=]*mip)\b")
+# Mip-Splatting's 2D filter, by its own default and in Brush, whose comment it is.
+MIP_BLUR = 0.1  # px²
+ANTIALIASED_COMMENTS = {BLUR: "comment antialiased 1", MIP_BLUR: "comment SplatRenderMode: mip"}
+_ANTIALIASED = re.compile(
+    rb"(?im)^(?:comment|obj_info)[ \t]+(?:(antialiased[ \t:=]*(?:1|true))|SplatRenderMode[ \t:=]*mip)\b"
+)
 
 
 def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
@@ -75,7 +79,6 @@ def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
         sh=(sh / 255 - 0.5) / SH_C0 if plain else sh,
         source=f"'{ply.path}'",
     )
-    antialiased = has_filter or says_antialiased(ply)
     conclusions = {
         "a map of 2DGS (no scale_2): its discs are read as Gaussians of a hundredth of their width": is_flat,
         "its spherical harmonics of degree 4 are read up to 3": len(colour) > 3 * SH_COEFFICIENTS[-1],
@@ -84,17 +87,25 @@ def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
         "Mip-Splatting's filter_3D is applied to scales and opacities": has_filter,
     }
     gaussians = replace(gaussians, notes=tuple(note for note, is_so in conclusions.items() if is_so))
-    return as_antialiased(gaussians) if antialiased else gaussians
+    blur = MIP_BLUR if has_filter else stated_blur(ply)
+    return gaussians if blur is None else as_antialiased(gaussians, blur)
 
 
-def says_antialiased(ply: PlyFile) -> bool:
-    """Whether a comment of the header says so."""
-    return bool(_ANTIALIASED.search(ply.header))
+def stated_blur(ply: PlyFile) -> float | None:
+    """The blur, px², with which the map was trained antialiased by a comment of the header; None where none says so."""
+    found = _ANTIALIASED.search(ply.header)
+    return None if found is None else BLUR if found[1] else MIP_BLUR
 
 
-def as_antialiased(gaussians: GaussianMap) -> GaussianMap:
-    """The map as one that was trained with opacity compensation."""
-    return replace(gaussians, antialiased=True, notes=(*gaussians.notes, ANTIALIASED_NOTE))
+def antialiased_comment(gaussians: GaussianMap) -> list[str]:
+    """The header's line that `stated_blur` reads, if there is one to write."""
+    return [ANTIALIASED_COMMENTS.get(gaussians.blur, ANTIALIASED_COMMENTS[BLUR])] if gaussians.antialiased else []
+
+
+def as_antialiased(gaussians: GaussianMap, blur: float = BLUR) -> GaussianMap:
+    """The map as one that was trained with opacity compensation for a blur of px²."""
+    note = f"{ANTIALIASED_NOTE} of {blur} px²"
+    return replace(gaussians, antialiased=True, blur=blur, notes=(*gaussians.notes, note))
 
 
 def linear_values(
@@ -139,7 +150,7 @@ def save_ply(gaussians: GaussianMap, path: str | Path, extra: Mapping[str, Tenso
         raise MapError(f"no Gaussian is left to write to '{path}'; a splat file can't be empty", code="map.empty")
     usual = property_names(gaussians)
     further = _check_extra(extra or {}, usual, len(gaussians))
-    header = ["ply", "format binary_little_endian 1.0", *([ANTIALIASED_COMMENT] if gaussians.antialiased else [])]
+    header = ["ply", "format binary_little_endian 1.0", *antialiased_comment(gaussians)]
     header += [f"element vertex {len(gaussians)}"]
     header += [f"property float {name}" for name in (*usual, *further)]
     try:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from feature_gs_ros.rasterizer.tiling import Axis, Layout
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 
@@ -34,7 +35,10 @@ class Pinhole(NamedTuple):
 
     pose: Floats  # [3, 4] camera from splat, rigid, splat units
     intrinsics: Floats  # [6] fx, fy, cx, cy, width, height (px, from the image's corner)
+    pose64: Doubles  # [3, 4] and
+    lens64: Doubles  # [4] fx, fy, cx, cy: the same in float64, for means
     antialiased: bool  # whether opacities are compensated for the blur: √(det without it / det with it)
+    blur: np.float32  # px², added to the diagonal of covariances
 
 
 class Projected(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.gaussians import BLUR, GaussianMap
 from feature_gs_ros.numerics.runtime import parallel_for, thread_count
 from feature_gs_ros.numerics.simd import SIZE
 from feature_gs_ros.numerics.sorting import argsort_positive
@@ -52,7 +52,9 @@ def project(gaussians: GaussianMap, camera: Camera, camera_from_splat: NDArray[n
     curve = spatial_order(gaussians)
     geometry = Geometry(curve.means, curve.quats_wxyz, curve.scales, curve.opacities)
     in_view = blocks_in_view(curve.blocks, camera, camera_from_splat)
-    return _project_blocks(in_view, geometry, camera, camera_from_splat, curve.rows, gaussians.antialiased)
+    return _project_blocks(
+        in_view, geometry, camera, camera_from_splat, curve.rows, gaussians.antialiased, gaussians.blur
+    )
 
 
 def project_arrays(geometry: Geometry, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Projection:
@@ -68,10 +70,11 @@ def _project_blocks(
     camera_from_splat: NDArray[np.float64],
     rows: Ints | None,
     antialiased: bool = False,
+    blur: float = BLUR,
 ) -> Projection:
     size = SIZE * len(blocks)
     room = Projected(np.empty((size, 8), np.float32), np.empty(size, np.float32), np.empty(size, np.int32))
-    pinhole = kernel_camera(camera, camera_from_splat, antialiased)
+    pinhole = kernel_camera(camera, camera_from_splat, antialiased, blur)
     planes = touching_planes(camera).astype(np.float32)
     counts: dict[int, int] = {}
 
@@ -119,8 +122,11 @@ def blocks_in_view(blocks: CullBlocks, camera: Camera, camera_from_splat: NDArra
     return found[:count]
 
 
-def kernel_camera(camera: Camera, camera_from_splat: NDArray[np.float64], antialiased: bool = False) -> Pinhole:
+def kernel_camera(
+    camera: Camera, camera_from_splat: NDArray[np.float64], antialiased: bool = False, blur: float = BLUR
+) -> Pinhole:
     """A camera and its pose as the kernels take them."""
     intrinsics = [camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
-    pose = np.ascontiguousarray(camera_from_splat[:3, :4], dtype=np.float32)
-    return Pinhole(pose, np.array(intrinsics, np.float32), antialiased)
+    pose = np.ascontiguousarray(camera_from_splat[:3, :4], dtype=np.float64)
+    lens = np.array(intrinsics, np.float64)
+    return Pinhole(pose.astype(np.float32), lens.astype(np.float32), pose, lens[:4], antialiased, np.float32(blur))

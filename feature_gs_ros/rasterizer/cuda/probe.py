@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from pathlib import Path
 
 import torch
 
 MIN_CAPABILITY = (7, 5)  # Turing: the oldest cards that current CUDA compilers compile for
 INSTALL = 'pip install "feature_gs_ros[gpu]"'
+_ARCHITECTURE = re.compile(r"(sm|compute)_([0-9]+)[af]?")  # a: of one card alone, f: of a family
 NODES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu")  # of the drivers of cards, and of Jetsons
 
 
@@ -32,6 +34,12 @@ def why_unusable(index: int = 0, card: bool = True) -> str | None:
         major, minor = torch.cuda.get_device_capability(index)
         name, oldest = torch.cuda.get_device_name(index), ".".join(map(str, MIN_CAPABILITY))
         return f"{name} has compute capability {major}.{minor}, {oldest} is needed: use --backend cpu"
+    if card and not _torch_compiled_for(torch.cuda.get_device_capability(index)):
+        major, minor = torch.cuda.get_device_capability(index)
+        return (
+            f"this torch is built for {', '.join(torch.cuda.get_arch_list())}, not for "
+            f"{torch.cuda.get_device_name(index)} (sm_{major}{minor}): install a build for it, see docs/gpu.md"
+        )
     try:
         runtime = importlib.import_module("feature_gs_ros.rasterizer.cuda.runtime")
     except (ImportError, AttributeError) as error:  # another package named warp, or a release too old
@@ -42,3 +50,16 @@ def why_unusable(index: int = 0, card: bool = True) -> str | None:
             'driver, or on JetPack 6 pip install "warp-lang<1.18"'
         )
     return None
+
+
+def _torch_compiled_for(capability: tuple[int, int]) -> bool:
+    """Whether torch's own kernels run on such a card: a binary of its generation, or code that a driver compiles on.
+
+    Where torch doesn't say what it holds, it is taken at its word that there is a card.
+    """
+    major, minor = capability
+    found = [match for name in torch.cuda.get_arch_list() if (match := _ARCHITECTURE.fullmatch(name))]
+    own = [(kind, int(number) // 10, int(number) % 10) for kind, number in (match.groups() for match in found)]
+    return not own or any(
+        (m, n) <= capability if kind == "compute" else m == major and n <= minor for kind, m, n in own
+    )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.gaussians import BLUR, GaussianMap
 from feature_gs_ros.numerics.sorting import morton_order
 from feature_gs_ros.numerics.streams import keep
 from feature_gs_ros.rasterizer.cuda.kernels import projection as kernels
@@ -35,6 +35,7 @@ class DeviceMap:
     scales: Tensor  # [N, 3]
     opacities: Tensor  # [N]
     antialiased: bool = False  # `GaussianMap.antialiased`
+    blur: float = BLUR  # `GaussianMap.blur`
 
 
 class MapCache:
@@ -52,9 +53,8 @@ class MapCache:
                 rows = torch.from_numpy(morton_order(gaussians.means.numpy()))
                 columns = (gaussians.means, gaussians.quats_wxyz, gaussians.scales, gaussians.opacities)
                 means, quats_wxyz, scales, opacities = (column[rows].to(self._device) for column in columns)
-                found = DeviceMap(
-                    rows.to(self._device), means, quats_wxyz, scales, opacities, antialiased=gaussians.antialiased
-                )
+                mode = (gaussians.antialiased, gaussians.blur)
+                found = DeviceMap(rows.to(self._device), means, quats_wxyz, scales, opacities, *mode)
                 self._maps[gaussians] = found
             keep(self._device, found.rows, found.means, found.quats_wxyz, found.scales, found.opacities)
             return found
@@ -84,7 +84,7 @@ def project(geometry: DeviceMap, camera: Camera, camera_from_splat: NDArray[np.f
     splats, depths = torch.empty(count, 8, device=device), torch.empty(count, device=device)
     arrays = (vectors(geometry.means), vectors(geometry.quats_wxyz), vectors(geometry.scales), geometry.opacities)
     lens = lens_of(camera, camera_from_splat)
-    launch(kernels.project, count, device, *arrays, lens, geometry.antialiased, splats, depths)
+    launch(kernels.project, count, device, *arrays, lens, geometry.antialiased, geometry.blur, splats, depths)
     visible = depths.nonzero()[:, 0]
     near_to_far, order = depths[visible].sort(stable=True)
     visible = visible[order]
@@ -98,6 +98,9 @@ def lens_of(camera: Camera, camera_from_splat: NDArray[np.float64]) -> Any:
     lens.shift = wp.vec3(*camera_from_splat[:3, 3].tolist())
     lens.fx, lens.fy, lens.cx, lens.cy = camera.fx, camera.fy, camera.cx, camera.cy
     lens.width, lens.height = float(camera.width), float(camera.height)
+    lens.rotation64 = wp.mat33d(*camera_from_splat[:3, :3].reshape(-1).tolist())
+    lens.shift64 = wp.vec3d(*camera_from_splat[:3, 3].tolist())
+    lens.focal64, lens.centre64 = wp.vec2d(camera.fx, camera.fy), wp.vec2d(camera.cx, camera.cy)
     return lens
 
 

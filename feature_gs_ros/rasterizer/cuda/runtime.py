@@ -19,7 +19,7 @@ import warp as wp
 from torch import Tensor
 
 from feature_gs_ros.core.cache_folder import cache_folder
-from feature_gs_ros.core.errors import OutOfMemoryError
+from feature_gs_ros.core.errors import BackendError, OutOfMemoryError
 from feature_gs_ros.core.memory import available_bytes, gigabytes
 
 VERSION: str = wp.config.version
@@ -66,7 +66,17 @@ def announce_compilation(device: torch.device) -> None:
 
 
 def launch(kernel: Any, dim: int | tuple[int, ...], device: torch.device, *arguments: Any) -> None:
-    """Run a kernel on torch's current stream; tensors are passed without a copy, [.., n] as rows of numbers."""
+    """Run a kernel on torch's current stream; tensors are passed without a copy, [.., n] as rows of numbers.
+
+    Raises:
+        BackendError: more threads than their numbers, of 32 bits, can count.
+    """
+    if isinstance(dim, int) and dim > COUNTABLE:
+        raise BackendError(
+            f"{dim} pixels and blocks of channels are too many at once; use fewer channels, a smaller image or "
+            "--backend cpu",
+            code="backend.range",
+        )
     inputs = [
         wp.from_torch(argument, requires_grad=False, return_ctype=True) if isinstance(argument, Tensor) else argument
         for argument in arguments

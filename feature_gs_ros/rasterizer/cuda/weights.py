@@ -78,6 +78,7 @@ def sum_weights(planned: CellBlocks, weights: Tensor) -> None:
     cells.fraction_x, cells.fraction_y = wp.from_torch(x.fraction), wp.from_torch(y.fraction)
     valid = planned.valid if planned.valid is not None else weights.new_empty(0, 0)
     cells.valid, cells.weights = wp.from_torch(valid), wp.from_torch(weights)
+    cells.mixes_x, cells.mixes_y = int(layout.x.mixes), int(layout.y.mixes)
     cells.blocks, cells.offsets = wp.from_torch(planned.blocks), wp.from_torch(planned.offsets)
     columns = layout.x.tiles
     tiles = (planned.band[1] - planned.band[0]) * columns

@@ -12,14 +12,13 @@ from feature_gs_ros.io.messages.feature_grid import fill_extractor
 from feature_gs_ros.live.health import Health, Level, Sample
 from feature_gs_ros.live.pose_check import LivePoseCheck
 from feature_gs_ros.msg import Count, Status
-from feature_gs_ros.numerics.device import card_of
 from feature_gs_ros.numerics.simd import reason_for_scalars
 from feature_gs_ros.ros.convert.answers import header_message
 from feature_gs_ros.ros.nodes.session import Session
 
 
 def status_message(session: Session, stamp: Any) -> Any:
-    """A report of the session so far; rates count from the last one."""
+    """A report of the session so far; rates count from the last one. Nothing of it waits for the device."""
     report, field = session.statistics.report(), session.field
     message = Status(header=header_message(session.settings.map_frame, stamp))
     message.frames_seen, message.frames_used = report.seen, report.used
@@ -28,7 +27,7 @@ def status_message(session: Session, stamp: Any) -> Any:
     message.rate_seen, message.rate_used, message.latency = report.rate_seen, report.rate_used, report.latency
     message.gaussians, message.views, message.coverage = len(field.gaussians), field.views, field.coverage()
     message.field_bytes, message.process_bytes = field.memory(), resident_bytes()
-    card = card_of(field.backend.device)
+    card = field.measured.card
     message.backend, message.device = field.backend.name, card.name
     message.card_bytes, message.card_free_bytes = card.total, card.free
     fill_extractor(message.extractor, field.map.extractor.identity)

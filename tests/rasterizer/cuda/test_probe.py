@@ -24,6 +24,7 @@ def play_card(patch: Patch, capability: tuple[int, int] = (8, 7), seen_by_warp: 
     patch.setattr(torch.cuda, "device_count", lambda: 1)
     patch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     patch.setattr(torch.cuda, "get_device_name", lambda _: "Played")
+    patch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_86", "sm_90", "compute_90"])
     runtime = SimpleNamespace(sees_card=lambda _: seen_by_warp, VERSION="1.19.0")
     play_imports(patch, installed=True, load=lambda _: runtime)
 
@@ -61,6 +62,11 @@ def old_card(patch: Patch) -> None:
     play_card(patch, capability=(7, 0))
 
 
+def torch_of_other_cards(patch: Patch) -> None:
+    play_card(patch, capability=(12, 0))
+    patch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90a"])
+
+
 def broken_warp(patch: Patch) -> None:
     play_card(patch)
     play_imports(patch, installed=True, load=fails)
@@ -72,6 +78,7 @@ REASONS: dict[Callable[[Patch], None], str] = {
     no_driver: "torch finds no NVIDIA GPU: look at nvidia-smi",
     old_driver: r"can't use the driver: releases from 1.18 on need R580 or newer.*warp-lang<1.18",
     old_card: "Played has compute capability 7.0, 7.5 is needed",
+    torch_of_other_cards: r"this torch is built for sm_80, sm_90a, not for Played \(sm_120\)",
     broken_warp: "warp-lang can't be imported",
 }
 
@@ -98,6 +105,14 @@ def test_each_reason_is_said_once_and_how_to_fix_it(
     with pytest.raises(BackendError, match=REASONS[play]) as refused:
         get_backend("cuda")
     assert refused.value.code == "backend.unusable"
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 7), (8, 9), (9, 0), (12, 0)])
+def test_torch_runs_on_cards_of_its_generations_and_compiles_on_newer_ones(
+    capability: tuple[int, int], monkeypatch: Patch
+) -> None:
+    play_card(monkeypatch, capability)
+    assert probe.why_unusable() is None
 
 
 def test_a_card_that_is_all_right_is_used_and_others_are_not_there(monkeypatch: Patch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from tests.errors import raises
 pytest.importorskip("warp")
 
 from feature_gs_ros.rasterizer.cuda import labels, runtime, weights
+from feature_gs_ros.rasterizer.cuda.accumulate import blocks_of
+from feature_gs_ros.rasterizer.cuda.view import CudaView
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +120,33 @@ def test_a_row_of_many_cells_is_the_sum_of_its_cells(backend: Backend) -> None:
     for channel in range(9):
         alone, _ = view.backproject(FeatureGrid(values[:, :, channel : channel + 1].contiguous()))
         assert torch.allclose(whole[:, channel : channel + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (22, 35), (45, 70)])
+def test_weights_beyond_a_footprint_land_in_nobody_elses_block(backend: Backend, shape: tuple[int, int]) -> None:
+    """Rounding may give long needles an α where they have no cells; here footprints are halved to have many of them."""
+    view = rasterizer.view(MAP, *random_camera(1), backend)
+    assert isinstance(view, CudaView)
+    (planned,) = blocks_of(view, FeatureGrid(torch.ones(*shape, 1)), None)
+    whole = torch.zeros(planned.size)
+    weights.sum_weights(planned, whole)
+    halved = planned.blocks.clone()
+    halved[::2, 3] //= 2
+    sizes = halved[:, 2] * halved[:, 3]
+    offsets = sizes.cumsum(0, dtype=torch.int32) - sizes
+    guarded = torch.zeros(planned.size)
+    weights.sum_weights(replace(planned, blocks=halved, offsets=offsets), guarded)
+    assert int(sizes.sum()) < planned.size
+    assert not bool(guarded[int(sizes.sum()) :].any())
+    for i, (begin, old) in enumerate(zip(offsets.tolist(), planned.offsets.tolist(), strict=True)):
+        # A Gaussian of half a footprint keeps what its last row of cells doesn't share with those that are gone.
+        kept = int(sizes[i]) if i % 2 else max(0, int(sizes[i] - halved[i, 2]))
+        torch.testing.assert_close(guarded[begin : begin + kept], whole[old : old + kept])
+
+
+def test_more_threads_than_can_be_counted_are_refused(backend: Backend) -> None:
+    with raises("backend.range"):
+        runtime.launch(None, 2**31, backend.device)
 
 
 def test_views_that_are_too_much_for_one_product_take_several(

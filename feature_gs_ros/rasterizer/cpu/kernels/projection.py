@@ -21,7 +21,8 @@ from feature_gs_ros.numerics.simd import (
     square_root,
 )
 from feature_gs_ros.numerics.simd.math import log_from_one
-from feature_gs_ros.rasterizer.conventions import ALPHA_MIN, EPS2D, NEAR_PLANE, TANGENT_MARGIN
+from feature_gs_ros.rasterizer.conventions import ALPHA_MIN, NEAR_PLANE, TANGENT_MARGIN
+from feature_gs_ros.rasterizer.cpu.constants import MEAN_X, MEAN_Y
 
 PLANES = 5  # around what can touch the image
 PREFETCH = 6  # blocks after which what one needs has come from memory
@@ -60,7 +61,7 @@ def blocks_in_view(low, high, largest, planes, slack, found):
 def project(start, stop, blocks, geometry, camera, planes, room):
     """Project the Gaussians of ``blocks[start:stop]``, 16 each, that can touch the image; returns how many.
 
-    Mean μ = (fx x/z + cx, fy y/z + cy); covariance Σ = J R S Sᵀ Rᵀ Jᵀ + EPS2D · 1 with J the pinhole's Jacobian, its
+    Mean μ = (fx x/z + cx, fy y/z + cy); covariance Σ = J R S Sᵀ Rᵀ Jᵀ + blur · 1 with J the pinhole's Jacobian, its
     tangents clamped (`lens_of`); conic Σ⁻¹; footprint √Σ_xx and √Σ_yy times the distance at which α falls to ALPHA_MIN.
     Dropped are Gaussians before NEAR_PLANE, those outside ``planes`` [5, 5], and footprints beside the image.
 
@@ -90,7 +91,7 @@ def project(start, stop, blocks, geometry, camera, planes, room):
             continue
         z = maximum(z, NEAR_PLANE)
         quat = load_quadruples(quats, first)
-        mean_x, mean_y, xx, xy, yy, determinant, sharp = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens)
+        mean_x, mean_y, xx, xy, yy, determinant, sharp = splats_of(x, y, z, quat, (s0, s1, s2), pose, lens, camera.blur)
         determinant = minimum(determinant, MAX_DETERMINANT)
         if camera.antialiased:  # what the blur spreads over the plane is taken from the peak
             opacity = opacity * square_root(minimum(sharp, MAX_DETERMINANT) / maximum(determinant, MIN_DETERMINANT))
@@ -107,8 +108,28 @@ def project(start, stop, blocks, geometry, camera, planes, room):
         pack_octets(splats, count, columns, kept)
         pack_scalars(depths, count, z, kept)
         pack_indices(indices, count, first, kept)
-        count += count_bits(kept)
+        end = count + count_bits(kept)
+        place_means(count, end, indices, means, camera, splats, depths)
+        count = end
     return count - start * SIZE
+
+
+@inline
+def place_means(first, end, indices, means, camera, splats, depths):
+    """Means on the image and depths of splats, computed in float64 and rounded once.
+
+    All in float32 a mean is off by up to 1e-4 px, and so are the weights of a Gaussian of a pixel, relative; backends
+    that round otherwise would differ by as much, and draw Gaussians of almost the same depth in another order.
+    """
+    pose, lens = camera.pose64, camera.lens64
+    fx, fy, cx, cy = lens[0], lens[1], lens[2], lens[3]
+    for k in range(first, end):
+        i = indices[k]
+        x, y, z = to_camera((np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])), pose)
+        inverse_z = 1.0 / z
+        splats[k, MEAN_X] = np.float32(fx * (x * inverse_z) + cx)
+        splats[k, MEAN_Y] = np.float32(fy * (y * inverse_z) + cy)
+        depths[k] = np.float32(z)
 
 
 @kernel
@@ -154,7 +175,7 @@ def lens_of(intrinsics):
 
 
 @inline
-def splats_of(x, y, z, quats, scales, pose, lens):
+def splats_of(x, y, z, quats, scales, pose, lens, blur):
     """2D means, covariances xx, xy, yy, determinants and those without the blur; x, y, z are in the camera's frame."""
     fx, fy, cx, cy, (left, right, top, bottom) = lens
     inverse_z = ONE / z
@@ -182,5 +203,5 @@ def splats_of(x, y, z, quats, scales, pose, lens):
     # u·u v·v − (u·v)² = |u × v|², and every term is positive.
     n0, n1, n2 = u1 * v2 - u2 * v1, u2 * v0 - u0 * v2, u0 * v1 - u1 * v0
     sharp = n0 * n0 + n1 * n1 + n2 * n2
-    determinant = sharp + EPS2D * (uu + vv + EPS2D)
-    return fx * tan_x + cx, fy * tan_y + cy, uu + EPS2D, uv, vv + EPS2D, determinant, sharp
+    determinant = sharp + blur * (uu + vv + blur)
+    return fx * tan_x + cx, fy * tan_y + cy, uu + blur, uv, vv + blur, determinant, sharp

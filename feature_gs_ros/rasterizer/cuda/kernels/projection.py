@@ -7,7 +7,6 @@ from feature_gs_ros.rasterizer import conventions
 wp.set_module_options({"enable_backward": False})
 
 NEAR_PLANE = wp.constant(float(conventions.NEAR_PLANE))
-EPS2D = wp.constant(float(conventions.EPS2D))
 ALPHA_MIN = wp.constant(float(conventions.ALPHA_MIN))
 TANGENT_MARGIN = wp.constant(float(conventions.TANGENT_MARGIN))
 MAX_DETERMINANT = wp.constant(1.0e37)  # whose inverse float32 holds
@@ -25,6 +24,10 @@ class Lens:
     cy: float
     width: float
     height: float
+    rotation64: wp.mat33d  # the same in float64, for means
+    shift64: wp.vec3d
+    focal64: wp.vec2d
+    centre64: wp.vec2d
 
 
 @wp.func
@@ -57,6 +60,7 @@ def project(
     opacities: wp.array(dtype=float),
     lens: Lens,
     antialiased: bool,
+    blur: float,
     splats: wp.array2d(dtype=float),
     depths: wp.array(dtype=float),
 ):
@@ -75,13 +79,13 @@ def project(
     turned = wp.transpose(lens.rotation * rotation_of(quats[i]))
     u = wp.cw_mul(turned * wp.vec3(lens.fx / point[2], 0.0, -lens.fx / point[2] * tangents[0]), scales[i])
     v = wp.cw_mul(turned * wp.vec3(0.0, lens.fy / point[2], -lens.fy / point[2] * tangents[1]), scales[i])
-    xx = wp.dot(u, u) + EPS2D
+    xx = wp.dot(u, u) + blur
     xy = wp.dot(u, v)
-    yy = wp.dot(v, v) + EPS2D
+    yy = wp.dot(v, v) + blur
     # xx·yy − xy² cancels for needles, whose xx, xy and yy are rounded already. By Lagrange's identity
     # u·u v·v − (u·v)² = |u × v|², and every term is positive.
     normal = wp.cross(u, v)
-    determinant = wp.dot(normal, normal) + EPS2D * (xx + wp.dot(v, v))
+    determinant = wp.dot(normal, normal) + blur * (xx + wp.dot(v, v))
     if antialiased:
         # What the blur spreads over the plane is taken from the peak: |u × v|² is the determinant without it.
         sharp = wp.min(wp.dot(normal, normal), MAX_DETERMINANT)
@@ -95,9 +99,14 @@ def project(
     if x + width <= 0.0 or x - width >= lens.width or y + height <= 0.0 or y - height >= lens.height:
         return
     inverse = 1.0 / wp.min(determinant, MAX_DETERMINANT)
-    depths[i] = point[2]
-    splats[i, 0] = x
-    splats[i, 1] = y
+    exact = (
+        lens.rotation64 * wp.vec3d(wp.float64(means[i][0]), wp.float64(means[i][1]), wp.float64(means[i][2]))
+        + lens.shift64
+    )
+    inverse_z = wp.float64(1.0) / exact[2]
+    depths[i] = float(exact[2])
+    splats[i, 0] = float(lens.focal64[0] * (exact[0] * inverse_z) + lens.centre64[0])
+    splats[i, 1] = float(lens.focal64[1] * (exact[1] * inverse_z) + lens.centre64[1])
     splats[i, 2] = yy * inverse
     splats[i, 3] = -xy * inverse
     splats[i, 4] = xx * inverse

@@ -17,6 +17,8 @@ class Cells:
     fraction_x: wp.array(dtype=float)  # [W] weight of the cell after it
     fraction_y: wp.array(dtype=float)  # [H]
     valid: wp.array2d(dtype=float)  # [H, W], or [0, 0] where all pixels count
+    mixes_x: int  # cells after `lower` that a pixel mixes, 0 or 1
+    mixes_y: int
     blocks: wp.array2d(dtype=wp.int32)  # [V, 4] first column and row, columns and rows
     offsets: wp.array(dtype=wp.int32)  # [V] where each block begins
     weights: wp.array(dtype=float)  # all blocks, row by row; added to
@@ -26,6 +28,23 @@ class Cells:
 def place_of(cells: Cells, i: int, column: int, row: int) -> int:
     """Where a cell lies in Gaussian i's block."""
     return cells.offsets[i] + (row - cells.blocks[i, 1]) * cells.blocks[i, 2] + column - cells.blocks[i, 0]
+
+
+@wp.func
+def in_block(cells: Cells, i: int, column: int, row: int) -> bool:
+    """Whether all that a pixel mixes from this cell on lies in Gaussian i's block.
+
+    Of the pixels in its footprint it does. Rounding gives long needles an α beyond their tips: the terms of σ are up to
+    a condition number larger than σ. Elsewhere that is a weight too much; here it would be written into other blocks.
+    """
+    across = column - cells.blocks[i, 0]
+    down = row - cells.blocks[i, 1]
+    return (
+        across >= 0
+        and across + cells.mixes_x < cells.blocks[i, 2]
+        and down >= 0
+        and down + cells.mixes_y < cells.blocks[i, 3]
+    )
 
 
 @wp.kernel
@@ -67,7 +86,7 @@ def coarse_sums(tiles: Tiles, cells: Cells, first_tile: int):
                     if transmittance == 0.0:
                         weight = 0.0
                 weight = weight * counts
-                if any_lane(weight > 0.0):
+                if any_lane(weight > 0.0 and in_block(cells, i, column, line)):
                     before = weight * (1.0 - right)
                     after = weight * right
                     add_four(
@@ -114,7 +133,7 @@ def fine_sums(tiles: Tiles, cells: Cells, first_tile: int):
                     weight = alpha_of(tiles.splats, i, x, y) * transmittance
                     transmittance = left_of(transmittance, weight)
                     weight = weight * counts
-                    if transmittance > 0.0 and weight > 0.0:
+                    if transmittance > 0.0 and weight > 0.0 and in_block(cells, i, column, line):
                         place = place_of(cells, i, column, line)
                         wp.atomic_add(cells.weights, place, weight * (1.0 - right) * (1.0 - below))
                         if right > 0.0:
