@@ -42,8 +42,9 @@ from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.extractors.precomputed import PrecomputedExtractor
 from feature_gs_ros.frames.markers import load_markers
 from feature_gs_ros.frames.points import load_point_pairs
-from feature_gs_ros.identity.masks import CocoMasks, SamMasks
+from feature_gs_ros.identity.masks import SamMasks
 from feature_gs_ros.io.alignment import load_alignment
+from feature_gs_ros.io.coco_masks import CocoMasks
 from feature_gs_ros.io.detections import DetectionMasks
 from feature_gs_ros.io.images import load_image
 from feature_gs_ros.io.masks import MaskFolder, load_labels

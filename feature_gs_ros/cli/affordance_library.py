@@ -16,9 +16,10 @@ from feature_gs_ros.core.errors import AffordanceError
 from feature_gs_ros.core.progress import say
 from feature_gs_ros.extractors import extractor_of, make_extractor
 from feature_gs_ros.extractors.base import Extractor
+from feature_gs_ros.io.detections import load_marks
 from feature_gs_ros.io.images import load_image
 from feature_gs_ros.io.locks import locked
-from feature_gs_ros.io.masks import MaskFolder, load_labels
+from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.pictures import save_png
 
 DEFAULT_EXTRACTOR = "imagenet-parts"
@@ -46,7 +47,8 @@ def add(
 
     Args:
         image: the annotated image.
-        mask: of the same size: PNG of one channel of 8 or 16 bits, or a ..._label.mat of the UMD data set.
+        mask: of the same size: a label image, a file of LabelMe, a detector or COCO, a folder of masks by image, or a
+            ..._label.mat of the UMD data set.
         library: safetensors file (created if missing), or an existing folder for one file per source.
         labels: names of the mask's values, YAML. Without it every nonzero value is the same affordance.
         affordance: its name, without --labels; the mask's file name by default.
@@ -66,7 +68,7 @@ def add(
     check_kind("--picture", picture, ".png")
     check_outputs({} if library.is_dir() else {"--library": library}, inputs)
     pixels = load_image(image)
-    values, names = _annotation(mask, labels, affordance, box, pixels.shape[:2])
+    values, names = _annotation(image, mask, labels, affordance, box, pixels.shape[:2])
     sources, model = _open_library(library, extractor, weights, mask, labels)
     source = make_source(
         pixels,
@@ -167,6 +169,7 @@ def merge(first: Path, second: Path, /, *, out: Path) -> int:
 
 
 def _annotation(
+    image: Path,
     mask: Path | None,
     labels: Path | None,
     affordance: str | None,
@@ -187,17 +190,16 @@ def _annotation(
     assert mask is not None
     if mask.suffix == ".mat":
         return load_umd_labels(mask), load_labels(labels) if labels else dict(UMD_AFFORDANCES)
-    values = MaskFolder(mask.parent).load(mask.stem) if mask.suffix == ".png" else _no_png(mask)
-    if labels is not None:
-        return values, load_labels(labels)
+    if mask.is_file() and mask.suffix.lower() not in (".png", ".json"):
+        raise AffordanceError(
+            f"the mask '{mask}' is neither PNG nor JSON; JPEG and the like blur the borders of labels: save it as PNG",
+            code="affordance.format",
+        )
+    given = None if labels is None else load_labels(labels)
+    values, names = load_marks(mask, image.stem, given)
+    if given is not None or (names and affordance is None):
+        return values, given or names
     return (values > 0).astype(np.uint8), {1: affordance or mask.stem}
-
-
-def _no_png(mask: Path) -> NDArray[np.integer]:
-    raise AffordanceError(
-        f"the mask '{mask}' is not a PNG; JPEG and the like blur the borders of labels: save it as PNG",
-        code="affordance.format",
-    )
 
 
 def _open_library(

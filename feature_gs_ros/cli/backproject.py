@@ -112,7 +112,7 @@ def backproject(
     source = open_stream(stream, bag=bag)
     names = choose_frames(source, every, skip)
     if masks is not None:
-        names = _with_mask(names, open_labels(masks), source)
+        names = _with_mask(names, open_labels(masks, frames=source.names()), source)
     all_names = names
     if shard is not None:
         names = _part(shard, names, source)

@@ -16,6 +16,7 @@ from feature_gs_ros.io.detections import open_labels
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.query.opening import open_segmenter
+from feature_gs_ros.rasterizer import get_backend
 
 
 def segmentation(
@@ -54,9 +55,10 @@ def segmentation(
         json: print one JSON object.
         bag: options for reading a rosbag2 recording.
     """
-    segmenter = open_segmenter(field, map, weights, option)
+    segmenter = open_segmenter(field, map, weights, option, get_backend(backend).device)
     named = load_labels(labels)
-    source, folder = open_stream(stream, bag=bag), open_labels(masks, named)
+    source = open_stream(stream, bag=bag)
+    folder = open_labels(masks, named, frames=source.names())
     names = evaluated_views(source, folder, view or None)
     result = evaluate_segmentation(
         segmenter,

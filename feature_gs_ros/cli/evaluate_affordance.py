@@ -74,16 +74,17 @@ def affordance(
         json: print one JSON object.
         bag: options for reading a rosbag2 recording.
     """
-    rasterizer.get_backend(backend)
+    device = rasterizer.get_backend(backend).device
     sources = Library.load(library)
     features, gaussians = open_field(field, map)
     names = load_labels(labels)
-    source, annotated = open_stream(stream, bag=bag), open_labels(masks, names)
+    source = open_stream(stream, bag=bag)
+    annotated = open_labels(masks, names, frames=source.names())
     scored = evaluated_views(source, annotated, view or None)
     splat_from_map = alignment_of_view(alignment, features, gaussians, source, scored)
     settings = Settings(k, vote, floor, spread)
     with ProgressBar("transferring", "Gaussian", quiet=json, keep_partial=False).running() as progress:
-        transfers = {"2D-3D": transfer(gaussians, features, sources, settings, progress=progress)}
+        transfers = {"2D-3D": transfer(gaussians, features.on(device), sources, settings, progress=progress)}
     report = Report()
     if baseline:
         frames = _frames_of(features, source)

@@ -16,7 +16,7 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, ScoringRule
 from feature_gs_ros.extractors.scoring import cosine
 from feature_gs_ros.extractors.words import WordList
-from feature_gs_ros.io.detections import DetectionMasks, open_labels
+from feature_gs_ros.io.detections import open_labels
 from feature_gs_ros.io.masks import load_labels
 
 IGNORED = 255  # pixels of this value count for no class
@@ -44,9 +44,8 @@ class LabelsExtractor(Extractor):
     ) -> None:
         """
         Args:
-            masks: folder of the label images, ``<frame name>.png``, one channel of 8 or 16 bits, or of a detector's
-                ``<frame name>.json``, see `io.detections.DetectionMasks`; only `extract` needs it.
-            labels: YAML file of the classes' names by value; a detector's files name their own.
+            masks: folder or file of the masks, whatever `io.detections.open_labels` reads; only `extract` needs it.
+            labels: YAML file of the classes' names by value; files that name their own need none.
             classes: the names by value instead of a file, as the identity holds them.
             min_score: of a detector's objects, from which they count.
 
@@ -56,8 +55,7 @@ class LabelsExtractor(Extractor):
         """
         if labels is None and classes is None and masks is not None:
             detected = open_labels(masks, min_score=min_score)
-            if isinstance(detected, DetectionMasks):
-                classes = {str(value): name for value, name in detected.labels.items()}
+            classes = {str(value): name for value, name in detected.labels.items()} or None
         if (labels is None) == (classes is None):
             raise ExtractorError(
                 "the extractor 'labels' needs either labels=YAML or classes={value: name}", code="extractor.conflict"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.errors import EvaluationError
+from feature_gs_ros.io.coco_masks import CocoMasks, coco_file
 from feature_gs_ros.io.labelme import Crop, has_area, shape_of
 from feature_gs_ros.io.mask_shapes import check_mask_size, decoded_shape, mask_numbers, mask_size
 from feature_gs_ros.io.masks import MaskFolder
@@ -176,19 +177,53 @@ def names_objects(path: Path) -> bool:
     return False
 
 
-def open_labels(path: str | Path, labels: Mapping[int, str] | None = None, min_score: float = 0.0) -> Labelled:
-    """A folder of label images, of a detector's or LabelMe's JSON files, or of one file per object.
+def open_labels(
+    path: str | Path,
+    labels: Mapping[int, str] | None = None,
+    min_score: float = 0.0,
+    frames: Sequence[str] = (),
+) -> Labelled:
+    """A folder of label images, of a detector's or LabelMe's JSON files, of one file per object, or a COCO file.
+
+    Args:
+        labels: names by value, for files that hold names and no values.
+        min_score: of a detector's objects, from which they count.
+        frames: names of the frames that the masks belong to, by which folders of frames and of objects are told apart.
 
     Raises:
         EvaluationError: nothing of the kind.
     """
     folder = Path(path)
+    coco = coco_file(folder)
+    if coco is not None:
+        return CocoMasks(coco, labels=labels)
     if has_object_folders(folder):
-        return ObjectMasks(folder, labels=labels)
+        return ObjectMasks(folder, labels=labels, frames=frames)
     return DetectionMasks(folder, labels=labels, min_score=min_score) if names_objects(folder) else MaskFolder(folder)
 
 
-Labelled = MaskFolder | DetectionMasks | ObjectMasks
+def load_marks(
+    path: Path, frame: str, labels: Mapping[int, str] | None = None
+) -> tuple[NDArray[np.uint16], dict[int, str]]:
+    """One image's labels [H, W] and their names, if the file has any, of whatever `open_labels` reads.
+
+    Args:
+        path: a label image, a detector's or LabelMe's file of one image, a COCO file, or a folder of masks by frame.
+        frame: the image's name, where the path is of more than one image.
+        labels: names by value, for files that hold names and no values.
+
+    Raises:
+        EvaluationError: nothing of the kind, or nothing of this image.
+    """
+    if path.suffix.lower() == ".png":
+        return MaskFolder(path.parent).load(path.stem), {}
+    is_of_image = path.is_file() and "images" not in read_table(path, EvaluationError)
+    masks = DetectionMasks(path.parent, labels=labels) if is_of_image else open_labels(path, labels, frames=[frame])
+    names = {value: name for value, name in masks.labels.items() if value != 0}
+    return masks.load(path.stem if is_of_image else frame), names
+
+
+Labelled = MaskFolder | DetectionMasks | ObjectMasks | CocoMasks
 
 
 def _detection(entry: Table) -> Detection:

@@ -21,8 +21,13 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     ("name", "fault"),
     [
         ("transforms_train.json", ("stream.format", "transforms_train.json")),
-        ("keyframes/corrected_cameras/1.json", ("stream.format",)),
-        ("rgbd/0.jpg", ("stream.format",)),
+        ("keyframes/corrected_cameras/1.json", ("stream.format", "Polycam")),
+        ("keyframes/cameras/1.json", ("stream.format", "Polycam")),
+        ("rgbd/0.jpg", ("stream.format", "Record3D")),
+        ("scan.r3d", ("stream.format", "Record3D")),
+        ("frame_00000.json", ("stream.format", "ARKit")),
+        ("ARposes.txt", ("stream.format", "ARKit")),
+        ("lowres_wide.traj", ("stream.format", "ARKitScenes")),
     ],
 )
 def test_exports_are_named(tmp_path: Path, name: str, fault: tuple[str, ...]) -> None:

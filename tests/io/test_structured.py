@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from feature_gs_ros.core.errors import FeatureGsError, StreamError
 from feature_gs_ros.evaluation.protocols.lerf_ovs import read_polygons
-from feature_gs_ros.identity.masks import CocoMasks, SamMasks
+from feature_gs_ros.identity.masks import SamMasks
 from feature_gs_ros.io.alignment import load_alignment
+from feature_gs_ros.io.coco_masks import CocoMasks
 from feature_gs_ros.io.mask_shapes import decode_rle
 from feature_gs_ros.io.masks import load_labels
 from feature_gs_ros.io.messages.camera_info import load_calibration

@@ -99,7 +99,7 @@ def open_stream(path: str | Path, *, images: str | Path | None = None, bag: BagO
 def _known_otherwise(path: Path) -> str:
     """What else a file or folder is, and what makes a stream of it; nothing where it isn't known either."""
     for name, hint in _OTHERS.items():
-        if (path / name).exists() or path.name.endswith(name.lstrip("*")):
+        if next(path.glob(name), None) is not None or path.name.endswith(name.lstrip("*")):
             return f"; {hint}"
     return ""
 
@@ -109,7 +109,10 @@ _OTHERS = {  # files by which other programs' folders are known
     "keyframes/corrected_cameras": "it is Polycam's raw export: ns-process-data polycam makes a transforms.json of it",
     "keyframes/cameras": "it is Polycam's raw export: ns-process-data polycam makes a transforms.json of it",
     "rgbd": "it is Record3D's export: ns-process-data record3d makes a transforms.json of it",
-    "ARposes.txt": "it is an ARKit export: ns-process-data arkit or COLMAP makes a stream of it",
+    "*.r3d": "it is a Record3D capture: export it as EXR and RGB, and ns-process-data record3d makes a transforms.json",
+    "frame_00000.json": "it is 3D Scanner App's ARKit export: COLMAP on its images makes a stream of it",
+    "ARposes.txt": "it is an ARKit log of ios_logger: COLMAP on its frames makes a stream of it",
+    "lowres_wide.traj": "it is a scan of ARKitScenes: write its poses as cameras.json, see docs/formats.md",
 }
 
 
