@@ -14,12 +14,14 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.pictures import heat, overlay_mask, side_by_side, thumbnails, to_image
 from feature_gs_ros.query.masks_2d import render_similarities
 from feature_gs_ros.query.masks_3d import Answer, Segmenter
+from feature_gs_ros.query.verify import JudgedLook
 
 
 def answer_picture(segmenter: Segmenter, answer: Answer, backend: str = "auto") -> Image:
     """The map from the remembered camera that sees most of what was found: the mask, and the similarity.
 
-    Below them, where there was a second look: the cut-outs with the likeliest word, those that agree framed in green.
+    Below them, where there was a second look: the cut-outs with the likeliest word, and the prompt's own
+    where that is another word; those that agree are framed in green.
 
     Raises:
         FieldError: the field remembers no camera.
@@ -35,9 +37,14 @@ def answer_picture(segmenter: Segmenter, answer: Answer, backend: str = "auto") 
     looks = [look for second in answer.second_looks for look in second.looks]
     if not looks:
         return drawn
-    captions = [f"{look.word} {look.word_probability:.0%}" for look in looks]
+    captions = [_caption(look) for look in looks]
     agree = [look.agrees for look in looks]
     return np.concatenate([drawn, thumbnails([look.cutout.image for look in looks], captions, agree, drawn.shape[1])])
+
+
+def _caption(look: JudgedLook) -> str:
+    likeliest = f"{look.word} {look.word_probability:.0%}"
+    return likeliest if look.likeliest else f"{likeliest} (it {look.probability:.0%})"
 
 
 def best_view(gaussians: GaussianMap, views: tuple[KnownView, ...], mask: torch.Tensor) -> KnownView:

@@ -54,6 +54,7 @@ def _second_look_json(second: SecondLook) -> dict[str, object]:
                 "word_probability": round(look.word_probability, 4),
                 "probability": round(look.probability, 4),
                 "agrees": look.agrees,
+                "likeliest": look.likeliest,
             }
             for look in second.looks
         ],

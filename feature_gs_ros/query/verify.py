@@ -52,7 +52,8 @@ class JudgedLook:
     probability: float  # of the prompt
     word: str  # the likeliest; the prompt itself, where it is that
     word_probability: float
-    agrees: bool
+    agrees: bool  # the prompt is likely enough beside the other words, though one of them may be likelier: see `passes`
+    likeliest: bool  # the likeliest word is the prompt or a near-synonym
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +71,13 @@ class SecondLook:
 
     @property
     def agreeing(self) -> int:
-        """How many of the looks agree."""
+        """In how many of the looks the prompt is likely enough, whichever word is the likeliest."""
         return sum(look.agrees for look in self.looks)
+
+    @property
+    def otherwise(self) -> tuple[JudgedLook, ...]:
+        """The looks that agree though another word is likelier there."""
+        return tuple(look for look in self.looks if look.agrees and not look.likeliest)
 
     @property
     def summary(self) -> str:
@@ -79,6 +85,9 @@ class SecondLook:
         if not self.looks:
             return "no kept image shows it well enough for a second look"
         agree = f"{self.agreeing} of {len(self.looks)} looks agree"
+        if self.otherwise:
+            words = ", ".join(f"'{word}'" for word in dict.fromkeys(look.word for look in self.otherwise))
+            agree += f" (in {len(self.otherwise)} of them {words} is likelier)"
         if not self.confirmed:
             return (
                 f"{agree}; together they say '{self.rival}' ({self.rival_probability:.0%}, it {self.probability:.0%})"
@@ -184,6 +193,7 @@ def _judged(cutout: Cutout, probabilities: Tensor, judgement: Judgement) -> Judg
         judgement.words[likeliest],
         float(probabilities[likeliest]),
         passes(probabilities, judgement.kin),
+        likeliest == 0 or bool(judgement.kin[likeliest]),
     )
 
 

@@ -18,7 +18,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, Judgement, ScoringRule, image_judge
 from feature_gs_ros.extractors.imagenet import ImageNetExtractor
 from feature_gs_ros.query.masks_3d import Segmenter, State
-from feature_gs_ros.query.verify import cut_out, passes
+from feature_gs_ros.query.verify import cut_out, passes, second_look
 
 EACH = 80
 CAMERA = Camera(160, 120, 150.0, 150.0, 80.0, 60.0)
@@ -103,6 +103,25 @@ def test_what_the_looks_contradict_is_not_selected(segmenter: Segmenter) -> None
     assert rejected.rival == "blue"
     assert rejected.agreeing == 0
     assert answer.seconds > sum(look.seconds for look in answer.second_looks)
+
+
+class Unsure(RedOrBlue):
+    """Takes every image rather for a bucket."""
+
+    def judge(self, images: Sequence[Image], prompt: str) -> Judgement:
+        rows = torch.tensor([[0.3, 0.7]]).expand(len(images), 2)
+        return Judgement(rows.log(), (prompt, "bucket"), torch.zeros(2).bool())
+
+
+def test_looks_that_agree_though_another_word_is_likelier_are_told_apart(segmenter: Segmenter) -> None:
+    red = torch.arange(2 * EACH) < EACH
+    looks = segmenter.field.looks.kept
+    unsure = second_look(segmenter.gaussians, looks, Unsure(), "red", red)
+    assert unsure.agreeing == len(unsure.otherwise) == len(unsure.looks) == 3
+    assert "'bucket'" in unsure.summary
+    sure = second_look(segmenter.gaussians, looks, RedOrBlue(), "red", red)
+    assert (sure.agreeing, sure.otherwise) == (3, ())
+    assert "blue" not in sure.summary
 
 
 def test_what_no_look_confirms_is_not_found(segmenter: Segmenter) -> None:

@@ -26,7 +26,7 @@ from ros.test_lifecycle import teach
 
 def second_look(agreeing: int, of: int, confirmed: bool) -> SecondLook:
     cutout = Cutout("view", (0, 0, 2, 2), np.zeros((2, 2, 3), np.uint8))
-    looks = tuple(JudgedLook(cutout, 0.5, "mug", 0.5, k < agreeing) for k in range(of))
+    looks = tuple(JudgedLook(cutout, 0.5, "mug", 0.5, k < agreeing, True) for k in range(of))
     return SecondLook("mug", looks, 0.5, "pot", 0.2, (), confirmed, 0.1)
 
 

@@ -78,7 +78,7 @@ class MapAnswer:
     rival: str = ""  # where it is not found: the word that is likelier in its place, if one is known
     extent: str = "part"  # "object" where what passes was grown to whole objects
     looks: int = 0  # kept images that took a second look
-    looks_agreeing: int = 0  # of these, how many show it
+    looks_agreeing: int = 0  # of these, in how many it is likely enough
     warnings: tuple[str, ...] = ()  # what is doubtful about the poses that the views were taken from
 
     def __bool__(self) -> bool:
