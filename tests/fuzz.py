@@ -380,7 +380,7 @@ def limit_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (now + (megabytes << 20),) * 2)
 
 
-def _hang(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+def hang(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise Hang
 
 
@@ -393,7 +393,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="folder of the inputs that fail")
     options = parser.parse_args()
     targets = tuple(target for target in TARGETS if options.only in (None, target.name))
-    signal.signal(signal.SIGALRM, _hang)
+    signal.signal(signal.SIGALRM, hang)
     torch.set_num_threads(1)
     limit_memory(options.megabytes)
     outcomes, failed = fuzz(options.seconds, options.seed, options.keep, targets)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import TARGETS, Hang, Target, _hang, fuzz
+from tests.fuzz import TARGETS, Hang, Target, fuzz, hang
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def test_what_a_reader_lets_through_is_found_and_kept(tmp_path: Path) -> None:
         while path.read_bytes() != b"sound":
             signal.raise_signal(signal.SIGALRM)  # as the timer does
 
-    before = signal.signal(signal.SIGALRM, _hang)
+    before = signal.signal(signal.SIGALRM, hang)
     try:
         for reader in (read, slow):
             target = Target("planted", "it", lambda path: path.write_bytes(b"sound"), reader)

@@ -98,8 +98,8 @@ class ClipExtractor(NetworkExtractor):
         self._model, self._value, self._pixels = model, path == "value", pixels
         self._preprocessing = self._pretrained_config(pretrained)
         self._path, self._tokenizer = find_weights(self._weights_file(), weights), tokenizer
-        self._prompts = PromptEncoder(self._encode_text, templates)
-        self._judged_words = PromptEncoder(self._encode_text, templates[:1])
+        self._prompts = PromptEncoder(self.encode_text, templates)
+        self._judged_words = PromptEncoder(self.encode_text, templates[:1])
         self.dimension = int(config["embed_dim"])
         self.identity = ExtractorIdentity(
             name=self.NAME,
@@ -145,7 +145,8 @@ class ClipExtractor(NetworkExtractor):
         return network.eval().requires_grad_(False).to(self.device, self.dtype)
 
     @cached_property
-    def _tokenize(self) -> Any:
+    def tokenize(self) -> Any:
+        """From texts to the text model's tokens [T, length]."""
         return model_tokenizer(self._open_clip, self._model, self._tokenizer or self._path.parent)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -177,9 +178,9 @@ class ClipExtractor(NetworkExtractor):
 
     def judge(self, images: Sequence[Image], prompt: str) -> Judgement:
         """The prompt against everyday objects in whole images, by the model's pooled embedding of each."""
-        return judge_by_words(self._whole, self._judged_words, self._scale, images, prompt)
+        return judge_by_words(self.embed_images, self._judged_words, self._scale, images, prompt)
 
-    def _whole(self, images: Sequence[Image]) -> Tensor:
+    def embed_images(self, images: Sequence[Image]) -> Tensor:
         """Unit embeddings [B, D] of images of any size, each squeezed to the square that the model was trained on."""
         network: Any = self.network
         size = network.visual.image_size
@@ -201,9 +202,10 @@ class ClipExtractor(NetworkExtractor):
     def _dense(self, visual: Any, pixels: Tensor) -> Tensor:
         return dense_features(visual, pixels, self._value)
 
-    def _encode_text(self, texts: list[str]) -> Tensor:  # -> [T, D]
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Texts as they are, without a template, to the text model's embeddings [T, D]."""
         network: Any = self.network
-        embeddings: Tensor = network.encode_text(self._tokenize(texts).to(self.device))
+        embeddings: Tensor = network.encode_text(self.tokenize(texts).to(self.device))
         return embeddings
 
     def _pretrained_config(self, tag: str | None) -> dict[str, Any]:

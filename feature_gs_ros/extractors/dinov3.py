@@ -122,7 +122,7 @@ class Dinov3Extractor(NetworkExtractor):
             self._words_path = find_weights(DINO_TXT, words_weights)
         self._text_head = None if text_head is None else TextHead(text_head, self.dimension, text_weights)
         self.text_rule = self.candidate_rule = self.SOFTMAX_RULE if self._dinotxt else self.COSINE_RULE
-        encode = self._text_head or self._encode_text
+        encode = self._text_head or self.encode_text
         self._prompts = PromptEncoder(encode, templates)
         self._judged_words = PromptEncoder(encode, templates[:1])
         preprocessing: dict[str, Any] = {
@@ -179,9 +179,9 @@ class Dinov3Extractor(NetworkExtractor):
 
     def judge(self, images: Sequence[Image], prompt: str) -> Judgement:
         """The prompt against everyday objects in whole images, by dino.txt's class and mean patch token."""
-        return judge_by_words(self._whole, self._judged_words, self._scale, images, prompt)
+        return judge_by_words(self.embed_images, self._judged_words, self._scale, images, prompt)
 
-    def _whole(self, images: Sequence[Image]) -> Tensor:
+    def embed_images(self, images: Sequence[Image]) -> Tensor:
         """Unit embeddings [B, 2 · dimension] of images of any size."""
         with torch.inference_mode():
             squares = [resized([np.ascontiguousarray(image)], JUDGED_SIDE, JUDGED_SIDE, "bicubic") for image in images]
@@ -221,11 +221,13 @@ class Dinov3Extractor(NetworkExtractor):
         return tower.eval().requires_grad_(False)
 
     @cached_property
-    def _tokenize(self) -> Any:
+    def tokenize(self) -> Any:
+        """From texts to the text model's tokens [T, length]."""
         return import_library("open_clip", PACKAGE).get_tokenizer("ViT-B-32")  # CLIP's own, as dino.txt's
 
-    def _encode_text(self, texts: list[str]) -> Tensor:  # -> [T, 2 · dimension]
-        embeddings: Tensor = self._tower(self._tokenize(texts))
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Texts as they are, without a template, to the text model's embeddings [T, 2 · dimension]."""
+        embeddings: Tensor = self._tower(self.tokenize(texts))
         return embeddings
 
     @cached_property

@@ -86,7 +86,7 @@ class LSegExtractor(NetworkExtractor):
         self._unit, self._pixels = features == "unit", pixels
         self.unit_features = self._unit
         self._path = find_weights(WEIGHTS, weights)
-        self._prompts = PromptEncoder(self._encode_text, [template])
+        self._prompts = PromptEncoder(self.encode_text, [template])
         self._shape = self._shape_of_weights()
         self.dimension = self._shape.outputs if self._unit else self._shape.features
         self.identity = ExtractorIdentity(
@@ -136,18 +136,19 @@ class LSegExtractor(NetworkExtractor):
 
     def prepare(self, features: Tensor) -> Tensor:
         """Norms in CLIP's space, [M]."""
-        norms: Tensor = torch.linalg.vector_norm(self._in_text_space(features), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self.in_text_space(features), dim=1)
         return norms
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
         """Cosine in CLIP's space: [M, dimension] × [P, 512] -> [M, P]."""
-        return cosine(self._in_text_space(features), embeddings.float(), prepared)
+        return cosine(self.in_text_space(features), embeddings.float(), prepared)
 
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
         """Cosine in CLIP's space: [M, dimension] × [P, dimension] -> [M, P]."""
-        return cosine(self._in_text_space(features), self._in_text_space(examples))
+        return cosine(self.in_text_space(features), self.in_text_space(examples))
 
-    def _in_text_space(self, features: Tensor) -> Tensor:  # [M, dimension] -> [M, 512]
+    def in_text_space(self, features: Tensor) -> Tensor:
+        """Features [M, dimension] as vectors [M, 512] that embeddings of words are compared with."""
         if self._unit:
             return features.float()
         weight, bias = self.affine
@@ -193,7 +194,8 @@ class LSegExtractor(NetworkExtractor):
         fill_network(tower, as_floats(text), self._path, "LSeg's text tower (CLIP ViT-B/32)")
         return tower.eval().requires_grad_(False), open_clip.get_tokenizer(TEXT_MODEL)
 
-    def _encode_text(self, texts: list[str]) -> Tensor:  # -> [T, 512]
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Texts as they are, without a template, to the text model's embeddings [T, 512]."""
         tower, tokenize = self._text_tower
         embeddings: Tensor = tower(tokenize(texts))
         return embeddings

@@ -165,8 +165,8 @@ class RadioExtractor(NetworkExtractor):
         self.can_judge = adaptor != "none"  # a whole image is judged by its words
         spoken = ADAPTORS.get(adaptor)
         chosen_templates = tuple(templates) if templates else spoken.templates if spoken else sentences.BARE
-        self._prompts = PromptEncoder(self._encode_text, chosen_templates)
-        self._judged_words = PromptEncoder(self._encode_text, chosen_templates[:1])
+        self._prompts = PromptEncoder(self.encode_text, chosen_templates)
+        self._judged_words = PromptEncoder(self.encode_text, chosen_templates[:1])
         self.dimension = {
             "backbone": self._shape.width,
             "linear": 0 if adaptor == "none" else self._head.fc1.out_features,
@@ -279,7 +279,8 @@ class RadioExtractor(NetworkExtractor):
             )
         return OpenClipText(text.name, text.file, self._text_weights, self._tokenizer)
 
-    def _encode_text(self, texts: list[str]) -> Tensor:  # -> [T, D]
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Texts as they are, without a template, to the text model's embeddings [T, D]."""
         return self._text(texts)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -293,12 +294,12 @@ class RadioExtractor(NetworkExtractor):
 
     def prepare(self, features: Tensor) -> Tensor:
         """Norms in the space of words, [M]; with adaptor=none of the features."""
-        norms: Tensor = torch.linalg.vector_norm(self._in_text_space(features), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self.in_text_space(features), dim=1)
         return norms
 
     def scores(self, features: Tensor, embeddings: Tensor, prepared: Tensor | None = None) -> Tensor:
         """[M, dimension] × [P, D] -> [M, P]: probability beside the generic words, or cosine, in the space of words."""
-        spoken = self._in_text_space(features)
+        spoken = self.in_text_space(features)
         cosines = cosine(spoken, embeddings.float(), prepared)
         if self._score == "cosine":
             return cosines
@@ -309,14 +310,14 @@ class RadioExtractor(NetworkExtractor):
     def similarities(self, features: Tensor, examples: Tensor) -> Tensor:
         """Cosine of the features, [M, dimension] × [P, dimension] -> [M, P]; "linear" ones in the space of words."""
         if self._features == "linear":
-            return cosine(self._in_text_space(features), self._in_text_space(examples))
+            return cosine(self.in_text_space(features), self.in_text_space(examples))
         return cosine(features.float(), examples.float())
 
     def judge(self, images: Sequence[Image], prompt: str) -> Judgement:
         """The prompt against everyday objects in whole images, by the adaptor's class token through its head."""
-        return judge_by_words(self._whole, self._judged_words, self._text.scale, images, prompt)
+        return judge_by_words(self.embed_images, self._judged_words, self._text.scale, images, prompt)
 
-    def _whole(self, images: Sequence[Image]) -> Tensor:
+    def embed_images(self, images: Sequence[Image]) -> Tensor:
         """Unit embeddings [B, D] of images of any size."""
         _, slot = self._teacher
         with torch.inference_mode():
@@ -324,7 +325,8 @@ class RadioExtractor(NetworkExtractor):
             tokens = self.network(self._conditioned(torch.cat(squares)), "plain")[:, slot]
             return functional.normalize(self._head(tokens.float().cpu()), dim=1).clone()
 
-    def _in_text_space(self, features: Tensor) -> Tensor:  # [M, dimension] -> [M, D]
+    def in_text_space(self, features: Tensor) -> Tensor:
+        """Features [M, dimension] as vectors [M, D] that embeddings of words are compared with."""
         if self._features == "unit" or self._adaptor == "none":
             return features.float()
         with torch.inference_mode():

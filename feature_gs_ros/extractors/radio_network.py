@@ -83,7 +83,7 @@ class RadioNetwork(nn.Module):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        bias = _window(rows, columns, self.shape.tokens).to(x) if attention == "kk" else None
+        bias = attention_window(rows, columns, self.shape.tokens).to(x) if attention == "kk" else None
         normed: Tensor = self.norm(last(x, attention, bias))
         return normed
 
@@ -220,7 +220,7 @@ class _Scale(nn.Module):
         return x * self.gamma
 
 
-def _window(rows: int, columns: int, tokens: int) -> Tensor:
+def attention_window(rows: int, columns: int, tokens: int) -> Tensor:
     """What "kk" adds to the attention's logits: ``exp(−d² / 2σ²)`` of cells d apart; 0 from and to other tokens."""
 
     def along(length: int) -> Tensor:

@@ -25,14 +25,14 @@ def on(role: Role, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with cuda.stream(_stream(role, device)):
+    with cuda.stream(stream_of(role, device)):
         yield
 
 
 def stay_on(role: Role, device: torch.device) -> None:
     """From now on, this thread gives work to the role's stream of a card."""
     if device.type == "cuda":
-        cuda.set_stream(_stream(role, device))
+        cuda.set_stream(stream_of(role, device))
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def inserted(role: Role, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    own, other = cuda.current_stream(device), _stream(role, device)
+    own, other = cuda.current_stream(device), stream_of(role, device)
     other.wait_stream(own)
     try:
         with cuda.stream(other):
@@ -59,7 +59,7 @@ def follow(role: Role, device: torch.device, *results: Tensor) -> None:
     if device.type != "cuda":
         return
     own = cuda.current_stream(device)
-    own.wait_stream(_stream(role, device))
+    own.wait_stream(stream_of(role, device))
     keep(device, *results)
 
 
@@ -104,5 +104,6 @@ def upload(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = Non
 
 
 @cache
-def _stream(role: Role, device: torch.device) -> Any:
+def stream_of(role: Role, device: torch.device) -> Any:
+    """The stream of a role on a card, made once."""
     return cuda.Stream(device, priority=PRIORITY[role])

@@ -76,7 +76,7 @@ def get_backend(choice: BackendChoice = "auto") -> Backend:
     Raises:
         BackendError: the name is unknown, or that backend can't run here.
     """
-    return _made(choice) if isinstance(choice, str) else choice
+    return backend_named(choice) if isinstance(choice, str) else choice
 
 
 def training_backend(backend: BackendChoice = "auto", rasterizer: str = "own") -> Backend:
@@ -117,10 +117,10 @@ def compile_ahead(architecture: int) -> list[Path]:
 
 
 @cache
-def _made(name: str) -> Backend:
+def backend_named(name: str) -> Backend:
     """By name. The package of the cards' backend offers ``usable()`` and ``make_backend(name)``."""
     if name == "auto":
-        return _made("cuda" if _cuda_package().usable() else "cpu")
+        return backend_named("cuda" if _cuda_package().usable() else "cpu")
     if name == "cpu":
         from feature_gs_ros.rasterizer.cpu import CpuBackend
 

@@ -146,6 +146,7 @@ def checkpoint(open_clip: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
+@pytest.mark.slow
 def test_plain_path_is_open_clips_tokens_at_any_size(open_clip: Any) -> None:
     """At another size, against open_clip's own model of that size with its own resizing of the positions."""
     visual = model_of(open_clip, "tiny-vit").visual
@@ -192,6 +193,7 @@ def test_towers_that_pool_by_attention_give_what_they_pool(open_clip: Any) -> No
     assert float((cells - pooled[:, None, None]).abs().max()) < 1e-4
 
 
+@pytest.mark.slow
 def test_siglip_of_timm_at_its_own_and_another_size(open_clip: Any) -> None:
     visual = open_clip.create_model("tiny-siglip", pretrained=None).eval().visual
     pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(4))

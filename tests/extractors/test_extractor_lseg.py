@@ -159,6 +159,7 @@ def test_words_without_open_clip_say_what_to_install(checkpoint: Path) -> None:
         make_extractor("lseg", weights=checkpoint).embed(["mug"])
 
 
+@pytest.mark.slow
 def test_text_tower_is_the_checkpoints_own(open_clip: object, tmp_path: Path) -> None:
     """The whole CLIP of open_clip, given the same weights, says the same."""
     state = seeded_state(published_shapes("lseg_text"), 3)

@@ -18,7 +18,7 @@ from feature_gs_ros.extractors import templates as sentences
 from feature_gs_ros.extractors.base import image_judge
 from feature_gs_ros.extractors.libraries import import_library, installed
 from feature_gs_ros.extractors.radio import ADAPTORS, MODELS, RadioExtractor, TextModel
-from feature_gs_ros.extractors.radio_network import RadioHead, RadioNetwork, RadioShape, _window
+from feature_gs_ros.extractors.radio_network import RadioHead, RadioNetwork, RadioShape, attention_window
 from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE, OFFLINE_VARIABLE, WeightsFile
 from tests.errors import raises
 
@@ -65,6 +65,7 @@ def extractor(weights: Path, height: int = 224, width: int = 224, **options: Any
 # ---- the published code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["plain", "kk", "self-correlation"])
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (128, 320)])
 def test_tokens_and_language_features_are_those_of_the_published_code(
@@ -78,7 +79,7 @@ def test_tokens_and_language_features_are_those_of_the_published_code(
     for features in ("linear", "backbone"):
         spoken = extractor(checkpoint, height, width, attention=attention, features=features)
         grid = spoken.extract(image)
-        words = spoken._in_text_space(grid.values.flatten(0, 1)).reshape(grid.rows, grid.columns, OUTPUTS)
+        words = spoken.in_text_space(grid.values.flatten(0, 1)).reshape(grid.rows, grid.columns, OUTPUTS)
         assert float((words[::3, ::3, ::9] - goldens[f"{name}_siglip2-g"]).abs().max()) < 1e-4
     unit = extractor(checkpoint, height, width, attention=attention).extract(image).values
     assert float((unit - torch.nn.functional.normalize(words, dim=2)).abs().max()) < 1e-5
@@ -86,7 +87,7 @@ def test_tokens_and_language_features_are_those_of_the_published_code(
 
 def test_whole_images_are_the_published_summary(checkpoint: Path, goldens: dict[str, Tensor]) -> None:
     expected = torch.nn.functional.normalize(goldens["radio_summary_512x512_siglip2-g"], dim=0)
-    assert float((extractor(checkpoint)._whole([scene(512, 512)])[0] - expected).abs().max()) < 1e-5
+    assert float((extractor(checkpoint).embed_images([scene(512, 512)])[0] - expected).abs().max()) < 1e-5
 
 
 def test_the_safetensors_of_the_models_page_are_the_same_network(checkpoint: Path, tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_the_safetensors_of_the_models_page_are_the_same_network(checkpoint: Pat
     (tmp_path / "config.json").write_text(json.dumps(config))
     page, hub = extractor(tmp_path / "model.safetensors"), extractor(checkpoint)
     assert torch.equal(page.extract(scene(64, 96)).values, hub.extract(scene(64, 96)).values)
-    assert torch.equal(page._whole([scene(30, 40)]), hub._whole([scene(30, 40)]))
+    assert torch.equal(page.embed_images([scene(30, 40)]), hub.embed_images([scene(30, 40)]))
 
 
 # ---- its parts
@@ -110,11 +111,11 @@ def test_the_last_linear_layer_commutes_with_back_projection(checkpoint: Path) -
     cells = linear.extract(scene(224, 224)).values.flatten(0, 1)
     shares = torch.rand(5, len(cells), generator=torch.Generator().manual_seed(0))
     shares /= shares.sum(dim=1, keepdim=True)
-    assert torch.allclose(linear._in_text_space(shares @ cells), shares @ linear._in_text_space(cells), atol=1e-4)
+    assert torch.allclose(linear.in_text_space(shares @ cells), shares @ linear.in_text_space(cells), atol=1e-4)
 
 
 def test_the_window_falls_off_with_distance_and_leaves_other_tokens_alone() -> None:
-    window = _window(3, 5, 2)
+    window = attention_window(3, 5, 2)
     assert window.shape == (17, 17)
     assert float(window[:2].abs().max()) == float(window[:, :2].abs().max()) == 0
     cells = window[2:, 2:].reshape(3, 5, 3, 5)

@@ -140,6 +140,7 @@ def test_conversion_by_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         extractors(convert=tmp_path / "w.ckpt")
 
 
+@pytest.mark.slow
 def test_no_extractors_library_is_imported_until_it_is_used() -> None:
     code = (
         "import sys, feature_gs_ros.cli.extractors as c; c.extractors();"
@@ -150,6 +151,7 @@ def test_no_extractors_library_is_imported_until_it_is_used() -> None:
     assert run.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_a_torchvision_that_does_not_fit_is_no_obstacle(tmp_path: Path) -> None:
     """A torchvision whose import fails as a CUDA build's does beside a CPU torch, and a library that imports it."""
     package = tmp_path / "torchvision"
@@ -168,6 +170,7 @@ def test_a_torchvision_that_does_not_fit_is_no_obstacle(tmp_path: Path) -> None:
     assert run.stdout.splitlines() == ["operator torchvision::nms does not exist", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["raise RuntimeError('operator torchvision::other does not exist')", "import absent"])
 def test_a_library_that_stays_broken_is_named_with_its_mend(tmp_path: Path, fault: str) -> None:
     (tmp_path / "torchvision.py").write_text(fault)

@@ -122,13 +122,13 @@ def test_prompts_of_any_language_reach_the_tokenizer_unharmed(open_clip: Any, fi
     siglip = extractor(files)
     reader = import_library("transformers", "transformers").AutoTokenizer.from_pretrained(str(files))
     seen: list[torch.Tensor] = []
-    tokenize = siglip._tokenize
+    tokenize = siglip.tokenize
 
     def watch(texts: list[str]) -> torch.Tensor:
         seen.append(tokenize(texts))
         return seen[-1]
 
-    siglip.__dict__["_tokenize"] = watch
+    siglip.tokenize = watch
     embedding = siglip.embed([prompt])
     assert seen[0].shape == (1, LENGTH)
     # SigLIP 2's makers lower case and drop punctuation; no letter is lost or replaced.
@@ -195,8 +195,9 @@ def test_it_judges_whole_images_by_the_models_own_vector(open_clip: Any, files: 
     with torch.inference_mode():
         whole = network.encode_image((square / 255 - 0.48145466) / 0.26862954, normalize=True)
     # Normalised with other statistics than here, by channel: the same direction to a few degrees, not the same numbers.
-    assert float(functional.cosine_similarity(whole, siglip._whole(images[:1]))) > 0.95
-    logits = network.logit_scale.exp().item() * siglip._whole(images) @ siglip._judged_words(judged.words).T
+    assert float(functional.cosine_similarity(whole, siglip.embed_images(images[:1]))) > 0.95
+    words = extractor(files, templates=siglip.identity.preprocessing["templates"][:1]).embed(judged.words)
+    logits = network.logit_scale.exp().item() * siglip.embed_images(images) @ words.T
     assert torch.allclose(judged.log_probabilities, torch.log_softmax(logits, dim=1), atol=1e-5)
 
 
@@ -204,17 +205,10 @@ def test_what_is_missing_is_named(open_clip: Any, files: Path, tmp_path: Path, m
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "void"))
     monkeypatch.setenv(OFFLINE_VARIABLE, "1")
     monkeypatch.delenv(FOLDERS_VARIABLE, raising=False)
-    with raises("extractor.weights", f"{DEFAULT_MODEL}.safetensors", "1,501 MB", "https://huggingface.co/timm/"):
+    assert DEFAULT_WEIGHTS.name == f"{DEFAULT_MODEL}.safetensors"
+    with raises("extractor.weights", DEFAULT_WEIGHTS.name, f"{DEFAULT_WEIGHTS.megabytes:,} MB", DEFAULT_WEIGHTS.source):
         make_extractor("siglip2")
     torch.save(model(open_clip).state_dict(), tmp_path / "alone.pt")
     with raises("extractor.missing", "'nobody/tiny'", "--option tokenizer=FOLDER"):
         Siglip2Extractor(tmp_path / "alone.pt", MODEL).embed(["mug"])
     assert Siglip2Extractor(tmp_path / "alone.pt", MODEL, tokenizer=files).embed(["mug"]).shape == (1, 48)
-
-
-def test_the_stated_file_is_the_default_models(open_clip: Any, files: Path) -> None:
-    siglip = extractor(files)
-    siglip._model, siglip._preprocessing = DEFAULT_MODEL, open_clip.get_pretrained_cfg(DEFAULT_MODEL, "webli")
-    assert siglip._weights_file().source == DEFAULT_WEIGHTS.source
-    assert siglip._weights_file().name == DEFAULT_WEIGHTS.name
-    assert siglip._weights_file().megabytes == DEFAULT_WEIGHTS.megabytes

@@ -61,9 +61,9 @@ class PlayedCard(SimpleNamespace):
 def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedCard]:
     made = PlayedCard()
     monkeypatch.setattr(streams, "cuda", made)
-    streams._stream.cache_clear()
+    streams.stream_of.cache_clear()
     yield made
-    streams._stream.cache_clear()
+    streams.stream_of.cache_clear()
 
 
 def give(card: PlayedCard, work: str) -> None:

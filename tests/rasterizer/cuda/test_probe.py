@@ -86,9 +86,9 @@ REASONS: dict[Callable[[Patch], None], str] = {
 @pytest.fixture
 def forgetful() -> Any:
     """Backends are made anew, before and after."""
-    rasterizer._made.cache_clear()
+    rasterizer.backend_named.cache_clear()
     yield
-    rasterizer._made.cache_clear()
+    rasterizer.backend_named.cache_clear()
 
 
 @pytest.mark.parametrize("play", REASONS, ids=lambda play: play.__name__)
