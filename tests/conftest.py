@@ -16,11 +16,20 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import Backend, get_backend
 
 # No test is timed: how long an example takes is the machine's.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+settings.register_profile("all", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=20)
+SLOW = pytest.mark.slow
 
 
-@pytest.fixture(scope="session", params=["cpu", "reference", "warp-cpu", "cuda"])
+def pytest_configure(config: pytest.Config) -> None:
+    """Without the slow tests, properties are tried on fewer examples."""
+    settings.load_profile("fast" if config.option.markexpr == "not slow" else "all")
+
+
+@pytest.fixture(
+    scope="session",
+    params=["cpu", "reference", pytest.param("warp-cpu", marks=SLOW), pytest.param("cuda", marks=SLOW)],
+)
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend that can run here, one after the other."""
     try:
@@ -82,18 +91,24 @@ def random_camera(seed: int, width: int = 70, height: int = 45) -> tuple[Camera,
 @pytest.fixture(scope="session")
 def small_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic tabletop, recorded small: map, bag (also through a lens), masks, alignment, ground truth."""
-    from feature_gs_ros.synthetic import record, tabletop
-
-    folder = tmp_path_factory.mktemp("scene")
-    record(folder, tabletop(), views=8, width=240, height=180, gaussians=15_000, distorted=True)
-    return folder
+    return recorded_once(tmp_path_factory, "scene", views=8, width=240, height=180, gaussians=15_000)
 
 
 @pytest.fixture(scope="session")
 def posed_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic tabletop, recorded with enough detail to find cameras by their images; also through a lens."""
+    return recorded_once(tmp_path_factory, "posed_scene", views=12, width=320, height=240, gaussians=25_000)
+
+
+def recorded_once(factory: pytest.TempPathFactory, name: str, **options: int) -> Path:
+    """The synthetic tabletop in a folder that all of xdist's workers share: the first that wants it records it."""
+    from feature_gs_ros.io.locks import locked
     from feature_gs_ros.synthetic import record, tabletop
 
-    folder = tmp_path_factory.mktemp("posed_scene")
-    record(folder, tabletop(), views=12, width=320, height=240, gaussians=25_000, distorted=True)
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with locked(folder, timeout=600):
+        if not (folder / "recorded").exists():
+            record(folder, tabletop(), **options, distorted=True)
+            (folder / "recorded").touch()
     return folder

@@ -23,6 +23,8 @@ from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.pictures import save_png
 from tests.command_line import run
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_views_of_a_distorting_lens_are_those_of_ingestion(small_scene: Path) -> None:
     """Label images of frames as they were taken are moved with the image; what the lens doesn't show isn't counted."""

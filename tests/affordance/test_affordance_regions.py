@@ -111,6 +111,7 @@ def known_parts(scene: Scene, part: str) -> tuple[Region, ...]:
     return tuple(find_regions(labelled.gaussians, field, all_of(marked, (part,))))
 
 
+@pytest.mark.slow
 def test_the_screwdrivers_grip_of_the_tabletop() -> None:
     """It lies along 15°, its axis 15.2 mm over the table, from 4 mm behind its origin to 102 mm in front."""
     (region,) = known_parts(tabletop(), "screwdriver_handle")
@@ -148,6 +149,7 @@ def test_the_handle_of_a_standing_mug() -> None:
     assert region.gripper_width == pytest.approx(0.0117, abs=0.002)
 
 
+@pytest.mark.slow
 def test_the_handle_that_rises_from_a_lying_mug() -> None:
     """Its band stands across the mug's axis, which lies along 65° − 90°: the gripper comes from above."""
     (region,) = known_parts(mugs(), "mug_blue_handle")

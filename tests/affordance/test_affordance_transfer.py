@@ -291,6 +291,7 @@ def test_refusals() -> None:
 # --- the baseline ---
 
 
+@pytest.mark.slow
 def test_the_baseline_votes_by_masked_gradients() -> None:
     """One view whose left half is a handle: each Gaussian goes to the half in which it has more weight."""
     rng = np.random.default_rng(3)

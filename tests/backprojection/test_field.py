@@ -194,6 +194,7 @@ def test_a_damaged_field_is_refused_when_it_is_read(changes: dict[str, object], 
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.slow
 def test_killed_while_saving_leaves_the_old_file_whole(tmp_path: Path) -> None:
     """A real process, killed with SIGKILL somewhere in its saves: what stands there is always a whole field."""
     path = tmp_path / "field"

@@ -203,6 +203,7 @@ def test_a_damaged_image_is_skipped_and_counted(small_scene: Path) -> None:
     assert report.skipped["the JPEG ends early"] == 1
 
 
+@pytest.mark.slow
 def test_the_real_tabletop_by_bag_and_by_colmap(tabletop: Path) -> None:
     """The same pictures by two roads: robot poses through the alignment, and COLMAP's own frame."""
     gaussians: GaussianMap = load_map(tabletop / "map.ply")

@@ -126,6 +126,7 @@ def test_info_of_everything(small_scene: Path, labelled: Path) -> None:
     assert (facts["kind"], facts["teacher"], facts["views"]) == ("field", "labels", 8)
 
 
+@pytest.mark.slow
 def test_resume_takes_only_what_is_missing(small_scene: Path, tmp_path: Path) -> None:
     field = tmp_path / "field"
     common = [
@@ -142,6 +143,7 @@ def test_resume_takes_only_what_is_missing(small_scene: Path, tmp_path: Path) ->
     assert np.allclose(resumed.features[strong], whole.features[strong], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_codec_stores_fewer_numbers(small_scene: Path, tmp_path: Path) -> None:
     field = tmp_path / "field"
     said = run(
@@ -153,6 +155,7 @@ def test_a_codec_stores_fewer_numbers(small_scene: Path, tmp_path: Path) -> None
     assert json.loads(run("query", field, "coffee mug", "--json").stdout)["state"] == "found"
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_what_is_done(small_scene: Path, tmp_path: Path) -> None:
     field = tmp_path / "field"
     terminal, stderr = pty.openpty()  # the progress bar is for terminals, and as wide as they are
@@ -235,6 +238,7 @@ def test_help_of_the_console_script() -> None:
     run("evaluate", "nothing", code=2)
 
 
+@pytest.mark.slow
 def test_the_real_tabletop_in_words(tabletop: Path, tmp_path: Path) -> None:
     """A few views, the defaults: the screwdriver's answer lies on the table, in the robot's frame."""
     field = tmp_path / "field"
@@ -267,6 +271,7 @@ def test_the_real_tabletop_in_words(tabletop: Path, tmp_path: Path) -> None:
     assert "not found" in refused.stderr
 
 
+@pytest.mark.slow
 def test_objects_without_words_or_masks(labelled: Path, tmp_path: Path) -> None:
     """Clusters of the features: each thing of the scene is one object, whose name and box can be asked for."""
     told = json.loads(run("instances", labelled, "--out", tmp_path / "objects", "--extract", tmp_path, "--json").stdout)

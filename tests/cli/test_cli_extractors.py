@@ -28,6 +28,7 @@ def test_an_option_reaches_the_extractor_and_the_field_remembers_it(small_scene:
     run("query", tmp_path / "field", "coffee mug")  # needs no option to find the same extractor again
 
 
+@pytest.mark.slow
 def test_a_cached_stream_needs_no_second_pass(small_scene: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     backproject(small_scene, tmp_path / "first", "--option", SMALL, "--cache", cache)

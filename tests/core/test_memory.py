@@ -111,12 +111,14 @@ def test_files_that_were_read_are_free_memory(tmp_path: Path) -> None:
         assert unlimited > 0.5 * nothing  # the machine's own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16])
 def test_colours_of_features_copy_no_features(kind: torch.dtype) -> None:
     features, weight = torch.rand(400_000, 64).to(kind), torch.ones(400_000)
     assert peak_of(lambda: principal_colors(features, weight)) < 0.6 * 4 * features.numel()
 
 
+@pytest.mark.slow
 def test_rendered_features_are_copied_once(
     gaussians: GaussianMap, field: FeatureField, extractor: PrecomputedExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +140,7 @@ def test_rendered_features_are_copied_once(
     assert torch.allclose(scores.reshape(-1), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_going_on_with_a_field_copies_its_features_once(gaussians: GaussianMap, field: FeatureField) -> None:
     BackProjector(gaussians, field.extractor, 1)  # sorted along the kernels' curve, once per map
     projector: list[BackProjector] = []
@@ -158,6 +161,7 @@ def test_what_a_field_to_go_on_from_holds_is_part_of_the_need(
         check_budget(10, 9, "work", "mend", already_allocated=5)  # a budget that is given counts all
 
 
+@pytest.mark.slow
 def test_render_reads_its_field_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = write_scene(tmp_path)
     run("backproject", scene / "map.ply", scene, "--out", scene / "field", "--extractor", "color")
@@ -186,6 +190,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again() -> None:
     """Sixty arrays of 3 MB are 46,000 pages: with the C library's own settings the system takes them back each time."""
     runs = [subprocess.run([sys.executable, "-c", REUSE, how], capture_output=True, text=True, check=True)
@@ -213,6 +218,7 @@ print(faults(fill), faults(lambda: torch.ones(64 << 20, dtype=torch.uint8)))
 """
 
 
+@pytest.mark.slow
 def test_large_tensors_come_in_large_pages() -> None:
     """A tensor of 64 MB is 16,384 small pages, 32 large ones."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):

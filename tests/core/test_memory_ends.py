@@ -69,6 +69,7 @@ def train(scene: Path, *words: object, code: int) -> str:
     return told.stdout + told.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [TORCH, OPENCV])
 def test_training_keeps_its_map_and_goes_on(error: Exception, scene: Path, fails: Callable[..., None]) -> None:
     fails(Trainer, "_costs", 6, error)
@@ -77,6 +78,7 @@ def test_training_keeps_its_map_and_goes_on(error: Exception, scene: Path, fails
     assert read_training(scene / "t.ply.training")[1].whole("iteration") == 6
 
 
+@pytest.mark.slow
 def test_training_ends_at_its_checkpoint_where_the_state_is_torn(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory ends while rows are replaced, after the first checkpoint: some tensors have more than others."""
     whole, calls = Adam.replace_rows, []
@@ -95,6 +97,7 @@ def test_training_ends_at_its_checkpoint_where_the_state_is_torn(scene: Path, mo
     assert read_training(scene / "t.ply.training")[1].whole("iteration") == 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "at", "words"),
     [

@@ -227,6 +227,7 @@ def test_the_command_distils_and_measures(
     assert field.decoded().shape[1] == 3
 
 
+@pytest.mark.slow
 def test_the_command_trains_jointly_and_writes_the_changed_map(small_scene: Path, tmp_path: Path) -> None:
     out = tmp_path / "f.fgs"
     words = [

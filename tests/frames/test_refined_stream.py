@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scipy.spatial.transform import Rotation
 
 from feature_gs_ros.core.camera import Frame
@@ -15,6 +16,8 @@ from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.synthetic.faults import AlteredStream
+
+pytestmark = pytest.mark.slow
 
 
 def degrees(first: Frame, second: Frame) -> float:

@@ -382,6 +382,7 @@ def halved(entry: Annotation) -> Annotation:
     return Annotation(entry.name, view, entry.labels[::2, ::2])
 
 
+@pytest.mark.slow
 def test_recorded_tabletop_leave_one_out(tabletop: Path) -> None:
     """Three annotated views, judged on the fourth, in which Eq. 4 takes the cloth for the mug and gets 0.825."""
     gaussians, stream = load_map(tabletop / "map.ply"), open_stream(tabletop / "colmap")

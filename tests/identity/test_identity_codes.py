@@ -53,6 +53,7 @@ def test_the_gradient_is_that_of_the_equations() -> None:
     np.testing.assert_allclose(by_w, w.grad.numpy(), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_200_contrastive_codes_lie_apart_and_survive_mixing() -> None:
     book = train_codes(201, 16)
     assert book.smallest_angle > 45.0

@@ -96,6 +96,7 @@ def test_coco_and_sam_files(tmp_path: Path) -> None:
         open_masks(tmp_path / "empty" if (tmp_path / "empty").mkdir() is None else tmp_path)
 
 
+@pytest.mark.slow
 def test_many_masks_of_one_image_take_the_memory_of_one(tmp_path: Path) -> None:
     """A hundred bytes of run lengths stand for a whole image each."""
     height, width = 1500, 2000

@@ -121,6 +121,7 @@ def test_a_cluster_of_more_than_its_share_comes_in_parts(largest: float, objects
     assert len({int(ball.mode().values) for ball in torch.split(ids, EACH)}) == objects
 
 
+@pytest.mark.slow
 def test_no_object_is_numbered_as_what_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than 255 objects: an id of 255 would have no name, and its Gaussians the next one's."""
     monkeypatch.setattr("feature_gs_ros.identity.codes.cache_folder", lambda _: tmp_path)  # no codes of other runs

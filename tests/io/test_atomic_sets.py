@@ -43,6 +43,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_leaves_both_old_or_both_new(tmp_path: Path) -> None:
     seen = set()
     for step in range(20):

@@ -51,6 +51,7 @@ def test_what_does_not_draw_is_not_given_to_the_decoder() -> None:
     assert (decode_compressed(loaded, "it") == PIXELS).all()
 
 
+@pytest.mark.slow
 def test_formats_that_hide_their_size_are_refused_unread(tmp_path: Path) -> None:
     large = np.zeros((12_000, 12_000), np.uint8)  # a few kilobytes as a TIFF
     cv2.imwrite(str(tmp_path / "large.tiff"), large, [cv2.IMWRITE_TIFF_COMPRESSION, 8])
@@ -63,6 +64,7 @@ def test_formats_that_hide_their_size_are_refused_unread(tmp_path: Path) -> None
     assert caught.value.code == "image.format"
 
 
+@pytest.mark.slow
 def test_the_most_pixels_take_their_own_memory_once(tmp_path: Path) -> None:
     side = 4096
     (tmp_path / "large.png").write_bytes(png(np.zeros((side, side, 3), np.uint8)))

@@ -28,6 +28,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.slow
 def test_no_change_of_several_processes_is_lost(tmp_path: Path) -> None:
     counter = tmp_path / "counter"
     counter.write_text("0")

@@ -74,6 +74,7 @@ def test_an_spz_that_promises_or_unpacks_too_much_is_refused(tmp_path: Path) -> 
             load_map(path)
 
 
+@pytest.mark.slow
 def test_a_stream_of_an_spz_that_unpacks_to_gigabytes_is_refused_unread(tmp_path: Path) -> None:
     pytest.importorskip("gsply")
     zstandard = pytest.importorskip("zstandard")

@@ -431,6 +431,7 @@ def test_damaged_images_leave_the_others_alone(tmp_path: Path) -> None:
         _ = frames[1].image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_a_damaged_bag_is_a_stream_error(tmp_path: Path, storage: str) -> None:
     stamps = record(tmp_path / "bag", storage, count=2)
@@ -542,6 +543,7 @@ def test_the_recorded_tabletop_agrees_with_its_colmap_model(tabletop: Path) -> N
     assert not bag.skipped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_messages_that_unpack_to_gigabytes_are_refused_within_a_limit(storage: str, tmp_path: Path) -> None:
     from rosbags.rosbag2 import StoragePlugin, Writer

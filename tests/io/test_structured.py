@@ -121,6 +121,7 @@ def test_json_that_is_none_or_too_deep_is_refused(
         read(tmp_path / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["load_alignment", "load_labels", "load_calibration"])
 def test_aliases_that_repeat_without_end_are_refused_at_once(reader: str, tmp_path: Path) -> None:
     (tmp_path / "laughs.yaml").write_text(LAUGHS)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.io.alignment import load_alignment
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.live.pose_check import EVERY, FIRST, LivePoseCheck
+
+pytestmark = pytest.mark.slow
 
 ASIDE = Sim3(1.0, np.array([1.0, 0, 0, 0]), np.array([0.05, 0.03, 0.0]))  # metres
 

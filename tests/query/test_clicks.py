@@ -178,6 +178,7 @@ def test_the_feature_under_a_mask_is_the_mean_of_its_pixels():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1_000_000), (1_000_000, 1), (3000, 4000)])
 def test_memory_is_of_the_pixels_however_long_the_picture(shape: tuple[int, int]) -> None:
     """Pixels times cells would be terabytes."""
@@ -206,6 +207,7 @@ def test_an_empty_mask_is_refused():
         feature_under_mask(FeatureGrid(torch.zeros(2, 2, 3)), torch.zeros(8, 8, dtype=torch.bool))
 
 
+@pytest.mark.slow
 def test_what_fills_its_picture_is_shown_as_small_as_in_a_view(small_scene: Path) -> None:
     """The mug cut out of a view is, to a network, like the mug in the view; blown up to the whole picture it isn't."""
     extractor, stream = make_extractor("imagenet"), open_stream(small_scene / "stream")

@@ -69,6 +69,7 @@ def test_a_damaged_file_is_made_anew(folder: Path, damage: str) -> None:
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_the_folder_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gaussians = blob()
     GaussianGraph.of(gaussians)

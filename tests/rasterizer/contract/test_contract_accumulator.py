@@ -13,8 +13,6 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.rasterizer import Accumulator, AccumulatorState, Backend, View, get_backend
 from tests.errors import raises
 
-pytestmark = pytest.mark.slow
-
 MAP = random_map(11, 300)
 SHAPES = [(4, 5), (22, 35), (45, 70), (3, 4)]  # coarse, fine and a cell per pixel, in one batch
 

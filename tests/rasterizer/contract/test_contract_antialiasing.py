@@ -16,8 +16,6 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.rasterizer.reference import dense_u, dense_w
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("blur", [0.3, 0.1])
 @pytest.mark.parametrize("seed", range(3))

@@ -14,8 +14,6 @@ from feature_gs_ros.rasterizer import Backend, Rendering
 from feature_gs_ros.rasterizer.reference import dense_w
 from tests.errors import raises
 
-pytestmark = pytest.mark.slow
-
 NAMES = ("means", "quats_wxyz", "scales", "opacities", "sh", "extra")
 
 

@@ -18,8 +18,6 @@ from feature_gs_ros.rasterizer import Backend
 from feature_gs_ros.rasterizer.reference import dense_u, dense_w
 from tests.errors import raises
 
-pytestmark = pytest.mark.slow
-
 GRIDS = {
     "14-pixel cells": ((4, 5), {}),
     "cells that do not divide the image": ((3, 5), {"right": 1.13, "bottom": 1.21}),
