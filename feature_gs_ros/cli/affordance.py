@@ -53,8 +53,8 @@ def transfer(
     """Find a library's affordances on a map: regions with poses in the map frame, a cloud, pictures.
 
     Args:
-        field: written by feature-gs backproject with the library's extractor.
-        library: written by feature-gs affordance add.
+        field: a field, written by feature-gs backproject with the library's extractor.
+        library: a library, written by feature-gs affordance add.
         out: folder for regions.json, affordances.ply and the pictures.
         object: search only on this object, found by text.
         object_field: field of the same map whose extractor takes text, for --object; FIELD by default.

@@ -111,7 +111,7 @@ def list_sources(library: Path, /, *, json: bool = False) -> int:
     """List a library's sources.
 
     Args:
-        library: written by feature-gs affordance add.
+        library: a library, written by feature-gs affordance add.
         json: print one JSON object.
     """
     sources = Library.load(library)
@@ -144,7 +144,7 @@ def remove(name: str, /, *, library: Path) -> int:
 
     Args:
         name: of the source.
-        library: written by feature-gs affordance add.
+        library: a library, written by feature-gs affordance add.
     """
     with locked(library):
         sources = Library.load(library).remove(name)

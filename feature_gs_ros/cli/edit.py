@@ -58,7 +58,7 @@ def edit(
     them, and --undo undoes the last one.
 
     Args:
-        field: written by feature-gs backproject.
+        field: a field, written by feature-gs backproject.
         out: the edited map: a 3DGS PLY, in which rows that no edit touched keep their bytes; or, by its name, a
             compressed PLY (.compressed.ply) or SPZ (.spz).
         delete: prompt for what to remove.

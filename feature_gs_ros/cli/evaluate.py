@@ -40,7 +40,7 @@ def segmentation(
     """Mean IoU of the masks that the field predicts, against label images of a stream's frames.
 
     Args:
-        field: written by feature-gs backproject.
+        field: a field, written by feature-gs backproject.
         stream: whose frames the masks belong to.
         masks: label images by frame name (255 is ignored), or what else --masks of feature-gs backproject takes.
         labels: names of the labels' values, YAML.

@@ -56,8 +56,8 @@ def affordance(
     """Mean IoU and recall of transferred affordances, rendered, against part labels of a stream's frames.
 
     Args:
-        field: written by feature-gs backproject with the library's extractor.
-        library: written by feature-gs affordance add.
+        field: a field, written by feature-gs backproject with the library's extractor.
+        library: a library, written by feature-gs affordance add.
         stream: whose frames the masks belong to.
         masks: part labels by frame name, 8 or 16 bit PNG; 255 is ignored.
         labels: names of the labels' values, as the affordances are called, YAML.

@@ -34,7 +34,7 @@ def merge(
     """Add up fields of one map: shards of one stream, or several streams.
 
     Args:
-        fields: written by feature-gs backproject, all with the same map, extractor and codec.
+        fields: fields, written by feature-gs backproject, all with the same map, extractor and codec.
         out: the field to write.
         resume: add to the field at --out; parts that it already contains are skipped.
         json: print one JSON object.

@@ -41,11 +41,11 @@ def query(
     """Find what a text describes: its Gaussians, objects and positions in the map frame.
 
     Args:
-        field: written by feature-gs backproject.
+        field: a field, written by feature-gs backproject.
         text: what to look for; several are answered in one pass, each as if it were asked alone.
         negative: competing text; a Gaussian goes to the most similar one. May be repeated.
         threshold: minimum similarity; the extractor's own by default.
-        verify: check results in the images that the field keeps; what they don't confirm is reported as not found.
+        verify: report what is found without checking it in the images that the field keeps.
         extent: object (grow the result to the whole free-standing object) or part; by default object if the extractor's
             words name objects.
         cloud: write the found Gaussians as a 3DGS PLY, with their similarity; by its name also as .compressed.ply or

@@ -61,7 +61,7 @@ def render(
     Pictures of an earlier query in the same folder are deleted if this run doesn't draw them.
 
     Args:
-        field: written by feature-gs backproject.
+        field: a field, written by feature-gs backproject.
         stream: the frame's stream; any one in the field's map frame.
         index: the frame's name: the image's stem, or the stamp in nanoseconds in a bag.
         out: folder for the pictures.

@@ -13,8 +13,8 @@ from feature_gs_ros.page.panels.affordances import AffordancePanel
 from feature_gs_ros.page.panels.ask import AskPanel
 from feature_gs_ros.page.panels.click import ClickPanel
 from feature_gs_ros.page.panels.edit import EditPanel
+from feature_gs_ros.page.panels.export import ExportPanel
 from feature_gs_ros.page.panels.show import ShowPanel
-from feature_gs_ros.page.panels.take_away import TakeAwayPanel
 from feature_gs_ros.page.scene import look_from_start
 from feature_gs_ros.page.server import PageServer
 from feature_gs_ros.page.session import Session
@@ -55,7 +55,7 @@ class PageSession(Session):
         if content.segmenter is not None:
             AffordancePanel(self)
         EditPanel(self)
-        TakeAwayPanel(self)
+        ExportPanel(self)
         self.view.add_ground()
         show.load_all()
         self.say(show.told())

@@ -50,8 +50,10 @@ class LiveSession(BrowserSession):
         gui = self.client.gui
         self._node = gui.add_html("")
         with gui.add_form("Ask") as form:
-            self._text = gui.add_text("prompt", "", hint="what to look for; commas part several prompts")
-            self._negative = gui.add_text("not", "", hint="what else there is; a Gaussian goes to the likeliest")
+            self._text = gui.add_text("prompt", "", hint="what to look for; separate several prompts by commas")
+            self._negative = gui.add_text(
+                "negative prompts", "", hint="competing words; a Gaussian goes to the most similar one"
+            )
             ask = gui.add_button("Ask", icon=None)
         self._threshold = gui.add_slider(
             "threshold", 0.0, 1.0, 0.01, 0.0, hint="on the similarity; 0 is the extractor's own"

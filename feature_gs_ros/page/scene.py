@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 FRUSTUM_FRACTION = 0.08  # of the map's diagonal: how far before a camera its image stands
 FRUSTUM_COLOR, TRAJECTORY_COLOR, LIVE_COLOR = (70, 110, 190), (230, 150, 40), (40, 160, 90)
 ARROW = 0.08  # m, of a gripper's way
-POINT_COLORS = {True: (60, 200, 80), False: (230, 60, 60)}  # clicks: meant, and not meant
+POINT_COLORS = {True: (60, 200, 80), False: (230, 60, 60)}  # clicks: positive, negative
 
 ClickedFrustum = Callable[[Frustum, tuple[float, float] | None, bool], None]  # with pixel and whether shift was held
 

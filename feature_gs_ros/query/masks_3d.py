@@ -261,7 +261,7 @@ class Segmenter:
         others = negatives is not None and len(negatives) > 0
         if negatives is not None and others:
             columns.append(self._nearest(negatives, "negative"))
-        question = TextPrompts((prompt,), ("not meant",) if others else (), threshold)
+        question = TextPrompts((prompt,), ("negative example",) if others else (), threshold)
         return ScoredPrompts(question, torch.stack(columns, dim=1))
 
     def similarities_of_text(self, texts: Sequence[str]) -> Tensor:

@@ -143,7 +143,7 @@ def pixel_of(content: Content, point: NDArray[np.float64]) -> tuple[float, float
 
 
 @again_if_it_dies
-def test_ask_drag_the_threshold_take_away_delete_and_undo(
+def test_ask_drag_the_threshold_export_delete_and_undo(
     browser: Browser, page: Server, content: Content, field_file: Path, tmp_path: Path
 ) -> None:
     tab = opened(browser, page, tmp_path)
@@ -152,8 +152,8 @@ def test_ask_drag_the_threshold_take_away_delete_and_undo(
     assert "object 1" in tab.wait(f"({ANSWER}).includes('object 1') && ({ANSWER})")
 
     # The segment is what the command writes, byte by byte.
-    tab.press("Take away")
-    tab.press("Segment as a map")
+    tab.press("Export")
+    tab.press("Segment as map file")
     taken = tmp_path / "coffee_mug.ply"
     tab.wait(f"({STATUS}).includes('sent coffee_mug.ply')")
     until(taken.is_file)
@@ -206,7 +206,7 @@ def test_a_click_on_the_bottle_asks_by_example(browser: Browser, page: Server, c
 def test_a_part_is_painted_named_and_found(browser: Browser, page: Server, content: Content) -> None:
     tab = opened(browser, page)
     tab.press("Affordances")
-    tab.press("Paint on it")
+    tab.press("Paint on this image")
     tab.wait(f"{PAINTED} === 0")
     middle = (WIDTH * (1 - PANEL_FRACTION) / 2, HEIGHT / 2)  # of the image, beside the panel
     tab.drag((middle[0] - 60, middle[1]), (middle[0] + 60, middle[1]))
@@ -216,7 +216,7 @@ def test_a_part_is_painted_named_and_found(browser: Browser, page: Server, conte
     tab.drag((middle[0], middle[1] - 40), (middle[0], middle[1] + 40))
     tab.wait(f"{PAINTED} < {painted}")
     standing(tab, PAINTED)
-    tab.press("Take the stroke back")
+    tab.press("Undo stroke")
     tab.wait(f"{PAINTED} === {painted}")
     tab.fill("part", "top")
     tab.press("Add to the library")

@@ -34,22 +34,24 @@ class AffordancePanel:
         with session.tabs.add_tab("Affordances"):
             if self._cameras:
                 self._camera = gui.add_dropdown("image", self._cameras, hint="of a camera, to paint a part on")
-                paint = gui.add_button("Paint on it")
+                paint = gui.add_button("Paint on this image")
                 paint.on_click(session.guarded(lambda _: self._begin()))
             self._tools = gui.add_folder("Painting", visible=False)
             with self._tools:
                 self._tool = gui.add_button_group("brush", (PAINT, ERASE))
                 self._radius = gui.add_slider("radius", 1, 40, 1, 8, hint="pixels of the image")
                 self._painted = gui.add_html("")
-                undo, clear = gui.add_button("Take the stroke back"), gui.add_button("Clear")
-                self._name = gui.add_text("part", "", hint="what it affords, e.g. handle")
-                self._object = gui.add_text("of", "", hint="the object it belongs to, e.g. coffee mug; may be empty")
+                undo, clear = gui.add_button("Undo stroke"), gui.add_button("Clear")
+                self._name = gui.add_text("part", "", hint="its name, e.g. handle")
+                self._object = gui.add_text(
+                    "object", "", hint="the object it belongs to, e.g. coffee mug; may be empty"
+                )
                 add = gui.add_button("Add to the library")
-                done = gui.add_button("Leave the image", color="gray")
+                done = gui.add_button("Close the image", color="gray")
             self._library = gui.add_text(
                 "library", "affordances.safetensors", hint=f"file in {session.content.folder.path}"
             )
-            self._on = gui.add_text("search on", "", hint="words for an object; empty: the whole map")
+            self._on = gui.add_text("search in", "", hint="an object, in words; empty: the whole map")
             find = gui.add_button("Find on the map")
             self._found = gui.add_html("")
         self._tool.on_click(session.guarded(lambda _: self._brush()))
@@ -91,7 +93,7 @@ class AffordancePanel:
 
     def _undo(self) -> None:
         if self._canvas is not None and not self._canvas.undo():
-            raise AffordanceError("no stroke is left that could be taken back", code="affordance.empty")
+            raise AffordanceError("there is no stroke to undo", code="affordance.empty")
 
     def _clear(self) -> None:
         if self._canvas is not None:

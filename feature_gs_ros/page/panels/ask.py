@@ -36,8 +36,10 @@ class AskPanel:
         rule = self._segmenter.extractor.text_rule
         low, high = threshold_range(rule)
         with gui.add_form("Ask") as form:
-            self._text = gui.add_text("prompt", "", hint="what to look for; commas part several prompts")
-            self._negative = gui.add_text("not", "", hint="what else there is; a Gaussian goes to the likeliest")
+            self._text = gui.add_text("prompt", "", hint="what to look for; separate several prompts by commas")
+            self._negative = gui.add_text(
+                "negative prompts", "", hint="competing words; a Gaussian goes to the most similar one"
+            )
             ask = gui.add_button("Ask", icon=None)
             self._order = gui.add_html("")  # suggestions stand behind it
         self._threshold = gui.add_slider(

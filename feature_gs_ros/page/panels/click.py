@@ -1,4 +1,4 @@
-"""Click: query by example with points that are meant and not meant, and the names of objects."""
+"""Click: query by example with positive and negative points, and the names of objects."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class ClickPanel:
         does = [EXAMPLE] if session.content.segmenter else []
         does += [NAME] if session.content.identities else []
         with session.tabs.add_tab("Click"):
-            self._does = gui.add_dropdown("a click will", [*does, NOTHING])
+            self._does = gui.add_dropdown("on click", [*does, NOTHING])
             gui.add_html(
-                '<div style="padding:0 1em;font-size:0.75em">shift and click: not meant. On a camera\'s image: '
-                "click to look from there, shift and click to ask by that pixel.</div>"
+                '<div style="padding:0 1em;font-size:0.75em">Shift-click: negative example. On a camera\'s image: '
+                "click to look from there, shift-click to ask by that pixel.</div>"
             )
-            forget = gui.add_button("Forget the clicks")
+            forget = gui.add_button("Clear clicks")
             self._shown = gui.add_html("")
         forget.on_click(session.guarded(lambda _: self._forget()))
         session.client.scene.on_click()(session.guarded(lambda event: self._clicked(event, meant=True)))
@@ -72,7 +72,7 @@ class ClickPanel:
     def _act(self, pick: Pick | None, meant: bool) -> None:
         session = self._session
         if pick is None:
-            session.say("there is nothing of the map under the click", "error")
+            session.say("the click hits nothing of the map", "error")
             return
         if self._does.value == NAME and session.content.identities is not None:
             self._name(pick)
@@ -91,7 +91,7 @@ class ClickPanel:
             clicks.append((pick.point, pick.feature))
             session.view.show_clicks([p for p, _ in self._meant], [p for p, _ in self._not_meant])
         if not self._meant:
-            session.say("that is not meant; now click what is")
+            session.say("negative example noted; now click a positive one")
             return
         with session.content.asking:
             asked = ask_examples(

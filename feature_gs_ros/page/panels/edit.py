@@ -28,12 +28,12 @@ class EditPanel:
         self._session = session
         gui = session.client.gui
         with session.tabs.add_tab("Edit"):
-            self._answer = gui.add_dropdown("what", ("nothing yet",), hint="the answer that is edited and taken away")
+            self._answer = gui.add_dropdown("answer", ("none yet",), hint="the one to edit or export")
             delete, extract = gui.add_button("Delete"), gui.add_button("Keep only this")
             self._color = gui.add_rgb("colour", (230, 60, 30))
             self._paint = gui.add_dropdown("paint", ("hue", "flat", "brightness"))
             recolor = gui.add_button("Recolour")
-            self._by = gui.add_vector3("by", (0.0, 0.0, 0.1), step=0.01, hint="metres of the map frame")
+            self._by = gui.add_vector3("move by", (0.0, 0.0, 0.1), step=0.01, hint="x y z in the map frame, metres")
             move = gui.add_button("Move")
             undo, redo = gui.add_button("Undo"), gui.add_button("Redo")
             self._list = gui.add_markdown("no edits")
@@ -115,7 +115,7 @@ class EditPanel:
             self._session.repaint()
 
     def _list_answers(self) -> None:
-        names = tuple(answer.prompt for answer in self._session.answers) or ("nothing yet",)
+        names = tuple(answer.prompt for answer in self._session.answers) or ("none yet",)
         if tuple(self._answer.options) != names:
             self._answer.options = names
             self._session.chosen = 0

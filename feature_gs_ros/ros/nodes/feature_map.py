@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -31,6 +32,8 @@ from feature_gs_ros.ros.services.planning_scene import CollisionScene
 from feature_gs_ros.ros.services.queries import Queries
 from feature_gs_ros.ros.services.render import RenderService
 
+MakeServices = Callable[[Any, Callable[[], Session]], Any]  # of the node and the session; what it makes is closed
+
 
 class FeatureMap(RefusingLifecycleNode):
     """Declares in `__init__`, reads and checks in configure, loads and subscribes in activate, and back.
@@ -38,8 +41,14 @@ class FeatureMap(RefusingLifecycleNode):
     Services exist from configuration on; while the node isn't active they answer *unavailable*.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, services: Sequence[MakeServices] = (), **options: Any) -> None:
+        """
+        Args:
+            services: of other packages, made beside the node's own; see docs/extending.md.
+            options: of rclpy's node.
+        """
         super().__init__("feature_map", **options)
+        self._further = tuple(services)
         declare(self, FEATURE_MAP)
         for camera in value(self, "cameras"):
             declare(self, camera_parameters(camera))
@@ -99,6 +108,7 @@ class FeatureMap(RefusingLifecycleNode):
             fields,
             recordings,
             aligning,
+            *(make(self, self._active_session) for make in self._further),
         ]
 
     def _activate(self) -> None:

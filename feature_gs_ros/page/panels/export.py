@@ -1,4 +1,4 @@
-"""Take away: the segment as a PLY, the answer as JSON, the picture of the view, the command that repeats the answer."""
+"""Export: the segment as a PLY, the answer as JSON, the picture of the view, the command that repeats the answer."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ MAX_PICTURE_PIXELS = 1600  # along the longer side
 RENDER_SECONDS = 30.0  # that a browser may take for a picture
 
 
-class TakeAwayPanel:
+class ExportPanel:
     """Downloads."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         gui = session.client.gui
-        with session.tabs.add_tab("Take away"):
+        with session.tabs.add_tab("Export"):
             if session.content.segmenter is not None:
-                self._frame = gui.add_dropdown("frame", FRAMES, hint="splat: of the map's file; map: metres, as boxes")
+                self._frame = gui.add_dropdown(
+                    "frame", FRAMES, hint="splat: as in the map's file; map: metres, as the boxes"
+                )
                 self._format = gui.add_dropdown(
                     "format", tuple(WRITTEN), initial_value=".ply", hint="the others are lossy"
                 )
-                segment, answer = gui.add_button("Segment as a map"), gui.add_button("Answer as JSON")
+                segment, answer = gui.add_button("Segment as map file"), gui.add_button("Answer as JSON")
                 segment.on_click(session.guarded(lambda _: self._segment()))
                 answer.on_click(session.guarded(lambda _: self._json()))
-            picture = gui.add_button("Picture of this view")
+            picture = gui.add_button("Screenshot")
             if session.content.segmenter is not None:
                 self._command = gui.add_text("command", "", multiline=True, hint="repeats the answer in a terminal")
                 session.on_answers.append(self._tell_command)
@@ -54,7 +56,7 @@ class TakeAwayPanel:
     def _segment(self) -> None:
         answer = self._answer()
         if answer.state is not State.FOUND:
-            raise PromptError(f"there is no segment to take away: {answer.message}", code="prompt.missing")
+            raise PromptError(f"there is no segment to export: {answer.message}", code="prompt.missing")
         frame = cast("Literal['splat', 'map']", self._frame.value)
         suffix = self._format.value
         self._send(f"{_file_name(answer.prompt)}{suffix}", segment_bytes(self._session, answer, frame, suffix))
@@ -69,7 +71,7 @@ class TakeAwayPanel:
         client = self._session.client
         width, height = client.camera.image_width, client.camera.image_height
         scale = min(1.0, MAX_PICTURE_PIXELS / max(width, height))
-        self._session.say("the browser draws the picture …", "busy")
+        self._session.say("the browser renders the view …", "busy")
         try:
             image = client.get_render(
                 max(1, round(height * scale)), max(1, round(width * scale)), transport_format="png",
@@ -77,7 +79,7 @@ class TakeAwayPanel:
             )  # fmt: skip
         except TimeoutError as error:
             raise PromptError(
-                "the browser drew no picture in time; keep its tab in front and try again", code="prompt.timeout"
+                "the browser rendered nothing in time; keep its tab in front and try again", code="prompt.timeout"
             ) from error
         done, data = cv2.imencode(".png", np.asarray(image)[:, :, 2::-1])
         assert done
