@@ -7,7 +7,6 @@ tests/io/test_splat_registry.py; examples/own_extractor.py runs in tests/test_pu
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,14 @@ import torch
 from command_line import run
 
 import feature_gs_ros as fgs
-from feature_gs_ros.backprojection.field import FeatureField, merge_fields
+from feature_gs_ros.backprojection.field import FeatureField
+from feature_gs_ros.backprojection.shards import merge_fields
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor, ExtractorIdentity, FeatureGrid, ScoringRule
 from feature_gs_ros.extractors.color import ColorExtractor
 from feature_gs_ros.extractors.scoring import cosine
+from tests.document_packages import install
 from tests.errors import raises
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,24 +63,10 @@ def back_projected(scene: Path, extractor: Extractor, stream: str = "stream", ev
     )
 
 
-def install(folder: Path, document: str, start: str, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A document's example as an installed package ``my_package``."""
-    text = (ROOT / "docs" / document).read_text("utf-8")
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if start in block)
-    (entry,) = re.findall(rf'"{re.escape(group)}"\]\n(.*?)\n```', text, re.DOTALL)
-    (folder / "my_package.py").write_text(code)
-    metadata = folder / "my_package-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[{group}]\n" + entry.replace('"', "") + "\n")
-    monkeypatch.syspath_prepend(str(folder))
-    sys.modules.pop("my_package", None)
-
-
 def test_a_packaged_extractor_is_an_option_of_commands_and_its_field_is_asked_again(
     small_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path, "extractors.md", "class Edges", "feature_gs_ros.extractors", monkeypatch)
+    install(tmp_path, "extractors.md", "Edges", "feature_gs_ros.extractors", monkeypatch)
     field = tmp_path / "field"
     run(
         "backproject", small_scene / "map.ply", small_scene / "stream", "--alignment", small_scene / "alignment.yaml",
@@ -122,7 +109,7 @@ def test_views_whose_features_are_not_finite_are_left_out(small_scene: Path) -> 
 
 
 def test_a_packaged_format_is_read_by_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "extending.md", "class Spheres", "feature_gs_ros.splat_formats", monkeypatch)
+    install(tmp_path, "extending.md", "Spheres", "feature_gs_ros.splat_formats", monkeypatch)
     (tmp_path / "map.spheres").write_text("0 0 1 0.1 1 0 0\n0 0 2 0.2 0 1 0\n")
     assert "2 Gaussians" in run("info", tmp_path / "map.spheres").stdout
     (tmp_path / "map.spheres").write_text("0 0 1 red 1 0 0\n")

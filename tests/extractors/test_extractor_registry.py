@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from feature_gs_ros.cli.extractors import extractors
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.extractors import extractor_names, extractor_requirements, make_extractor
 from feature_gs_ros.extractors.weights import FOLDERS_VARIABLE, OFFLINE_VARIABLE
+from tests.document_packages import install
 from tests.errors import raises
 
 DOCUMENT = Path(__file__).parents[2] / "docs/extractors.md"
@@ -24,17 +24,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs/extractors.md"
 @pytest.fixture
 def edges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The document's example as an installed package: a module and its metadata on the path."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(import torch\n.*?)```", text, re.DOTALL)
-    (entry,) = re.findall(r'"feature_gs_ros\.extractors"\]\n(.*?)\n```', text, re.DOTALL)
+    code = install(tmp_path, "extractors.md", "Edges", "feature_gs_ros.extractors", monkeypatch)
     assert len([line for line in code.splitlines() if line.strip()]) < 30
-    (tmp_path / "my_package.py").write_text(code)
-    metadata = tmp_path / "my_package-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[feature_gs_ros.extractors]\n" + entry.replace('"', "") + "\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("my_package", None)
 
 
 def test_the_documents_extractor_works_by_entry_point(edges: None) -> None:  # noqa: ARG001

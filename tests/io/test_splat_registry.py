@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,25 +9,15 @@ import torch
 
 from feature_gs_ros.core.errors import MapError
 from feature_gs_ros.io.splats.registry import format_names, load_map
+from tests.document_packages import install
 from tests.errors import raises
-
-DOCUMENT = Path(__file__).parents[2] / "docs/extending.md"
 
 
 @pytest.fixture
 def spheres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example on the path, with a second entry point that can't be loaded."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(from pathlib.*?class Spheres.*?)```", text, re.DOTALL)
-    (entry,) = re.findall(r'"feature_gs_ros\.splat_formats"\]\n(.*?)\n```', text, re.DOTALL)
-    (tmp_path / "my_package.py").write_text(code)
-    metadata = tmp_path / "my_package-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
-    points = f"[feature_gs_ros.splat_formats]\n{entry.replace(chr(34), '')}\nbroken = my_package:Missing\n"
-    (metadata / "entry_points.txt").write_text(points)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("my_package", None)
+    further = "broken = my_package:Missing\n"
+    install(tmp_path, "extending.md", "Spheres", "feature_gs_ros.splat_formats", monkeypatch, further)
 
 
 @pytest.mark.usefixtures("spheres")
