@@ -46,7 +46,10 @@ def dense(scene: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return color, weights.sum(1).reshape(size)[:, :, 0], (weights @ scene["extra"]).reshape(size)
 
 
-@pytest.mark.parametrize(("seed", "channels", "degree"), [(0, 3, 3), (1, 70, 1), (2, 1, 0), (3, 5, 2)])
+@pytest.mark.parametrize(
+    ("seed", "channels", "degree"),
+    [(0, 3, 3), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((1, 70, 1), (2, 1, 0), (3, 5, 2)))],
+)
 def test_gradients_are_the_dense_oracle_s(backend: Backend, seed: int, channels: int, degree: int) -> None:
     scene = smooth_scene(seed, channels, degree)
     ours = rendered(backend, scene, seed)

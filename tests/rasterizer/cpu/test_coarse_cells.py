@@ -39,7 +39,7 @@ def grid_of(cell: float, dimension: int) -> FeatureGrid:
     return FeatureGrid(values, right=columns * cell / CAMERA.width, bottom=rows * cell / CAMERA.height)
 
 
-@pytest.mark.parametrize("cell", [10.0, 16.0, 21.5, 40.0])
+@pytest.mark.parametrize("cell", [10.0, 21.5, *(pytest.param(cell, marks=pytest.mark.slow) for cell in (16.0, 40.0))])
 @pytest.mark.parametrize(("widest", "dimension"), [(2.0, 6), (6.0, TILE + 3), (14.0, 2 * TILE)])
 def test_every_gaussian_has_its_row_of_the_dense_transpose(cell: float, widest: float, dimension: int) -> None:
     gaussians, grid = scattered(250, widest), grid_of(cell, dimension)
