@@ -49,7 +49,8 @@ class Starter:
     def program(self, program: str, remap: dict[str, str] | None = None, **parameters: object) -> NodeProcess:
         """``a__b`` stands for the parameter a.b."""
         parameters = {key.replace("__", "."): content for key, content in parameters.items()}
-        node = NodeProcess(program, self.folder / f"{program}.log", parameters, remap, self.site, self.fresh)
+        log = self.folder / f"{Path(program).name}.log"
+        node = NodeProcess(program, log, parameters, remap, self.site, self.fresh)
         self.started.append(node)
         self.robot.new_node()
         return node

@@ -40,8 +40,8 @@ class NodeProcess:
         command += [word for argument in arguments for word in ("-p", argument)]
         command += [word for argument in remaps for word in ("-r", argument)]
         log.touch()
-        if not fresh and site is None:
-            self.process: Forked | subprocess.Popen[bytes] = Forked(command, log)
+        if not fresh:
+            self.process: Forked | subprocess.Popen[bytes] = Forked(command, log, site)
             return
         environment = dict(os.environ)
         if site is not None:
@@ -70,8 +70,8 @@ class NodeProcess:
 class Forked:
     """What a test needs of a Popen."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
-        self._process: ForkServerProcess = FORKS.Process(target=_become, args=(command, log), daemon=True)
+    def __init__(self, command: list[str], log: Path, site: Path | None) -> None:
+        self._process: ForkServerProcess = FORKS.Process(target=_become, args=(command, log, site), daemon=True)
         self._process.start()
 
     @property
@@ -102,8 +102,10 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _become(command: list[str], log: Path) -> None:
-    """In the child: what the interpreter would do with a program and its arguments."""
+def _become(command: list[str], log: Path, site: Path | None) -> None:
+    """In the child: what the interpreter would do with a program, its arguments and PYTHONPATH."""
+    if site is not None:
+        sys.path.insert(0, str(site))
     with log.open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

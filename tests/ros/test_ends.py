@@ -14,7 +14,7 @@ from lifecycle_msgs.srv import ChangeState
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.srv import QueryText
-from ros.altered import Gate, altered_map
+from ros.gate import Gate
 from ros.harness import (
     ACTIVATE,
     CLEANUP,
@@ -27,34 +27,26 @@ from ros.harness import (
     wait_for_future,
     wait_until,
 )
+from ros.processes import NodeProcess
 from ros.scene import camera_from_map, take_picture
 from ros.test_lifecycle import teach
 from ros.test_recordings import VIEWS, Recordings, write_flight
 
-SLOW_ANSWERS = """
-from feature_gs_ros.extractors.color import ColorExtractor
-from feature_gs_ros.ros.services import service_group
-
-embed = ColorExtractor.embed
-
-def wait_and_embed(self, prompts):
-    pass_gate()
-    return embed(self, prompts)
-
-ColorExtractor.embed = wait_and_embed
-"""
+NOT_ACTIVE = "~/backproject_bag is rejected: feature_map is not active"
+OUT_OF_MEMORY = "MemoryError in the extractor or the map, see the log"
+PATIENCE = 15.0  # s that a cleanup waits for the answer under way
 
 
-@pytest.mark.parametrize("patience", ["120.0", "0.1"])
+@pytest.mark.parametrize("late", [False, True])
 def test_cleaning_up_waits_for_the_answer_under_way_or_the_node_lives_without(
-    robot: Robot, start: Starter, gaussians, tmp_path: Path, patience
+    robot: Robot, start: Starter, gaussians, tmp_path: Path, late
 ):
     gate = Gate(tmp_path)
-    node = start.active(gate.map(f"{SLOW_ANSWERS}\nservice_group.ANSWER_TIMEOUT = {patience}\n"))
+    node = gate.active(start)
     teach(robot, gaussians)
     asking = robot.node.create_client(QueryText, "/feature_map/query_text")
     assert asking.wait_for_service(60)
-    gate.shut()
+    gate.shut("embed")
     answer = asking.call_async(QueryText.Request(text="red"))
     gate.wait()
     assert robot.change_state(DEACTIVATE)
@@ -62,19 +54,21 @@ def test_cleaning_up_waits_for_the_answer_under_way_or_the_node_lives_without(
     assert changing.wait_for_service(60)
     request = ChangeState.Request()
     request.transition.id = CLEANUP
+    asked = time.monotonic()
     cleaned = changing.call_async(request)
-    if patience == "120.0":
+    if late:
+        assert wait_for_future(cleaned, TIMEOUT, "cleanup").success
+        assert time.monotonic() - asked > PATIENCE - 1
+        gate.open()
+        wait_until(lambda: robot.state() and "came too late" in node.log.read_text(), what="a word about the answer")
+    else:
         time.sleep(0.5)
         assert not cleaned.done()
         gate.open()
         assert wait_for_future(cleaned, TIMEOUT, "cleanup").success
-        late = wait_for_future(answer, TIMEOUT, "the question").answer
-        assert late.state == Answer.FOUND, late
+        found = wait_for_future(answer, TIMEOUT, "the question").answer
+        assert found.state == Answer.FOUND, found
         assert "Traceback" not in node.log.read_text()
-    else:
-        assert wait_for_future(cleaned, TIMEOUT, "cleanup").success
-        gate.open()
-        wait_until(lambda: robot.state() and "came too late" in node.log.read_text(), what="a word about the answer")
     assert robot.state() == "unconfigured"
     assert robot.change_state(CONFIGURE)
     assert robot.change_state(ACTIVATE)
@@ -84,65 +78,29 @@ def test_cleaning_up_waits_for_the_answer_under_way_or_the_node_lives_without(
 def test_a_callback_that_fails_ends_the_program_with_the_field_saved(
     robot: Robot, start: Starter, gaussians, tmp_path: Path
 ):
-    broken = tmp_path / "broken"
-    change = f"""
-from pathlib import Path
-from feature_gs_ros.ros.nodes import feature_map
-
-status_message = feature_map.status_message
-
-def fail(*arguments):
-    if Path({str(broken)!r}).exists():
-        raise RuntimeError("this report is broken")
-    return status_message(*arguments)
-
-feature_map.status_message = fail
-"""
-    node = start.active(altered_map(tmp_path, change), save_on_deactivate=True)
+    """A report names the extractor, and its name isn't to be had."""
+    gate = Gate(tmp_path)
+    node = gate.active(start, save_on_deactivate=True)
     teach(robot, gaussians)
-    broken.touch()
+    gate.fail("identity", times=1)
     assert node.process.wait(TIMEOUT) == 1
-    assert "this report is broken" in node.log.read_text()
+    assert "no room" in node.log.read_text()
     assert len(FeatureField.load(start.data / "field.safetensors").provenance.frames) == 3
 
 
-@pytest.mark.parametrize(
-    ("place", "name", "method"),
-    [
-        ("ros.ingest.poses", "Poses", "camera_from_map"),
-        ("live.live_field", "LiveField", "flush"),
-        ("backprojection.projector", "BackProjector", "_accumulate"),
-    ],
-)
-def test_no_failure_of_the_ingestion_ends_it_and_every_frame_is_counted(
-    robot: Robot, start: Starter, gaussians, tmp_path: Path, place, name, method
+def test_no_failure_of_the_extractor_ends_the_ingestion_and_every_frame_is_counted(
+    robot: Robot, start: Starter, gaussians, tmp_path: Path
 ):
-    broken = tmp_path / "broken"
-    change = f"""
-from pathlib import Path
-from feature_gs_ros.{place} import {name}
-
-sound = {name}.{method}
-
-def fail(*arguments, **options):
-    if Path({str(broken)!r}).exists():
-        raise MemoryError("no room")
-    return sound(*arguments, **options)
-
-{name}.{method} = fail
-"""
-    node = start.active(altered_map(tmp_path, change))
+    gate = Gate(tmp_path)
+    node = gate.active(start)
     wait_until(lambda: robot.images.get_subscription_count() == 1)
     watch = Watch(robot)
     robot.publish_info(robot.now())
-    broken.touch()
-    for k in range(6):
-        robot.publish_posed(take_picture(gaussians, camera_from_map(k / 6)), camera_from_map(k / 6))
-    assert watch.outcome(6) == (0, {"MemoryError in the extractor or the map, see the log": 6})
+    gate.fail("extract", times=6)
+    for k in range(7):
+        robot.publish_posed(take_picture(gaussians, camera_from_map(k / 7)), camera_from_map(k / 7))
+    assert watch.outcome(7) == (1, {OUT_OF_MEMORY: 6})
     assert "no room" in node.log.read_text()
-    broken.unlink()
-    robot.publish_posed(take_picture(gaussians, camera_from_map(0.5)), camera_from_map(0.5))
-    assert watch.outcome(1) == (1, {})
 
 
 def test_a_field_that_cannot_be_saved_stays_until_it_can(robot: Robot, start: Starter, gaussians):
@@ -173,56 +131,13 @@ def test_a_field_that_cannot_be_saved_at_the_end_is_lost_with_a_word(robot: Robo
     assert "Traceback" not in said
 
 
-def test_a_callback_that_comes_too_late_at_the_end_is_no_failure(start: Starter, tmp_path: Path):
-    late = tmp_path / "late"
-    change = f"""
-import threading
-import time
-from pathlib import Path
-from rclpy.exceptions import InvalidHandle
-from feature_gs_ros.ros.nodes import feature_map
-
-closing = threading.Event()
-status_message, close = feature_map.status_message, feature_map.FeatureMap.close
-
-def come_late(*arguments):
-    if Path({str(late)!r}).exists():
-        closing.wait()
-        raise InvalidHandle("it was destroyed")
-    return status_message(*arguments)
-
-def wait_and_close(self):
-    closing.set()
-    time.sleep(0.5)
-    close(self)
-
-feature_map.status_message, feature_map.FeatureMap.close = come_late, wait_and_close
-"""
-    node = start.active(altered_map(tmp_path, change))
-    late.touch()
-    time.sleep(0.5)  # the next report
+def test_a_callback_that_comes_too_late_at_the_end_is_no_failure(start: Starter):
+    node = start.program(str(Path(__file__).with_name("late_node.py")))
+    wait_until(lambda: "reporting" in node.log.read_text(), what="its callback")
     assert node.stop() == 0
     said = node.log.read_text()
     assert "never retrieved" not in said
     assert "Traceback" not in said
-
-
-SLOW_SAVES = """
-from feature_gs_ros.extractors.color import ColorExtractor
-from feature_gs_ros.ros.nodes.session import Session
-
-save, extract = Session.save, ColorExtractor.extract
-
-def wait_and_save(*arguments):
-    pass_gate()
-    return save(*arguments)
-
-def take_a_while(*arguments):
-    time.sleep(0.2)
-    return extract(*arguments)
-
-Session.save, ColorExtractor.extract = wait_and_save, take_a_while
-"""
 
 
 def deactivating(robot: Robot):
@@ -231,9 +146,14 @@ def deactivating(robot: Robot):
     return client.call_async(ChangeState.Request(transition=Transition(id=DEACTIVATE)))
 
 
+def refused(recordings: Recordings, node: NodeProcess) -> bool:
+    """Whether goals are refused because a deactivation has begun."""
+    return not recordings.send(path="none").accepted and NOT_ACTIVE in node.log.read_text()
+
+
 def test_goals_are_refused_from_deactivation_on_until_the_node_is_active_again(robot, start, gaussians, tmp_path):
     gate = Gate(tmp_path)
-    node = start.active(gate.map(SLOW_SAVES), save_on_deactivate=True)
+    node = gate.active(start, save_on_deactivate=True)
     write_flight(start.data / "flight", gaussians)
     recordings, target, heard = Recordings(robot), start.data / "field.safetensors", []
     target.mkdir()
@@ -242,73 +162,40 @@ def test_goals_are_refused_from_deactivation_on_until_the_node_is_active_again(r
     assert not robot.change_state(DEACTIVATE), "it can't save"
     (target / "anything").unlink()
     target.rmdir()
+    gate.shut("extract", after=2)
     handle = recordings.send(lambda message: heard.append(message.feedback))
     assert handle.accepted, "it is still active"
     wait_until(lambda: len(heard) >= 2, what="some progress")
-    gate.shut()
+    gate.wait()
     deactivated = deactivating(robot)
+    wait_until(lambda: refused(recordings, node), what="goals to be refused")
+    assert not deactivated.done()
+    gate.open()
     status, result = recordings.result_of(handle)
     assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
     assert 2 <= result.used < VIEWS
-    gate.wait()
-    assert not recordings.send().accepted
-    gate.open()
     assert wait_for_future(deactivated, 60, "deactivation").success
     assert len(FeatureField.load(target).provenance.frames) == 1 + result.used
     assert not recordings.send().accepted
-    assert "~/backproject_bag is rejected: feature_map is not active" in node.log.read_text()
     assert robot.change_state(ACTIVATE)
     status, result = recordings.result_of(recordings.send(every=VIEWS // 2))
     assert (status, result.used) == (GoalStatus.STATUS_SUCCEEDED, 2)
     assert node.stop() == 0
 
 
-def test_a_goal_that_begins_after_deactivation_did_is_aborted(robot, start, gaussians, tmp_path):
-    saving = tmp_path / "saving"
-    change = f"""
-from feature_gs_ros.ros.services.bag_action import BagAction
-from feature_gs_ros.ros.nodes.session import Session
-
-execute, save = BagAction._execute, Session.save
-
-def wait_and_execute(self, goal):
-    pass_gate()
-    return execute(self, goal)
-
-def save_for_long(*arguments):
-    Path({str(saving)!r}).touch()
-    time.sleep(3)
-    return save(*arguments)
-
-BagAction._execute, Session.save = wait_and_execute, save_for_long
-"""
-    gate = Gate(tmp_path)
-    start.active(gate.map(change), save_on_deactivate=True)
-    write_flight(start.data / "flight", gaussians)
-    recordings = Recordings(robot)
-    gate.shut()
-    handle = recordings.send(every=VIEWS)
-    assert handle.accepted
-    gate.wait()
-    deactivated = deactivating(robot)
-    wait_until(saving.exists, what="the save")
-    gate.open()
-    status, result = recordings.result_of(handle)
-    assert (status, result.success, result.used) == (GoalStatus.STATUS_ABORTED, False, 0)
-    assert "not active" in result.message
-    assert wait_for_future(deactivated, 60, "deactivation").success
-
-
 def test_ctrl_c_during_a_deactivation_waits_for_its_save_and_does_not_save_again(robot, start, gaussians, tmp_path):
     gate = Gate(tmp_path)
-    node = start.active(gate.map(SLOW_SAVES), save_on_deactivate=True)
+    node = gate.active(start, save_on_deactivate=True)
+    recordings = Recordings(robot)
     teach(robot, gaussians)
-    gate.shut()
-    deactivating(robot)
+    gate.shut("extract")
+    robot.publish_posed(take_picture(gaussians, camera_from_map(0.5)), camera_from_map(0.5))
     gate.wait()
+    deactivating(robot)
+    wait_until(lambda: refused(recordings, node), what="the deactivation, which waits for the frame at hand")
     node.process.send_signal(signal.SIGINT)
     time.sleep(0.5)  # it is heard
     assert node.running
     gate.open()
     assert node.process.wait(TIMEOUT) == 0
-    assert node.log.read_text().count("saved 3 views") == 1
+    assert node.log.read_text().count("saved 4 views") == 1
