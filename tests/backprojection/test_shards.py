@@ -48,6 +48,7 @@ def shards(small_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return folder / "whole.field", paths
 
 
+@pytest.mark.slow
 def test_shards_add_up_to_the_whole(shards: tuple[Path, list[Path]], tmp_path: Path) -> None:
     whole, (first, second, third) = FeatureField.load(shards[0]), shards[1]
     out = tmp_path / "merged.field"

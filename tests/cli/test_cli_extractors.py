@@ -22,6 +22,7 @@ def backproject(scene: Path, out: Path, *more: object, code: int = 0) -> str:
     return run("backproject", scene / "map.ply", scene / "stream", "--out", out, *words, code=code).stderr
 
 
+@pytest.mark.slow
 def test_an_option_reaches_the_extractor_and_the_field_remembers_it(small_scene: Path, tmp_path: Path) -> None:
     backproject(small_scene, tmp_path / "field", "--option", SMALL)
     assert FeatureField.load(tmp_path / "field").extractor.preprocessing["pixels"] == 120_000

@@ -167,6 +167,7 @@ def joint_trainer(**options: object) -> JointTrainer:
     return JointTrainer(gaussians, 0.5 * features, views, grids, JointOptions(**options))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_joint_training_learns_features_and_keeps_the_colours() -> None:
     trainer = joint_trainer(iterations=60, rate=3e-2)
     first, before = trainer.step()

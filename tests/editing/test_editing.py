@@ -281,6 +281,7 @@ def test_an_exported_ply_keeps_the_bytes_of_what_was_not_touched(tmp_path: Path)
     assert torch.allclose(edited.means[left.index(5)], stack.edited().gaussians.means[5], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command(small_scene: Path, tmp_path: Path) -> None:
     """Delete the mug by its word, paint the bottle, take both back: the file is the map's again."""
     field, out = tmp_path / "field", tmp_path / "edited.ply"

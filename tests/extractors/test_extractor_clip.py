@@ -229,6 +229,7 @@ def test_the_extractor_end_to_end(open_clip: Any, checkpoint: Path) -> None:
     assert float((half.extract(scene(192, 320)).values.float() - grid.values).abs().max()) < 0.1
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_wrong_is_named(
     open_clip: Any,
     checkpoint: Path,

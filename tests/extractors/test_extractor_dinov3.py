@@ -85,6 +85,7 @@ def test_tokens_equal_the_published_code(
     assert float((values[::3, ::3, ::24] - goldens[f"dinov3_{kind}_{height}x{width}"]).abs().max()) < 1e-4
 
 
+@pytest.mark.slow
 def test_dino_txt_equals_the_published_code(files: dict[str, Path], goldens: dict[str, Tensor]) -> None:
     spoken = extractor(files["mlp"], words="dinotxt", words_weights=files["words"])
     values = spoken.extract(scene(224, 224)).values

@@ -118,6 +118,7 @@ def test_three_mugs_have_a_handle_each() -> None:
         assert handle.sum() < 0.4 * (truth.object_labels == labels[mug]).sum()
 
 
+@pytest.mark.slow
 def test_every_object_of_the_grid_is_seen_and_sampled() -> None:
     scene = objects_grid(200)
     assert len(scene.labels) == 201
@@ -136,6 +137,7 @@ def test_a_grid_that_masks_can_not_label_is_refused(count: int) -> None:
         objects_grid(count)
 
 
+@pytest.mark.slow
 def test_a_extractor_trained_on_photographs_knows_the_things_on_the_table() -> None:
     extractor = ImageNetExtractor(pixels=640 * 480)
     camera = tabletop_camera()
