@@ -29,6 +29,7 @@ fuzz: $(VENV)/.dev-installed
 # Ten thousand frames, kills and a full disk; SOAK="--frames 1000 --kills 10" is shorter.
 soak: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.soak $(SOAK)
+	$(BIN)/python -m tests.soak_shards
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks

@@ -15,7 +15,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.backprojection.shards import Shard, check_no_view_twice, merge_fields
@@ -64,6 +67,25 @@ class Ranks:
                 "start the run again with --resume to continue from what each rank saved",
                 code="distributed.unreachable",
             ) from error
+
+    def total(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Counts of the same kind, added up over all ranks.
+
+        Raises:
+            DistributedError: one of them ended.
+        """
+        if self.size == 1:
+            return counts
+        self.meet("to add up counts")
+        total = torch.from_numpy(counts.astype(np.int64))
+        try:
+            dist.all_reduce(total)
+        except RuntimeError as error:
+            raise DistributedError(
+                f"rank {self.rank} of {self.size} lost the others: {str(error).splitlines()[0]}; start the run again",
+                code="distributed.unreachable",
+            ) from error
+        return total.numpy()
 
     def add_up(self, out: Path) -> FeatureField:
         """The field of all ranks' views; their files stay until `clear`."""

@@ -19,7 +19,9 @@ from feature_gs_ros.backprojection.ingest import evenly_spaced, some
 from feature_gs_ros.backprojection.provenance import Provenance
 from feature_gs_ros.core.errors import FieldError, OptionError
 
-ROWS = 1 << 14  # Gaussians added up at once
+BLOCK_BYTES = 1 << 19  # of the sums added up at once: they stay in a second-level cache for all fields
+MIN_ROWS = 64
+PROGRESS_BLOCKS = 32  # after which a merge's progress is reported
 MAX_SHARDS = 100_000
 
 Item = TypeVar("Item")
@@ -74,16 +76,17 @@ def merge_fields(
     shape = (len(first), first.features.shape[1])
     total = torch.empty(shape) if features is None else features
     weight, view_count = torch.zeros(len(first)), torch.zeros(len(first), dtype=torch.int32)
-    for start in range(0, len(first), ROWS):
-        rows = slice(start, start + ROWS)
+    block = max(MIN_ROWS, BLOCK_BYTES // (4 * shape[1]))
+    for number, start in enumerate(range(0, len(first), block)):
+        rows = slice(start, start + block)
         numerator = torch.zeros_like(total[rows])
         for field in fields:
             numerator.addcmul_(field.features[rows].to(torch.float32), field.weight[rows].unsqueeze(1))
             weight[rows] += field.weight[rows]
             view_count[rows] += field.view_count[rows].to(torch.int32)
         total[rows] = expected_features(numerator, weight[rows])
-        if progress is not None:
-            progress(min(start + ROWS, len(first)), len(first))
+        if progress is not None and (number % PROGRESS_BLOCKS == 0 or start + block >= len(first)):
+            progress(min(start + block, len(first)), len(first))
     provenance = reduce(Provenance.joined, (field.provenance for field in fields))
     return replace(
         first,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from feature_gs_ros.backprojection.ranks import Launcher, joined
 from feature_gs_ros.cli.common import alignment_of_view, print_json
 from feature_gs_ros.cli.recording import NO_OPTIONS, RecordingOptions
 from feature_gs_ros.core.errors import EvaluationError
@@ -33,6 +34,7 @@ def segmentation(
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    launcher: Launcher = "none",
     backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
@@ -51,6 +53,7 @@ def segmentation(
         map: the map file, if it has moved since the field was made.
         weights: the extractor's weights, if not in their usual folder.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        launcher: torchrun distributes the views over its processes, as for backproject.
         backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
         bag: options for reading a rosbag2 recording.
@@ -60,17 +63,21 @@ def segmentation(
     source = open_stream(stream, bag=bag)
     folder = open_labels(masks, named, frames=source.names())
     names = evaluated_views(source, folder, view or None)
-    result = evaluate_segmentation(
-        segmenter,
-        source,
-        folder,
-        named,
-        prompts=dict(_split(entry) for entry in prompt),
-        threshold=threshold,
-        views=names,
-        splat_from_map=alignment_of_view(alignment, segmenter.field, segmenter.gaussians, source, names),
-        backend=backend,
-    )
+    with joined(launcher) as ranks:
+        result = evaluate_segmentation(
+            segmenter,
+            source,
+            folder,
+            named,
+            prompts=dict(_split(entry) for entry in prompt),
+            threshold=threshold,
+            views=names,
+            splat_from_map=alignment_of_view(alignment, segmenter.field, segmenter.gaussians, source, names),
+            backend=backend,
+            ranks=ranks,
+        )
+    if not ranks.leads:
+        return 0
     if json:
         print_json(result.as_json())
     else:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from feature_gs_ros import rasterizer
+from feature_gs_ros.backprojection.ranks import Ranks
 from feature_gs_ros.core.camera import Frame, rectified_labels
 from feature_gs_ros.core.errors import EvaluationError, UnknownPromptError
 from feature_gs_ros.core.geometry import Sim3
@@ -114,6 +115,7 @@ def evaluate_segmentation(
     views: Sequence[str] | None = None,
     splat_from_map: Sim3 | None = None,
     backend: rasterizer.BackendChoice = "auto",
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Compare masks predicted on rendered views (Eq. 7) with label images, view by view.
 
@@ -121,8 +123,10 @@ def evaluate_segmentation(
         prompts: text to ask for a class by, where it isn't the class's name.
         views: frames to evaluate; by default all that have a mask.
         splat_from_map: the stream's alignment; the field's by default.
+        ranks: evaluate this process's part of the views; all processes get the result of all.
 
     Raises:
+        DistributedError: another process ended.
         EvaluationError: no frame has a mask, an unknown class or view is named, or sizes don't fit.
     """
     asked, left_out = known_classes(segmenter, labels, prompts or {})
@@ -131,7 +135,8 @@ def evaluate_segmentation(
     values = list(asked)
     question = TextPrompts.of(segmenter.extractor.text_rule, [asked[value] for value in asked], threshold=threshold)
     confusion = Confusion(len(values) + 1)
-    for frame in stream.frames(names):
+    ranks = ranks or Ranks()
+    for frame in stream.frames(ranks.shard.of(names)):
         true = relabelled(true_labels(frame, masks), values)
         view = rasterizer.view(
             segmenter.gaussians,
@@ -141,6 +146,7 @@ def evaluate_segmentation(
         )
         similarities, _ = segment_view(segmenter, view, question.texts)
         confusion.add(mask_labels(similarities, question.threshold, len(values)).numpy(), true)
+    confusion.counts = ranks.total(confusion.counts)
     return summary(confusion, [labels[value] for value in values], len(names), left_out)
 
 

@@ -115,6 +115,35 @@ def test_two_ranks_make_the_field_of_one_process(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ranks.field"]
 
 
+@pytest.mark.slow
+def test_the_dask_example_makes_the_whole_field(
+    small_scene: Path, shards: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed", reason="pip install distributed")
+    example = Path(__file__).parents[2] / "examples/dask_shards.py"
+    scene = [small_scene / name for name in ("map.ply", "stream", "alignment.yaml")]
+    words = [sys.executable, example, *scene, tmp_path / "dask.field"]
+    end = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300, check=False)
+    assert end.returncode == 0, end.stderr
+    merged, whole = FeatureField.load(tmp_path / "dask.field"), FeatureField.load(shards[0])
+    assert torch.equal(merged.view_count, whole.view_count)
+    torch.testing.assert_close(merged.accumulated(), whole.accumulated(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_ranks_evaluate_as_one_process(small_scene: Path, tmp_path: Path) -> None:
+    masks = ["--masks", small_scene / "masks", "--labels", small_scene / "labels.yaml"]
+    words = [small_scene / "map.ply", small_scene / "stream", "--alignment", small_scene / "alignment.yaml"]
+    run("backproject", *words, *masks, "--out", tmp_path / "field")
+    asked = ["evaluate", "segmentation", tmp_path / "field", "--stream", small_scene / "stream", *masks, "--json"]
+    alone = json.loads(run(*asked).stdout)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [*launch, "feature_gs_ros.cli", *map(str, asked), "--launcher", "torchrun"]
+    end = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert end.returncode == 0, end.stderr
+    assert json.loads(end.stdout) == alone  # counts are whole numbers: nothing is rounded
+
+
 def test_without_torchrun_the_launcher_says_how_to_start(small_scene: Path, tmp_path: Path) -> None:
     words = [small_scene / "map.ply", small_scene / "stream", "--alignment", small_scene / "alignment.yaml"]
     error = run("backproject", *words, "--launcher", "torchrun", "--out", tmp_path / "f", code=2).stderr
