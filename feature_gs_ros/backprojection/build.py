@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import Progress, choose_frames, counted, evenly_spaced, ingest, known_views
@@ -72,6 +73,22 @@ def back_project(
 
 def field_with_views(projector: BackProjector, stream: Stream, used: Sequence[str]) -> FeatureField:
     """The field so far, with some of the cameras of the named frames, so that images of it need no stream."""
-    field = projector.field()
-    added = known_views(stream, used, field.provenance.splat_from_map)
-    return replace(field, provenance=replace(field.provenance, views=evenly_spaced((*field.provenance.views, *added))))
+    _remember_views(projector, stream, used)
+    return projector.field()
+
+
+def save_with_views(projector: BackProjector, stream: Stream, used: Sequence[str], path: Path) -> FeatureField:
+    """As `field_with_views`, written to a file; see `BackProjector.save`.
+
+    Raises:
+        FieldError: it can't be written.
+    """
+    _remember_views(projector, stream, used)
+    return projector.save(path)
+
+
+def _remember_views(projector: BackProjector, stream: Stream, used: Sequence[str]) -> None:
+    projector.flush()
+    known = projector.provenance
+    added = known_views(stream, used, known.splat_from_map)
+    projector.provenance = replace(known, views=evenly_spaced((*known.views, *added)))

@@ -15,13 +15,13 @@ from feature_gs_ros.backprojection.provenance import KnownView, Provenance
 from feature_gs_ros.core.codec import PRESERVES, Codec
 from feature_gs_ros.core.errors import AlignmentError, CameraError, FieldError, OutOfMemoryError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.core.memory import gigabytes
+from feature_gs_ros.core.memory import gigabytes, release_mapped
 from feature_gs_ros.core.text import shown
 from feature_gs_ros.extractors.base import ExtractorIdentity
 from feature_gs_ros.io.atomic import finish_interrupted
 from feature_gs_ros.io.checked_once import mark_of, remember
 from feature_gs_ros.io.structured import Table
-from feature_gs_ros.io.tensors import read_tensor_file, write_tensor_file
+from feature_gs_ros.io.tensors import TensorBlocks, read_tensor_file, write_tensor_file
 from feature_gs_ros.numerics.device import HOST
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
 
 FORMAT = "feature_gs_ros field 1"
 CHECK = "field 1: finite, not negative"  # what `load` reads all numbers for, once per file
+CHECKED_NUMBERS = 1 << 27  # of a large field, read at once for that
+RELEASED_BYTES = 1 << 30  # of features: of fewer, all pages may stay once they were read
 MIN_WEIGHT = 1e-12
 MAX_VIEWS = 1 << 30  # of a Gaussian: two fields still add up in 32 bits
 
@@ -142,13 +144,20 @@ class FeatureField:
             kept,
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, features: TensorBlocks | None = None) -> None:
         """Write a safetensors file; it appears whole or not at all.
+
+        Args:
+            features: to write instead of the field's own, which may be too large for the memory.
 
         Raises:
             FieldError: the file can't be written.
         """
-        tensors = {"features": self.features.to(HOST), "weight": self.weight, "view_count": self.view_count}
+        tensors: dict[str, Tensor | TensorBlocks] = {
+            "features": self.features.to(HOST) if features is None else features,
+            "weight": self.weight,
+            "view_count": self.view_count,
+        }
         if self.codec:
             tensors |= {"encoder": self.codec.encoder, "decoder": self.codec.decoder, "mean": self.codec.mean}
         tensors |= self.looks.as_tensors()
@@ -175,8 +184,11 @@ class FeatureField:
         }
 
     @staticmethod
-    def load(path: str | Path) -> FeatureField:
-        """Read a field.
+    def load(path: str | Path, *, values_are_known: bool = False) -> FeatureField:
+        """Read a field; a large one is mapped, so that what isn't asked for stays on disk.
+
+        Args:
+            values_are_known: this process wrote them; else all are read once to check them.
 
         Raises:
             FieldError: missing, truncated, or not a field.
@@ -192,7 +204,7 @@ class FeatureField:
                 code="field.unreadable",
             )
         mark = mark_of(path, CHECK)
-        known = mark is not None and mark.exists()
+        known = values_are_known or (mark is not None and mark.exists())
         tensors, content = read_tensor_file(path, FORMAT, FieldError, "give a file that feature-gs backproject wrote")
         try:
             loaded = _from_file(tensors, content, values_are_known=known)
@@ -287,6 +299,9 @@ def _check_floats(**tensors: Tensor) -> None:
 
 def _check_finite(**tensors: Tensor) -> None:
     for name, values in tensors.items():
-        # One pass without a copy, however large; NaN wins either.
-        if not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):
-            raise ValueError(f"{name} hold NaN or Inf")
+        # One pass without a copy, however large, and without keeping a mapped file's pages; NaN wins either.
+        for block in torch.split(values, max(1, CHECKED_NUMBERS // max(1, values[:1].numel()))):
+            if not all(bool(torch.isfinite(end)) for end in torch.aminmax(block)):
+                raise ValueError(f"{name} hold NaN or Inf")
+            if values.nbytes > RELEASED_BYTES:
+                release_mapped(values)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,18 +16,24 @@ from feature_gs_ros.backprojection.field import FeatureField, Provenance, expect
 from feature_gs_ros.backprojection.looks import Looks
 from feature_gs_ros.core.camera import Image
 from feature_gs_ros.core.codec import Codec
-from feature_gs_ros.core.errors import FieldError, GridError, OutOfMemoryError
+from feature_gs_ros.core.errors import BudgetError, FieldError, GridError, OutOfMemoryError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.core.memory import check_budget
+from feature_gs_ros.core.memory import check_budget, gigabytes
 from feature_gs_ros.extractors.base import ExtractorIdentity
+from feature_gs_ros.io.tensors import TensorBlocks
 from feature_gs_ros.numerics.device import HOST, in_torch
 from feature_gs_ros.numerics.streams import inserted
-from feature_gs_ros.rasterizer import AccumulatorState, Backend, BackendChoice, View, get_backend
+from feature_gs_ros.rasterizer import AccumulatorState, Backend, BackendChoice, Paging, View, get_backend
 
 BATCH = 8  # views accumulated at once by default
 CHUNK = 4096  # Gaussians whose sums are copied at once
 LARGE_CHUNK = 1 << 16  # the same on a card
+PROGRAM_BYTES = 450 << 20  # that libraries and compiled kernels take
+ROW_BYTES = 32  # per Gaussian, whatever is paged: weights, counts, order, bounds
+VIEW_BYTES = 250  # per Gaussian in view, until its batch is accumulated: splats and lists of tiles and cells
+SAVED = 0.01  # of a memory limit: features that are divided and written at once
+QUEUED = 0.3  # of a memory limit: what queued views may take, or one alone
 
 
 class BackProjector:
@@ -46,6 +55,7 @@ class BackProjector:
         already_allocated: int = 0,
         backend: BackendChoice = "auto",
         looks: Looks | None = None,
+        paging: Paging | None = None,
     ) -> None:
         """Start empty.
 
@@ -57,12 +67,13 @@ class BackProjector:
             already_allocated: bytes of these that this process holds already: those of a field to go on from.
             backend: what accumulates; the views that are added are this backend's.
             looks: images to keep, and the limits for more; see `Looks`.
+            paging: keep the sums on disk and this process within a limit; ``budget`` doesn't count then.
 
         Raises:
             BudgetError: it would take more.
             BackendError: ``backend`` can't run here.
             OutOfMemoryError: the backend's device has no room for the accumulators.
-            FieldError: the codec is for another dimension.
+            FieldError: the codec is for another dimension, or the disk has no room for sums that are paged.
         """
         if codec is not None and codec.feature_dimension != dimension:
             raise FieldError(
@@ -77,16 +88,28 @@ class BackProjector:
         self.batch = max(1, batch)
         self.provenance = provenance or Provenance(gaussians.checksum, map_notes=gaussians.notes)
         self.looks = Looks() if looks is None else looks
+        self.paging = paging
         stored = codec.dimension if codec else dimension
-        check_budget(
-            memory_needed(len(gaussians), stored, self.backend),
-            budget,
-            f"a field of {len(gaussians)} Gaussians × {stored} channels",
-            "store fewer channels with a codec (--codec pca:64) or raise the budget",
-            already_allocated,
-        )
-        self._sums = self.backend.accumulator(gaussians, stored)
+        if paging is None:
+            check_budget(
+                memory_needed(len(gaussians), stored, self.backend),
+                budget,
+                f"a field of {len(gaussians)} Gaussians × {stored} channels",
+                "store fewer channels with a codec (--codec pca:64), raise the budget, or keep the sums on disk "
+                "(--memory)",
+                already_allocated,
+            )
+        else:
+            _check_paging(paging, len(gaussians), stored)
+        try:
+            self._sums = self.backend.accumulator(gaussians, stored, paging)
+        except OSError as error:
+            raise FieldError(
+                f"the sums can't be kept in '{paging.folder if paging else ''}': {error.strerror or error}",
+                code="field.unwritable",
+            ) from error
         self._queue: list[tuple[View, FeatureGrid, Tensor | None]] = []
+        self._queued_bytes = 0
 
     @property
     def stored(self) -> int:
@@ -100,6 +123,7 @@ class BackProjector:
         batch: int = BATCH,
         budget: int | None = None,
         backend: BackendChoice = "auto",
+        paging: Paging | None = None,
     ) -> BackProjector:
         """Go on where a saved field stopped.
 
@@ -121,12 +145,15 @@ class BackProjector:
             already_allocated=field.features.nbytes,
             backend=backend,
             looks=field.looks,
+            paging=paging,
         )
         for first in range(0, len(field), CHUNK):
             rows = slice(first, first + CHUNK)
             weight = field.weight[rows]
             numerator = field.stored(rows) * weight.unsqueeze(1)
             projector._sums.load(AccumulatorState(numerator, weight, field.view_count[rows]), first)
+            if paging is not None:
+                paging.memory.relieve(field.features)
         return projector
 
     def add(
@@ -148,8 +175,11 @@ class BackProjector:
         Raises:
             GridError: another dimension than the extractor's, values that are not finite, or a mask of another size.
             CameraError: an image that the rasteriser can't take.
+            BudgetError: the view alone shows more Gaussians than fit into the memory limit.
         """
-        self._queue.append(self._entry(view, grid, valid))
+        entry = self._entry(view, grid, valid)
+        self._make_room(view)
+        self._queue.append(entry)
         if name:
             self.provenance = replace(self.provenance, frames=(*self.provenance.frames, name))
         if image is not None:
@@ -192,9 +222,25 @@ class BackProjector:
         self.provenance = self.provenance.joined(other.provenance)
         self.looks = self.looks.with_looks(other.looks.kept)
 
+    def _make_room(self, view: View) -> None:
+        """Accumulate what is queued where one more view would not fit into the memory limit beside it."""
+        if self.paging is None:
+            return
+        limit = int(QUEUED * self.paging.memory.limit)
+        own = VIEW_BYTES * len(view.visible)
+        if own > limit:
+            raise BudgetError(
+                f"a view that shows {len(view.visible)} Gaussians needs {gigabytes(own)}, of the limit of "
+                f"{gigabytes(self.paging.memory.limit)} a view may take {gigabytes(limit)}: raise --memory to "
+                f"{gigabytes(int(own / QUEUED))}, or leave such views out (--skip)"
+            )
+        if self._queued_bytes + own > limit:
+            self.flush()
+        self._queued_bytes += own
+
     def flush(self) -> None:
         """Accumulate what is queued."""
-        queue, self._queue = self._queue, []
+        queue, self._queue, self._queued_bytes = self._queue, [], 0
         if not queue:
             return
         try:
@@ -252,6 +298,32 @@ class BackProjector:
             features[rows] = expected_features(features[rows], sums.weight[rows])
         return self._field_of(features, sums.weight, sums.view_count)
 
+    def save(self, path: str | Path) -> FeatureField:
+        """Write the field so far, and give it. Of paged sums its features are those of the file, mapped.
+
+        Raises:
+            FieldError: the file can't be written.
+        """
+        if self.paging is None:
+            field = self.field()
+            field.save(path)
+            return field
+        self.flush()
+        rows = max(CHUNK, int(SAVED * self.paging.memory.limit / (4 * self.stored)))
+        ends = [*range(0, len(self.gaussians), rows), len(self.gaussians)]
+        weight = torch.empty(len(self.gaussians))
+        for own, sums in self._sums.blocks(LARGE_CHUNK):  # views of the sums: the numerators stay on disk
+            weight[own] = sums.weight
+
+        def features() -> Iterator[Tensor]:
+            for first, end in pairwise(ends):
+                sums = self._sums.state(first, end)
+                yield expected_features(sums.numerator, sums.weight)
+
+        without = self._field_of(torch.empty(0, self.stored), weight, self._sums.view_count())
+        without.save(path, TensorBlocks(torch.float32, (len(self.gaussians), self.stored), features()))
+        return FeatureField.load(path, values_are_known=True)
+
     def _resident_field(self) -> FeatureField:
         count, there = len(self.gaussians), self.backend.device
         features, weight = torch.empty(count, self.stored, device=there), torch.empty(count, device=there)
@@ -290,6 +362,22 @@ class BackProjector:
         views, grids, valids = zip(*entries, strict=True)
         with inserted("ingestion", self.backend.device):
             self._sums.add(views, grids, valids, sign)
+
+
+def _check_paging(paging: Paging, gaussians: int, stored: int) -> None:
+    """
+    Raises:
+        BudgetError: what isn't paged is beyond the memory limit, or sums and field are beyond the free disk.
+    """
+    work = f"a field of {gaussians} Gaussians × {stored} channels"
+    needed = int((PROGRAM_BYTES + ROW_BYTES * gaussians) / (1 - QUEUED))
+    check_budget(needed, paging.memory.limit, f"{work}, its sums on disk,", "raise --memory")
+    on_disk, free = 2 * 4 * stored * gaussians, shutil.disk_usage(paging.folder).free
+    if on_disk > free:
+        raise BudgetError(
+            f"{work} and its sums take {gigabytes(on_disk)} on the disk of '{paging.folder}', {gigabytes(free)} are "
+            "free: make room there, or store fewer channels with a codec (--codec pca:64)"
+        )
 
 
 def memory_needed(gaussians: int, stored: int, backend: BackendChoice = "auto") -> int:

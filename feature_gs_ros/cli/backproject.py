@@ -10,7 +10,7 @@ from typing import Annotated, cast
 import numpy as np
 import tyro
 
-from feature_gs_ros.backprojection.build import field_with_views
+from feature_gs_ros.backprojection.build import field_with_views, save_with_views
 from feature_gs_ros.backprojection.field import FeatureField, Provenance
 from feature_gs_ros.backprojection.ingest import (
     Progress,
@@ -21,7 +21,7 @@ from feature_gs_ros.backprojection.ingest import (
     sample_cells,
 )
 from feature_gs_ros.backprojection.looks import MAX_LOOKS, LookLimits
-from feature_gs_ros.backprojection.projector import BackProjector, memory_needed
+from feature_gs_ros.backprojection.projector import PROGRAM_BYTES, BackProjector, memory_needed
 from feature_gs_ros.backprojection.ranks import Launcher, Ranks, joined
 from feature_gs_ros.backprojection.shards import Shard
 from feature_gs_ros.cli.checks import check_number, check_outputs, files_of
@@ -31,7 +31,7 @@ from feature_gs_ros.cli.stream_check import checked
 from feature_gs_ros.core.codec import Codec, fit_pca, parse_codec, random_projection
 from feature_gs_ros.core.errors import ExtractorError, FieldError, StreamError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.core.memory import gigabytes
+from feature_gs_ros.core.memory import FREE_FRACTION, MemoryLimit, available_bytes, gigabytes
 from feature_gs_ros.core.progress import ProgressBar, note, say
 from feature_gs_ros.extractors import DEFAULT_EXTRACTOR, make_extractor
 from feature_gs_ros.extractors.base import Extractor
@@ -43,7 +43,7 @@ from feature_gs_ros.io.detections import Labelled, names_objects, open_labels
 from feature_gs_ros.io.locks import locked
 from feature_gs_ros.io.splats.registry import load_map
 from feature_gs_ros.io.streams.registry import Stream, open_stream
-from feature_gs_ros.rasterizer import get_backend
+from feature_gs_ros.rasterizer import Paging, get_backend
 
 
 def backproject(
@@ -69,6 +69,7 @@ def backproject(
     looks: int = MAX_LOOKS,
     trust_poses: bool = False,
     refine_poses: bool = False,
+    memory: str | None = None,
     backend: str = "auto",
     json: bool = False,
     bag: RecordingOptions = NO_OPTIONS,
@@ -76,7 +77,8 @@ def backproject(
     """Back-project an extractor's features of every posed image onto the map, and save them as a field.
 
     Args:
-        map: splat map: .ply, .splat, or a checkpoint of gsplat, nerfstudio or Inria's code.
+        map: splat map: .ply, .splat, a checkpoint of gsplat, nerfstudio or Inria's code, or a chunked map (feature-gs
+            chunk).
         stream: rosbag2 folder or file, COLMAP folder, nerfstudio folder, or folder with cameras.json.
         out: the field to write.
         extractor: name of the extractor; by default imagenet, or labels if masks are given.
@@ -98,11 +100,14 @@ def backproject(
             none.
         trust_poses: go on even if the images show that the poses are wrong.
         refine_poses: correct each view's pose by up to 5% of its depth and 3 degrees if its image supports it.
+        memory: stay within this much memory, e.g. 8GiB: what doesn't fit is kept on the disk of --out; by default most
+            of the free memory, for a chunked map.
         backend: auto, cpu, cuda (cuda:1: the second card), warp-cpu or reference.
         json: print one JSON object.
         bag: options for reading a rosbag2 recording.
     """
     get_backend(backend)
+    limit = None if memory is None else MemoryLimit.parse(memory)
     inputs = [map, stream, weights, alignment, masks, labels, *files_of(option)]
     check_outputs({"--out": out}, inputs, folders={"--cache": cache})
     model = _make_extractor(extractor, parse_options(option), weights, masks, labels)
@@ -120,7 +125,7 @@ def backproject(
     with joined(launcher) as ranks, locked(ranks.file(out)):  # with --resume it is read and written back
         names, target = ranks.shard.of(names), ranks.file(out)
         if resume and target.exists():
-            projector = _resumed(target, gaussians, model, str(stream.resolve()), alignment, codec, backend)
+            projector = _resumed(target, gaussians, model, str(stream.resolve()), alignment, codec, backend, limit)
             taken = set(projector.provenance.taken_from(projector.provenance.stream))
             names = [name for name in names if name not in taken]
             note(f"resuming '{target}' after {len(projector.provenance.frames)} views, {len(names)} to go")
@@ -133,16 +138,22 @@ def backproject(
                 map_notes=gaussians.notes,
             )
             chosen = _fit_codec(codec, source, all_names, model)  # the same for every shard
+            stored = chosen.dimension if chosen else model.dimension
             projector = BackProjector(
-                gaussians, model.identity, model.dimension, codec=chosen, provenance=provenance, backend=backend
+                gaussians,
+                model.identity,
+                model.dimension,
+                codec=chosen,
+                provenance=provenance,
+                backend=backend,
+                paging=_paging(gaussians, stored, backend, limit, target),
             )
         projector.looks = projector.looks.within(LookLimits(count=looks))
         # Of all ranks' frames, so that all decide the same.
         found = checked(source, all_names, gaussians, projector.provenance.splat_from_map, trust_poses)
         projector.provenance = projector.provenance.with_findings(found)
         posed = RefinedStream(source, gaussians, projector.provenance.splat_from_map) if refine_poses else source
-        needed = gigabytes(memory_needed(len(gaussians), projector.stored, projector.backend))
-        note(f"{len(gaussians)} Gaussians × {projector.stored} channels need {needed}")
+        note(_announcement(projector))
         with ProgressBar("back-projecting", "view", quiet=json or not ranks.leads).running() as progress:
             report = ingest(posed, names, model, projector, progress=_saving(progress, projector, target, checkpoint))
         if report.doubt:
@@ -150,11 +161,13 @@ def backproject(
         if isinstance(posed, RefinedStream):
             note(posed.summary())
             report.corrections = {name: asdict(correction) for name, correction in posed.corrections.items()}
-        field = field_with_views(projector, posed, report.used)
-        if field.provenance.frames:
+        projector.flush()
+        if projector.provenance.frames:
             with report.stage("save"):
-                field.save(target)
-        elif ranks.size == 1:
+                field = save_with_views(projector, posed, report.used, target)
+        elif ranks.size > 1:
+            field = field_with_views(projector, posed, report.used)
+        else:
             raise StreamError(
                 f"no image of '{stream}' could be used: {counted(report.skipped) or 'cancelled'}", code="stream.empty"
             )
@@ -172,10 +185,41 @@ def _saving(progress: Progress, projector: BackProjector, target: Path, every: i
 
     def step(done: int, total: int, name: str) -> bool | None:
         if done % every == 0 and done < total:
-            projector.field().save(target)
+            projector.save(target)
         return progress(done, total, name)
 
     return step
+
+
+def _paging(
+    gaussians: GaussianMap, stored: int, backend: str, limit: MemoryLimit | None, target: Path
+) -> Paging | None:
+    """Where the sums are kept on disk: if a limit is given, or the map is chunked, and they don't fit into memory."""
+    chosen = get_backend(backend)
+    if chosen.device.type != "cpu" or (limit is None and gaussians.curve is None):
+        return None
+    if limit is None:
+        free = available_bytes()
+        if free is None:
+            return None
+        limit = MemoryLimit(int(free * FREE_FRACTION))
+    if memory_needed(len(gaussians), stored, chosen) + PROGRAM_BYTES <= limit.limit:
+        return None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Paging(target.parent, limit)
+
+
+def _announcement(projector: BackProjector) -> str:
+    """What memory the work takes, for a person."""
+    count, stored = len(projector.gaussians), projector.stored
+    if projector.paging is None:
+        needed = gigabytes(memory_needed(count, stored, projector.backend))
+        return f"{count} Gaussians × {stored} channels need {needed}"
+    on_disk, limit = gigabytes(4 * count * stored), gigabytes(projector.paging.memory.limit)
+    return (
+        f"{count} Gaussians × {stored} channels: {on_disk} of sums are kept on the disk of "
+        f"'{projector.paging.folder}', at most {limit} in memory"
+    )
 
 
 def _of_all_ranks(ranks: Ranks, own: FeatureField, report: Report, out: Path) -> FeatureField:
@@ -239,6 +283,7 @@ def _resumed(
     alignment: Path | None,
     codec: str | None,
     backend: str,
+    limit: MemoryLimit | None,
 ) -> BackProjector:
     """The field at ``out`` as accumulators that go on with a stream: the same recording, or one more."""
     field = FeatureField.load(out)
@@ -257,7 +302,8 @@ def _resumed(
             f"--codec {codec}: the field '{out}' stores {stored}; leave it out, or write another field",
             code="field.conflict",
         )
-    projector = BackProjector.resume(gaussians, field, backend=backend)
+    paging = _paging(gaussians, field.features.shape[1], backend, limit, out)
+    projector = BackProjector.resume(gaussians, field, backend=backend, paging=paging)
     projector.provenance = projector.provenance.going_on_with(stream)
     return projector
 

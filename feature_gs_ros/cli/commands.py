@@ -55,6 +55,9 @@ COMMANDS: dict[str, Entry] = {
         "backproject",
         "Back-project an extractor's features of every posed image onto the map, and save them as a field.",
     ),
+    "chunk": Entry(
+        "chunk", "chunk", "Write a splat map in chunks along a Z-curve, for maps that are larger than the memory."
+    ),
     "merge": Entry("merge", "merge", "Add up fields of one map: shards of one stream, or several streams."),
     "compress": Entry(
         "compress", "compress", "Store a field in fewer bytes per Gaussian: principal components, eight bits each."

@@ -12,6 +12,7 @@ from feature_gs_ros.backprojection.opening import find_map
 from feature_gs_ros.cli.checks import check_kind, check_outputs, files_of
 from feature_gs_ros.cli.common import CloudFrame, in_frame, length_unit, print_json
 from feature_gs_ros.core.errors import OptionError
+from feature_gs_ros.core.memory import MemoryLimit
 from feature_gs_ros.core.progress import note, say, told_when_slow
 from feature_gs_ros.numerics.device import HOST
 from feature_gs_ros.query.answers import as_json, objects_of
@@ -35,6 +36,7 @@ def query(
     map: Path | None = None,  # noqa: A002 - the word of the command line
     weights: Path | None = None,
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    memory: str | None = None,
     backend: str = "auto",
     json: bool = False,
 ) -> int:
@@ -56,11 +58,13 @@ def query(
         map: the map file, if it has moved since the field was made.
         weights: the extractor's weights, if not in their usual folder.
         option: KEY=VALUE for the extractor, e.g. embeddings=FILE for 'precomputed'; may be repeated.
+        memory: stay within this much memory, e.g. 8GiB, with a field and a chunked map that are larger.
         backend: where the question is worked out and the picture drawn: auto, cpu, cuda (cuda:1: the second card),
             warp-cpu or reference. With auto the question stays on the host: one is answered sooner than a field copied.
         json: print one JSON object; of several texts, {"answers": [...]}.
     """
     device = _device_of(backend, picture)
+    limit = None if memory is None else MemoryLimit.parse(memory)
     outputs = {"--cloud": cloud, "--picture": picture}
     if len(text) != 1 and (not text or cloud is not None or picture is not None):
         raise OptionError(
@@ -71,7 +75,7 @@ def query(
         )
     check_outputs(outputs, [field, map, weights, *files_of(option)])
     with told_when_slow(f"reading '{field}' and its map"):
-        segmenter = open_segmenter(field, map, weights, option, device)
+        segmenter = open_segmenter(field, map, weights, option, device, limit)
     check_outputs(outputs, [find_map(field, segmenter.field, map)])
     if cloud is not None:
         from feature_gs_ros.io.splats.registry import check_written

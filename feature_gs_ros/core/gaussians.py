@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.core.errors import MapError
 
 # A scale beyond this many times the median distance of the Gaussians from their centre fills the whole view.
 ABSURD_SCALE_RATIO = 1e3
+CURVE_BLOCK = 16  # Gaussians side by side on the Z-curve that have common bounds
+CHECKSUM_ROWS = 1 << 18  # whose values are hashed at once
 SH_COEFFICIENTS = (1, 4, 9, 16)  # of degrees 0..3
 BLUR = 0.3  # px², added to the diagonal of covariances on the image by Inria's, gsplat's and nerfstudio's rasterisers
 SH_C0 = 0.28209479177387814  # Y₀₀ = ½ √(1/π): the colour without view dependence is SH_C0 · sh[:, 0] + ½
@@ -36,6 +41,29 @@ class DroppedGaussians:
             f"{self.absurd_scale} absurd scale)"
         )
 
+    def __add__(self, other: DroppedGaussians) -> DroppedGaussians:
+        return DroppedGaussians(
+            self.not_finite + other.not_finite,
+            self.zero_quaternion + other.zero_quaternion,
+            self.absurd_scale + other.absurd_scale,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CurveBlocks:
+    """Bounds of `CURVE_BLOCK` Gaussians each that lie side by side on a Z-curve, the last ones maybe fewer."""
+
+    low: NDArray[np.float32]  # [B, 3] smallest x, y, z of the means
+    high: NDArray[np.float32]  # [B, 3] largest
+    scale: NDArray[np.float32]  # [B] the largest scale
+
+    @staticmethod
+    def of(means: NDArray[np.float32], scales: NDArray[np.float32]) -> CurveBlocks:
+        """Of means [N, 3] and scales [N, 3] in that order."""
+        starts = np.arange(0, len(means), CURVE_BLOCK)
+        low, high = np.minimum.reduceat(means, starts), np.maximum.reduceat(means, starts)
+        return CurveBlocks(low, high, np.maximum.reduceat(scales.max(axis=1), starts))
+
 
 @dataclass(frozen=True, eq=False)
 class GaussianMap:
@@ -54,6 +82,8 @@ class GaussianMap:
     notes: tuple[str, ...] = ()  # what its file says that isn't kept, and what was concluded from its values
     antialiased: bool = False  # trained with opacity compensation, and to be rasterised with it
     blur: float = BLUR  # px², that it was trained with; Mip-Splatting's is another
+    # Where the rows lie along a Z-curve: bounds of blocks of them. A copy with other values (`replace`) has none.
+    curve: CurveBlocks | None = field(default=None, init=False)
 
     @staticmethod
     def from_tensors(
@@ -77,23 +107,11 @@ class GaussianMap:
         means, quats_wxyz, scales, opacities, sh = (
             tensor.detach().to("cpu", torch.float32) for tensor in (means, quats_wxyz, scales, opacities, sh)
         )
-        finite = torch.ones(count, dtype=torch.bool)
-        for tensor in (means, quats_wxyz, scales, opacities, sh):
-            smallest, largest = tensor.reshape(count, -1).aminmax(dim=1)  # both are NaN where a row holds one
-            finite &= torch.isfinite(smallest) & torch.isfinite(largest)
-        norms = quats_wxyz.double().norm(dim=1)  # float32 squares of large values overflow
-        turned = norms > 1e-8
-        sane = _sane_scales(means, scales, finite & turned)
-        keep = finite & turned & sane
+        keep, norms, dropped = usable_rows(means, quats_wxyz, scales, opacities, sh)
         if not bool(keep.any()):
             raise MapError(
                 f"none of the {count} Gaussians of {source} can be used; export the map again", code="map.empty"
             )
-        dropped = DroppedGaussians(
-            not_finite=int((~finite).sum()),
-            zero_quaternion=int((finite & ~turned).sum()),
-            absurd_scale=int((finite & turned & ~sane).sum()),
-        )
         rows = None if dropped.total == 0 else keep.nonzero()[:, 0]
         if rows is not None:
             means, quats_wxyz, scales, opacities, sh, norms = (
@@ -153,14 +171,13 @@ class GaussianMap:
         Means count to the last bit. The other values went through exp, a logistic or a square root, whose last
         bit is the processor's: they count to 16 bits of their mantissa, so that a robot reads its workstation's field.
         """
-        digest = hashlib.sha256(self.means.numpy().tobytes())
-        for tensor in (self.quats_wxyz, self.scales, self.opacities):
-            digest.update(((tensor.view(torch.int32) + 0x40) >> 7).numpy().tobytes())
-        if self.antialiased:
-            digest.update(b"antialiased")  # other weights
-        if self.blur != BLUR:
-            digest.update(f"blur {self.blur:.6g}".encode())
-        return digest.hexdigest()
+        return checksum_of(lambda name: getattr(self, name).split(CHECKSUM_ROWS), self.antialiased, self.blur)
+
+    def along_curve(self, blocks: CurveBlocks, checksum: str) -> GaussianMap:
+        """This map, whose rows are known to lie along a Z-curve; its file says the blocks' bounds and its checksum."""
+        object.__setattr__(self, "curve", blocks)
+        self.__dict__["checksum"] = checksum
+        return self
 
     def select(self, mask: Tensor) -> GaussianMap:
         """The Gaussians where ``mask`` [N] (bool, or row indices) says so, in the same order."""
@@ -175,6 +192,63 @@ class GaussianMap:
             antialiased=self.antialiased,
             blur=self.blur,
         )
+
+
+def checksum_of(blocks_of: Callable[[str], Iterable[Tensor]], antialiased: bool, blur: float) -> str:
+    """`GaussianMap.checksum` of values that come in blocks of rows, by the name of the map's tensor."""
+    digest = hashlib.sha256()
+    for means in blocks_of("means"):
+        digest.update(means.numpy().tobytes())
+    for name in ("quats_wxyz", "scales", "opacities"):
+        for values in blocks_of(name):
+            digest.update(((values.view(torch.int32) + 0x40) >> 7).numpy().tobytes())
+    if antialiased:
+        digest.update(b"antialiased")  # other weights
+    if blur != BLUR:
+        digest.update(f"blur {blur:.6g}".encode())
+    return digest.hexdigest()
+
+
+def usable_rows(
+    means: Tensor,
+    quats_wxyz: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    sh: Tensor,
+    largest: float | None = None,
+) -> tuple[Tensor, Tensor, DroppedGaussians]:
+    """Which rows can be rasterised [N] bool, the quaternions' lengths [N] float64, and how many were dropped why.
+
+    Args:
+        largest: scale beyond which a Gaussian is dropped; `largest_scale` of these rows by default.
+    """
+    count = means.shape[0]
+    finite = torch.ones(count, dtype=torch.bool)
+    for tensor in (means, quats_wxyz, scales, opacities, sh):
+        low, high = tensor.reshape(count, -1).aminmax(dim=1)  # both are NaN where a row holds one
+        finite &= torch.isfinite(low) & torch.isfinite(high)
+    norms = quats_wxyz.double().norm(dim=1)  # float32 squares of large values overflow
+    turned = norms > 1e-8
+    usable = finite & turned
+    sane = (scales > 0).all(dim=1)
+    limit = largest_scale(means[usable]) if largest is None else largest
+    if limit is not None:
+        sane &= scales.amax(dim=1) <= limit
+    dropped = DroppedGaussians(
+        not_finite=int((~finite).sum()),
+        zero_quaternion=int((finite & ~turned).sum()),
+        absurd_scale=int((usable & ~sane).sum()),
+    )
+    return usable & sane, norms, dropped
+
+
+def largest_scale(means: Tensor) -> float | None:
+    """The scale beyond which a Gaussian is far larger than the map of these means [M, 3]; None where nothing tells."""
+    if len(means) == 0:
+        return None
+    offsets = means.double() - means.median(dim=0).values
+    radius = float(offsets.norm(dim=1).median())
+    return ABSURD_SCALE_RATIO * radius if radius > 0 else None
 
 
 def _check_shapes(
@@ -197,15 +271,3 @@ def _check_shapes(
             f"sh of {source} has shape {tuple(sh.shape)}, expected ({count}, K, 3) with K in {SH_COEFFICIENTS}",
             code="map.shape",
         )
-
-
-def _sane_scales(means: Tensor, scales: Tensor, usable: Tensor) -> Tensor:
-    """Positive scales that are not far larger than the map itself, [N] bool."""
-    sane = (scales > 0).all(dim=1)
-    if not bool(usable.any()):
-        return sane
-    offsets = means[usable].double() - means[usable].median(dim=0).values
-    radius = float(offsets.norm(dim=1).median())
-    if radius > 0:
-        sane &= scales.amax(dim=1) <= ABSURD_SCALE_RATIO * radius
-    return sane

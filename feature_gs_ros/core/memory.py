@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from feature_gs_ros.core.errors import BudgetError, OutOfMemoryError
+from feature_gs_ros.core.errors import BudgetError, OptionError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self")
@@ -20,6 +27,12 @@ _REFUSALS = (
     "failed to map segment",  # of a library that is being loaded
 )  # fmt: skip
 FREE_FRACTION = 0.8  # of the free memory that work may take by default
+RELIEF = 0.7  # of a limit, from which mapped pages are given back
+_UNITS = {"": 1, "b": 1} | {
+    f"{letter}{end}": base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for end, base in (("b", 1000), ("", 1024), ("ib", 1024))
+}
 KEPT = 512 << 20  # bytes that a program of ours keeps of what it has freed
 MAX_KEPT_ARRAY_BYTES = 32 << 20  # bytes of one array; more than that glibc doesn't keep
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -144,6 +157,56 @@ def check_budget(needed: int, budget: int | None, work: str, remedy: str, alread
 
 def gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """How many bytes this process may hold. Pages of mapped files are given back before it is reached.
+
+    They stay in the system's cache as long as it has room, so that reading them again costs little.
+    """
+
+    limit: int
+
+    @staticmethod
+    def parse(text: str, option: str = "--memory") -> MemoryLimit:
+        """Of ``8GiB``, ``8G`` (the same), ``8GB`` (of 10⁹), ``512MiB`` or a number of bytes.
+
+        Raises:
+            OptionError: it is none of these.
+        """
+        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([a-z]{0,3})", text.strip().lower())
+        if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
+            raise OptionError(f"{option} '{text}' is no amount of memory; give e.g. 8GiB or 500MB", code="option.value")
+        return MemoryLimit(int(float(match[1]) * _UNITS[match[2]]))
+
+    def relieve(self, *tensors: Tensor) -> None:
+        """Give back the pages of tensors of mapped files, if this process holds more than most of its limit."""
+        held = resident_bytes()
+        if held is not None and held > RELIEF * self.limit:
+            for tensor in tensors:
+                release_mapped(tensor)
+
+
+def resident_bytes() -> int | None:
+    """Bytes of memory that this process holds now, those of mapped files with them; None where nothing says."""
+    try:
+        return int((PROCESS / "statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def release_mapped(tensor: Tensor) -> None:
+    """Give the pages of a tensor's mapped file back to the system; nothing is lost, and nothing happens to others.
+
+    Only tensors that torch mapped itself (``from_file``) are known to be of a file.
+    """
+    storage = tensor.untyped_storage()
+    if getattr(storage, "filename", None) is None or storage.nbytes() == 0 or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        madvise = ctypes.CDLL(None).madvise
+        madvise(ctypes.c_void_p(storage.data_ptr()), ctypes.c_size_t(storage.nbytes()), mmap.MADV_DONTNEED)
 
 
 def memory_error(error: BaseException) -> OutOfMemoryError | None:

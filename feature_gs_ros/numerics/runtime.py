@@ -86,9 +86,10 @@ def set_thread_count(count: int | None) -> None:
         _threads, _pool = count, None
 
 
-def parallel_for(total: int, step: int, body: Callable[[int, int], object]) -> None:
-    """Call ``body(start, stop)`` for consecutive ranges of ``step``, on all threads; each range exactly once."""
-    ranges = [(start, min(start + step, total)) for start in range(0, total, step)]
+def parallel_for(total: int, step: int, body: Callable[[int, int], object], first: int = 0) -> None:
+    """Call ``body(start, stop)`` for consecutive ranges of ``step`` from ``first`` to ``total``, on all threads; each
+    range exactly once."""
+    ranges = [(start, min(start + step, total)) for start in range(first, total, step)]
     threads = thread_count()
     if threads == 1 or len(ranges) <= 1:
         for start, stop in ranges:

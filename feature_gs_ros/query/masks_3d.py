@@ -15,6 +15,7 @@ from torch import Tensor
 from feature_gs_ros.backprojection.field import FeatureField
 from feature_gs_ros.core.errors import FieldError, PromptError
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import MemoryLimit, check_budget, resident_bytes
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.base import Extractor, ImageJudge, ScoringRule, image_judge, needed_directions
 from feature_gs_ros.numerics.device import HOST
@@ -26,6 +27,7 @@ from feature_gs_ros.query.verify import SecondLook, verify_mask
 
 MIN_SUMMED_OPACITY = 5.0  # summed opacity of the Gaussians that must pass
 OBSERVED = 0.5  # coverage under which "nothing passes" says nothing
+GRAPH_BYTES = 1200  # per Gaussian, while the graph of a map is prepared
 CHUNK = 16384  # Gaussians scored at once
 LARGE_CHUNK = 1 << 19  # the same where features are read as they are: each chunk costs one thread barrier
 SAMPLE = 1000  # Gaussians on which a prompt is held against its competitors
@@ -92,6 +94,7 @@ class Segmenter:
         field: FeatureField,
         extractor: Extractor | None = None,
         graph: GaussianGraph | None = None,
+        memory: MemoryLimit | None = None,
     ) -> None:
         """
         Args:
@@ -99,6 +102,7 @@ class Segmenter:
             field: features of its Gaussians [N, D or K].
             extractor: the field's; by default created from its identity.
             graph: of this map, if there is one already; it doesn't depend on the field.
+            memory: to stay within: of a field that is mapped, pages that were read are given back.
 
         Raises:
             FieldError: the field belongs to another map or extractor.
@@ -114,6 +118,7 @@ class Segmenter:
         self.gaussians = gaussians
         self.field = field
         self.extractor = extractor
+        self.memory = memory
         self._graph = graph
         self._building = threading.Lock()
 
@@ -323,6 +328,14 @@ class Segmenter:
         """Neighbouring Gaussians, found on first use."""
         with self._building:
             if self._graph is None:
+                if self.memory is not None:
+                    check_budget(
+                        GRAPH_BYTES * len(self.gaussians) + (resident_bytes() or 0),
+                        self.memory.limit,
+                        f"spreading scores over the neighbours of {len(self.gaussians)} Gaussians",
+                        f"raise --memory, or use an extractor that needs no spreading ('{self.extractor.identity.name}'"
+                        " does)",
+                    )
                 self._graph = GaussianGraph.of(self.gaussians)
             return self._graph
 
@@ -337,6 +350,8 @@ class Segmenter:
         for first in range(0, len(self.field), chunk):
             rows = slice(first, first + chunk)
             chunks.append(score(self.field.resident(rows), rows))
+            if self.memory is not None:
+                self.memory.relieve(self.field.features, self.gaussians.means)
         return torch.cat(chunks)
 
     def _scored_codes(self, embeddings: Tensor, directions: Tensor) -> Tensor:

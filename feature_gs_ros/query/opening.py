@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from feature_gs_ros.backprojection.opening import open_field
+from feature_gs_ros.core.memory import MemoryLimit
 from feature_gs_ros.extractors import extractor_of
 from feature_gs_ros.extractors.options import parse_options
 from feature_gs_ros.numerics.device import HOST
@@ -20,12 +21,14 @@ def open_segmenter(
     weights: Path | None = None,
     options: Sequence[str] = (),
     device: torch.device = HOST,
+    memory: MemoryLimit | None = None,
 ) -> Segmenter:
     """A field with its map and its extractor.
 
     Args:
         options: ``KEY=VALUE`` for the extractor, in addition to those stored in the field.
         device: where questions are worked out: a backend's.
+        memory: to stay within.
 
     Raises:
         ExtractorError: the extractor's weights are not here, or it doesn't take an option.
@@ -33,4 +36,5 @@ def open_segmenter(
         OutOfMemoryError: the device has no room for the features.
     """
     field, gaussians = open_field(path, map_path)
-    return Segmenter(gaussians, field.on(device), extractor_of(field.extractor, weights, parse_options(options)))
+    extractor = extractor_of(field.extractor, weights, parse_options(options))
+    return Segmenter(gaussians, field.on(device), extractor, memory=memory)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from feature_gs_ros.core.camera import Camera, check_pose
 from feature_gs_ros.core.errors import BackendError, CameraError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.rasterizer.base import Accumulator, AccumulatorState, Backend, CellOperator, Rendering, View
+from feature_gs_ros.rasterizer.base import Accumulator, AccumulatorState, Backend, CellOperator, Paging, Rendering, View
 
 __all__ = [
     "NAMES",
@@ -29,6 +29,7 @@ __all__ = [
     "Backend",
     "BackendChoice",
     "CellOperator",
+    "Paging",
     "Rendering",
     "View",
     "compile_ahead",

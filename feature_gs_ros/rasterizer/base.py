@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -27,8 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import GaussianMap
+from feature_gs_ros.core.memory import MemoryLimit
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -147,6 +150,23 @@ class AccumulatorState:
     view_count: Tensor  # [R] int32, views that saw the Gaussian
 
 
+@dataclass(frozen=True)
+class Paging:
+    """Sums in a file, of which only what a batch of views touches is in memory."""
+
+    folder: Path  # on whose disk they lie; nobody else sees the file, and it goes when the sums do
+    memory: MemoryLimit  # of this process
+
+
+def check_no_paging(backend: str, paging: Paging | None) -> None:
+    """Raise a BackendError where sums shall be paged that a backend keeps on its device."""
+    if paging is not None:
+        raise BackendError(
+            f"the backend '{backend}' can't keep its sums on disk; use --backend cpu, or leave out --memory",
+            code="backend.unsupported",
+        )
+
+
 class Accumulator(Protocol):
     """Sums over views of Wᵀ M U F and Wᵀ m, and how many views saw each Gaussian. They stay on the backend's device."""
 
@@ -224,11 +244,16 @@ class Backend(Protocol):
         """Project, cull and sort the map for one pinhole camera; arguments are checked already."""
         ...
 
-    def accumulator(self, gaussians: GaussianMap, channels: int) -> Accumulator:
+    def accumulator(self, gaussians: GaussianMap, channels: int, paging: Paging | None = None) -> Accumulator:
         """Empty sums for a map.
+
+        Args:
+            paging: keep them on disk; only the CPU's backend can.
 
         Raises:
             OutOfMemoryError: the device has no room for them.
+            BackendError: this backend keeps them on its device.
+            OSError: the disk has no room for them.
         """
         ...
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Camera, check_pose
 from feature_gs_ros.core.errors import BackendError
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.rasterizer.base import Accumulator, Backend, Rendering, View
+from feature_gs_ros.rasterizer.base import Accumulator, Backend, Paging, Rendering, View
 from feature_gs_ros.rasterizer.conventions import EPS2D, NEAR_PLANE
 
 INSTALL = "pip install gsplat==1.5.3 packaging, with a CUDA toolkit (nvcc) of torch's version beside it"
@@ -48,9 +48,9 @@ class GsplatBackend:
         """The other backend's view."""
         return self._own.view(gaussians, camera, camera_from_splat)
 
-    def accumulator(self, gaussians: GaussianMap, channels: int) -> Accumulator:
+    def accumulator(self, gaussians: GaussianMap, channels: int, paging: Paging | None = None) -> Accumulator:
         """The other backend's sums."""
-        return self._own.accumulator(gaussians, channels)
+        return self._own.accumulator(gaussians, channels, paging)
 
     def accumulator_bytes(self, gaussians: int, channels: int) -> int:
         """Those of the other backend."""

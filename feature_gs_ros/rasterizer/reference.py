@@ -22,7 +22,7 @@ from feature_gs_ros.core.feature_grid import FeatureGrid
 from feature_gs_ros.core.gaussians import BLUR, GaussianMap
 from feature_gs_ros.core.geometry import rotations_from_quats_wxyz
 from feature_gs_ros.core.sh import sh_basis
-from feature_gs_ros.rasterizer.base import AccumulatorState, Backend, Rendering, View
+from feature_gs_ros.rasterizer.base import AccumulatorState, Backend, Paging, Rendering, View, check_no_paging
 from feature_gs_ros.rasterizer.conventions import (
     ALPHA_MAX,
     ALPHA_MIN,
@@ -369,8 +369,9 @@ class ReferenceBackend:
         """W of one pinhole camera."""
         return ReferenceView(self, gaussians, camera, camera_from_splat)
 
-    def accumulator(self, gaussians: GaussianMap, channels: int) -> ReferenceAccumulator:
+    def accumulator(self, gaussians: GaussianMap, channels: int, paging: Paging | None = None) -> ReferenceAccumulator:
         """Empty sums for a map."""
+        check_no_paging(self.name, paging)
         return ReferenceAccumulator(gaussians, channels)
 
     def accumulator_bytes(self, gaussians: int, channels: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,45 +50,80 @@ def load_gaussian_ply(ply: PlyFile) -> GaussianMap:
     Raises:
         MapError: a property is missing, ``f_rest_*`` don't make a degree from 0 to 4, or no row can be used.
     """
-    vertex = ply.element("vertex")
-    ply.require("vertex", (*MEANS, *OPACITY, *SCALES[:2], *QUATS_WXYZ))
-    is_flat, has_filter = SCALES[2] not in vertex.names, FILTER_3D[0] in vertex.names
-    plain = holds_plain_colors(vertex.names)
-    colour = RGB if plain else (*SH_DC, *sh_rest_names(rest_count(vertex.names, f"'{ply.path}'")))
-    groups = {"means": MEANS, "quats": QUATS_WXYZ, "scales": SCALES[: 2 if is_flat else 3], "opacity": OPACITY}
-    groups |= {"sh": colour[: 3 * SH_COEFFICIENTS[-1]], **({"filter": FILTER_3D} if has_filter else {})}
-    columns = ply.columns("vertex", groups)
-    if vertex.count == 0:
+    reading = PlyReading.of(ply)
+    columns = ply.columns("vertex", reading.groups)
+    if reading.count == 0:
         raise MapError(f"'{ply.path}' holds no Gaussians; export the map again", code="map.empty")
-    means = columns["means"]
-    linear_scales, linear_opacities = linear_values(means, columns["scales"], columns["opacity"])
-    # In double precision, as `from_parameters` says why.
-    raw_scales, raw_opacity = torch.from_numpy(columns["scales"]), torch.from_numpy(columns["opacity"])[:, 0]
-    scales = raw_scales if linear_scales else raw_scales.double().exp().float()
-    opacities = raw_opacity if linear_opacities else raw_opacity.double().sigmoid().float()
-    if is_flat:
-        scales = torch.cat([scales, FLAT * scales.amin(dim=1, keepdim=True)], dim=1)
-    if has_filter:
-        scales, opacities = _filtered(scales, opacities, torch.from_numpy(columns["filter"]))
-    sh = torch.from_numpy(columns["sh"]).reshape(vertex.count, -1, 3)
-    gaussians = GaussianMap.from_tensors(
-        means=torch.from_numpy(means),
-        quats_wxyz=torch.from_numpy(columns["quats"]),
-        scales=scales,
-        opacities=opacities,
-        sh=(sh / 255 - 0.5) / SH_C0 if plain else sh,
-        source=f"'{ply.path}'",
-    )
-    conclusions = {
-        "a map of 2DGS (no scale_2): its discs are read as Gaussians of a hundredth of their width": is_flat,
-        "its spherical harmonics of degree 4 are read up to 3": len(colour) > 3 * SH_COEFFICIENTS[-1],
-        "its scales are linear, by their range; read as such": linear_scales,
-        "its opacities are linear, by their range; read as such": linear_opacities,
-        "Mip-Splatting's filter_3D is applied to scales and opacities": has_filter,
-    }
-    gaussians = replace(gaussians, notes=tuple(note for note, is_so in conclusions.items() if is_so))
-    blur = MIP_BLUR if has_filter else stated_blur(ply)
-    return gaussians if blur is None else as_antialiased(gaussians, blur)
+    reading = reading.judged(columns)
+    gaussians = GaussianMap.from_tensors(*reading.tensors(columns), source=f"'{ply.path}'")
+    blur = BLUR if reading.blur is None else reading.blur
+    return replace(gaussians, notes=reading.notes, antialiased=reading.blur is not None, blur=blur)
+
+
+@dataclass(frozen=True)
+class PlyReading:
+    """How a file's columns become Gaussians: which variant it is, by its properties and its values."""
+
+    count: int  # rows
+    groups: dict[str, tuple[str, ...]]  # of properties, by what they become
+    is_flat: bool  # 2DGS
+    has_filter: bool  # Mip-Splatting
+    plain_colors: bool  # RGB in place of SH
+    cut_sh: bool  # a higher degree than is kept
+    blur: float | None  # px², that it was trained antialiased with; None: it wasn't
+    linear_scales: bool = False
+    linear_opacities: bool = False
+
+    @staticmethod
+    def of(ply: PlyFile) -> PlyReading:
+        """By the properties alone.
+
+        Raises:
+            MapError: as `load_gaussian_ply`.
+        """
+        vertex = ply.element("vertex")
+        ply.require("vertex", (*MEANS, *OPACITY, *SCALES[:2], *QUATS_WXYZ))
+        is_flat, has_filter = SCALES[2] not in vertex.names, FILTER_3D[0] in vertex.names
+        plain = holds_plain_colors(vertex.names)
+        colour = RGB if plain else (*SH_DC, *sh_rest_names(rest_count(vertex.names, f"'{ply.path}'")))
+        groups = {"means": MEANS, "quats": QUATS_WXYZ, "scales": SCALES[: 2 if is_flat else 3], "opacity": OPACITY}
+        groups |= {"sh": colour[: 3 * SH_COEFFICIENTS[-1]], **({"filter": FILTER_3D} if has_filter else {})}
+        cut = len(colour) > 3 * SH_COEFFICIENTS[-1]
+        return PlyReading(
+            vertex.count, groups, is_flat, has_filter, plain, cut, MIP_BLUR if has_filter else stated_blur(ply)
+        )
+
+    def judged(self, columns: Mapping[str, NDArray[np.float32]]) -> PlyReading:
+        """With what the values say, those of all rows or of many spread over them."""
+        scales, opacities = linear_values(columns["means"], columns["scales"], columns["opacity"])
+        return replace(self, linear_scales=scales, linear_opacities=opacities)
+
+    def tensors(self, columns: Mapping[str, NDArray[np.float32]]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Means, quaternions, scales, opacities and SH of rows, as `GaussianMap.from_tensors` takes them."""
+        # In double precision, as `from_parameters` says why.
+        raw_scales, raw_opacity = torch.from_numpy(columns["scales"]), torch.from_numpy(columns["opacity"])[:, 0]
+        scales = raw_scales if self.linear_scales else raw_scales.double().exp().float()
+        opacities = raw_opacity if self.linear_opacities else raw_opacity.double().sigmoid().float()
+        if self.is_flat:
+            scales = torch.cat([scales, FLAT * scales.amin(dim=1, keepdim=True)], dim=1)
+        if self.has_filter:
+            scales, opacities = _filtered(scales, opacities, torch.from_numpy(columns["filter"]))
+        sh = torch.from_numpy(columns["sh"]).reshape(len(scales), -1, 3)
+        sh = (sh / 255 - 0.5) / SH_C0 if self.plain_colors else sh
+        return torch.from_numpy(columns["means"]), torch.from_numpy(columns["quats"]), scales, opacities, sh
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was concluded, for people."""
+        conclusions = {
+            "a map of 2DGS (no scale_2): its discs are read as Gaussians of a hundredth of their width": self.is_flat,
+            "its spherical harmonics of degree 4 are read up to 3": self.cut_sh,
+            "its scales are linear, by their range; read as such": self.linear_scales,
+            "its opacities are linear, by their range; read as such": self.linear_opacities,
+            "Mip-Splatting's filter_3D is applied to scales and opacities": self.has_filter,
+        }
+        found = tuple(note for note, is_so in conclusions.items() if is_so)
+        return found if self.blur is None else (*found, antialiased_note(self.blur))
 
 
 def stated_blur(ply: PlyFile) -> float | None:
@@ -104,8 +139,12 @@ def antialiased_comment(gaussians: GaussianMap) -> list[str]:
 
 def as_antialiased(gaussians: GaussianMap, blur: float = BLUR) -> GaussianMap:
     """The map as one that was trained with opacity compensation for a blur of px²."""
-    note = f"{ANTIALIASED_NOTE} of {blur} px²"
-    return replace(gaussians, antialiased=True, blur=blur, notes=(*gaussians.notes, note))
+    return replace(gaussians, antialiased=True, blur=blur, notes=(*gaussians.notes, antialiased_note(blur)))
+
+
+def antialiased_note(blur: float) -> str:
+    """Of the map's notes."""
+    return f"{ANTIALIASED_NOTE} of {blur} px²"
 
 
 def linear_values(

@@ -87,18 +87,24 @@ class PlyFile:
             MapError: as `blocks`; a property is missing.
         """
         element = self.element(name)
-        self.require(name, [name for names in groups.values() for name in names])
-        blocks = self.blocks(name)
+        blocks = self.column_blocks(name, groups)
         columns = {group: np.empty((element.count, len(names)), np.float32) for group, names in groups.items()}
         start = 0
         for block in blocks:
-            stop = start + len(block)
-            with np.errstate(over="ignore", invalid="ignore"):  # a double beyond float32 becomes Inf, and is dropped
-                for group, names in groups.items():
-                    for column, property_name in enumerate(names):
-                        columns[group][start:stop, column] = block[property_name]
+            stop = start + len(next(iter(block.values())))
+            for group, values in block.items():
+                columns[group][start:stop] = values
             start = stop
         return columns
+
+    def column_blocks(self, name: str, groups: Mapping[str, Sequence[str]]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """As `columns`, a block of rows at a time.
+
+        Raises:
+            MapError: as `columns`.
+        """
+        self.require(name, [name for names in groups.values() for name in names])
+        return (_columns_of(block, groups) for block in self.blocks(name))
 
     def require(self, name: str, properties: Sequence[str]) -> None:
         """Raises MapError, naming what is there, unless the table has these properties."""
@@ -141,6 +147,15 @@ class PlyFile:
                 except (ValueError, OverflowError) as error:
                     _refuse(self.path, f"in the rows from {start} to {stop - 1} of '{element.name}': {error}")
                 yield block
+
+
+def _columns_of(block: Rows, groups: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.float32]]:
+    columns = {group: np.empty((len(block), len(names)), np.float32) for group, names in groups.items()}
+    with np.errstate(over="ignore", invalid="ignore"):  # a double beyond float32 becomes Inf, and is dropped
+        for group, names in groups.items():
+            for column, property_name in enumerate(names):
+                columns[group][:, column] = block[property_name]
+    return columns
 
 
 def open_ply(path: Path) -> PlyFile:

@@ -19,6 +19,7 @@ from feature_gs_ros.io.images import LFS_POINTER
 from feature_gs_ros.io.splats.antimatter import AntimatterSplat
 from feature_gs_ros.io.splats.base import START_BYTES, SplatFormat
 from feature_gs_ros.io.splats.checkpoints import load_checkpoint
+from feature_gs_ros.io.splats.chunked import Chunked
 from feature_gs_ros.io.splats.compressed import is_compressed_ply, load_compressed_ply
 from feature_gs_ros.io.splats.compressed_writing import save_compressed_ply
 from feature_gs_ros.io.splats.extras import need
@@ -220,6 +221,7 @@ _BUILT_IN: tuple[SplatFormat, ...] = (
     Sog(),
     Gltf(),
     Usd(),
+    Chunked(),
     _Checkpoint(),
 )
 

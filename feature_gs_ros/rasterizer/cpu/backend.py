@@ -10,7 +10,7 @@ from torch import Tensor
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.numerics.simd.probe import check_scalars, reason_for_scalars
-from feature_gs_ros.rasterizer.base import Rendering
+from feature_gs_ros.rasterizer.base import Paging, Rendering
 from feature_gs_ros.rasterizer.cpu.accumulator import CpuAccumulator
 from feature_gs_ros.rasterizer.cpu.gradients import render_with_gradients
 from feature_gs_ros.rasterizer.cpu.view import CpuView
@@ -38,9 +38,9 @@ class CpuBackend:
         """Project, cull and sort the map for one pinhole camera."""
         return CpuView(self, gaussians, camera, camera_from_splat)
 
-    def accumulator(self, gaussians: GaussianMap, channels: int) -> CpuAccumulator:
+    def accumulator(self, gaussians: GaussianMap, channels: int, paging: Paging | None = None) -> CpuAccumulator:
         """Empty sums for a map."""
-        return CpuAccumulator(gaussians, channels)
+        return CpuAccumulator(gaussians, channels, paging)
 
     def accumulator_bytes(self, gaussians: int, channels: int) -> int:
         """Bytes of accumulators and of a batch's work."""

@@ -11,25 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.numerics.simd import SIZE
+from feature_gs_ros.core.gaussians import CurveBlocks, GaussianMap
 from feature_gs_ros.numerics.sorting import morton_order
-
-
-@dataclass(frozen=True, eq=False)
-class CullBlocks:
-    """Bounds of `SIZE` Gaussians each that lie side by side on the curve, the last ones maybe fewer."""
-
-    low: NDArray[np.float32]  # [B, 3] smallest x, y, z of the means
-    high: NDArray[np.float32]  # [B, 3] largest
-    scale: NDArray[np.float32]  # [B] the largest scale
-
-    @staticmethod
-    def of(means: NDArray[np.float32], scales: NDArray[np.float32]) -> CullBlocks:
-        """Of means [N, 3] and scales [N, 3] in that order."""
-        starts = np.arange(0, len(means), SIZE)
-        low, high = np.minimum.reduceat(means, starts), np.maximum.reduceat(means, starts)
-        return CullBlocks(low, high, np.maximum.reduceat(scales.max(axis=1), starts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +26,12 @@ class SpatialOrder:
     scales: NDArray[np.float32]  # [N, 3]
     opacities: NDArray[np.float32]  # [N]
 
+    known_blocks: CurveBlocks | None = None
+
     @cached_property
-    def blocks(self) -> CullBlocks:
+    def blocks(self) -> CurveBlocks:
         """Bounds by which a view skips what it doesn't see."""
-        return CullBlocks.of(self.means, self.scales)
+        return self.known_blocks or CurveBlocks.of(self.means, self.scales)
 
 
 _orders: WeakKeyDictionary[GaussianMap, SpatialOrder] = WeakKeyDictionary()
@@ -63,6 +48,17 @@ def spatial_order(gaussians: GaussianMap) -> SpatialOrder:
 
 
 def _sorted_along_curve(gaussians: GaussianMap) -> SpatialOrder:
+    if gaussians.curve is not None:  # as it is: its tensors may be a mapped file, of which views read what they see
+        rows = np.arange(len(gaussians), dtype=np.int32)
+        return SpatialOrder(
+            rows,
+            rows,
+            gaussians.means.numpy(),
+            gaussians.quats_wxyz.numpy(),
+            gaussians.scales.numpy(),
+            gaussians.opacities.numpy(),
+            gaussians.curve,
+        )
     rows = morton_order(gaussians.means.numpy())
     order = torch.from_numpy(rows)
     inverse = np.empty_like(rows)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_gs_ros.core.camera import Camera
-from feature_gs_ros.core.gaussians import BLUR, GaussianMap
+from feature_gs_ros.core.gaussians import BLUR, CurveBlocks, GaussianMap
 from feature_gs_ros.numerics.runtime import parallel_for, thread_count
 from feature_gs_ros.numerics.simd import SIZE
 from feature_gs_ros.numerics.sorting import argsort_positive
@@ -17,7 +17,7 @@ from feature_gs_ros.rasterizer.conventions import NEAR_PLANE, TANGENT_MARGIN
 from feature_gs_ros.rasterizer.cpu.arrays import Floats, Geometry, Ints, Pinhole, Projected
 from feature_gs_ros.rasterizer.cpu.constants import MAX_SIGMAS
 from feature_gs_ros.rasterizer.cpu.kernels import projection as kernels
-from feature_gs_ros.rasterizer.cpu.order import CullBlocks, spatial_order
+from feature_gs_ros.rasterizer.cpu.order import spatial_order
 
 RANGE = 1024  # blocks projected at once, at least
 SLACK = 1e-5  # of a plane's terms: float32 is wrong by less
@@ -109,7 +109,7 @@ def touching_planes(camera: Camera) -> NDArray[np.float64]:
     return np.array(planes)
 
 
-def blocks_in_view(blocks: CullBlocks, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Ints:
+def blocks_in_view(blocks: CurveBlocks, camera: Camera, camera_from_splat: NDArray[np.float64]) -> Ints:
     """Indices of the blocks that may hold a Gaussian that touches the image, ascending."""
     planes, pose = touching_planes(camera), camera_from_splat[:3, :4]
     terms = np.abs(planes[:, :3]) @ np.abs(pose)  # what a plane's sum is made of, before anything cancels

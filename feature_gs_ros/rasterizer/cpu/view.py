@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,6 +138,14 @@ class CpuView:
         return torch.from_numpy(render_values(self.projection, *self._pixel_tiles, values, first, end))
 
 
+@dataclass(frozen=True)
+class CurveSegments:
+    """The curve in parts, a whole number of chunks each, and what happens after each of them."""
+
+    rows: int
+    after: Callable[[], None] = lambda: None
+
+
 def backproject_views(
     views: Sequence[CpuView],
     grids: Sequence[FeatureGrid],
@@ -144,11 +154,13 @@ def backproject_views(
     weight: Tensor,  # [N] float32, added to
     view_count: Tensor | None = None,  # [N] int32, ±1 where a view's weight is above 0
     sign: int = 1,
+    segments: CurveSegments | None = None,
 ) -> None:
     """Add Σ_v Wᵀ M U F to accumulators along the map's Z-curve (`spatial_order`).
 
     Several views per call touch each row of the accumulators once, not once per view. ``sign`` −1 takes them out.
     """
+    segments = segments or CurveSegments(len(weight))
     coarse: list[tuple[CpuView, CoarseWeights, NDArray[np.float32], NDArray[np.float32]]] = []
     counts = np.zeros(len(weight), np.int32) if view_count is None else view_count.numpy()
     totals = [np.zeros(len(view.projection), np.float32) for view in views]
@@ -165,9 +177,9 @@ def backproject_views(
         else:
             for first, last in _bands(view, layout):
                 weights = fine_weights(view.projection, layout, mask, first, last)
-                _add_fine_band(view, weights, cells, numerator, total)
+                _add_fine_band(view, weights, cells, numerator, total, segments)
     if coarse:
-        _add_coarse_batch(coarse, numerator)
+        _add_coarse_batch(coarse, numerator, segments)
     for view, total in zip(views, totals, strict=True):
         add_totals(view.projection, total, sign, weight.numpy(), counts)
 
@@ -181,6 +193,7 @@ def _by_pixels(view: CpuView, layout: Layout, dimension: int) -> bool:
 def _add_coarse_batch(
     batch: Sequence[tuple[CpuView, CoarseWeights, NDArray[np.float32], NDArray[np.float32]]],
     numerator: Tensor,
+    segments: CurveSegments,
 ) -> None:
     target = numerator.numpy()
     # Chunks of the map's Z-curve: their cells and their rows of the accumulators stay in cache for all views.
@@ -193,7 +206,10 @@ def _add_coarse_batch(
                 if end[chunk] < end[chunk + 1]:
                     add_coarse(weights, view.projection, cells, end[chunk], end[chunk + 1], target, total)
 
-    parallel_for(len(starts) - 1, 1, add)
+    chunks, step = len(starts) - 1, -(-segments.rows // CHUNK)
+    for begin in range(0, chunks, step):
+        parallel_for(min(begin + step, chunks), 1, add, begin)
+        segments.after()
 
 
 def _add_fine_band(
@@ -202,13 +218,18 @@ def _add_fine_band(
     cells: NDArray[np.float32],
     numerator: Tensor,
     total: NDArray[np.float32],
+    segments: CurveSegments,
 ) -> None:
     target = numerator.numpy()
-    parallel_for(
-        len(view.projection),
-        1024,
-        lambda first, last: add_fine(weights, view.projection, cells, first, last, target, total),
-    )
+    borders = np.arange(0, len(target) + segments.rows, segments.rows)
+    ends = np.searchsorted(view.projection.indices, borders)
+
+    def add(first: int, last: int) -> None:
+        add_fine(weights, view.projection, cells, first, last, target, total)
+
+    for begin, end in pairwise(ends.tolist()):
+        parallel_for(end, 1024, add, begin)
+        segments.after()
 
 
 def _bands(view: CpuView, layout: Layout) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.core.gaussians import GaussianMap
-from feature_gs_ros.rasterizer.base import Rendering
+from feature_gs_ros.rasterizer.base import Paging, Rendering, check_no_paging
 from feature_gs_ros.rasterizer.cuda.accumulator import CudaAccumulator
 from feature_gs_ros.rasterizer.cuda.gradients import render_with_gradients
 from feature_gs_ros.rasterizer.cuda.projection import MapCache
@@ -35,8 +35,9 @@ class CudaBackend:
         """Project, cull and sort the map for one pinhole camera."""
         return CudaView(self, gaussians, camera, camera_from_splat)
 
-    def accumulator(self, gaussians: GaussianMap, channels: int) -> CudaAccumulator:
+    def accumulator(self, gaussians: GaussianMap, channels: int, paging: Paging | None = None) -> CudaAccumulator:
         """Empty sums for a map; see `Backend.accumulator`."""
+        check_no_paging(self.name, paging)
         return CudaAccumulator(self, gaussians, channels)
 
     def accumulator_bytes(self, gaussians: int, channels: int) -> int:
