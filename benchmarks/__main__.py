@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME]… [--json FILE]``: all, or the named; six others have options, see `main`."""
+"""``python -m benchmarks [NAME]… [--json FILE]``: all, or the named; seven others have options, see `main`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("startup", "backprojection", "queries", "tabletop", "affordance", "sam"
 
 def main() -> None:
     words = sys.argv[1:]
-    if words[:1] in (["gpu"], ["found"], ["doctor"], ["align"], ["refine"], ["codecs"]):
+    if words[:1] in (["gpu"], ["found"], ["doctor"], ["align"], ["refine"], ["codecs"], ["scale"]):
         sys.exit(importlib.import_module(f"benchmarks.{words[0]}").command(words[1:]))
     target = Path(words.pop(words.index("--json") + 1)) if "--json" in words else None
     names = [word for word in words if word != "--json"] or list(NAMES)
