@@ -178,7 +178,7 @@ def _sorted_into(
     tensors["source_rows"] = TensorBlocks(torch.int64, (total,), blocks_of("source_rows"))
     bounds = {"low": blocks.low, "high": blocks.high, "largest": blocks.scale}
     tensors |= {name: torch.from_numpy(values) for name, values in bounds.items()}
-    content = {"checksum": checksum, "notes": source.notes, "source": str(path)}
+    content: dict[str, object] = {"checksum": checksum, "notes": source.notes, "source": str(path)}
     content |= {"antialiased": source.antialiased, "blur": source.blur}
     write_tensor_file(out, FORMAT, tensors, content)
     return ChunkReport(total, dropped, source.notes, len(sizes))
