@@ -30,7 +30,8 @@ class DataFolder:
         Raises:
             FieldError: no name, or one that leads out of the folder.
         """
-        if not name.strip() or "\0" in name:
+        # A ~ would become a folder of that name, not the home folder that is meant.
+        if not name.strip() or "\0" in name or name.startswith("~"):
             raise FieldError(f"{name!r} can't name a file; give a path below data_dir, {self.path}", code="field.name")
         try:
             path = (self.path / name).resolve()

@@ -90,6 +90,7 @@ def test_an_image_of_another_size_is_refused(width: int, height: int) -> None:
         ({"distortion_model": "kannala", "d": np.ones(4)}, False, ("camera.unknown", "'kannala'")),
         ({"d": np.full(3, 0.1)}, False, ("camera.shape",)),
         ({"roi": {"width": 640, "height": 480, "do_rectify": True}}, True, ("camera.unsupported",)),
+        ({"roi": {"width": 640, "height": 480, "x_offset": 1}}, False, ("camera.size", "reaches out")),
     ],
 )
 def test_a_calibration_that_is_none_is_refused(

@@ -176,7 +176,7 @@ def test_pixels_whose_feature_is_mixed_of_ignored_ones_do_not_count():
     np.testing.assert_array_equal(counted_pixels(ignored, whole), ~ignored)
 
 
-@pytest.mark.parametrize("name", ["", " ", "..", "../x", "/etc/passwd", "a/../../x", "a\0b", "link/x", "."])
+@pytest.mark.parametrize("name", ["", " ", "..", "../x", "/etc/passwd", "a/../../x", "a\0b", "link/x", ".", "~/x"])
 def test_no_path_leaves_the_folder(tmp_path, name):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path)

@@ -134,3 +134,11 @@ def test_other_files_are_not_overwritten(robot: Robot, starter: Starter, name: s
     status, result = Aligning(robot).ask(save=name)
     assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
     assert not Path(starter.data / name).exists()
+
+
+def test_a_file_of_another_kind_stays(robot: Robot, starter: Starter):
+    other = starter.data / "labels.yaml"
+    other.write_text("0: background")
+    status, result = Aligning(robot).ask(save="labels.yaml")
+    assert (status, result.code) == (GoalStatus.STATUS_ABORTED, "alignment.unwritable")
+    assert other.read_text() == "0: background"

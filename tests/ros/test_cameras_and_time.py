@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Point, TransformStamped
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -299,6 +299,8 @@ def test_no_pose_is_interpolated_across_a_silence_of_tf(robot, start: Starter, g
     pose = camera_from_map(0.2)
     for after in (0, 100, 4100, 4200):  # ms; silent for four seconds
         robot.publish_tf(begin + after * 1_000_000, *transform_of(pose))
+    for after in range(200, 4100, 100):  # what tf2 refuses is no sign of life
+        robot.publish_tf(begin + after * 1_000_000, [np.nan, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])
     for after in (50, 2000):
         robot.publish_image(take_picture(gaussians, pose), begin + after * 1_000_000)
     assert watch.outcome(2) == (1, {"tf of 'camera' was silent for longer than tf_max_gap": 1})
@@ -323,15 +325,21 @@ def test_a_static_transform_that_changes_while_running_is_reported(robot, start:
 
 
 def test_qos_overrides_count_for_images_and_calibration(robot, start: Starter):
-    start.active(**{"qos_overrides./image.subscription.reliability": "best_effort"})
+    overrides = {
+        "image.subscription.reliability": "best_effort",
+        "camera_info.subscription.durability": "transient_local",
+    }
+    start.active(**{f"qos_overrides./{name}": value for name, value in overrides.items()})
 
-    def reliability(topic: str) -> list[ReliabilityPolicy]:
-        infos = robot.node.get_subscriptions_info_by_topic(topic)
-        return [info.qos_profile.reliability for info in infos]
+    def quality(topic: str) -> list[QoSProfile]:
+        return [info.qos_profile for info in robot.node.get_subscriptions_info_by_topic(topic)]
 
-    wait_until(lambda: reliability("/image") and reliability("/camera_info"), what="the subscriptions")
-    assert reliability("/image") == [ReliabilityPolicy.BEST_EFFORT]
-    assert reliability("/camera_info") == [ReliabilityPolicy.RELIABLE]  # as image_reliability says
+    wait_until(lambda: quality("/image") and quality("/camera_info"), what="the subscriptions")
+    (image,), (calibration,) = quality("/image"), quality("/camera_info")
+    assert image.reliability == ReliabilityPolicy.BEST_EFFORT
+    assert image.durability == DurabilityPolicy.VOLATILE
+    assert calibration.reliability == ReliabilityPolicy.RELIABLE  # as image_reliability says
+    assert calibration.durability == DurabilityPolicy.TRANSIENT_LOCAL
 
 
 def test_diagnostics_judge_the_last_period(robot, start: Starter, gaussians):

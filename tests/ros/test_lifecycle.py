@@ -240,7 +240,7 @@ def test_the_saved_fields_extractor_needs_a_saved_field(robot, start: Starter):
     assert "name an extractor" in node.log.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_if_asked_to_and_leaves_no_process(robot, start: Starter, gaussians, number):
     node = start.active(save_on_deactivate=True, load_on_activate=True)
     teach(robot, gaussians)

@@ -73,6 +73,12 @@ def camera_from_info(info: CameraInfo, width: int, height: int, *, is_rectified:
             "camera_info has a region of interest that is yet to be rectified: use the raw image",
             code="camera.unsupported",
         )
+    if has_roi and not _is_inside(roi, int(info.width), int(info.height)):
+        raise CameraError(
+            f"camera_info's region of interest, {roi.width}×{roi.height} pixels at ({roi.x_offset}, {roi.y_offset}), "
+            f"reaches out of its image of {info.width}×{info.height}; correct what the driver publishes",
+            code="camera.size",
+        )
     name, values = ("P", info.p) if is_rectified else ("K", info.k)
     if not is_rectified and not np.any(info.k) and np.any(info.p):
         raise CameraError(
@@ -98,6 +104,13 @@ def camera_from_info(info: CameraInfo, width: int, height: int, *, is_rectified:
         distortion=None if is_rectified else distortion_from_ros(info.distortion_model, info.d),
     )
     return camera.resized(width, height)
+
+
+def _is_inside(roi: RegionOfInterest, width: int, height: int) -> bool:
+    """Whether a region lies in the full image; one of 0×0 is taken for a size that the driver leaves out."""
+    if not width or not height:
+        return True
+    return int(roi.x_offset) + int(roi.width) <= width and int(roi.y_offset) + int(roi.height) <= height
 
 
 def distortion_from_ros(model: str, d: Numbers) -> Distortion | None:

@@ -16,6 +16,7 @@ from feature_gs_ros.live.tf_times import TfTimes
 
 Matrix = NDArray[np.float64]  # [4, 4]
 GAP = "transform.gap"  # the code of a pose that would be interpolated across a silence
+UNIT_TOLERANCE = 0.01  # tf2's own, of a quaternion's squared length
 
 
 class TimedBuffer(Buffer):
@@ -27,16 +28,14 @@ class TimedBuffer(Buffer):
 
     def set_transform(self, transform: Any, authority: str) -> None:
         """A transform that moves."""
-        parent, child = _frames(transform)
-        self._times.add(parent, child, stamp_ns(transform.header.stamp))
+        if _is_taken(transform):
+            self._times.add(*_frames(transform), stamp_ns(transform.header.stamp))
         super().set_transform(transform, authority)
 
     def set_transform_static(self, transform: Any, authority: str) -> None:
         """A transform that doesn't."""
         parent, child = _frames(transform)
-        position, turn = transform.transform.translation, transform.transform.rotation
-        values = np.array([position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w])
-        if self._times.add_static(parent, child, values):
+        if _is_taken(transform) and self._times.add_static(parent, child, _values(transform)):
             self._on_static_change(child)
         super().set_transform_static(transform, authority)
 
@@ -100,3 +99,17 @@ class Poses:
 def _frames(transform: Any) -> tuple[str, str]:
     """Parent and child of a TransformStamped, as tf2 knows them."""
     return transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
+
+
+def _values(transform: Any) -> NDArray[np.float64]:
+    """Translation and quaternion x y z w [7] of a TransformStamped."""
+    position, turn = transform.transform.translation, transform.transform.rotation
+    return np.array([position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w])
+
+
+def _is_taken(transform: Any) -> bool:
+    """Whether tf2 takes a transform; of one that it refuses it says so in the log, and it fills no silence."""
+    parent, child = _frames(transform)
+    values = _values(transform)
+    is_unit = abs(float(values[3:] @ values[3:]) - 1.0) < UNIT_TOLERANCE
+    return bool(parent and child and parent != child and np.isfinite(values).all() and is_unit)

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
+from rclpy.qos import QoSPolicyKind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+# rclpy's default leaves out the durability: who subscribes to a latched camera_info asks for it.
+OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 
 
 def subscribe_counting(
@@ -40,13 +44,13 @@ def subscribe(
     group: Any,
     **options: Any,
 ) -> Any:
-    """A subscription with history, depth and reliability as ``qos_overrides.<topic>.subscription.*`` say, if given."""
+    """A subscription with the `OVERRIDABLE` as ``qos_overrides.<topic>.subscription.*`` say, if given."""
     return node.create_subscription(
         message_type,
         topic,
         callback,
         copy(quality),  # which the overrides change
         callback_group=group,
-        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
         **options,
     )

@@ -21,13 +21,14 @@ from feature_gs_ros.core.errors import FeatureGsError
 from feature_gs_ros.core.memory import keep_freed_memory
 from feature_gs_ros.ros.runtime.parameters import value
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal, or the ssh session, is gone
 SIGNAL_POLL_PERIOD = 0.2  # s after which a signal is noticed
 LAST_CALLBACKS = 2.0  # s that callbacks under way have at the end
 MAX_THREADS = 1024  # more than a node has callback groups
 
 
 def run(make_node: Callable[[], Any]) -> None:
-    """Spin a node until SIGINT, SIGTERM or its own end, then `close` it, also where a callback fails.
+    """Spin a node until SIGINT, SIGTERM, SIGHUP or its own end, then `close` it, also where a callback fails.
 
     Exits with 2 where its parameters can't be used, with 1 where a callback, the end or its work failed. Signals don't
     invalidate ROS's context here, as they do by default: a node may still log, answer and publish while it closes. A
@@ -36,8 +37,9 @@ def run(make_node: Callable[[], Any]) -> None:
     keep_freed_memory()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, lambda *_: stopping.set())
     try:
         node = make_node()
     except (FeatureGsError, ParameterException) as error:

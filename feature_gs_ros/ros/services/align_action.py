@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import radians
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from feature_gs_ros.core.errors import AlignmentError
 from feature_gs_ros.core.geometry import Sim3, camera_centre
 from feature_gs_ros.frames.relocalise import align_images
 from feature_gs_ros.frames.report import AlignmentReport
-from feature_gs_ros.io.alignment import save_alignment
+from feature_gs_ros.io.alignment import load_alignment, save_alignment
 from feature_gs_ros.io.streams.options import BagOptions
 from feature_gs_ros.io.streams.registry import open_stream
 from feature_gs_ros.ros.nodes.session import Session
@@ -88,25 +89,34 @@ class AlignAction(ExclusiveAction):
 def _file(session: Session, name: str) -> Path:
     """
     Raises:
-        FeatureGsError: the name leads out of data_dir, or isn't one of an alignment file.
+        FeatureGsError: the name leads out of data_dir, or to another kind of file.
     """
     path = session.settings.data(name)
     if path.suffix not in (".yaml", ".yml"):
         raise AlignmentError(f"save is '{name}'; an alignment file is called NAME.yaml")
+    if path.exists():
+        try:
+            load_alignment(path)
+        except AlignmentError as error:
+            raise AlignmentError(
+                f"'{path}' is there and is no alignment, so it isn't replaced; choose another name",
+                code="alignment.unwritable",
+            ) from error
     return path
 
 
 def _fill(result: Any, report: AlignmentReport, own: Sim3, frames: Sequence[Frame]) -> None:
     found = report.splat_from_map
     result.splat_from_map = _transform(found.quat_wxyz, found.translation)
-    result.scale, result.scale_sigma, result.rotation_sigma = found.scale, report.scale_sigma, report.rotation_sigma
-    result.rms_position, result.rms_rotation = report.rms_millimetres / 1000, report.rms_degrees
+    result.scale, result.scale_sigma = found.scale, report.scale_sigma
+    result.rotation_sigma, result.rms_rotation = radians(report.rotation_sigma), radians(report.rms_degrees)
+    result.rms_position = report.rms_millimetres / 1000
     result.rms_pixels, result.outliers = report.rms_pixels, list(report.outliers)
     result.views = len(report.views) - len(report.outliers)
     change = own.inverse() @ found
     middle = np.median([camera_centre(frame.camera_from_world) for frame in frames], axis=0)
     result.moved = float(np.linalg.norm(change.apply(middle) - middle))
-    result.turned = float(np.degrees(Rotation.from_matrix(change.rotation).magnitude()))
+    result.turned = float(Rotation.from_matrix(change.rotation).magnitude())
     result.success, result.message = True, report.summary()
 
 
