@@ -61,10 +61,11 @@ class NodeProcess:
             self.process.send_signal(number)
         try:
             return self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:  # which tells of what was raised before, too
             self.process.kill()
             self.process.wait()
-            raise AssertionError(f"the node did not end within {timeout} s; its log:\n{self.log.read_text()}") from None
+            said = self.log.read_text()
+            raise AssertionError(f"the node did not end within {timeout} s; its log:\n{said}") from error
 
 
 class Forked:

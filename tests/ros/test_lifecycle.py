@@ -178,6 +178,12 @@ def test_degrees_where_radians_are_meant_end_the_program_with_the_conversion(sta
     assert "2 degrees become 0.035" in node.log.read_text()
 
 
+def test_a_camera_that_is_named_twice_is_refused_on_configuration(robot, start: Starter):
+    node = start.feature_map(cameras=["left", "left"])
+    assert not robot.change_state(CONFIGURE)
+    assert "names a camera twice: left, left" in node.log.read_text()
+
+
 def test_without_a_camera_the_program_ends_with_one_line(start: Starter):
     node = start.feature_map(cameras=[])
     assert node.process.wait(TIMEOUT) == 2

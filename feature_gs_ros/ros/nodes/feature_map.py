@@ -50,7 +50,7 @@ class FeatureMap(RefusingLifecycleNode):
         super().__init__("feature_map", **options)
         self._further = tuple(services)
         declare(self, FEATURE_MAP)
-        for camera in value(self, "cameras"):
+        for camera in dict.fromkeys(value(self, "cameras")):  # one that is named twice is refused on configuration
             declare(self, camera_parameters(camera))
         self._settings: Settings | None = None
         self._session: Session | None = None
