@@ -80,13 +80,13 @@ def command(words: Sequence[str]) -> int:
     results = [] if given.record is None or not given.record.exists() else _read(given.record)
     known = {(result["fault"], result["seed"]) for result in results}
     recordings = make_recordings(folder)
-    for name, case in cases().items():
-        if given.faults and name not in given.faults:
-            continue
-        for seed in range(given.first, given.first + given.draws):
-            if (name, seed) in known:
+    listed = cases()
+    for seed in range(given.first, given.first + given.draws):
+        # All kinds get their draws early, in another order each time: an interrupted run says something of each.
+        for name in np.random.default_rng(seed).permutation(list(listed)):
+            if (name, seed) in known or (given.faults and name not in given.faults):
                 continue
-            result = drawn(name, case, recordings, seed)
+            result = drawn(str(name), listed[str(name)], recordings, seed)
             results.append(result)
             print(f"{name:<44}{result['recording']:<14}{seed:>4} {result['first']:<34}{result['seconds']:6.1f} s"
                   f"{'' if result['right'] else '   WRONG'}", flush=True)  # fmt: skip
@@ -133,6 +133,7 @@ def cases() -> Mapping[str, Case]:
         "clocks 80 to 400 ms apart": _late,
         "gap in tf": _gappy,
         "images of another recording": _other_recording,
+        "images of another recording, in half": _half_other,
     }
 
 
@@ -198,6 +199,13 @@ def _other_recording(recording: Recording, other: Recording, seed: int) -> tuple
         for k, frame in enumerate(frames)
     ]
     return AlteredStream("other", altered), ("scene.other",)
+
+
+def _half_other(recording: Recording, other: Recording, seed: int) -> tuple[Stream, tuple[str, ...]]:
+    stream, codes = _other_recording(recording, other, seed)
+    frames = part_of(recording, seed)
+    first = int(len(frames) * np.random.default_rng((seed, 5)).uniform(0.3, 0.7))
+    return AlteredStream("half other", [*frames[:first], *list(stream.frames())[first:]]), codes
 
 
 def drawn(name: str, case: Case, recordings: Sequence[Recording], seed: int) -> dict[str, object]:

@@ -16,6 +16,8 @@ from feature_gs_ros.io.alignment import sim3_from_mapping
 from feature_gs_ros.io.images import MAX_PIXELS
 from feature_gs_ros.io.structured import Table
 
+_DOUBTFUL = {"images": "images", "intrinsics": "intrinsics"}  # by the first word of a finding's code
+
 
 @dataclass(frozen=True, eq=False)
 class KnownView:
@@ -81,7 +83,7 @@ class Provenance:
     def doubts(self) -> tuple[str, ...]:
         """A line for each finding, for people."""
         return tuple(
-            f"the field rests on doubtful poses: {finding.what}"
+            f"the field rests on doubtful {_DOUBTFUL.get(finding.code.split('.')[0], 'poses')}: {finding.what}"
             for finding in self.findings
             if finding.severity != "note"
         )

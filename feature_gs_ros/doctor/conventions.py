@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from feature_gs_ros.core.geometry import Sim3, quat_wxyz_from_rotation, rigid_inverse, rotation_from_quat_wxyz
 from feature_gs_ros.doctor.evidence import Evidence, PoseChange
 from feature_gs_ros.doctor.explanations import Explanation, with_poses
+from feature_gs_ros.doctor.scale import UNITS
 from feature_gs_ros.frames.reprojection import posed_cameras
 from feature_gs_ros.frames.umeyama import Array
 
@@ -36,6 +37,25 @@ def convention_explanations(evidence: Evidence) -> list[Explanation]:
                 "Leave out --alignment",
             )
         )
+    return found
+
+
+def with_units(evidence: Evidence) -> list[Explanation]:
+    """The likeliest conventions together with another unit: two mistakes at once."""
+    found = []
+    for code, change, what, advice in _CHANGES:
+        for factor, unit in UNITS.items() if code in _LIKELIEST else ():
+
+            def both(pose: Array, change: PoseChange = change, factor: float = factor) -> Array:
+                changed = change(_pose(pose[:3, :3], pose[:3, 3] / factor))
+                return np.asarray(changed)
+
+            found.append(
+                Explanation(
+                    code, with_poses(evidence, both), f"{what}; and positions are {factor:g} times too large ({unit})",
+                    f"{advice}, and divide the positions by {factor:g}", 0, {"factor": factor},
+                )
+            )  # fmt: skip
     return found
 
 
@@ -74,6 +94,7 @@ def _reordered(pose: Array, order: list[int], of_camera: bool) -> Array:
     return rigid_inverse(_pose(turned, inverse[:3, 3]))
 
 
+_LIKELIEST = ("poses.inverse", "poses.opengl", "poses.inverse-opengl")
 _WRITE = "Write camera_from_world with OpenCV axes (x right, y down, z forward)"
 _CHANGES: list[tuple[str, PoseChange, str, str]] = [
     (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -26,6 +26,7 @@ from feature_gs_ros.frames.features import (
     small_camera,
 )
 from feature_gs_ros.frames.poses import Poses
+from feature_gs_ros.frames.relocalise import solved_poses
 from feature_gs_ros.frames.reprojection import PosedCamera, posed_cameras, support
 from feature_gs_ros.frames.two_view import ViewPair, matched_pairs, paired_rows
 from feature_gs_ros.frames.umeyama import Array
@@ -66,6 +67,7 @@ class Evidence:
     damaged: tuple[str, ...]  # names of frames whose image can't be decoded
     splat_from_map: Sim3
     gaussians: GaussianMap | None = None
+    _solved: list[tuple[Matches2D3D, dict[int, Array]]] = field(default_factory=list, repr=False)
 
     @staticmethod
     def of(stream: Stream, gaussians: GaussianMap | None, splat_from_map: Sim3, count: int = VIEWS) -> Evidence:
@@ -151,28 +153,38 @@ class Evidence:
 
     def moved_in_time(self, seconds: float) -> list[PosedCamera]:
         """The cameras where the stream has them so much later; without stamps, so many frames later."""
+        stamps = self.poses.stamps
+        rows = np.array(self.rows)
+        if stamps is None:
+            between = self._between(rows + seconds)
+        else:
+            between = np.linalg.inv(self.poses.at(stamps[rows] + seconds)[0])
         return [
-            PosedCamera(frame.camera, self.splat_from_map.camera_from_splat(self._pose_at(row, frame, seconds)))
-            for row, frame in zip(self.rows, self.frames, strict=True)
+            PosedCamera(frame.camera, self.splat_from_map.camera_from_splat(self._pose_at(frame, seconds, pose)))
+            for frame, pose in zip(self.frames, between, strict=True)
         ]
 
-    def _pose_at(self, row: int, frame: Frame, seconds: float) -> Array:
-        if self.poses.stamps is None:
-            return self._between(row + seconds)
-        if isinstance(self.stream, Interpolating) and frame.stamp_ns is not None:
+    def _pose_at(self, frame: Frame, seconds: float, between: Array) -> Array:
+        """What the stream has at a time, if it knows; else the pose between its frames'."""
+        if isinstance(self.stream, Interpolating) and frame.stamp_ns is not None and self.poses.stamps is not None:
             with contextlib.suppress(NoTransformError):
                 return self.stream.camera_from_map(frame, frame.stamp_ns + round(seconds * 1e9))
-        world_from_camera, _ = self.poses.at(np.array([self.poses.stamps[row] + seconds]))
-        return np.asarray(np.linalg.inv(world_from_camera[0]))
+        return between
 
-    def _between(self, number: float) -> Array:
-        """The pose at a fractional index."""
+    def _between(self, numbers: Array) -> Array:
+        """Poses [M, 4, 4] at fractional indices [M]."""
         numbered = replace(self.poses, stamps=np.arange(len(self.poses), dtype=np.float64))
-        return np.asarray(np.linalg.inv(numbered.at(np.array([number]))[0][0]))
+        return np.asarray(np.linalg.inv(numbered.at(numbers)[0]))
 
-    def supports(self, cameras: Sequence[PosedCamera], matches: Matches2D3D) -> Array:
+    def solved(self, matches: Matches2D3D) -> dict[int, Array]:
+        """Each frame's own ``camera_from_splat`` by its matches and the given intrinsics, computed once."""
+        if not any(known is matches for known, _ in self._solved):
+            self._solved.append((matches, solved_poses(self.frames, matches)))
+        return next(found for known, found in self._solved if known is matches)
+
+    def supports(self, cameras: Sequence[PosedCamera], matches: Matches2D3D, tolerance: float = TOLERANCE) -> Array:
         """How much of each frame's matches cameras explain [V]."""
-        weights = support(cameras, matches, TOLERANCE)
+        weights = support(cameras, matches, tolerance)
         return np.bincount(matches.frames, weights, minlength=len(self.frames)).astype(np.float64)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from feature_gs_ros.core.camera import Camera
 from feature_gs_ros.doctor.evidence import Evidence
 from feature_gs_ros.frames.features import Matches2D3D
-from feature_gs_ros.frames.reprojection import MAX_FITTED, PosedCamera, fit_parameters, residuals
+from feature_gs_ros.frames.reprojection import PosedCamera, fit_parameters, residuals
 from feature_gs_ros.frames.umeyama import Array
 
 WIDE = 12.0  # px of the matched image: how far off a coarse start may be
+MAX_COARSE = 700  # matches that hypotheses are fitted to
 PARAMETER_COST = 0.01  # of the support: what a fitted parameter must gain at least
 
 
@@ -57,7 +58,7 @@ def fitted(
     cameras_of: Callable[[Array], Sequence[PosedCamera]], starts: Sequence[Sequence[float]], matches: Matches2D3D
 ) -> Array:
     """The parameters that explain most, from the best of some starts."""
-    matches = matches.thinned(MAX_FITTED)
+    matches = matches.thinned(MAX_COARSE)
     best = max(starts, key=lambda start: coarse(cameras_of(np.array(start, np.float64)), matches))
     solution, _ = fit_parameters(cameras_of, np.array(best, np.float64), matches, (12.0, 4.0, 1.5))
     return solution

@@ -15,6 +15,9 @@ from feature_gs_ros.frames.reprojection import PosedCamera, residuals
 from feature_gs_ros.frames.umeyama import Array
 
 FACTORS = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
+STRETCHED = ((4 / 3, 1.0), (1.0, 4 / 3))  # fx and fy of 16:9 to 4:3 and back
+SAME_CENTRE, SAME_FOCAL = 0.008, 0.01  # of the width, and relative: what noise of poses moves
+SAME_SHAPE = 0.05  # relative: images are resized from 4:3 to 16:9, not by less
 MAX_K = 1.5  # of a fitted radial coefficient
 RECALIBRATE = "Calibrate the camera, or record the camera_info that belongs to this image size"
 
@@ -59,7 +62,17 @@ def intrinsics_explanations(evidence: Evidence, matches: Matches2D3D) -> list[Ex
         _focal(evidence, matches),
         _principal_point(evidence, matches),
         _aspect(evidence, matches),
+        *_stretched(evidence, matches),
+        *_other_camera(evidence, matches),
         *_lenses(evidence, matches),
+    ]
+
+
+def stretched_cameras(evidence: Evidence) -> list[list[PosedCamera]]:
+    """The frames as if their images were stretched: points of a map rendered otherwise aren't recognised in them."""
+    return [
+        with_cameras(evidence, lambda c, x=x, y=y: resized_focal(c, x, y))  # type: ignore[misc]
+        for x, y in STRETCHED
     ]
 
 
@@ -154,6 +167,64 @@ def _aspect(evidence: Evidence, matches: Matches2D3D) -> Explanation:
         2,
         {"factor_x": _factor(solution[0]), "factor_y": _factor(solution[1])},
     )
+
+
+def _stretched(evidence: Evidence, matches: Matches2D3D) -> list[Explanation]:
+    """K of an image of another shape, which was resized to this one's; none where the shape is the same."""
+
+    def scaled(x: Array) -> list[PosedCamera]:
+        a, b = _factor(x[0]), _factor(x[1])
+        return with_cameras(evidence, lambda c: replace(resized_focal(c, a, b), cx=c.cx * a, cy=c.cy * b))
+
+    starts = [[0.0, 0.0], *([float(np.log(x)), float(np.log(y))] for x, y in STRETCHED)]
+    solution = fitted(scaled, starts, matches)
+    x, y = _factor(solution[0]), _factor(solution[1])
+    if abs(np.log(x / y)) < SAME_SHAPE:
+        return []
+    camera = evidence.frames[0].camera
+    return [
+        Explanation(
+            "intrinsics.resolution",
+            scaled(solution),
+            f"the intrinsics are of images of about {camera.width / x:.0f}×{camera.height / y:.0f}, resized to "
+            f"{camera.width}×{camera.height} without keeping their shape",
+            f"Multiply fx and cx by {x:.3g}, fy and cy by {y:.3g}, or record the camera_info of this image size",
+            2,
+            {"factor_x": x, "factor_y": y},
+        )
+    ]
+
+
+def _other_camera(evidence: Evidence, matches: Matches2D3D) -> list[Explanation]:
+    """All of K: that of another camera, such as the other one of a stereo pair; none where less is as good."""
+    camera = evidence.frames[0].camera
+
+    def changed(x: Array) -> list[PosedCamera]:
+        dx, dy = (float(value) * camera.width for value in np.clip(x[2:], -1, 1))
+        return with_cameras(
+            evidence,
+            lambda c: replace(resized_focal(c, _factor(x[0]), _factor(x[1])), cx=c.cx + dx, cy=c.cy + dy),
+        )
+
+    shifts = [[0.0, 0.0], *_common_shifts(evidence, matches)]
+    solution = fitted(changed, [[f, f, *shift] for shift in shifts for f in (0.0, 0.2, -0.2)], matches)
+    found = changed(solution)[0].camera
+    centre_moves = float(np.abs(solution[2:]).max()) > SAME_CENTRE
+    focal_moves = float(np.abs(solution[:2]).max()) > SAME_FOCAL
+    if not (centre_moves and focal_moves):
+        return []
+    return [
+        Explanation(
+            "intrinsics.other-camera",
+            changed(solution),
+            f"the intrinsics are another camera's: the images show about fx {found.fx:.0f}, fy {found.fy:.0f}, cx "
+            f"{found.cx:.0f}, cy {found.cy:.0f}, and fx {camera.fx:.0f}, fy {camera.fy:.0f}, cx {camera.cx:.0f}, cy "
+            f"{camera.cy:.0f} are given",
+            "Record the camera_info of this camera (is it the other one of a stereo pair?), or calibrate it",
+            4,
+            {"fx": found.fx, "fy": found.fy, "cx": found.cx, "cy": found.cy},
+        )
+    ]
 
 
 def _lenses(evidence: Evidence, matches: Matches2D3D) -> list[Explanation]:

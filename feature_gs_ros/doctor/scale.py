@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -12,11 +12,12 @@ from feature_gs_ros.doctor.evidence import Evidence
 from feature_gs_ros.doctor.explanations import Explanation, fitted, with_poses
 from feature_gs_ros.frames.features import Matches2D3D
 from feature_gs_ros.frames.reprojection import PosedCamera, fit_parameters, posed_cameras
-from feature_gs_ros.frames.umeyama import Array, moved, robust_rms
+from feature_gs_ros.frames.umeyama import Array, moved
 
-UNITS = {1000.0: "mm for m", 100.0: "cm for m", 0.001: "m for mm", 0.01: "m for cm",
+UNITS = {1000.0: "mm for m", 100.0: "cm for m", 10.0: "dm for m", 0.001: "m for mm", 0.01: "m for cm", 0.1: "m for dm",
          39.3701: "inches for m", 0.0254: "m for inches", 3.28084: "feet for m", 0.3048: "m for feet"}  # fmt: skip
 NEAR_UNIT = 0.03  # relative: a factor so near to a usual one is named by it
+RMS_OF_THIRD = 1.4  # rms of a vector of three normal values, by the lower third of its lengths
 MIN_AGREEING = 0.5  # of the views, for a transform that all share
 
 
@@ -124,14 +125,15 @@ def _difference(first: Array, second: Array, evidence: Evidence) -> float:
 
 
 def wrong_views(
-    evidence: Evidence, cameras: Sequence[PosedCamera], solved: dict[int, Array]
-) -> tuple[dict[int, tuple[float, float]], float]:
-    """How far views' own poses are from an explanation's: {view: (metres, degrees)}, and the usual metres."""
+    evidence: Evidence, cameras: Sequence[PosedCamera], solved: Mapping[int, Array]
+) -> tuple[dict[int, tuple[float, float]], tuple[float, float]]:
+    """How far views' own poses are from an explanation's: {view: (metres, degrees)}, and the better third's rms."""
     off = {}
     for index, pose in solved.items():
         change = pose @ np.linalg.inv(cameras[index].camera_from_splat)
         centre = np.linalg.inv(pose)[:3, 3] - np.linalg.inv(cameras[index].camera_from_splat)[:3, 3]
         turn = float(np.degrees(np.linalg.norm(Rotation.from_matrix(change[:3, :3]).as_rotvec())))
         off[index] = (float(np.linalg.norm(centre)) / evidence.splat_from_map.scale, turn)
-    usual = robust_rms(np.array([metres for metres, _ in off.values()] or [0.0]), 3)
-    return off, usual
+    # Up to two thirds may be wrong.
+    metres, degrees = np.quantile(np.array(list(off.values()) or [(0.0, 0.0)]), 0.33, axis=0) * RMS_OF_THIRD
+    return off, (float(metres), float(degrees))

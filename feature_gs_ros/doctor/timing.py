@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ MAX_SHIFT = 3  # frames by which images may be on others' poses
 NEAR_FRAME = 0.03  # of a period: an offset so near to whole frames is one of frames
 MIN_GAP = 0.25  # s between tf samples from which a pose between them is a guess
 SHEARS = np.linspace(-0.15, 0.15, 61)  # px aside per row that are tried
+NEAREST = 0.25  # of the distance to its own pose: an image so near to another frame's has that one's
 STANDING = 1e-7  # metres or rad: less between two poses is none at all
 STANDING_NOISE = 2.0  # of 255: mean difference of images that show no motion
 
@@ -137,6 +141,17 @@ def _out_of_order(evidence: Evidence) -> list[Finding]:
                     "Check the driver's clock and that one recorder wrote the bag", names, {"count": float(len(late))},
                 )
             )  # fmt: skip
+        frames = evidence.all_frames
+        seen = Counter((frame.source, frame.stamp_ns) for frame in frames)
+        same = tuple(frame.name for frame in frames if seen[frame.source, frame.stamp_ns] > 1)
+        if same:
+            findings.append(
+                Finding(
+                    "time.repeated", "error" if len(same) > 0.2 * len(stamps) else "warning", 1.0,
+                    f"{len(same)} of {len(stamps)} images have the same stamp as another of their camera",
+                    "Stamp each image with the moment of its exposure", same, {"count": float(len(same))},
+                )
+            )  # fmt: skip
     repeated = evidence.stream.skipped.get("stamp was there before", 0)
     if repeated:
         findings.append(
@@ -243,16 +258,18 @@ def _jumps(evidence: Evidence) -> list[Finding]:
     ]  # fmt: skip
 
 
-def nearest_frames(evidence: Evidence, solved: dict[int, Array]) -> dict[int, int]:
-    """For views with a pose of their own: which frame of the stream has the nearest given pose, as an offset."""
+def nearest_frames(evidence: Evidence, solved: Mapping[int, Array]) -> dict[int, int]:
+    """For views with a pose of their own: which frame of the stream has it, as an offset; none where no frame does."""
     centres = evidence.splat_from_map.apply(evidence.poses.positions)
     rotations = evidence.splat_from_map.rotation @ evidence.poses.rotations
     extent = max(float(np.linalg.norm(np.ptp(centres, axis=0))), 1e-9)
     offsets = {}
     for index, pose in solved.items():
-        world = np.linalg.inv(pose)
+        world, row = np.linalg.inv(pose), evidence.rows[index]
         distance = np.linalg.norm(centres - world[:3, 3], axis=1) / extent
-        turn = 1 - (np.einsum("nij,ij->n", rotations, world[:3, :3]) - 1) / 2
-        nearest = int((distance + turn).argmin())
-        offsets[index] = nearest - evidence.rows[index]
+        turn = np.arccos(np.clip((np.einsum("nij,ij->n", rotations, world[:3, :3]) - 1) / 2, -1, 1))
+        away = distance + turn
+        nearest = int(away.argmin())
+        if nearest == row or away[nearest] < NEAREST * away[row]:
+            offsets[index] = nearest - row
     return offsets

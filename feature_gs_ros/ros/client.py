@@ -27,6 +27,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import ColorRGBA, Header
 from std_srvs.srv import Trigger
 
+from feature_gs_ros.action import Align as AlignAction
 from feature_gs_ros.action import BackprojectBag
 from feature_gs_ros.action import Edit as EditAction
 from feature_gs_ros.action import Save as SaveAction
@@ -35,7 +36,16 @@ from feature_gs_ros.core.errors import ParameterError, UnavailableError
 from feature_gs_ros.msg import Status
 from feature_gs_ros.ros.connection import NOT_SAID, NodeConnection, done, refusal
 from feature_gs_ros.ros.convert.images import image_message
-from feature_gs_ros.ros.convert.plain import EditResult, MapAnswer, NodeStatus, answer_of, pixels_of, status_of
+from feature_gs_ros.ros.convert.plain import (
+    EditResult,
+    FoundAlignment,
+    MapAnswer,
+    NodeStatus,
+    alignment_of,
+    answer_of,
+    pixels_of,
+    status_of,
+)
 from feature_gs_ros.ros.runtime.qos import STATUS
 from feature_gs_ros.srv import (
     AddAffordance,
@@ -425,6 +435,38 @@ class FeatureMapClient:
         if result.code:
             raise refusal(result)
         return {"used": int(result.used), **{count.reason: int(count.count) for count in result.frames_skipped}}
+
+    def align(
+        self,
+        path: str = "",
+        *,
+        search: bool = False,
+        save: str = "",
+        image_topics: Sequence[str] = (),
+        progress: Progress | None = None,
+        timeout: float = 600.0,
+    ) -> FoundAlignment:
+        """``splat_from_map`` by images: the last live ones, or a recording's; the node's own alignment stays.
+
+        Args:
+            path: of a recording, relative to data_dir; empty: the last live images.
+            search: look anywhere in the map; False starts at the node's own alignment, which must be near.
+            save: alignment file to write, relative to data_dir; empty: none.
+            image_topics: of the recording; empty: one of each colour camera.
+            progress: gets steps as they begin and the fraction of them that is done; True cancels.
+            timeout: s.
+
+        Raises:
+            AlignmentError: the images are too few, or show nothing of the map.
+            StoppedError: it was cancelled.
+        """
+        goal = {"path": path, "image_topics": list(image_topics), "search": search, "save": save}
+
+        def hear(feedback: Any) -> bool:
+            fraction = feedback.done / max(int(feedback.total), 1)
+            return progress is not None and progress(feedback.step, fraction)
+
+        return alignment_of(done(self._connection.act(AlignAction, "align", goal, hear, timeout)))
 
     # How
 

@@ -357,6 +357,96 @@ def _other_scene(image: Image) -> Image:
     return np.clip(large + fine, 0, 255).astype(np.uint8)
 
 
+def _turned_images(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
+    """By 90° either way, as a camera mounted on its side; K is that of the turned image."""
+    right = bool(rng.uniform() < 0.5)
+    altered = []
+    for frame in frames:
+        c = frame.camera
+        cx, cy = (c.height - c.cy, c.cx) if right else (c.cy, c.width - c.cx)
+        camera = Camera(c.height, c.width, c.fy, c.fx, cx, cy, c.distortion)
+        altered.append(
+            replace(_with_image(frame, lambda image: np.rot90(image, -1 if right else 1)), camera=camera)
+        )  # fmt: skip
+    return altered
+
+
+def _transposed_images(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:  # noqa: ARG001
+    return [
+        replace(_with_image(frame, lambda image: image.transpose(1, 0, 2)),
+                camera=Camera(c.height, c.width, c.fy, c.fx, c.cy, c.cx, c.distortion))
+        for frame in frames for c in (frame.camera,)
+    ]  # fmt: skip
+
+
+def _other_eye(rng: np.random.Generator) -> Change:
+    """Intrinsics of another camera of the same make."""
+    factor, (x, y) = _factor(rng, 0.02, 0.06), rng.uniform(0.02, 0.04) * _direction(rng, 2)
+    return _cameras(
+        lambda c: replace(
+            c, fx=c.fx * factor, fy=c.fy * factor, cx=c.cx + float(x) * c.width, cy=c.cy + float(y) * c.width
+        )
+    )
+
+
+def _reshaped(rng: np.random.Generator) -> Change:
+    """K of a 4:3 image for one of 16:9, or the other way round: fx and cx, or fy and cy, by 3/4."""
+    if rng.uniform() < 0.5:
+        return _cameras(lambda c: replace(c, fx=0.75 * c.fx, cx=0.75 * c.cx))
+    return _cameras(lambda c: replace(c, fy=0.75 * c.fy, cy=0.75 * c.cy))
+
+
+def _shuffled(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
+    order = rng.permutation(len(frames))
+    return [
+        replace(frame, camera_from_world=frames[k].camera_from_world) for frame, k in zip(frames, order, strict=True)
+    ]
+
+
+def _inaccurate(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
+    """Each pose off by 8 to 15 mm and 1 to 2° rms per axis, in its own way."""
+    metres, degrees = rng.uniform(0.008, 0.015), rng.uniform(1, 2)
+    altered = []
+    for frame in frames:
+        turn = Rotation.from_rotvec(rng.normal(0, np.radians(degrees), 3)).as_matrix()
+        pose = _pose(turn, rng.normal(0, metres, 3)) @ frame.camera_from_world
+        altered.append(replace(frame, camera_from_world=pose))
+    return altered
+
+
+def _frame_moves(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
+    """The map frame jumps by 5 to 30 cm in the second half, as a SLAM that relocalises."""
+    first = int(len(frames) * rng.uniform(0.5, 0.75))
+    move = _pose(np.eye(3), rng.uniform(0.05, 0.3) * _direction(rng))
+    return [
+        frame if k < first else replace(frame, camera_from_world=frame.camera_from_world @ move)
+        for k, frame in enumerate(frames)
+    ]
+
+
+def _frozen_images(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
+    """The driver repeats one image for a third of the stream."""
+    count = len(frames)
+    first = int(rng.integers(0, count - max(3, count // 3)))
+    held = range(first, first + max(3, count // 3))
+    load = frames[first].load_image
+    return [replace(frame, load_image=load) if k in held else frame for k, frame in enumerate(frames)]
+
+
+def _same_stamps(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:  # noqa: ARG001
+    return [frame if k % 2 == 0 else replace(frame, stamp_ns=frames[k - 1].stamp_ns) for k, frame in enumerate(frames)]
+
+
+def _in_some(change: Callable[[Image], Image]) -> Change:
+    """In the images of the second half, or so."""
+
+    def altered(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
+        first = int(len(frames) * rng.uniform(0.3, 0.6))
+        return [frame if k < first else _with_image(frame, change) for k, frame in enumerate(frames)]
+
+    return altered
+
+
 def _resolution(factor: float) -> Change:
     return _cameras(lambda c: replace(c, fx=c.fx * factor, fy=c.fy * factor, cx=c.cx * factor, cy=c.cy * factor))
 
@@ -422,5 +512,26 @@ FAULTS: dict[str, Fault] = {
     "over-exposed": Fault(_drawn(lambda rng: _exposed(rng, 3.0, 5.0)), ("images.exposure",)),
     "rolling shutter": Fault(_rolling, ("images.rolling-shutter",)),
     "own arm": Fault(_drawn(_with_arm), ("images.own-arm",)),
+    "turned by 90°": Fault(_turned_images, ("images.turned",)),
+    "transposed": Fault(_transposed_images, ("images.transposed",)),
+    "negatives": Fault(_images(lambda image: 255 - image), ("images.inverted",)),
+    "bits cut off": Fault(
+        _images(lambda image: ((image.astype(np.uint16) * 4) & 255).astype(np.uint8)),
+        ("images.values", "images.exposure"),
+    ),
+    "red and blue swapped in half of them": Fault(
+        _in_some(lambda image: image[:, :, ::-1]), ("images.red-blue-swapped",)
+    ),
+    "blank images in half of them": Fault(_in_some(lambda image: np.full_like(image, 120)), ("images.blank",)),
+    "one image again and again": Fault(_frozen_images, ("images.frozen",)),
+    "another camera's intrinsics": Fault(_drawn(_other_eye), ("intrinsics.other-camera", "intrinsics.principal-point")),
+    "intrinsics of another shape": Fault(_drawn(_reshaped), ("intrinsics.resolution", "intrinsics.aspect")),
+    "shuffled poses": Fault(_shuffled, ("poses.shuffled", "poses.shifted")),
+    "each pose off by 1 to 2 cm": Fault(_inaccurate, ("poses.inaccurate",)),
+    "map frame jumps": Fault(_frame_moves, ("poses.jump",)),
+    "inverse poses in mm": Fault(
+        _poses(lambda pose: rigid_inverse(_pose(pose[:3, :3], 1000 * pose[:3, 3]))), ("poses.inverse",)
+    ),
+    "repeated stamps": Fault(_same_stamps, ("time.repeated",)),
     "another scene": Fault(_images(_other_scene), ("scene.other",)),
 }

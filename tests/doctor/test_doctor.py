@@ -30,7 +30,9 @@ VIEWS = 6  # looked at: fewer than usual, to be quick
 STRAIGHT = (
     "OpenGL axes", "flange poses", "mm for m", "scale 6 to 40% off", "alignment 3 to 12 cm off", "frozen poses",
     "stamps out of order", "half the resolution", "crop", "mirrored", "red and blue swapped", "own arm",
-    "motion blur", "under-exposed", "distortion applied twice", "pose of the next frame",
+    "motion blur", "under-exposed", "distortion applied twice", "pose of the next frame", "transposed",
+    "shuffled poses", "one image again and again", "another camera's intrinsics", "each pose off by 1 to 2 cm",
+    "repeated stamps", "negatives",
 )  # fmt: skip
 DISTORTED = ("inverse poses", "principal point 3 to 10% off", "distortion not applied")
 

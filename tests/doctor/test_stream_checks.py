@@ -82,6 +82,26 @@ def test_what_is_checked(posed_scene: Path) -> None:
         assert check_stream(noisy, noisy.names(), gaussians, alignment).findings == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "severity"),
+    [
+        ("mm for m", "poses.mismatch", "error"),
+        ("transposed rotations", "poses.mismatch", "error"),
+        ("mirrored vertically", "poses.mismatch", "error"),
+        ("pose of the next frame", "poses.mismatch", "error"),
+        ("red and blue swapped", "images.red-blue-swapped", "warning"),
+        ("under-exposed", "images.exposure", "warning"),
+    ],
+)
+def test_what_is_not_recognised_is_looked_for(posed_scene: Path, name: str, code: str, severity: str) -> None:
+    """Images that match nothing by their poses aren't taken for uninformative ones."""
+    gaussians, alignment = load_map(posed_scene / "map.ply"), load_alignment(posed_scene / "alignment.yaml")
+    frames = list(open_stream(posed_scene / "stream").frames())
+    wrong = FAULTS[name].apply(frames, seed=1)
+    verdict = check_stream(wrong, wrong.names(), gaussians, alignment)
+    assert [(finding.code, finding.severity) for finding in verdict.findings] == [(code, severity)], str(verdict)
+
+
 def test_without_a_map_neighbours_are_compared(posed_scene: Path) -> None:
     """A wrong convention is certain, and what all poses share can't be seen."""
     frames = list(open_stream(posed_scene / "stream_distorted").frames())
@@ -123,5 +143,9 @@ def test_views_that_tell_nothing_raise_no_alarm() -> None:
     fits, elsewhere = ViewVerdict("b", "fits", 30, 31), ViewVerdict("c", "elsewhere", 2, 30)
     assert findings_of([unknown, unknown]) == ()
     assert findings_of([fits, unknown]) == ()
+    unseen, strange = ViewVerdict("d", "unseen", 0, 0), ViewVerdict("e", "unrecognised", 1, 3)
+    assert [finding.severity for finding in findings_of([unseen, unseen], is_whole=True)] == ["error"]
+    assert [finding.code for finding in findings_of([strange, fits])] == ["scene.unrecognised"]
+    assert findings_of([strange, *[fits] * 5]) == ()
     assert [finding.severity for finding in findings_of([fits, fits, elsewhere])] == ["warning"]
     assert [finding.severity for finding in findings_of([fits, elsewhere, elsewhere])] == ["error"]

@@ -15,8 +15,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.action import ActionClient
 from tf2_msgs.msg import TFMessage
 
+from feature_gs_ros import FeatureMapClient
 from feature_gs_ros.action import Align
 from feature_gs_ros.core.camera import Camera
+from feature_gs_ros.core.errors import FeatureGsError, StoppedError
 from feature_gs_ros.core.gaussians import SH_C0, GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.io.alignment import load_alignment
@@ -127,6 +129,33 @@ def test_the_right_alignment_is_found_saved_and_published(starter: Starter, robo
     assert (stamped.header.frame_id, stamped.child_frame_id) == ("map", "table_splat")
     place = stamped.transform.translation
     np.testing.assert_allclose([place.x, place.y, place.z], found.inverse().translation, atol=1e-9)
+
+
+def test_a_program_aligns_with_the_client(starter: Starter, robot: Robot):
+    """After the images of the test before; what is off by 3 cm is found, what leads out of data_dir refused."""
+    assert starter.data.exists()
+    assert robot.node is not None
+    steps: list[str] = []
+
+    def hear(step: str, fraction: float) -> bool:
+        steps.append(step)
+        return not 0 <= fraction <= 1
+
+    with FeatureMapClient(timeout=120.0) as client:
+        client.wait_for_views(VIEWS)
+        found = client.align(save="again.yaml", progress=hear)
+        with pytest.raises(FeatureGsError) as refused:
+            client.align(save="../aside.yaml")
+        with pytest.raises(StoppedError):
+            client.align(search=True, progress=lambda step, fraction: True)  # noqa: ARG005
+    assert refused.value.code
+    assert steps
+    saved = load_alignment(starter.data / "again.yaml")
+    x, y, z, w = found.quat_xyzw
+    assert distance(Sim3(found.scale, np.array([w, x, y, z]), found.translation), saved) < 1e-6
+    assert distance(saved, SPLAT_FROM_MAP) < 0.003
+    assert (found.views, found.outliers) == (VIEWS, ())
+    assert found.moved == pytest.approx(np.linalg.norm(OFF.translation), abs=0.004)
 
 
 @pytest.mark.parametrize("name", ["field.safetensors", "../aside.yaml"])

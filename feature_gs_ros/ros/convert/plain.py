@@ -95,6 +95,25 @@ class EditResult:
     undo: str  # what an undo would take back now; empty: nothing
 
 
+@dataclass(frozen=True, eq=False)
+class FoundAlignment:
+    """``x_splat = scale · R(quat_xyzw) · x_map + translation``, as images say, and how good it is."""
+
+    scale: float  # splat units per metre
+    quat_xyzw: Array  # [4] unit
+    translation: Array  # [3] splat units
+    message: str  # for a person
+    scale_sigma: float  # one standard deviation, relative
+    rotation_sigma: float  # one standard deviation, degrees
+    rms_position: float  # m, of the images' own poses from theirs by this alignment
+    rms_rotation: float  # degrees, the same
+    rms_pixels: float  # of matched points
+    views: int  # images that it rests on
+    outliers: tuple[str, ...]  # names of images that contradict it
+    moved: float  # m at the cameras, from the node's own alignment
+    turned: float  # degrees, the same
+
+
 @dataclass(frozen=True)
 class NodeStatus:
     """What the node has taken in since it was activated."""
@@ -131,6 +150,26 @@ def answer_of(response: Any) -> MapAnswer:
         answer.looks,
         answer.looks_agreeing,
         tuple(answer.warnings),
+    )
+
+
+def alignment_of(result: Any) -> FoundAlignment:
+    """A result of the action align that succeeded."""
+    turn = result.splat_from_map.rotation
+    return FoundAlignment(
+        result.scale,
+        np.array([turn.x, turn.y, turn.z, turn.w]),
+        _xyz(result.splat_from_map.translation),
+        result.message,
+        result.scale_sigma,
+        result.rotation_sigma,
+        result.rms_position,
+        result.rms_rotation,
+        result.rms_pixels,
+        int(result.views),
+        tuple(result.outliers),
+        result.moved,
+        result.turned,
     )
 
 
