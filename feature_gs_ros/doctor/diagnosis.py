@@ -56,6 +56,7 @@ SIGMAS = 3.0  # of what noise of the poses makes fitted parameters move the imag
 MIN_PER_VIEW = 5.0  # matches explained per view: less says nothing
 MIN_EXPLAINED = 0.12  # of the matches: what a stream as given must account for to be believed without trying others
 SIMPLER, SIMPLER_EACH = 0.03, 0.005  # of the support that a simpler explanation may lack, and per parameter less
+MIN_CLEAR, UNEXPLAINED = 15.0, 3.0  # matches per view of own poses, and times those of the poses, that are a doubt
 MIN_WRONG = 8.0  # matches that its own pose must explain for one view's to be called wrong
 MIN_SOLVED = 0.2  # of a view's matches that its own pose must explain: a tenth agree by chance
 SETTLED = 0.9  # of the support that the views' own poses have: an explanation that has so much is the right one
@@ -205,6 +206,9 @@ def _examine_against_map(evidence: Evidence) -> tuple[list[Finding], float, floa
     findings += _unrecognised_views(evidence, chosen, own, findings)
     if not findings and best.total < MIN_PER_VIEW * count:
         findings = exposure_findings(evidence) or [_another_scene(evidence, best)]
+    own_mean, mean = float(own.supports.mean()), float(own.by_explanation.mean())
+    if not findings and not believed and own_mean >= max(MIN_CLEAR, UNEXPLAINED * mean):
+        findings = [_unexplained(mean, own_mean)]
     if chosen is given:
         findings += coverage_findings(evidence)
     return findings, given.total / count, best.total / count
@@ -576,6 +580,16 @@ def _lies_over_the_map(evidence: Evidence) -> bool:
     """Whether whole images lie best over the rendered ones where they are: no points match in a blurred map."""
     views = zip(evidence.images, evidence.cameras, evidence.rendered, strict=True)
     return float(np.mean([lies_over(image, posed.camera, rendered) for image, posed, rendered in views])) >= 0.5
+
+
+def _unexplained(explained: float, own: float) -> Finding:
+    return Finding(
+        "poses.inaccurate", "warning", 0.6,
+        f"the poses account for {explained:.0f} points of the map per image where the images' own would for {own:.0f}, "
+        "and no usual mistake explains it: they are probably off, each in its own way",
+        "Improve the localisation or calibrate the arm; align and look: feature-gs align images --picture", (),
+        {"matches_per_view": explained, "matches_per_view_of_own": own},
+    )  # fmt: skip
 
 
 def _another_scene(evidence: Evidence, best: _Judged) -> Finding:
