@@ -158,7 +158,7 @@ class Evidence:
         if stamps is None:
             between = self._between(rows + seconds)
         else:
-            between = np.linalg.inv(self.poses.at(stamps[rows] + seconds)[0])
+            between = np.asarray(np.linalg.inv(self.poses.at(stamps[rows] + seconds)[0]), np.float64)
         return [
             PosedCamera(frame.camera, self.splat_from_map.camera_from_splat(self._pose_at(frame, seconds, pose)))
             for frame, pose in zip(self.frames, between, strict=True)

@@ -10,7 +10,7 @@ is elsewhere, too.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -178,7 +178,7 @@ def check_stream(
     if not is_map_found:
         verdicts = [replace(view, state="unknown") if view.state == "lies over" else view for view in verdicts]
     open_views = {k for k, view in enumerate(verdicts) if view.state == "unrecognised" or not is_map_found}
-    searches = (
+    searches: tuple[Callable[[], MapFeatures | None], ...] = (
         lambda: None,  # mirrored
         lambda: _of_other_poses(stream, names, gaussians, splat_from_map),
         lambda: None if is_map_found else surrounding_features(gaussians, looks[0].frame.camera),
