@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from feature_gs_ros.doctor.evidence import Evidence
 from feature_gs_ros.doctor.findings import Finding
-from feature_gs_ros.frames.reprojection import posed_cameras
+from feature_gs_ros.frames.reprojection import PosedCamera, posed_cameras
 from feature_gs_ros.frames.umeyama import Array
 
 MAX_CAMERAS = 60
@@ -50,3 +52,19 @@ def seen_points(evidence: Evidence) -> tuple[np.ndarray, Array]:
         x, y = local[:, 0] / depth * camera.fx + camera.cx, local[:, 1] / depth * camera.fy + camera.cy
         seen |= (local[:, 2] > 0.01) & (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)
     return seen, points
+
+
+def in_view(evidence: Evidence, cameras: Sequence[PosedCamera]) -> float:
+    """Fraction of the images' parts (8 × 6) that have opaque Gaussians in front, over cameras."""
+    assert evidence.gaussians is not None
+    opaque = evidence.gaussians.means[evidence.gaussians.opacities > 0.3].double().numpy()
+    points = opaque[:: max(1, len(opaque) // 4000)]
+    filled = []
+    for posed in cameras:
+        local = points @ posed.camera_from_splat[:3, :3].T + posed.camera_from_splat[:3, 3]
+        local = local[local[:, 2] > 0.01]
+        x = (local[:, 0] / local[:, 2] * posed.camera.fx + posed.camera.cx) / posed.camera.width * 8
+        y = (local[:, 1] / local[:, 2] * posed.camera.fy + posed.camera.cy) / posed.camera.height * 6
+        inside = (x >= 0) & (x < 8) & (y >= 0) & (y < 6)
+        filled.append(len(np.unique(x[inside].astype(int) * 6 + y[inside].astype(int))) / 48)
+    return float(np.mean(filled))

@@ -13,7 +13,7 @@ from feature_gs_ros.core.gaussians import GaussianMap
 from feature_gs_ros.core.geometry import Sim3
 from feature_gs_ros.doctor.arm_mask import arm_findings
 from feature_gs_ros.doctor.conventions import convention_explanations, with_units
-from feature_gs_ros.doctor.coverage import coverage_findings
+from feature_gs_ros.doctor.coverage import coverage_findings, in_view
 from feature_gs_ros.doctor.evidence import TOLERANCE, VIEWS, Evidence
 from feature_gs_ros.doctor.explanations import PARAMETER_COST, Explanation
 from feature_gs_ros.doctor.findings import Finding, ranked
@@ -314,11 +314,17 @@ def _other_sightings(evidence: Evidence, matches: Matches2D3D) -> tuple[list[Exp
 
 def _tried(evidence: Evidence, listed: Sequence[Explanation], matches: Matches2D3D) -> Matches2D3D | None:
     """Matches with the map rendered where explanations see it; None where none of them is good."""
-    tried = sorted(((_in_view(evidence, other.cameras), k) for k, other in enumerate(listed)), reverse=True)
+    tried = sorted(
+        (
+            (in_view(evidence, other.cameras[:: max(1, len(other.cameras) // TRIED_VIEWS)]), k)
+            for k, other in enumerate(listed)
+        ),
+        reverse=True,
+    )
     views = np.unique(np.linspace(0, len(evidence.frames) - 1, TRIED_VIEWS + 2).astype(int)[1:-1])
     parts = [matches]
-    for in_view, k in tried[:MAX_TRIED]:
-        parts += _rendered_matches(evidence, listed[k].cameras, views) if in_view >= MIN_IN_VIEW else []
+    for filled, k in tried[:MAX_TRIED]:
+        parts += _rendered_matches(evidence, listed[k].cameras, views) if filled >= MIN_IN_VIEW else []
     found = Matches2D3D.joined(parts)
     winner = max(listed, key=lambda other: _Judged.of(evidence, other, found).total)
     if _Judged.of(evidence, winner, found).total < MIN_PER_VIEW * len(views):
@@ -358,22 +364,6 @@ def _solvable(evidence: Evidence, matches: Matches2D3D) -> bool:
     counts = np.bincount(matches.frames, minlength=len(cameras))
     explained = evidence.supports(cameras, matches)
     return bool((explained >= np.maximum(MIN_PER_VIEW, MIN_SOLVED * counts)).mean() >= 0.6)
-
-
-def _in_view(evidence: Evidence, cameras: Sequence[PosedCamera]) -> float:
-    """Fraction of the images' parts (8 × 6) that have opaque Gaussians in front, over a few cameras."""
-    assert evidence.gaussians is not None
-    opaque = evidence.gaussians.means[evidence.gaussians.opacities > 0.3].double().numpy()
-    points = opaque[:: max(1, len(opaque) // 4000)]
-    filled = []
-    for posed in cameras[:: max(1, len(cameras) // TRIED_VIEWS)]:
-        local = points @ posed.camera_from_splat[:3, :3].T + posed.camera_from_splat[:3, 3]
-        local = local[local[:, 2] > 0.01]
-        x = (local[:, 0] / local[:, 2] * posed.camera.fx + posed.camera.cx) / posed.camera.width * 8
-        y = (local[:, 1] / local[:, 2] * posed.camera.fy + posed.camera.cy) / posed.camera.height * 6
-        inside = (x >= 0) & (x < 8) & (y >= 0) & (y < 6)
-        filled.append(len(np.unique(x[inside].astype(int) * 6 + y[inside].astype(int))) / 48)
-    return float(np.mean(filled))
 
 
 def _named(chosen: _Judged, given: _Judged, gain: float) -> Finding:
