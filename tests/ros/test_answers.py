@@ -19,8 +19,8 @@ from feature_gs_ros.query.masks_3d import State
 from feature_gs_ros.query.verify import Cutout, JudgedLook, SecondLook
 from feature_gs_ros.ros.convert.answers import fill_answer
 from feature_gs_ros.ros.convert.plain import answer_of
-from ros.altered import altered_map
-from ros.harness import Robot, Starter
+from ros.harness import Robot, Starter, Watch, wait_until
+from ros.scene import camera_from_map, take_picture
 from ros.test_lifecycle import teach
 
 
@@ -61,21 +61,22 @@ def test_what_is_not_found_names_the_likelier_word_and_what_did_not_grow_is_a_pa
     assert (part.extent, part.warnings) == ("part", [])
 
 
-DOUBTS = """
-from feature_gs_ros.doctor.findings import Finding
-from feature_gs_ros.live.pose_check import LivePoseCheck
-
-LivePoseCheck.findings = property(lambda self: (Finding("poses", "error", 0.9, "images are elsewhere", "look"),))
-"""
-
-
 def test_doubts_about_live_poses_are_in_answers_and_stay_with_the_saved_field(
-    robot: Robot, start: Starter, client: FeatureMapClient, gaussians, tmp_path
+    robot: Robot, start: Starter, client: FeatureMapClient, gaussians
 ):
-    node = start.active(altered_map(tmp_path, DOUBTS))
-    teach(robot, gaussians)
+    """tf says that the camera is 25 mm beside where its images are taken."""
+    node = start.active()
+    wait_until(lambda: robot.images.get_subscription_count() == 1)
+    watch = Watch(robot)
+    robot.publish_info(robot.now())
+    for k in range(8):
+        aside = camera_from_map(k / 8)
+        image = take_picture(gaussians, aside)
+        aside[1, 3] += 0.025
+        robot.publish_posed(image, aside)
+    assert watch.outcome(8) == (8, {})
     (doubt,) = client.ask("red").warnings
-    assert "images are elsewhere" in doubt
+    assert "from elsewhere" in doubt
     assert client.ask_all(["red", "blue"])["blue"].warnings == (doubt,)
     path = client.save("doubtful.safetensors")
     assert FeatureField.load(path).provenance.doubts == (doubt,)

@@ -24,7 +24,7 @@ from feature_gs_ros.io.messages.transform import stamp_ns
 from feature_gs_ros.msg import Answer, FeatureGrid
 from feature_gs_ros.rasterizer import view
 from feature_gs_ros.srv import QueryPoints, QueryText, RenderView, Save
-from ros.altered import Gate
+from ros.gate import Gate
 from ros.harness import ACTIVATE, CONFIGURE, LATCHED, RELIABLE, Robot, Starter, Watch, info_message, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture, transform_of
 from ros.test_streaming import set_parameter
@@ -205,14 +205,13 @@ def test_a_looped_recording_without_a_clock_goes_on(robot, start: Starter, gauss
 def test_a_frame_that_time_jumps_over_in_the_extractor_leaves_no_trace(robot, start: Starter, gaussians, tmp_path):
     """Or all frames of the new lap would be older than the last one that was taken, and refused."""
     gate = Gate(tmp_path)
-    start.site = gate.extractor()
-    node = start.active(extractor="gated")
+    node = gate.active(start)
     robot = robot_with_default_topics(robot)
     wait_until(lambda: robot.images.get_subscription_count() == 1)
     watch = Watch(robot)
     end = robot.now()
     robot.publish_info(end)
-    gate.shut()
+    gate.shut("extract")
     robot.publish_tf(end, *transform_of(camera_from_map(0.9)))
     robot.publish_image(take_picture(gaussians, camera_from_map(0.9)), end)
     gate.wait()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
 from ament_index_python.packages import get_package_prefix
 from geometry_msgs.msg import PoseStamped
-from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
@@ -155,7 +156,9 @@ def test_a_prompt_that_cannot_be_asked_is_answered_invalid(robot, request_, comp
 
 def test_a_prompt_that_is_not_utf8_is_answered_invalid(robot):
     """Python's client sends no such bytes, so rcl does, under it."""
-    client = robot.client(QueryText, "/feature_map/query_text")
+    asking = rclpy.create_node("asking_in_bytes", context=robot.context)  # spun by nobody: its response is taken here
+    client = asking.create_client(QueryText, "/feature_map/query_text")
+    assert client.wait_for_service(60)
     interfaces = ctypes.CDLL(
         str(Path(get_package_prefix("feature_gs_ros")) / "lib" / "libfeature_gs_ros__rosidl_generator_c.so")
     )
@@ -168,14 +171,20 @@ def test_a_prompt_that_is_not_utf8_is_answered_invalid(robot):
     send = ctypes.CDLL("librcl.so").rcl_send_request
     send.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64)]
 
-    def ask_in_bytes() -> Future:
-        number, future = ctypes.c_int64(), Future()
+    def ask_in_bytes() -> QueryText.Response | None:
+        """The response, None where none comes within a second: the node may not know the client yet."""
         with client.handle:
-            assert send(client.handle.pointer, request, ctypes.byref(number)) == 0
-        client._pending_requests[number.value] = future
-        return future
+            assert send(client.handle.pointer, request, ctypes.byref(ctypes.c_int64())) == 0
+        for _ in range(20):
+            time.sleep(0.05)
+            with client.handle:
+                _, response = client.handle.take_response(QueryText.Response)
+            if response is not None:
+                return response
+        return None
 
-    answer = robot.ask_where_it_spins(ask_in_bytes, 60, "a prompt that is not UTF-8").answer
+    answer = wait_until(ask_in_bytes, 60, "an answer to a prompt that is not UTF-8").answer
+    asking.destroy_node()
     assert answer.state == Answer.INVALID
     assert "UTF-8" in answer.message
 

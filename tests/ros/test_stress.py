@@ -20,7 +20,7 @@ from feature_gs_ros.extractors import make_extractor
 from feature_gs_ros.msg import Answer
 from feature_gs_ros.rasterizer import view
 from feature_gs_ros.srv import QueryText, RenderView, Save
-from ros.altered import Gate
+from ros.gate import Gate
 from ros.harness import TIMEOUT, Robot, Starter, Watch, info_message, wait_for_future, wait_until
 from ros.scene import CAMERA, SPLAT_FROM_MAP, camera_from_map, take_picture
 from ros.test_queries import pose_message, transform_of
@@ -44,29 +44,16 @@ def watch(robot: Robot, node) -> Watch:
     assert node.running
 
 
-SLOW_PICTURES = """
-from feature_gs_ros.ros.services.render import RenderService
-
-render = RenderService._render
-
-def wait_and_render(*arguments):
-    pass_gate()
-    return render(*arguments)
-
-RenderService._render = wait_and_render
-"""
-
-
 def test_a_long_answer_holds_up_no_image(robot, start: Starter, gaussians, tmp_path):
     """All are seen and used while a picture is under way; without callback groups of their own they'd wait for it."""
     gate = Gate(tmp_path)
-    start.active(gate.map(SLOW_PICTURES))
+    gate.active(start)
     wait_until(lambda: robot.images.get_subscription_count() == 1)
     watch = Watch(robot)
     robot.publish_info(robot.now())
-    request = RenderView.Request(camera_info=info_message(CAMERA, 0))
+    request = RenderView.Request(content=RenderView.Request.MASK, text="red", camera_info=info_message(CAMERA, 0))
     request.pose = pose_message(*transform_of(camera_from_map(0.1)))
-    gate.shut()
+    gate.shut("embed")
     answer = robot.client(RenderView, "/feature_map/render_view").call_async(request)
     gate.wait()
     for k in range(VIEWS):
