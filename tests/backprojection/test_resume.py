@@ -31,6 +31,7 @@ def lift(scene: Path, stream: Path, out: Path, *words: object, code: int = 0) ->
     return json.loads(told.stdout) if code == 0 else {"error": told.stderr}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [OTHERS, FRAMES[:3]])
 def test_a_second_recording_adds_its_views(names: tuple[str, ...], scene: Path, tmp_path: Path) -> None:
     """Frames of other names, and of the same: either way the field is the sum of both recordings."""

@@ -62,6 +62,7 @@ def test_shards_add_up_to_the_whole(shards: tuple[Path, list[Path]], tmp_path: P
     assert sorted(merged.provenance.frames) == sorted(whole.provenance.frames)
 
 
+@pytest.mark.slow
 def test_a_view_in_two_fields_is_an_error_that_names_both(shards: tuple[Path, list[Path]], tmp_path: Path) -> None:
     whole, (first, *_) = shards
     error = run("merge", first, whole, "--out", tmp_path / "m.field", code=2).stderr
@@ -70,6 +71,7 @@ def test_a_view_in_two_fields_is_an_error_that_names_both(shards: tuple[Path, li
     assert not (tmp_path / "m.field").exists()
 
 
+@pytest.mark.slow
 def test_fields_of_another_extractor_are_not_added(
     small_scene: Path, shards: tuple[Path, list[Path]], tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def labelled(small_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
+@pytest.mark.slow
 def test_words_on_the_synthetic_tabletop(small_scene: Path, tmp_path: Path) -> None:
     """The main job end to end with learned features: a mug is found where it is, a toaster is not."""
     field = tmp_path / "field"

@@ -204,6 +204,7 @@ def run(*words: str) -> int:
     return int(str(stopped.value.code))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["solve", "train"])
 def test_the_command_distils_and_measures(
     method: str, small_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -312,6 +312,7 @@ def test_the_command(small_scene: Path, tmp_path: Path) -> None:
     assert len(load_map(out)) == len(without)
 
 
+@pytest.mark.slow
 def test_the_command_refuses(small_scene: Path, tmp_path: Path) -> None:
     field = tmp_path / "field"
     run("backproject", small_scene / "map.ply", small_scene / "stream", "--out", field, "--alignment",

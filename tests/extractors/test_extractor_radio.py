@@ -90,6 +90,7 @@ def test_whole_images_are_the_published_summary(checkpoint: Path, goldens: dict[
     assert float((extractor(checkpoint).embed_images([scene(512, 512)])[0] - expected).abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_safetensors_of_the_models_page_are_the_same_network(checkpoint: Path, tmp_path: Path) -> None:
     save_file(published("page"), tmp_path / "model.safetensors")
     with raises("extractor.weights", "config.json"):
